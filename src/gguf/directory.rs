@@ -1,0 +1,76 @@
+//! Everything in a file before the tensors' data: header, metadata and tensor directory.
+
+use super::index::Index;
+use super::metadata::{Metadata, wrong_type};
+use super::reader::Reader;
+use super::tensor::{self, TensorInfo};
+use super::{GgufError, Value, read_value};
+
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
+/// Version 2 differs from 3 only in not knowing of big-endian files.
+pub(super) const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
+pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
+/// Bytes of the shortest metadata entry: length of the key, its one byte, type, a value of one byte.
+const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) version: u32,
+    pub(super) alignment: u64,
+    pub(super) metadata: Metadata,
+    pub(super) tensors: Vec<TensorInfo>,
+    pub(super) index: Index,
+}
+
+impl Directory {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, GgufError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(GgufError::NotGguf { found: bytes.iter().take(MAGIC.len()).copied().collect() });
+        }
+        let mut reader = Reader::new(bytes);
+        reader.take("the header", MAGIC.len() as u64)?;
+        let version = reader.u32("the version")?;
+        if !VERSIONS.contains(&version) {
+            let swapped = (1..=*VERSIONS.end()).contains(&version.swap_bytes());
+            return Err(if swapped { GgufError::BigEndian } else { GgufError::Version { version } });
+        }
+        let tensor_count = reader.u64("the number of tensors")?;
+        let entry_count = reader.u64("the number of metadata entries")?;
+
+        reader.check("the metadata", entry_count, MIN_ENTRY)?;
+        let mut entries = Vec::new();
+        for _ in 0..entry_count {
+            entries.push(read_value::entry(&mut reader)?);
+        }
+        let metadata = Metadata::new(entries)?;
+        let alignment = alignment(&metadata)?;
+
+        reader.check("the tensor directory", tensor_count, tensor::MIN_ENTRY)?;
+        let mut tensors = Vec::new();
+        for _ in 0..tensor_count {
+            tensors.push(tensor::entry(&mut reader, alignment)?);
+        }
+        let index =
+            Index::new(&tensors, |tensor| &tensor.name).map_err(|tensor| GgufError::DuplicateTensor { tensor })?;
+        // Within 64 KiB of a position in memory, so this does not saturate.
+        let data_start = reader.offset().div_ceil(alignment).saturating_mul(alignment);
+        tensor::place(&mut tensors, data_start, bytes.len() as u64)?;
+        Ok(Self { version, alignment, metadata, tensors, index })
+    }
+}
+
+/// Whether tensors may begin at multiples of `alignment`.
+pub(super) fn alignment_is_valid(alignment: u32) -> bool {
+    alignment.is_power_of_two() && (8..=65_536).contains(&alignment)
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
+    let alignment = match metadata.get(ALIGNMENT_KEY) {
+        None => DEFAULT_ALIGNMENT,
+        // No other integer type will do: ggml refuses them, and so no file has them.
+        Some(Value::U32(alignment)) => *alignment,
+        Some(value) => return Err(wrong_type(ALIGNMENT_KEY, "a u32", value)),
+    };
+    if alignment_is_valid(alignment) { Ok(alignment.into()) } else { Err(GgufError::Alignment { found: alignment }) }
+}

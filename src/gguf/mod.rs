@@ -1,0 +1,135 @@
+//! GGUF files: metadata and tensors of a language model in one file.
+//!
+//! The format is ggml's (`docs/gguf.md` in the ggml repository), versions 2 and 3, little-endian:
+//!
+//! ```text
+//! "GGUF"  version u32  tensor count u64  metadata count u64
+//! metadata:  key string, value type u32, value       (a string is: length u64, UTF-8 bytes)
+//! tensors:   name string, number of dimensions u32, dimensions u64.., type u32, data offset u64
+//! padding to the alignment (32, or what the metadata entry `general.alignment` says)
+//! data of the tensors, each at a multiple of the alignment
+//! ```
+//!
+//! Files are not trusted. Whatever a [`Gguf`] holds has been checked: every length against the bytes that are there,
+//! every size without overflow, every tensor's data to be within the file and its own. Nothing is allocated because a
+//! file claims a length, and metadata and directory together take at most 256 MiB.
+
+mod directory;
+mod error;
+mod index;
+mod metadata;
+mod read_value;
+mod reader;
+mod shown;
+mod source;
+mod tensor;
+mod value;
+mod writer;
+
+pub use error::GgufError;
+pub use metadata::Metadata;
+pub use tensor::TensorInfo;
+pub use value::{Array, Value};
+pub use writer::GgufWriter;
+
+use directory::Directory;
+use source::Source;
+use std::fmt;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
+
+/// A GGUF file: its bytes, and what they say.
+pub struct Gguf {
+    source: Source,
+    directory: Directory,
+}
+
+impl Gguf {
+    /// Opens a file by mapping it into memory: only what is used is read.
+    ///
+    /// The file must not change while it is open. Replacing it by renaming another over it is safe; writing to it
+    /// changes what [`data`](Self::data) returns, and shortening it ends the process at the next access of the part
+    /// that is gone. Where that cannot be ruled out, use [`read`](Self::read).
+    ///
+    /// # Errors
+    /// [`GgufError::Io`] if the file cannot be opened or mapped, and all that [`from_bytes`](Self::from_bytes) gives.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
+        Self::parse(Source::map(path.as_ref())?)
+    }
+
+    /// Reads a whole file into memory.
+    ///
+    /// # Errors
+    /// [`GgufError::Io`] if the file cannot be read, and all that [`from_bytes`](Self::from_bytes) gives.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, GgufError> {
+        Self::parse(Source::read(path.as_ref())?)
+    }
+
+    /// Takes the bytes of a whole file.
+    ///
+    /// # Errors
+    /// A [`GgufError`] that says what in the file is not as it should be, or not supported.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
+        Self::parse(Source::Owned(bytes))
+    }
+
+    fn parse(source: Source) -> Result<Self, GgufError> {
+        let directory = Directory::parse(source.bytes())?;
+        Ok(Self { source, directory })
+    }
+
+    /// The version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.directory.version
+    }
+
+    /// What the tensors' data are aligned to, in bytes: a power of two from 8 to 65536.
+    pub fn alignment(&self) -> u64 {
+        self.directory.alignment
+    }
+
+    /// Length of the file in bytes.
+    pub fn file_len(&self) -> u64 {
+        self.source.bytes().len() as u64
+    }
+
+    /// The metadata.
+    pub fn metadata(&self) -> &Metadata {
+        &self.directory.metadata
+    }
+
+    /// All tensors, in the directory's order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.directory.tensors
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.directory.index.find(&self.directory.tensors, |tensor| &tensor.name, name)
+    }
+
+    /// The data of a tensor of this file: `tensor.bytes` bytes, rows one after another, each whole blocks of its type.
+    ///
+    /// For the tensor of another file the bytes at its place in this one, or none if there is no such place.
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        let range = || {
+            let start = usize::try_from(tensor.offset).ok()?;
+            let end = start.checked_add(usize::try_from(tensor.bytes).ok()?)?;
+            self.source.bytes().get(start..end)
+        };
+        range().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Gguf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gguf")
+            .field("version", &self.version())
+            .field("file_len", &self.file_len())
+            .field("metadata", &self.metadata().len())
+            .field("tensors", &self.tensors().len())
+            .finish_non_exhaustive()
+    }
+}

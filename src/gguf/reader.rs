@@ -1,0 +1,71 @@
+//! A cursor over untrusted bytes: every length is compared with what is really there before anything is allocated.
+
+use super::GgufError;
+
+/// Memory that metadata and tensor directory may take, in bytes. That of a model with 150,000 tokens is near 20 MiB.
+pub(super) const BUDGET: u64 = 256 << 20;
+
+/// A position in the file, and the memory that what is read from there on may still take.
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    budget: u64,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, position: 0, budget: BUDGET }
+    }
+
+    /// Bytes from the start of the file.
+    pub(super) fn offset(&self) -> u64 {
+        self.position as u64
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.position..).unwrap_or_default()
+    }
+
+    fn truncated(&self, what: &'static str, needed: u64) -> GgufError {
+        GgufError::Truncated { what, offset: self.offset(), needed, remaining: self.rest().len() as u64 }
+    }
+
+    /// Checks that `count` items of at least `size` bytes each can follow.
+    pub(super) fn check(&self, what: &'static str, count: u64, size: u64) -> Result<(), GgufError> {
+        let needed = count.saturating_mul(size);
+        if needed <= self.rest().len() as u64 { Ok(()) } else { Err(self.truncated(what, needed)) }
+    }
+
+    /// Takes `count` items of `size` bytes of memory each from the budget.
+    pub(super) fn charge(&mut self, count: u64, size: usize) -> Result<(), GgufError> {
+        let cost = count.saturating_mul(size as u64);
+        match self.budget.checked_sub(cost) {
+            Some(left) => self.budget = left,
+            None => return Err(GgufError::Budget { offset: self.offset(), limit: BUDGET }),
+        }
+        Ok(())
+    }
+
+    /// The next `len` bytes.
+    pub(super) fn take(&mut self, what: &'static str, len: u64) -> Result<&'a [u8], GgufError> {
+        let taken = usize::try_from(len).ok().and_then(|len| self.rest().get(..len));
+        let taken = taken.ok_or_else(|| self.truncated(what, len))?;
+        self.position += taken.len();
+        Ok(taken)
+    }
+
+    /// The next `N` bytes.
+    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], GgufError> {
+        let taken = self.rest().first_chunk().ok_or_else(|| self.truncated(what, N as u64))?;
+        self.position += N;
+        Ok(*taken)
+    }
+
+    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, GgufError> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+}

@@ -1,0 +1,35 @@
+//! Text from a file, made fit for a message: cut when long, and with all that is not printable escaped, so that it can
+//! neither act on a terminal nor break a line.
+
+use std::fmt::{self, Write as _};
+
+const MAX_CHARS: usize = 80;
+
+/// Shows a name as it is.
+pub(super) struct Shown<'a>(pub &'a str);
+
+/// Shows a text between quotes.
+pub(super) struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_cut(f, self.0, |c| matches!(c, '"' | '\'' | '\\'))
+    }
+}
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        write_cut(f, self.0, |c| c == '\'')?;
+        f.write_char('"')
+    }
+}
+
+/// Writes the first characters of `text`, escaped unless `plain`.
+fn write_cut(f: &mut fmt::Formatter<'_>, text: &str, plain: impl Fn(char) -> bool) -> fmt::Result {
+    let mut chars = text.chars();
+    for c in chars.by_ref().take(MAX_CHARS) {
+        if plain(c) { f.write_char(c)? } else { write!(f, "{}", c.escape_debug())? }
+    }
+    if chars.next().is_some() { f.write_char('…') } else { Ok(()) }
+}

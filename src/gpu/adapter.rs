@@ -1,0 +1,144 @@
+//! Which adapters there are, in the order in which we would take them.
+
+use std::fmt;
+
+use super::GpuError;
+
+/// An adapter of this machine and what it says of itself.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    pub(crate) wgpu: wgpu::Adapter,
+    info: wgpu::AdapterInfo,
+}
+
+/// The kinds of adapters, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AdapterKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the processor's memory.
+    Integrated,
+    /// A GPU lent by a host to a virtual machine.
+    Virtual,
+    /// A kind the driver does not name.
+    Other,
+    /// A driver that computes on the CPU.
+    Software,
+}
+
+impl fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discrete => "discrete",
+            Self::Integrated => "integrated",
+            Self::Virtual => "virtual",
+            Self::Other => "other",
+            Self::Software => "software",
+        })
+    }
+}
+
+impl Adapter {
+    /// All adapters, best first: discrete, integrated, virtual, other, software; within a kind in the system's order.
+    ///
+    /// GL is asked for only where no other backend has an adapter. Indirect dispatches are not validated by wgpu on
+    /// these adapters' devices: their arguments are written by our kernels, within bounds that the kernels keep.
+    pub async fn enumerate() -> Vec<Self> {
+        for backends in [wgpu::Backends::PRIMARY, wgpu::Backends::GL] {
+            let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+            descriptor.backends = backends;
+            descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
+            let found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
+            let mut adapters: Vec<Self> =
+                found.into_iter().map(|wgpu| Self { info: wgpu.get_info(), wgpu }).filter(Self::computes).collect();
+            adapters.sort_by_key(Self::kind);
+            if !adapters.is_empty() {
+                return adapters;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The adapter that `wanted` means: an index into [`Adapter::enumerate`]'s order, or a part of a name, whatever its
+    /// case. `None` means the first.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`] when there is none at all, [`GpuError::NoSuchDevice`] when none matches.
+    pub async fn find(wanted: Option<&str>) -> Result<Self, GpuError> {
+        let adapters = Self::enumerate().await;
+        if adapters.is_empty() {
+            return Err(GpuError::NoAdapter);
+        }
+        let Some(wanted) = wanted else { return adapters.into_iter().next().ok_or(GpuError::NoAdapter) };
+        let available =
+            adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name())).collect::<Vec<_>>().join(", ");
+        let position = match wanted.parse::<usize>() {
+            Ok(index) => Some(index),
+            Err(_) => {
+                let wanted = wanted.to_lowercase();
+                adapters.iter().position(|a| !wanted.is_empty() && a.name().to_lowercase().contains(&wanted))
+            }
+        };
+        position
+            .and_then(|index| adapters.into_iter().nth(index))
+            .ok_or_else(|| GpuError::NoSuchDevice { wanted: wanted.to_owned(), available })
+    }
+
+    fn computes(&self) -> bool {
+        self.wgpu.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// The graphics API it is reached through: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    pub fn backend(&self) -> String {
+        self.info.backend.to_string()
+    }
+
+    /// The driver's name and version.
+    pub fn driver(&self) -> String {
+        format!("{} {}", self.info.driver, self.info.driver_info).trim().to_owned()
+    }
+
+    /// What kind of device it is.
+    pub fn kind(&self) -> AdapterKind {
+        match self.info.device_type {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+            wgpu::DeviceType::Cpu => AdapterKind::Software,
+            wgpu::DeviceType::Other => AdapterKind::Other,
+        }
+    }
+
+    /// What a device made from it can do.
+    pub fn caps(&self) -> super::Caps {
+        let flags = self.wgpu.get_downlevel_capabilities().flags;
+        super::Caps::from_limits(&self.wgpu.limits(), flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32))
+    }
+
+    /// The features that matter to kernels, by name.
+    pub fn features(&self) -> Vec<&'static str> {
+        let has = self.wgpu.features();
+        let flags = self.wgpu.get_downlevel_capabilities().flags;
+        [
+            ("f16", has.contains(wgpu::Features::SHADER_F16)),
+            ("f16-kv", flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)),
+            ("subgroups", has.contains(wgpu::Features::SUBGROUP)),
+            ("timestamps", has.contains(wgpu::Features::TIMESTAMP_QUERY)),
+            ("cooperative-matrix", has.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)),
+            ("pipeline-cache", has.contains(wgpu::Features::PIPELINE_CACHE)),
+        ]
+        .into_iter()
+        .filter_map(|(name, has)| has.then_some(name))
+        .collect()
+    }
+
+    /// Smallest and largest subgroup the adapter reports, in invocations.
+    pub fn subgroup_sizes(&self) -> (u32, u32) {
+        (self.info.subgroup_min_size, self.info.subgroup_max_size)
+    }
+}

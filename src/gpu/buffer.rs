@@ -1,0 +1,75 @@
+//! Typed buffers, on the GPU or in host memory.
+
+use std::{
+    marker::PhantomData,
+    sync::{Arc, RwLock},
+};
+
+use bytemuck::Pod;
+
+/// A type that a storage buffer can be an array of, with its WGSL name. Sizes are multiples of four bytes.
+pub trait Element: Pod {
+    /// The type's name in WGSL.
+    const WGSL: &'static str;
+}
+
+macro_rules! elements {
+    ($($rust:ty => $wgsl:literal),* $(,)?) => { $(impl Element for $rust { const WGSL: &'static str = $wgsl; })* };
+}
+elements! { f32 => "f32", u32 => "u32", [f32; 2] => "vec2<f32>", [f32; 4] => "vec4<f32>", [u32; 4] => "vec4<u32>" }
+
+/// An array of `T` in the memory of one [`Device`](super::Device). Clones share it.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    pub(crate) raw: Arc<RawBuffer>,
+    element: PhantomData<fn() -> T>,
+}
+
+/// A buffer without its element type, as plans keep it.
+#[derive(Debug)]
+pub struct RawBuffer {
+    /// Unique among the buffers of a device.
+    pub(crate) id: u64,
+    pub(crate) label: String,
+    pub(crate) bytes: u64,
+    pub(crate) storage: Storage,
+}
+
+/// Where a buffer's words are.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    Gpu(wgpu::Buffer),
+    Host(RwLock<Vec<u32>>),
+}
+
+impl<T> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        Self { raw: Arc::clone(&self.raw), element: PhantomData }
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    pub(crate) fn new(raw: RawBuffer) -> Self {
+        Self { raw: Arc::new(raw), element: PhantomData }
+    }
+
+    /// The number of whole elements.
+    pub fn len(&self) -> u64 {
+        self.raw.bytes / size_of::<T>() as u64
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.raw.bytes
+    }
+
+    /// The same memory as an array of another type; a tail that is no whole element is out of reach.
+    pub fn cast<U: Element>(&self) -> Buffer<U> {
+        Buffer { raw: Arc::clone(&self.raw), element: PhantomData }
+    }
+}

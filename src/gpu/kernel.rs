@@ -1,0 +1,384 @@
+//! One kernel, one declaration: parameters, named bindings, variants, grid, CPU twin and test cases in one place.
+
+use std::{
+    any::{Any, TypeId},
+    fmt::Debug,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use bytemuck::Pod;
+
+use super::{Caps, Case, Element, GpuError, RawBuffer, Source};
+
+/// A choice among a kernel's shaders: plain data that names slot fillings and injected constants.
+pub trait Variant: Copy + Eq + Hash + Debug + Send + Sync + 'static {}
+impl<T: Copy + Eq + Hash + Debug + Send + Sync + 'static> Variant for T {}
+
+/// A compute kernel. [`kernel!`](crate::gpu::kernel!) writes the associated types from one declaration.
+pub trait Kernel: Copy + Debug + Send + Sync + 'static {
+    /// Path of the body below `wgsl/`, without the ending.
+    const NAME: &'static str;
+    /// What distinguishes its shaders.
+    type Variant: Variant;
+    /// The uniform parameters.
+    type Params: Pod + Debug + Send + Sync;
+    /// The buffers of a dispatch.
+    type Binds<'a>: Binds;
+    /// The same as slices, for the twin.
+    type Host<'a>: Host<'a>;
+    /// The same as vectors, for a test case.
+    type Data: Data;
+    /// What a test case expects of each written binding.
+    type Expected: Expected;
+
+    /// The WGSL members of `Params`, a line each.
+    fn params_wgsl() -> String;
+    /// The bindings in order; those a variant does not have are marked absent.
+    fn bindings(variant: &Self::Variant) -> Vec<Binding>;
+
+    /// The variants that a device with `caps` can run.
+    fn variants(caps: &Caps) -> Vec<Self::Variant>;
+    /// What a variant's shader is made of.
+    fn source(variant: Self::Variant) -> Source;
+    /// How many workgroups a dispatch has.
+    fn grid(variant: Self::Variant, params: &Self::Params) -> Grid;
+    /// The twin: the kernel's definition in plain Rust, on the same parameters and buffers.
+    fn cpu(variant: Self::Variant, params: &Self::Params, host: Self::Host<'_>);
+    /// Inputs with what must come out, for the conformance suite.
+    fn cases(variant: Self::Variant) -> Vec<Case<Self>>;
+}
+
+/// How a binding is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Written, perhaps read too.
+    Write,
+}
+
+/// A storage binding of a kernel variant.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding {
+    /// Its name in WGSL and in Rust.
+    pub name: &'static str,
+    /// How it is used.
+    pub access: Access,
+    /// The WGSL type of its elements.
+    pub element: &'static str,
+    /// Whether the variant has it.
+    pub present: bool,
+}
+
+/// A logical grid of workgroups. `x` may exceed a device's limit: it is folded over `z`, and `grid_id` of
+/// `wgsl/lib/grid.wgsl` unfolds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Workgroups along x.
+    pub x: u32,
+    /// Workgroups along y.
+    pub y: u32,
+}
+
+impl Grid {
+    /// Workgroups a folded row of the grid has; `wgsl/lib/grid.wgsl` knows the same number.
+    pub const FOLD: u32 = 32_768;
+
+    /// What is dispatched, `[x, y, z]`; `None` when it is more than `max` along an axis even when folded.
+    pub fn workgroups(self, max: u32) -> Option<[u32; 3]> {
+        let folded = if self.x <= max.min(Self::FOLD) {
+            [self.x, self.y, 1]
+        } else {
+            [Self::FOLD, self.y, self.x.div_ceil(Self::FOLD)]
+        };
+        folded.iter().all(|n| *n <= max).then_some(folded)
+    }
+}
+
+/// The buffers of one dispatch, in the order of the declaration.
+pub trait Binds {
+    /// The buffers; `None` for one that the variant does not have.
+    fn list(&self) -> Vec<Option<Arc<RawBuffer>>>;
+}
+
+/// A twin's view of its bindings.
+pub trait Host<'a>: Sized {
+    /// Takes the slots in the order of the declaration. An absent or misused slot becomes an empty slice.
+    fn bind(slots: Vec<HostSlot<'a>>) -> Self;
+}
+
+/// The memory behind one binding, for a twin.
+#[derive(Debug)]
+pub enum HostSlot<'a> {
+    /// The variant has no such binding.
+    Absent,
+    /// Words that are read.
+    Read(&'a [u32]),
+    /// Words that are written.
+    Write(&'a mut [u32]),
+}
+
+impl<'a> HostSlot<'a> {
+    #[doc(hidden)]
+    pub fn read<T: Element>(self) -> &'a [T] {
+        match self {
+            Self::Read(words) => elements(words),
+            Self::Write(words) => elements(words),
+            Self::Absent => &[],
+        }
+    }
+
+    #[doc(hidden)]
+    pub fn write<T: Element>(self) -> &'a mut [T] {
+        match self {
+            Self::Write(words) => {
+                let whole = words.len() - words.len() % (size_of::<T>() / 4);
+                bytemuck::cast_slice_mut(&mut words[..whole])
+            }
+            Self::Read(_) | Self::Absent => &mut [],
+        }
+    }
+}
+
+fn elements<T: Element>(words: &[u32]) -> &[T] {
+    bytemuck::cast_slice(&words[..words.len() - words.len() % (size_of::<T>() / 4)])
+}
+
+/// A test case's buffers before the dispatch.
+pub trait Data: Clone + Default + Send {
+    /// Every binding's words, in the order of the declaration.
+    fn words(&self) -> Vec<Vec<u32>>;
+}
+
+/// A test case's expectations.
+pub trait Expected: Default + Send {
+    /// Per binding, in the order of the declaration.
+    fn list(self) -> Vec<Option<super::Expect>>;
+}
+
+/// A dispatch with its types erased, as plans keep it.
+pub trait Op: Debug + Send + Sync {
+    /// [`Kernel::NAME`].
+    fn kernel(&self) -> &'static str;
+    /// The variant in its `Debug` form.
+    fn variant(&self) -> String;
+    /// What distinguishes its pipeline from others.
+    fn pipeline_key(&self) -> PipelineKey;
+    /// The composed WGSL.
+    fn shader(&self) -> super::Shader;
+    /// Its bindings.
+    fn bindings(&self) -> Vec<Binding>;
+    /// The uniform parameters' bytes.
+    fn params(&self) -> &[u8];
+    /// Its grid.
+    fn grid(&self) -> Grid;
+    /// Runs the twin.
+    fn run_cpu(&self, slots: Vec<HostSlot<'_>>);
+}
+
+/// A dispatch of `K`.
+#[derive(Debug)]
+pub(crate) struct Dispatch<K: Kernel> {
+    pub(crate) variant: K::Variant,
+    pub(crate) params: K::Params,
+}
+
+/// A dispatch of `K` without its types.
+pub(crate) fn erase<K: Kernel>(variant: K::Variant, params: K::Params) -> Box<dyn Op> {
+    Box::new(Dispatch::<K> { variant, params })
+}
+
+impl<K: Kernel> Op for Dispatch<K> {
+    fn kernel(&self) -> &'static str {
+        K::NAME
+    }
+    fn variant(&self) -> String {
+        format!("{:?}", self.variant)
+    }
+    fn pipeline_key(&self) -> PipelineKey {
+        PipelineKey { kernel: TypeId::of::<K>(), variant: Arc::new(self.variant) }
+    }
+    fn shader(&self) -> super::Shader {
+        K::source(self.variant).compose(&K::params_wgsl(), &K::bindings(&self.variant))
+    }
+    fn bindings(&self) -> Vec<Binding> {
+        K::bindings(&self.variant)
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.params)
+    }
+    fn grid(&self) -> Grid {
+        K::grid(self.variant, &self.params)
+    }
+    fn run_cpu(&self, slots: Vec<HostSlot<'_>>) {
+        K::cpu(self.variant, &self.params, K::Host::bind(slots));
+    }
+}
+
+/// Kernel and variant: what a pipeline cache is keyed by.
+#[derive(Clone, Debug)]
+pub struct PipelineKey {
+    kernel: TypeId,
+    variant: Arc<dyn AnyVariant>,
+}
+
+trait AnyVariant: Debug + Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn same(&self, other: &dyn AnyVariant) -> bool;
+    fn hash_into(&self, state: &mut dyn Hasher);
+}
+
+impl<V: Variant> AnyVariant for V {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn same(&self, other: &dyn AnyVariant) -> bool {
+        other.as_any().downcast_ref::<V>() == Some(self)
+    }
+    fn hash_into(&self, mut state: &mut dyn Hasher) {
+        self.hash(&mut state);
+    }
+}
+
+impl PartialEq for PipelineKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.kernel == other.kernel && self.variant.same(&*other.variant)
+    }
+}
+impl Eq for PipelineKey {}
+impl Hash for PipelineKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.kernel.hash(state);
+        self.variant.hash_into(state);
+    }
+}
+
+/// Refuses a dispatch that wgpu would refuse: a written buffer that is bound twice.
+pub(crate) fn check_aliases(
+    kernel: &'static str,
+    bindings: &[Binding],
+    buffers: &[Option<Arc<RawBuffer>>],
+) -> Result<(), GpuError> {
+    for (i, (binding, buffer)) in bindings.iter().zip(buffers).enumerate() {
+        let Some(buffer) = buffer.as_ref().filter(|_| binding.access == Access::Write) else { continue };
+        let again = buffers.iter().enumerate().any(|(j, other)| j != i && other.as_ref().is_some_and(|o| o.id == buffer.id));
+        if again {
+            return Err(GpuError::Aliased { kernel, buffer: buffer.label.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
+/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type.
+///
+/// ```text
+/// kernel! {
+///     /// y = x · Wᵀ
+///     pub struct Gemv("linear/gemv") for Variant;
+///     params { n: u32, k: u32 }
+///     binds {
+///         w: read [[u32; 4]],
+///         ids: read [u32] if |v| v.rows == Rows::Expert,
+///         y: write [f32],
+///     }
+/// }
+/// ```
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        pub struct $Kernel:ident($name:literal) for $Variant:ty;
+        params { $($(#[$pmeta:meta])* $param:ident: $ptype:ident),* $(,)? }
+        binds { $($(#[$bmeta:meta])* $bind:ident: $access:ident [$element:ty] $(if $when:expr)?),* $(,)? }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Kernel;
+
+        /// Uniform parameters.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct Params { $($(#[$pmeta])* pub $param: $ptype),* }
+
+        /// The buffers of a dispatch.
+        #[derive(Debug)]
+        pub struct Binds<'a> { $($(#[$bmeta])* pub $bind: $crate::gpu::kernel!(@buffer $element $(, $when)?)),* }
+
+        impl $crate::gpu::Binds for Binds<'_> {
+            fn list(&self) -> Vec<Option<std::sync::Arc<$crate::gpu::RawBuffer>>> {
+                vec![$($crate::gpu::kernel!(@raw self.$bind $(, $when)?)),*]
+            }
+        }
+
+        /// The bindings as the twin sees them.
+        #[derive(Debug)]
+        pub struct Host<'a> { $($(#[$bmeta])* pub $bind: $crate::gpu::kernel!(@slice $access $element)),* }
+
+        impl<'a> $crate::gpu::Host<'a> for Host<'a> {
+            fn bind(slots: Vec<$crate::gpu::HostSlot<'a>>) -> Self {
+                let mut slots = slots.into_iter();
+                Self { $($bind: slots.next().unwrap_or($crate::gpu::HostSlot::Absent).$access()),* }
+            }
+        }
+
+        /// A test case's buffers.
+        #[derive(Clone, Debug, Default)]
+        pub struct Data { $($(#[$bmeta])* pub $bind: Vec<$element>),* }
+
+        impl $crate::gpu::Data for Data {
+            fn words(&self) -> Vec<Vec<u32>> {
+                vec![$(bytemuck::cast_slice::<$element, u32>(&self.$bind).to_vec()),*]
+            }
+        }
+
+        /// What a test case expects.
+        #[derive(Debug, Default)]
+        pub struct Expected { $($(#[$bmeta])* pub $bind: Option<$crate::gpu::Expect>),* }
+
+        impl $crate::gpu::Expected for Expected {
+            fn list(self) -> Vec<Option<$crate::gpu::Expect>> {
+                vec![$(self.$bind),*]
+            }
+        }
+
+        impl $crate::gpu::Kernel for $Kernel {
+            const NAME: &'static str = $name;
+            type Variant = $Variant;
+            type Params = Params;
+            type Binds<'a> = Binds<'a>;
+            type Host<'a> = Host<'a>;
+            type Data = Data;
+            type Expected = Expected;
+
+            fn params_wgsl() -> String {
+                concat!($("    ", stringify!($param), ": ", stringify!($ptype), ",\n"),*).to_owned()
+            }
+            fn bindings(variant: &$Variant) -> Vec<$crate::gpu::Binding> {
+                let _ = variant;
+                vec![$($crate::gpu::Binding {
+                    name: stringify!($bind),
+                    access: $crate::gpu::kernel!(@access $access),
+                    element: <$element as $crate::gpu::Element>::WGSL,
+                    present: $crate::gpu::kernel!(@present variant, $Variant $(, $when)?),
+                }),*]
+            }
+            fn variants(caps: &$crate::gpu::Caps) -> Vec<$Variant> { $Kernel::variants(caps) }
+            fn source(variant: $Variant) -> $crate::gpu::Source { $Kernel::source(variant) }
+            fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
+            fn cpu(variant: $Variant, params: &Params, host: Host<'_>) { $Kernel::cpu(variant, params, host) }
+            fn cases(variant: $Variant) -> Vec<$crate::gpu::Case<Self>> { $Kernel::cases(variant) }
+        }
+    };
+    (@buffer $element:ty) => { &'a $crate::gpu::Buffer<$element> };
+    (@buffer $element:ty, $when:expr) => { Option<&'a $crate::gpu::Buffer<$element>> };
+    (@raw $self:ident.$bind:ident) => { Some(std::sync::Arc::clone(&$self.$bind.raw)) };
+    (@raw $self:ident.$bind:ident, $when:expr) => { $self.$bind.map(|buffer| std::sync::Arc::clone(&buffer.raw)) };
+    (@slice read $element:ty) => { &'a [$element] };
+    (@slice write $element:ty) => { &'a mut [$element] };
+    (@access read) => { $crate::gpu::Access::Read };
+    (@access write) => { $crate::gpu::Access::Write };
+    (@present $variant:ident, $Variant:ty) => { true };
+    (@present $variant:ident, $Variant:ty, $when:expr) => {{ let when: fn(&$Variant) -> bool = $when; when($variant) }};
+}
+pub(crate) use kernel;

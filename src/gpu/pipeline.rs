@@ -1,0 +1,101 @@
+//! Compiled kernels, each compiled once a device.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU64,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    GpuError,
+    device::Gpu,
+    kernel::{Access, Op, PipelineKey},
+};
+
+/// A compiled kernel variant and the layout of its bindings.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) compute: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+/// The pipelines of one device.
+#[derive(Debug, Default)]
+pub(crate) struct PipelineCache {
+    compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+}
+
+impl PipelineCache {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gpu {
+    /// The pipeline of `op`, compiled if it is not yet.
+    pub(crate) async fn pipeline(&self, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
+        let key = op.pipeline_key();
+        if let Some(pipeline) = self.pipelines.lock().get(&key) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = Arc::new(self.compile(op).await?);
+        self.pipelines.lock().insert(key, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    async fn compile(&self, op: &dyn Op) -> Result<Pipeline, GpuError> {
+        let name = op.kernel();
+        let shader = op.shader();
+        tracing::debug!(kernel = name, variant = op.variant(), "compile");
+        let entry = |binding, ty, has_dynamic_offset, min_binding_size| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size },
+            count: None,
+        };
+        let params = NonZeroU64::new(op.params().len() as u64);
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true, params)];
+        for (binding, number) in op.bindings().iter().filter(|b| b.present).zip(1..) {
+            let read_only = binding.access == Access::Read;
+            entries.push(entry(number, wgpu::BufferBindingType::Storage { read_only }, false, None));
+        }
+
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
+        });
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            // Every kernel writes workgroup memory before it reads it; zeroing it costs a serial loop on Metal and DX12.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        let (internal, validation) = (internal.pop(), scope.pop());
+        let (internal, validation) = (internal.await, validation.await);
+        match validation.or(internal) {
+            Some(error) => Err(GpuError::Shader {
+                kernel: name,
+                variant: op.variant(),
+                adapter: self.name.clone(),
+                message: shader.locate(&error.to_string()),
+            }),
+            None => Ok(Pipeline { compute, layout }),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Composing a kernel's WGSL: generated declarations, injected constants, chosen fragments, body.
+
+use std::fmt::{self, Write};
+
+use super::kernel::{Access, Binding};
+
+/// A piece of WGSL and the file it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Path below `wgsl/`.
+    pub path: &'static str,
+    /// The text.
+    pub text: &'static str,
+}
+
+/// The fragment in a file below `wgsl/`.
+macro_rules! wgsl {
+    ($path:literal) => {
+        $crate::gpu::Fragment {
+            path: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/wgsl/", $path)),
+        }
+    };
+}
+pub(crate) use wgsl;
+
+/// A value that becomes a WGSL `const`.
+pub trait Constant {
+    /// The constant's type and value as WGSL writes them.
+    fn wgsl(&self) -> (&'static str, String);
+}
+
+impl Constant for u32 {
+    fn wgsl(&self) -> (&'static str, String) {
+        ("u32", format!("{self}u"))
+    }
+}
+
+impl Constant for bool {
+    fn wgsl(&self) -> (&'static str, String) {
+        ("bool", self.to_string())
+    }
+}
+
+/// What a kernel variant is made of.
+#[derive(Clone, Debug)]
+pub struct Source {
+    constants: Vec<(&'static str, &'static str, String)>,
+    fragments: Vec<Fragment>,
+}
+
+impl Source {
+    /// A source with `body`, the fragment that has the entry point `main`.
+    pub fn new(body: Fragment) -> Self {
+        Self { constants: Vec::new(), fragments: vec![wgsl!("lib/grid.wgsl"), body] }
+    }
+
+    /// Adds a library fragment, or the one that fills a slot.
+    pub fn with(mut self, fragment: Fragment) -> Self {
+        let body = self.fragments.len().saturating_sub(1);
+        self.fragments.insert(body, fragment);
+        self
+    }
+
+    /// Adds a constant.
+    pub fn constant(mut self, name: &'static str, value: impl Constant) -> Self {
+        let (ty, value) = value.wgsl();
+        self.constants.push((name, ty, value));
+        self
+    }
+
+    /// The whole module: constants, `Params`, bindings, fragments in order.
+    pub(crate) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
+        let mut text = String::new();
+        for (name, ty, value) in &self.constants {
+            let _ = writeln!(text, "const {name}: {ty} = {value};");
+        }
+        let _ = writeln!(text, "struct Params {{\n{params}}}\n@group(0) @binding(0) var<uniform> p: Params;");
+        for (binding, number) in bindings.iter().filter(|b| b.present).zip(1u32..) {
+            let access = match binding.access {
+                Access::Read => "read",
+                Access::Write => "read_write",
+            };
+            let Binding { name, element, .. } = binding;
+            let _ = writeln!(text, "@group(0) @binding({number}) var<storage, {access}> {name}: array<{element}>;");
+        }
+        let mut origins = Vec::new();
+        for fragment in &self.fragments {
+            let _ = writeln!(text, "// {}", fragment.path);
+            origins.push((text.lines().count(), fragment.path));
+            text.push_str(fragment.text);
+        }
+        Shader { text, origins }
+    }
+}
+
+/// A composed WGSL module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shader {
+    /// The text.
+    pub text: String,
+    /// Lines before each fragment, in order, with the fragment's path.
+    origins: Vec<(usize, &'static str)>,
+}
+
+impl Shader {
+    /// A compiler's message with its positions in this text (`wgsl:LINE:COLUMN`) as positions in the files.
+    pub(crate) fn locate(&self, message: &str) -> String {
+        let mut out = String::new();
+        let mut rest = message;
+        while let Some(at) = rest.find("wgsl:") {
+            let (before, after) = rest.split_at(at + "wgsl:".len());
+            let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (line, tail) = after.split_at(digits);
+            out.push_str(before);
+            match line.parse::<usize>() {
+                Ok(line) => {
+                    let _ = write!(out, "{}", self.origin(line));
+                }
+                Err(_) => out.push_str(line),
+            }
+            rest = tail;
+        }
+        out + rest
+    }
+
+    fn origin(&self, line: usize) -> impl fmt::Display {
+        match self.origins.iter().rev().find(|(before, _)| line > *before) {
+            Some((before, path)) => format!("{path}:{}", line - before),
+            None => format!("generated declarations:{line}"),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Attention: into the cache, and over it.
+
+pub mod attention;
+pub mod qkv_to_cache;
+
+/// The largest head dimension: an invocation for each pair of elements, 256 to a workgroup.
+pub const MAX_HEAD_DIM: u32 = 512;
+
+/// Invocations of a workgroup that has one for each pair of a head's elements: a power of two, for the reductions.
+fn workgroup(head_dim: u32) -> u32 {
+    (head_dim / 2).next_power_of_two().clamp(32, 256)
+}
+
+/// Head dimensions that stand for all in tests: a small one, one that is no power of two, those of real models.
+const TESTED_HEAD_DIMS: [u32; 4] = [16, 80, 128, 256];

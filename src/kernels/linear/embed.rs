@@ -1,0 +1,96 @@
+//! Embedding lookup: rows of a table by token id.
+
+use super::{TestWeights, quant};
+use crate::{
+    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    quant::{Planes, WeightType},
+};
+
+kernel! {
+    /// `y[t] = table[ids[t]]`.
+    ///
+    /// Shapes: `w` is the table `[n, k]` of any format in [`Planes`], `ids` `[rows]` (clamped to the table), `y`
+    /// `[rows, k]` f32. Bound: 2⁻²² of the value; measured on lavapipe: exact.
+    pub struct Embed("linear/embed") for WeightType;
+    params {
+        /// Tokens.
+        rows: u32,
+        /// Rows of the table.
+        n: u32,
+        /// Weights of a row.
+        k: u32,
+        /// Units of weights of a row.
+        row_units: u32,
+        /// Units of weights in all.
+        units: u32,
+    }
+    binds {
+        /// The table's planes.
+        w: read [[u32; 4]],
+        /// Token ids.
+        ids: read [u32],
+        /// The rows.
+        y: write [f32],
+    }
+}
+
+const WG: u32 = 64;
+
+impl Embed {
+    fn variants(_: &Caps) -> Vec<WeightType> {
+        WeightType::ALL.to_vec()
+    }
+
+    fn source(ty: WeightType) -> Source {
+        Source::new(wgsl!("linear/embed.wgsl")).with(wgsl!("lib/quant.wgsl")).with(quant(ty))
+    }
+
+    fn grid(_: WeightType, p: &Params) -> Grid {
+        Grid { x: p.row_units.div_ceil(WG), y: p.rows }
+    }
+
+    fn cpu(ty: WeightType, p: &Params, host: Host<'_>) {
+        let Some(planes) = Planes::new(ty, u64::from(p.n), u64::from(p.k)) else { return };
+        for (id, y) in host.ids.iter().zip(host.y.chunks_exact_mut(p.k as usize)).take(p.rows as usize) {
+            planes.decode_row(host.w, u64::from((*id).min(p.n - 1)), y);
+        }
+    }
+
+    fn cases(ty: WeightType) -> Vec<Case<Self>> {
+        let block = ty.block_len() as u64;
+        let mut cases: Vec<_> = [2 * block.max(32), 2048, block.max(36)]
+            .into_iter()
+            .filter_map(|k| case(format!("9x{k}"), TestWeights::random(ty, 9, k, k)?))
+            .collect();
+        for (name, blocks) in crate::quant::hard_blocks(ty, 3) {
+            let weights = TestWeights::from_blocks(ty, 9, 2 * block.max(32), &blocks);
+            cases.extend(weights.and_then(|w| case(name.to_owned(), w)));
+        }
+        cases
+    }
+}
+
+fn case(name: String, weights: TestWeights) -> Option<Case<Embed>> {
+    let (n, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
+    // The last id is out of range and becomes the last row.
+    let ids = vec![n - 1, 0, 4, 1000];
+    let expected = ids
+        .iter()
+        .flat_map(|id| &weights.values[((*id).min(n - 1) * k) as usize..][..k as usize])
+        .map(|w| (f64::from(*w), f64::from(w.abs()) / f64::from(1 << 22)))
+        .collect();
+    let params = Params {
+        rows: ids.len() as u32,
+        n,
+        k,
+        row_units: weights.planes.row_units(),
+        units: weights.planes.units(),
+    };
+    let y = vec![f32::NAN; ids.len() * k as usize];
+    Some(Case {
+        name,
+        params,
+        data: Data { w: weights.words, ids, y },
+        expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
+    })
+}

@@ -1,0 +1,84 @@
+//! Kernels that read weight matrices.
+
+pub mod embed;
+pub mod gemm;
+pub mod gemv;
+
+use crate::{
+    gpu::{Fragment, wgsl},
+    quant::{Planes, WeightType, random_blocks},
+};
+
+/// The `quant` slot: how a format's units are decoded.
+pub(crate) fn quant(ty: WeightType) -> Fragment {
+    match ty {
+        WeightType::F32 => wgsl!("quant/f32.wgsl"),
+        WeightType::F16 => wgsl!("quant/f16.wgsl"),
+        WeightType::BF16 => wgsl!("quant/bf16.wgsl"),
+        WeightType::Q8_0 => wgsl!("quant/q8_0.wgsl"),
+        WeightType::Q4_0 => wgsl!("quant/q4_0.wgsl"),
+        WeightType::Q4_1 => wgsl!("quant/q4_1.wgsl"),
+        WeightType::Q5_0 => wgsl!("quant/q5_0.wgsl"),
+        WeightType::Q5_1 => wgsl!("quant/q5_1.wgsl"),
+        WeightType::Q4K => wgsl!("quant/q4_k.wgsl"),
+        WeightType::Q5K => wgsl!("quant/q5_k.wgsl"),
+        WeightType::Q6K => wgsl!("quant/q6_k.wgsl"),
+    }
+}
+
+/// The `rows` slot: which weights and inputs a row of the output is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// One matrix for all rows.
+    Dense,
+    /// A matrix for each expert; a row is a (token, expert) pair.
+    Expert,
+}
+
+impl Rows {
+    pub(crate) fn fragment(self) -> Fragment {
+        match self {
+            Self::Dense => wgsl!("rows/dense.wgsl"),
+            Self::Expert => wgsl!("rows/expert.wgsl"),
+        }
+    }
+}
+
+/// Random weights for a test case, packed, with their decoded values.
+pub(crate) struct TestWeights {
+    pub(crate) planes: Planes,
+    pub(crate) words: Vec<[u32; 4]>,
+    /// `[rows, k]`, by the oracle from the file's bytes, not from the planes.
+    pub(crate) values: Vec<f32>,
+}
+
+impl TestWeights {
+    /// `rows` rows of `k` weights from `raw` blocks, repeated as often as it takes.
+    pub(crate) fn from_blocks(ty: WeightType, rows: u64, k: u64, raw: &[u8]) -> Option<Self> {
+        let planes = Planes::new(ty, rows, k)?;
+        let raw: Vec<u8> = raw.iter().copied().cycle().take((planes.file_row_bytes() * rows) as usize).collect();
+        let mut words = vec![[0; 4]; planes.vec4s() as usize];
+        for part in planes.pack(0, &raw) {
+            let start = part.start as usize;
+            words.get_mut(start..start + part.words.len())?.copy_from_slice(&part.words);
+        }
+        let mut values = vec![0.0; (rows * k) as usize];
+        crate::quant::decode(ty, &raw, &mut values).ok()?;
+        Some(Self { planes, words, values })
+    }
+
+    /// Weights of about the size that trained ones have.
+    pub(crate) fn random(ty: WeightType, rows: u64, k: u64, seed: u64) -> Option<Self> {
+        let blocks = (rows * k) as usize / ty.block_len();
+        Self::from_blocks(ty, rows, k, &random_blocks(ty, blocks, 0.05, seed))
+    }
+
+    /// The exact dot product of row `row` with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms'
+    /// magnitudes.
+    pub(crate) fn dot(&self, row: usize, x: &[f32]) -> (f64, f64) {
+        let k = self.planes.k() as usize;
+        let terms = self.values[row * k..][..k].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+        let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), t| (sum + t, magnitude + t.abs()));
+        (sum, 1e-5 * magnitude)
+    }
+}

@@ -1,0 +1,4 @@
+//! Kernels of mixture-of-experts blocks.
+
+pub mod router_topk;
+pub mod weighted_sum;

@@ -1,0 +1,61 @@
+use crate::{gguf::GgufError, gpu::GpuError};
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The architecture is none of those that are supported.
+    #[error("architecture {0:?} is not supported (supported: qwen3moe, qwen3, llama)")]
+    Architecture(String),
+    /// A metadata key that is needed is missing.
+    #[error("the file has no metadata key {0}")]
+    MissingKey(String),
+    /// A metadata value makes no sense, or contradicts another or a tensor.
+    #[error("{key} is {value}: {reason}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// What the file has.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file asks for something that these kernels do not compute.
+    #[error("{key} = {value} is not supported")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// What the file has.
+        value: String,
+    },
+    /// A tensor that is needed is missing.
+    #[error("the file has no tensor {0}")]
+    MissingTensor(String),
+    /// A tensor has another shape than the metadata call for.
+    #[error("tensor {name} has shape {found:?}, but the metadata call for {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape, row length first.
+        found: Vec<u64>,
+        /// The shape it should have.
+        expected: Vec<u64>,
+    },
+    /// A tensor's rows cannot be read in whole words.
+    #[error("tensor {name} has rows of {k} weights; rows must be multiples of 4")]
+    RowLength {
+        /// The tensor.
+        name: String,
+        /// Weights of a row.
+        k: u64,
+    },
+    /// A tensor that this architecture does not have: ignoring it could change what the model says.
+    #[error("tensor {0} is not part of this architecture")]
+    UnknownTensor(String),
+    /// The GGUF file is wrong.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}

@@ -1,0 +1,59 @@
+//! How much device memory a model takes, before anything is allocated.
+
+use super::{Activations, Config, ModelError, tensors::Tensors};
+use crate::{gguf::Gguf, kernels::KvType};
+
+/// Device memory of a model with one session, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// All weights.
+    pub weights: u64,
+    /// Keys and values, and the table of rotations.
+    pub kv: u64,
+    /// The buffers between kernels.
+    pub activations: u64,
+    /// The largest buffer's name and size.
+    pub largest: (String, u64),
+}
+
+impl MemoryPlan {
+    /// Plans for `gguf` with a context of `context` tokens, `prefill_rows` of them at a time.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the file is no model that can be run.
+    pub fn new(gguf: &Gguf, context: u32, kv_type: KvType, prefill_rows: u32) -> Result<Self, ModelError> {
+        let config = Config::from_gguf(gguf)?;
+        let tensors = Tensors::find(gguf, &config)?;
+        let mut weights = 0;
+        let mut largest = (String::new(), 0);
+        for matrix in tensors.matrices() {
+            let bytes = matrix.planes.vec4s() * 16;
+            weights += bytes;
+            if bytes > largest.1 {
+                largest = (matrix.tensor.name.clone(), bytes);
+            }
+        }
+        weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
+        let layer = kv_layer_elements(&config, context) * kv_type.bytes();
+        if layer > largest.1 {
+            largest = ("the KV cache of a layer".to_owned(), layer);
+        }
+        let rotations = u64::from(context) * u64::from(config.head_dim) * 4;
+        Ok(Self {
+            weights,
+            kv: u64::from(config.layers) * layer + rotations,
+            activations: Activations::bytes(&config, prefill_rows, 1),
+            largest,
+        })
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.activations
+    }
+}
+
+/// Elements of a layer's cache `[2, kv_heads, context, head_dim]`.
+pub(crate) fn kv_layer_elements(config: &Config, context: u32) -> u64 {
+    2 * u64::from(config.kv_len()) * u64::from(context)
+}

@@ -1,0 +1,67 @@
+//! Decoders: their shape, their weights in device memory, and a forward pass as a plan.
+
+mod config;
+mod decoder;
+mod error;
+mod memory;
+mod tensors;
+mod weights;
+
+use std::sync::Arc;
+
+use crate::{gguf::Gguf, gpu::Device};
+
+pub use config::{Architecture, Config, FeedForward, Rope};
+pub use error::ModelError;
+pub use memory::MemoryPlan;
+
+pub(crate) use decoder::{Activations, Decoder, KvCache};
+pub(crate) use memory::kv_layer_elements;
+pub(crate) use weights::Weights;
+
+/// A model on a device: immutable, cheap to clone, shared by its sessions.
+#[derive(Clone, Debug)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: Device,
+    config: Config,
+    weights: Weights,
+}
+
+impl Model {
+    /// Checks `gguf` and uploads its weights. `progress` is called with the bytes of tensors sent so far, and with their
+    /// total.
+    ///
+    /// # Errors
+    /// [`ModelError`]: nothing is uploaded before every tensor's name, type and shape have been checked.
+    pub async fn load(
+        device: &Device,
+        gguf: &Gguf,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let config = Config::from_gguf(gguf)?;
+        let tensors = tensors::Tensors::find(gguf, &config)?;
+        let total = gguf.tensors().iter().map(|t| t.bytes).sum();
+        let mut report = |sent| progress(sent, total);
+        let weights = weights::Upload::new(device, gguf, &mut report).run(&config, &tensors).await?;
+        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        &self.inner.device
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.inner.weights
+    }
+}

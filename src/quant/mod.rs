@@ -1,0 +1,168 @@
+//! Weight formats: the layouts of ggml's blocks, their decoder on the CPU, and random blocks to test with.
+//!
+//! The layouts and the numbering are those of ggml (`ggml.h`, `ggml-common.h`), as GGUF files store them.
+
+mod decode;
+mod planes;
+mod rng;
+mod synth;
+
+pub use decode::{DecodeError, decode, decode_block};
+pub use planes::{PlanePart, Planes, ROW_STEP, UNIT};
+pub use rng::Rng;
+pub use synth::{HARD_WEIGHTS, hard_blocks, random_blocks};
+
+use std::fmt;
+
+/// A format in which a tensor's weights are stored.
+///
+/// A row of weights is a run of blocks of [`block_len`](Self::block_len) weights and
+/// [`block_bytes`](Self::block_bytes) bytes each; all fields are little-endian.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WeightType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// The upper 16 bits of a 32-bit float.
+    BF16,
+    /// 32 weights: `d` f16, 32 codes of 8 bits (signed); `d·q`.
+    Q8_0,
+    /// 32 weights: `d` f16, 16 bytes of two 4-bit codes; `d·(q − 8)`.
+    Q4_0,
+    /// 32 weights: `d`, `m` f16, 16 bytes of two 4-bit codes; `d·q + m`.
+    Q4_1,
+    /// 32 weights: `d` f16, 32 fifth bits, 16 bytes of two low codes; `d·(q − 16)`.
+    Q5_0,
+    /// 32 weights: `d`, `m` f16, 32 fifth bits, 16 bytes of two low codes; `d·q + m`.
+    Q5_1,
+    /// 256 weights: `d`, `dmin` f16, 8 six-bit scales and minima in 12 bytes, 128 bytes of two 4-bit codes;
+    /// `d·sc·q − dmin·m`.
+    Q4K,
+    /// 256 weights: as [`Q4K`](Self::Q4K), with 32 bytes of fifth bits before the codes.
+    Q5K,
+    /// 256 weights: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales of 8 bits, `d` f16;
+    /// `d·sc·(q − 32)`.
+    Q6K,
+}
+
+/// What is fixed for each format.
+struct Spec {
+    name: &'static str,
+    ggml_id: u32,
+    block_len: usize,
+    block_bytes: usize,
+}
+
+impl WeightType {
+    /// Every format, in the order of declaration.
+    pub const ALL: [WeightType; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    const fn spec(self) -> Spec {
+        let (name, ggml_id, block_len, block_bytes) = match self {
+            Self::F32 => ("F32", 0, 1, 4),
+            Self::F16 => ("F16", 1, 1, 2),
+            Self::BF16 => ("BF16", 30, 1, 2),
+            Self::Q8_0 => ("Q8_0", 8, 32, 34),
+            Self::Q4_0 => ("Q4_0", 2, 32, 18),
+            Self::Q4_1 => ("Q4_1", 3, 32, 20),
+            Self::Q5_0 => ("Q5_0", 6, 32, 22),
+            Self::Q5_1 => ("Q5_1", 7, 32, 24),
+            Self::Q4K => ("Q4_K", 12, 256, 144),
+            Self::Q5K => ("Q5_K", 13, 256, 176),
+            Self::Q6K => ("Q6_K", 14, 256, 210),
+        };
+        Spec { name, ggml_id, block_len, block_bytes }
+    }
+
+    /// Weights in one block: 1, 32 or 256.
+    pub const fn block_len(self) -> usize {
+        self.spec().block_len
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self) -> usize {
+        self.spec().block_bytes
+    }
+
+    /// ggml's name of the format, such as `Q4_K`.
+    pub const fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// The number that stands for the format in a GGUF file (`enum ggml_type`).
+    pub const fn ggml_id(self) -> u32 {
+        self.spec().ggml_id
+    }
+
+    /// The format with ggml's number `id`; `None` for one that this crate does not read.
+    pub fn from_ggml_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|ty| ty.ggml_id() == id)
+    }
+
+    /// Bytes of a row of `k` weights; `None` if `k` is not a whole number of blocks, or the size overflows.
+    pub const fn row_bytes(self, k: usize) -> Option<usize> {
+        let Spec { block_len, block_bytes, .. } = self.spec();
+        if k.is_multiple_of(block_len) { (k / block_len).checked_mul(block_bytes) } else { None }
+    }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// ggml's name of the tensor type numbered `id`, also of types that this crate does not read and of types that ggml has
+/// removed; `None` for a number that ggml has not given.
+pub fn ggml_type_name(id: u32) -> Option<&'static str> {
+    if let Some(ty) = WeightType::from_ggml_id(id) {
+        return Some(ty.name());
+    }
+    Some(match id {
+        4 => "Q4_2",
+        5 => "Q4_3",
+        9 => "Q8_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        41 => "Q1_0",
+        _ => return None,
+    })
+}

@@ -1,0 +1,207 @@
+//! Random blocks that are valid in their format, for tests of decoders and kernels.
+
+use super::{Rng, WeightType};
+use half::{bf16, f16};
+
+/// Weights in each run of [`hard_blocks`].
+pub const HARD_WEIGHTS: usize = 256;
+
+/// `blocks` random blocks, one after another, whose weights have about the standard deviation `std`, and a mean near 0
+/// (codes of Q4_0 and its like reach one step further down than up).
+///
+/// Every code occurs, and scales differ between blocks and within them. Equal arguments give equal bytes on all
+/// platforms. `std` should be between 1e-3 and 1e3, so that the scales are well inside f16's range; below about 0.04
+/// those of Q6_K are f16 subnormals, as they are in real models.
+pub fn random_blocks(ty: WeightType, blocks: usize, std: f32, seed: u64) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let mut bytes = vec![0; blocks.saturating_mul(ty.block_bytes())];
+    for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+        random_block(ty, block, std, &mut rng);
+    }
+    bytes
+}
+
+/// Makes a random block a hard one.
+type Edit = fn(WeightType, &mut [u8]);
+
+const FLOAT_EDITS: &[(&str, Edit)] =
+    &[("zero", float_zero), ("negative zero", float_negative_zero), ("subnormal", float_subnormal)];
+
+const BLOCK_EDITS: &[(&str, Edit)] = &[
+    ("zero scale", zero_scale),
+    ("negative scale", negative_scale),
+    ("subnormal scale", subnormal_scale),
+    ("smallest scale", smallest_scale),
+    ("lowest codes", lowest_codes),
+    ("highest codes", highest_codes),
+];
+
+/// Runs of [`HARD_WEIGHTS`] weights each at the edges of the format, with a name: zero, negative and subnormal scales,
+/// the ends of the codes' and the sub-block scales' ranges. All decode to finite values, of magnitudes below 1;
+/// in runs named `subnormal` of F32 and BF16 the weights themselves are subnormal, which a GPU may flush to zero.
+pub fn hard_blocks(ty: WeightType, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+    let own: &[(&'static str, Edit)] = match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => FLOAT_EDITS,
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 => &[],
+        WeightType::Q4K | WeightType::Q5K => &[
+            ("sub-block scales 0 and 63", |_, block| k_scales(block, [0, 63], [0, 63])),
+            ("sub-block scales 63, minima 0", |_, block| k_scales(block, [63, 63], [0, 0])),
+            ("sub-block scales 0, minima 63", |_, block| k_scales(block, [0, 0], [63, 63])),
+        ],
+        WeightType::Q6K => &[
+            ("sub-block scales -128 and 127", |_, block| q6_k_scales(block, [-128, 127])),
+            ("sub-block scales 0 and -1", |_, block| q6_k_scales(block, [0, -1])),
+        ],
+    };
+    let common = if ty.block_len() == 1 { &[] } else { BLOCK_EDITS };
+    let blocks = HARD_WEIGHTS / ty.block_len();
+    common
+        .iter()
+        .chain(own)
+        .zip(0..)
+        .map(|(&(name, edit), i)| {
+            let mut bytes = random_blocks(ty, blocks, 0.02, seed.wrapping_add(i));
+            for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+                edit(ty, block);
+            }
+            (name, bytes)
+        })
+        .collect()
+}
+
+fn random_block(ty: WeightType, block: &mut [u8], std: f32, rng: &mut Rng) {
+    match ty {
+        WeightType::F32 => block.copy_from_slice(&(std * rng.normal()).to_le_bytes()),
+        WeightType::F16 => block.copy_from_slice(&f16::from_f32(std * rng.normal()).to_le_bytes()),
+        WeightType::BF16 => block.copy_from_slice(&bf16::from_f32(std * rng.normal()).to_le_bytes()),
+        // Uniform codes of n levels deviate by about n / √12 steps.
+        WeightType::Q8_0 => quantised(ty, block, std / 74.0, 0.0, rng),
+        WeightType::Q4_0 => quantised(ty, block, std / 4.6, 0.0, rng),
+        WeightType::Q4_1 => quantised(ty, block, std / 4.6, -7.5, rng),
+        WeightType::Q5_0 => quantised(ty, block, std / 9.2, 0.0, rng),
+        WeightType::Q5_1 => quantised(ty, block, std / 9.2, -15.5, rng),
+        // Sub-block scales are drawn from 20..46: 33 on average.
+        WeightType::Q4K => quantised(ty, block, std / (33.5 * 4.6), 7.5, rng),
+        WeightType::Q5K => quantised(ty, block, std / (33.5 * 9.2), 15.5, rng),
+        WeightType::Q6K => quantised(ty, block, std / (33.5 * 18.5), 0.0, rng),
+    }
+}
+
+/// Random codes under a scale near `d`, with a minimum of `centre` steps where the format has one.
+fn quantised(ty: WeightType, block: &mut [u8], d: f32, centre: f32, rng: &mut Rng) {
+    rng.fill(block);
+    match ty {
+        // One number for scale and minimum centres the sub-block on zero.
+        WeightType::Q4K | WeightType::Q5K => {
+            let sub_blocks = std::array::from_fn(|_| 20 + rng.below(26) as u8);
+            pack_k_scales(block, sub_blocks, sub_blocks);
+        }
+        WeightType::Q6K => {
+            for scale in q6_k_scale_bytes(block) {
+                *scale = 20 + rng.below(26) as u8;
+            }
+        }
+        _ => {}
+    }
+    let d = f16::from_f32(d * (0.75 + 0.5 * rng.next_f32()));
+    put_scale(ty, block, d, f16::from_f32(d.to_f32() * centre));
+}
+
+/// Stores the block's scale, and its minimum where the format has one.
+fn put_scale(ty: WeightType, block: &mut [u8], d: f16, minimum: f16) {
+    let put = |at: Option<&mut [u8]>, value: f16| {
+        if let Some(at) = at {
+            at.copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => {}
+        WeightType::Q6K => put(block.get_mut(208..210), d),
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 => put(block.get_mut(0..2), d),
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => {
+            put(block.get_mut(0..2), d);
+            put(block.get_mut(2..4), minimum);
+        }
+    }
+}
+
+/// The bytes of the codes alone.
+fn code_bytes(ty: WeightType, block: &mut [u8]) -> &mut [u8] {
+    let range = match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => 0..0,
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 => 2..ty.block_bytes(),
+        WeightType::Q4_1 | WeightType::Q5_1 => 4..ty.block_bytes(),
+        WeightType::Q4K | WeightType::Q5K => 16..ty.block_bytes(),
+        WeightType::Q6K => 0..192,
+    };
+    block.get_mut(range).unwrap_or_default()
+}
+
+fn q6_k_scale_bytes(block: &mut [u8]) -> &mut [u8] {
+    block.get_mut(192..208).unwrap_or_default()
+}
+
+/// Packs the six-bit scales and minima of a Q4_K or Q5_K block's 8 sub-blocks.
+fn pack_k_scales(block: &mut [u8], scales: [u8; 8], minima: [u8; 8]) {
+    let Some(packed) = block.get_mut(4..16) else { return };
+    for i in 0..4 {
+        packed[i] = (scales[i] & 63) | ((scales[i + 4] >> 4) << 6);
+        packed[i + 4] = (minima[i] & 63) | ((minima[i + 4] >> 4) << 6);
+        packed[i + 8] = (scales[i + 4] & 15) | ((minima[i + 4] & 15) << 4);
+    }
+}
+
+fn k_scales(block: &mut [u8], scales: [u8; 2], minima: [u8; 2]) {
+    pack_k_scales(block, std::array::from_fn(|i| scales[i % 2]), std::array::from_fn(|i| minima[i % 2]));
+}
+
+fn q6_k_scales(block: &mut [u8], scales: [i8; 2]) {
+    for (at, scale) in q6_k_scale_bytes(block).iter_mut().zip(scales.into_iter().cycle()) {
+        *at = scale.cast_unsigned();
+    }
+}
+
+fn zero_scale(ty: WeightType, block: &mut [u8]) {
+    put_scale(ty, block, f16::ZERO, f16::ZERO);
+}
+
+fn negative_scale(ty: WeightType, block: &mut [u8]) {
+    put_scale(ty, block, f16::from_f32(-1.0 / 8192.0), f16::from_f32(-1.0 / 1024.0));
+}
+
+/// A scale of 2⁻¹⁵ and a bit, a minimum below 2⁻¹⁶: neither is a normal f16.
+fn subnormal_scale(ty: WeightType, block: &mut [u8]) {
+    put_scale(ty, block, f16::from_bits(0x0203), f16::from_bits(0x00FF));
+}
+
+fn smallest_scale(ty: WeightType, block: &mut [u8]) {
+    put_scale(ty, block, f16::from_bits(0x0001), f16::from_bits(0x0001));
+}
+
+/// Codes that stand for the least value: all zero, but -128 in Q8_0.
+fn lowest_codes(ty: WeightType, block: &mut [u8]) {
+    code_bytes(ty, block).fill(if ty == WeightType::Q8_0 { 0x80 } else { 0 });
+}
+
+fn highest_codes(ty: WeightType, block: &mut [u8]) {
+    code_bytes(ty, block).fill(if ty == WeightType::Q8_0 { 0x7F } else { 0xFF });
+}
+
+fn float_zero(_: WeightType, weight: &mut [u8]) {
+    weight.fill(0);
+}
+
+fn float_negative_zero(_: WeightType, weight: &mut [u8]) {
+    weight.fill(0);
+    if let Some(sign) = weight.last_mut() {
+        *sign = 0x80;
+    }
+}
+
+/// Keeps the sign and mantissa, and clears the exponent.
+fn float_subnormal(ty: WeightType, weight: &mut [u8]) {
+    if let [.., low, high] = weight {
+        *high &= 0x80 | if ty == WeightType::F16 { 0x03 } else { 0 };
+        *low &= if ty == WeightType::F16 { 0xFF } else { 0x7F };
+    }
+}

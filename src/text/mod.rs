@@ -1,0 +1,36 @@
+//! Text in and out of a model: the tokenizer and the chat template of a GGUF file.
+//!
+//! Both are built from the file's own metadata and both treat it as untrusted: a hostile vocabulary, merge table or
+//! template, like a hostile prompt, gives a [`TextError`], not a panic.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), ferrum_wgpu::text::TextError> {
+//! # let file: ferrum_wgpu::gguf::Gguf = todo!();
+//! use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, Tokenizer};
+//!
+//! let tokenizer = Tokenizer::from_gguf(&file)?;
+//! let template = ChatTemplate::from_metadata(file.metadata())?;
+//! let rendered = template.render(&[Message::user("Hello")], &RenderOptions::default())?;
+//! let ids = tokenizer.encode_prompt(&rendered)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bpe;
+mod byte_alphabet;
+mod chat_template;
+mod date;
+mod decode;
+mod error;
+mod pre_tokenizer;
+mod special;
+mod template_engine;
+mod to_json;
+mod tokenizer;
+mod vocabulary;
+
+pub use chat_template::{ChatTemplate, Message, RenderOptions, Role};
+pub use decode::DecodeStream;
+pub use error::TextError;
+pub use tokenizer::Tokenizer;
+pub use vocabulary::Vocabulary;

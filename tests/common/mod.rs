@@ -1,0 +1,5 @@
+//! What several test programs share. Each uses only a part of it.
+#![allow(dead_code)]
+
+pub mod golden;
+pub mod tiny_model;

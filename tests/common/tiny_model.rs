@@ -1,0 +1,458 @@
+//! Models of random weights that are small enough to be made anew by every test that wants one.
+//!
+//! The bytes of a file follow from its [`TinyModel`] alone, on every platform: the goldens in `tests/golden/tiny.json`
+//! are for exactly these bytes. Metadata and tensors are those that `tools/make_model.py` writes, and biases besides.
+
+use ferrum_wgpu::gguf::{GgufError, GgufWriter};
+use ferrum_wgpu::quant::{Rng, WeightType, random_blocks};
+
+/// Tokens that every vocabulary has: 256 bytes, one merge and three special tokens.
+const FIXED_TOKENS: u32 = 256 + 1 + SPECIAL_TOKENS.len() as u32;
+const SPECIAL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+const CHAT_TEMPLATE: &str = "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
+    {%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
+/// `LLAMA_FTYPE_MOSTLY_Q4_K_M`, whatever the types: nothing is computed from it.
+const FILE_TYPE: u32 = 15;
+/// ggml's kinds of tokens.
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const UNUSED: i32 = 5;
+
+/// The three decoders: routed experts; one feed-forward block; the same with interleaved RoPE and without QK-norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    Qwen3Moe,
+    Qwen3,
+    Llama,
+}
+
+impl Arch {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qwen3Moe => "qwen3moe",
+            Self::Qwen3 => "qwen3",
+            Self::Llama => "llama",
+        }
+    }
+}
+
+/// A model's shape, types and seed.
+#[derive(Debug, Clone)]
+pub struct TinyModel {
+    pub arch: Arch,
+    pub layers: u32,
+    pub hidden: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    /// Experts; how many of them a token uses; and their intermediate size. Only of [`Arch::Qwen3Moe`].
+    pub experts: u32,
+    pub top_k: u32,
+    pub expert_ffn: u32,
+    /// The intermediate size of the other two.
+    pub ffn: u32,
+    pub vocab: u32,
+    /// The type of most weights.
+    pub main: WeightType,
+    /// The type of the head, and in some layers of `attn_v` and `ffn_down`.
+    pub big: WeightType,
+    /// No head: the embedding is used for it.
+    pub tied: bool,
+    /// Whether the RoPE frequencies are divided by a tensor's values.
+    pub rope_freqs: bool,
+    /// The factor of linear RoPE scaling.
+    pub rope_factor: Option<f32>,
+    /// Whether the attention's projections have biases.
+    pub biases: bool,
+    pub context: u32,
+    pub seed: u64,
+}
+
+impl Default for TinyModel {
+    /// A mixture of experts in the types of a Q4_K_M file.
+    fn default() -> Self {
+        Self {
+            arch: Arch::Qwen3Moe,
+            layers: 2,
+            hidden: 256,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 64,
+            experts: 4,
+            top_k: 2,
+            expert_ffn: 256,
+            ffn: 512,
+            vocab: 512,
+            main: WeightType::Q4K,
+            big: WeightType::Q6K,
+            tied: false,
+            rope_freqs: false,
+            rope_factor: None,
+            biases: false,
+            context: 4096,
+            seed: 0,
+        }
+    }
+}
+
+impl TinyModel {
+    /// The model as the bytes of a GGUF file.
+    ///
+    /// # Errors
+    /// What [`GgufWriter::to_bytes`] finds wrong, such as rows that are no whole number of blocks.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, GgufError> {
+        let mut file = GgufWriter::new();
+        self.write_metadata(&mut file);
+        self.write_tokenizer(&mut file);
+        Tensors { file: &mut file, rng: Rng::new(self.seed) }.write(self);
+        file.to_bytes()
+    }
+
+    fn is_moe(&self) -> bool {
+        self.arch == Arch::Qwen3Moe
+    }
+
+    fn write_metadata(&self, file: &mut GgufWriter) {
+        let key = |key: &str| format!("{}.{key}", self.arch.name());
+        let ffn = if self.is_moe() { self.expert_ffn * self.top_k } else { self.ffn };
+        file.metadata("general.architecture", self.arch.name())
+            .metadata("general.name", "random tiny")
+            .metadata(key("context_length"), self.context)
+            .metadata(key("embedding_length"), self.hidden)
+            .metadata(key("block_count"), self.layers)
+            .metadata(key("feed_forward_length"), ffn)
+            .metadata(key("attention.head_count"), self.heads)
+            .metadata(key("attention.head_count_kv"), self.kv_heads)
+            .metadata(key("attention.key_length"), self.head_dim)
+            .metadata(key("attention.value_length"), self.head_dim)
+            .metadata(key("rope.freq_base"), 1e6_f32);
+        if self.arch == Arch::Llama {
+            file.metadata(key("rope.dimension_count"), self.head_dim).metadata(key("vocab_size"), self.vocab);
+        }
+        if let Some(factor) = self.rope_factor {
+            file.metadata(key("rope.scaling.type"), "linear").metadata(key("rope.scaling.factor"), factor);
+        }
+        file.metadata(key("attention.layer_norm_rms_epsilon"), 1e-6_f32);
+        if self.is_moe() {
+            file.metadata(key("expert_feed_forward_length"), self.expert_ffn)
+                .metadata(key("expert_count"), self.experts)
+                .metadata(key("expert_used_count"), self.top_k);
+        }
+        file.metadata("general.file_type", FILE_TYPE);
+    }
+
+    /// A byte-level vocabulary: the bytes, one merge, fillers and ChatML's special tokens.
+    fn write_tokenizer(&self, file: &mut GgufWriter) {
+        let fillers = self.vocab.saturating_sub(FIXED_TOKENS);
+        let mut tokens = byte_tokens();
+        tokens.push("ab".to_owned());
+        tokens.extend((0..fillers).map(|i| format!("<filler{i}>")));
+        tokens.extend(SPECIAL_TOKENS.map(str::to_owned));
+        let mut kinds = vec![NORMAL; 257];
+        kinds.extend((0..fillers).map(|_| UNUSED));
+        kinds.extend([CONTROL; SPECIAL_TOKENS.len()]);
+        file.metadata("tokenizer.ggml.model", "gpt2")
+            .metadata("tokenizer.ggml.pre", "qwen2")
+            .metadata("tokenizer.ggml.tokens", tokens)
+            .metadata("tokenizer.ggml.token_type", kinds)
+            .metadata("tokenizer.ggml.merges", vec!["a b"])
+            .metadata("tokenizer.ggml.eos_token_id", self.vocab - 1)
+            .metadata("tokenizer.ggml.add_bos_token", false)
+            .metadata("tokenizer.chat_template", CHAT_TEMPLATE);
+    }
+
+    /// llama.cpp's rule for the layers that get the wider type in a Q4_K_M file.
+    fn is_big(&self, layer: u32) -> bool {
+        layer < self.layers / 8 || layer >= 7 * self.layers / 8 || (layer - self.layers / 8) % 3 == 2
+    }
+}
+
+/// The 256 bytes as GPT-2's characters: printable ones are themselves, the others come after U+00FF.
+fn byte_tokens() -> Vec<String> {
+    let mut others = 0x100..;
+    (0..=255_u8)
+        .map(|byte| match byte {
+            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte).to_string(),
+            _ => others.next().and_then(char::from_u32).map(String::from).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// The tensors of a model, drawn in the order of the file.
+struct Tensors<'a> {
+    file: &'a mut GgufWriter,
+    rng: Rng,
+}
+
+impl Tensors<'_> {
+    fn write(&mut self, model: &TinyModel) {
+        let TinyModel { hidden, head_dim, main, .. } = *model;
+        let (q, kv) = (model.heads * head_dim, model.kv_heads * head_dim);
+        // As a head it must not give the last token itself the largest logit by far.
+        let embedding_std = if model.tied { 0.25 } else { 1.0 };
+        self.weights("token_embd.weight", main, &[hidden, model.vocab], embedding_std);
+        for layer in 0..model.layers {
+            let name = |name: &str| format!("blk.{layer}.{name}");
+            let big = if model.is_big(layer) { model.big } else { main };
+            self.norm(name("attn_norm.weight"), hidden);
+            self.norm(name("ffn_norm.weight"), hidden);
+            if model.arch != Arch::Llama {
+                self.norm(name("attn_q_norm.weight"), head_dim);
+                self.norm(name("attn_k_norm.weight"), head_dim);
+            }
+            for (part, ty, columns, rows) in
+                [("q", main, hidden, q), ("k", main, hidden, kv), ("v", big, hidden, kv), ("output", main, q, hidden)]
+            {
+                self.linear(name(&format!("attn_{part}.weight")), ty, &[columns, rows]);
+                if model.biases {
+                    self.weights(name(&format!("attn_{part}.bias")), WeightType::F32, &[rows], 0.25);
+                }
+            }
+            if model.is_moe() {
+                let (experts, ffn) = (model.experts, model.expert_ffn);
+                let router_std = 2.0 * unit_std(hidden);
+                self.weights(name("ffn_gate_inp.weight"), WeightType::F32, &[hidden, experts], router_std);
+                self.linear(name("ffn_gate_exps.weight"), main, &[hidden, ffn, experts]);
+                self.linear(name("ffn_up_exps.weight"), main, &[hidden, ffn, experts]);
+                self.linear(name("ffn_down_exps.weight"), big, &[ffn, hidden, experts]);
+            } else {
+                self.linear(name("ffn_gate.weight"), main, &[hidden, model.ffn]);
+                self.linear(name("ffn_up.weight"), main, &[hidden, model.ffn]);
+                self.linear(name("ffn_down.weight"), big, &[model.ffn, hidden]);
+            }
+        }
+        self.norm("output_norm.weight", hidden);
+        if model.rope_freqs {
+            self.norm("rope_freqs.weight", head_dim / 2);
+        }
+        if !model.tied {
+            self.linear("output.weight", model.big, &[hidden, model.vocab]);
+        }
+    }
+
+    /// A matrix, or one for each expert, whose outputs are of the size of its inputs.
+    fn linear(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u32]) {
+        self.weights(name, ty, shape, unit_std(shape[0]));
+    }
+
+    fn weights(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u32], std: f32) {
+        let shape: Vec<u64> = shape.iter().map(|&n| n.into()).collect();
+        let blocks = shape.iter().product::<u64>() as usize / ty.block_len();
+        self.file.tensor(name, ty, &shape, random_blocks(ty, blocks, std, self.rng.next_u64()));
+    }
+
+    /// Factors that are uniform in 0.8..1.2.
+    fn norm(&mut self, name: impl Into<String>, len: u32) {
+        let data = (0..len).flat_map(|_| (0.8 + 0.4 * self.rng.next_f32()).to_le_bytes()).collect();
+        self.file.tensor(name, WeightType::F32, &[len.into()], data);
+    }
+}
+
+/// The deviation of the weights of a row of `fan_in` for which a sum over it is as large as what it is over.
+fn unit_std(fan_in: u32) -> f32 {
+    1.0 / (fan_in as f32).sqrt()
+}
+
+/// Small models, each with its name, that between them have every architecture, weight type and edge that matters:
+/// see the comments.
+pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
+    use Arch::{Llama, Qwen3, Qwen3Moe};
+    use WeightType as W;
+    let moe = || TinyModel { arch: Qwen3Moe, ..TinyModel::default() };
+    let qwen3 = || TinyModel { arch: Qwen3, ..TinyModel::default() };
+    let llama = || TinyModel { arch: Llama, ..TinyModel::default() };
+    vec![
+        // The types of a Q4_K_M file.
+        ("moe-q4_k-q6_k", moe()),
+        // Every expert used: nothing to choose.
+        (
+            "moe-q5_k-q8_0",
+            TinyModel { main: W::Q5K, big: W::Q8_0, layers: 1, experts: 3, top_k: 3, vocab: 517, ..moe() },
+        ),
+        // One expert used; rows of 288 and 64.
+        (
+            "moe-q8_0-top1",
+            TinyModel {
+                main: W::Q8_0,
+                big: W::Q8_0,
+                hidden: 288,
+                heads: 9,
+                kv_heads: 3,
+                head_dim: 32,
+                experts: 5,
+                top_k: 1,
+                expert_ffn: 64,
+                ..moe()
+            },
+        ),
+        // As many experts as Qwen3-30B-A3B, 8 of them used; the smallest head; one KV head for six.
+        (
+            "moe-q4_0-q5_0-128-experts",
+            TinyModel {
+                main: W::Q4_0,
+                big: W::Q5_0,
+                layers: 1,
+                hidden: 96,
+                heads: 6,
+                kv_heads: 1,
+                head_dim: 16,
+                experts: 128,
+                top_k: 8,
+                expert_ffn: 32,
+                vocab: 301,
+                ..moe()
+            },
+        ),
+        // Three layers, of which one has the big type; heads of 80.
+        (
+            "moe-q5_1-q4_1",
+            TinyModel {
+                main: W::Q5_1,
+                big: W::Q4_1,
+                layers: 3,
+                hidden: 160,
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 80,
+                experts: 5,
+                top_k: 2,
+                expert_ffn: 96,
+                vocab: 389,
+                ..moe()
+            },
+        ),
+        // Rows that end within 32 weights: 100 and 36.
+        (
+            "moe-f32",
+            TinyModel {
+                main: W::F32,
+                big: W::F32,
+                layers: 3,
+                hidden: 100,
+                heads: 3,
+                kv_heads: 1,
+                head_dim: 16,
+                experts: 5,
+                top_k: 2,
+                expert_ffn: 36,
+                vocab: 277,
+                ..moe()
+            },
+        ),
+        // The same in halves; the head is the embedding.
+        (
+            "moe-bf16-f16-tied",
+            TinyModel {
+                main: W::BF16,
+                big: W::F16,
+                hidden: 108,
+                heads: 4,
+                kv_heads: 4,
+                head_dim: 32,
+                experts: 9,
+                top_k: 3,
+                expert_ffn: 44,
+                vocab: 517,
+                tied: true,
+                ..moe()
+            },
+        ),
+        // Experts of Q6_K; one layer; heads of 128.
+        (
+            "moe-q6_k-bf16",
+            TinyModel {
+                main: W::Q6K,
+                big: W::BF16,
+                layers: 1,
+                heads: 2,
+                kv_heads: 1,
+                head_dim: 128,
+                experts: 3,
+                vocab: 263,
+                ..moe()
+            },
+        ),
+        // One KV head for four.
+        ("qwen3-q6_k-q5_k", TinyModel { main: W::Q6K, big: W::Q5K, kv_heads: 1, vocab: 517, ..qwen3() }),
+        // Biases; rows of 352 and 416; heads of 128.
+        (
+            "qwen3-q5_0-q4_1-biases",
+            TinyModel {
+                main: W::Q5_0,
+                big: W::Q4_1,
+                hidden: 352,
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 128,
+                ffn: 416,
+                biases: true,
+                ..qwen3()
+            },
+        ),
+        // Three layers, tied, scaled positions.
+        (
+            "qwen3-q4_1-q5_0-tied-linear",
+            TinyModel {
+                main: W::Q4_1,
+                big: W::Q5_0,
+                layers: 3,
+                hidden: 96,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 32,
+                ffn: 224,
+                tied: true,
+                rope_factor: Some(4.0),
+                ..qwen3()
+            },
+        ),
+        // Interleaved RoPE with a tensor of frequencies.
+        (
+            "llama-q4_0-q5_1-freqs",
+            TinyModel {
+                main: W::Q4_0,
+                big: W::Q5_1,
+                hidden: 160,
+                heads: 2,
+                kv_heads: 1,
+                head_dim: 80,
+                ffn: 416,
+                vocab: 389,
+                rope_freqs: true,
+                ..llama()
+            },
+        ),
+        // Rows that end within 32 weights; biases and scaled positions.
+        (
+            "llama-f16-f32-biases-linear",
+            TinyModel {
+                main: W::F16,
+                big: W::F32,
+                hidden: 76,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 16,
+                ffn: 132,
+                vocab: 277,
+                rope_factor: Some(2.5),
+                biases: true,
+                ..llama()
+            },
+        ),
+        // All of RoPE's options at once, tied.
+        (
+            "llama-q4_k-q8_0-tied-freqs-linear",
+            TinyModel {
+                big: W::Q8_0,
+                heads: 4,
+                kv_heads: 1,
+                ffn: 256,
+                vocab: 517,
+                tied: true,
+                rope_freqs: true,
+                rope_factor: Some(8.0),
+                ..llama()
+            },
+        ),
+    ]
+}

@@ -1,0 +1,277 @@
+//! GGUF files: what is written is read, and damage is survived. `gguf_refusals.rs` has the errors.
+
+use ferrum_wgpu::gguf::{Array, Gguf, GgufError, GgufWriter, TensorInfo, Value};
+use ferrum_wgpu::quant::{Rng, WeightType, decode, random_blocks};
+use std::path::{Path, PathBuf};
+
+/// A value of every type, nested arrays among them, in a file's order.
+fn values() -> Vec<(&'static str, Value)> {
+    vec![
+        ("general.architecture", "qwen3moe".into()),
+        ("u8", u8::MAX.into()),
+        ("i8", i8::MIN.into()),
+        ("u16", u16::MAX.into()),
+        ("i16", i16::MIN.into()),
+        ("u32", u32::MAX.into()),
+        ("i32", i32::MIN.into()),
+        ("f32", 1e-6_f32.into()),
+        ("bool", true.into()),
+        ("text", "grüße \"\\\n".into()),
+        ("u64", u64::MAX.into()),
+        ("i64", i64::MIN.into()),
+        ("f64", 0.1_f64.into()),
+        ("u8s", vec![1_u8, 2].into()),
+        ("i8s", vec![-1_i8].into()),
+        ("u16s", vec![1_u16].into()),
+        ("i16s", vec![-1_i16].into()),
+        ("u32s", vec![1_u32, u32::MAX].into()),
+        ("i32s", vec![1, -1, i32::MIN].into()),
+        ("f32s", vec![0.5_f32, f32::INFINITY].into()),
+        ("bools", vec![true, false].into()),
+        ("texts", vec!["a", "", "ĠĠ", "d", "e"].into()),
+        ("u64s", vec![7_u64].into()),
+        ("i64s", vec![-7_i64].into()),
+        ("f64s", vec![0.5_f64].into()),
+        ("empty", Vec::<f32>::new().into()),
+        ("nested", vec![Array::Array(vec![Array::U8(vec![1])]), Array::String(vec!["x".into()])].into()),
+    ]
+}
+
+/// A file with all of [`values`] and a tensor of every type, two blocks by three rows each.
+fn sample() -> GgufWriter {
+    let mut writer = GgufWriter::new();
+    for (key, value) in values() {
+        writer.metadata(key, value);
+    }
+    for ty in WeightType::ALL {
+        let shape = [2 * ty.block_len() as u64, 3];
+        writer.tensor(format!("{ty}.weight"), ty, &shape, random_blocks(ty, 6, 1.0, ty.ggml_id().into()));
+    }
+    writer
+}
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-q4_k_m.gguf")
+}
+
+#[test]
+fn what_is_written_is_read() {
+    for alignment in [None, Some(8_u32), Some(65_536)] {
+        let mut writer = sample();
+        if let Some(alignment) = alignment {
+            writer.metadata("general.alignment", alignment);
+        }
+        let bytes = writer.to_bytes().unwrap();
+        let file = Gguf::from_bytes(bytes.clone()).unwrap();
+        let alignment = alignment.map_or(32, u64::from);
+        assert_eq!((file.version(), file.alignment(), file.file_len()), (3, alignment, bytes.len() as u64));
+        let read: Vec<_> = file.metadata().iter().take(values().len()).map(|(k, v)| (k, v.clone())).collect();
+        assert_eq!(read, values());
+        for (tensor, ty) in file.tensors().iter().zip(WeightType::ALL) {
+            assert_eq!((tensor.name.as_str(), tensor.ty), (format!("{ty}.weight").as_str(), ty));
+            assert_eq!((tensor.row_len(), tensor.rows()), (2 * ty.block_len() as u64, 3));
+            assert_eq!(tensor.elements(), 6 * ty.block_len() as u64);
+            assert_eq!(tensor.offset % alignment, 0);
+            assert_eq!(file.data(tensor), random_blocks(ty, 6, 1.0, ty.ggml_id().into()), "{ty}");
+            assert_eq!(file.tensor(&tensor.name), Some(tensor));
+        }
+        assert_eq!(file.tensors().len(), WeightType::ALL.len());
+        assert_eq!(file.tensor("no such"), None);
+    }
+}
+
+#[test]
+fn version_2_and_files_without_tensors_are_read() {
+    let mut bytes = sample().to_bytes().unwrap();
+    bytes[4] = 2;
+    assert_eq!(Gguf::from_bytes(bytes).unwrap().version(), 2);
+    // The end of a file without tensors needs no padding.
+    let mut bytes = GgufWriter::new().metadata("k", 9_u8).to_bytes().unwrap();
+    bytes.truncate(24 + 8 + 1 + 4 + 1);
+    let file = Gguf::from_bytes(bytes).unwrap();
+    assert!(file.tensors().is_empty() && file.metadata().get("k") == Some(&Value::U8(9)));
+}
+
+#[test]
+fn look_ups_convert_what_fits() {
+    let file = Gguf::from_bytes(sample().to_bytes().unwrap()).unwrap();
+    let data = file.metadata();
+    assert_eq!((data.u32("u8").unwrap(), data.u32("u32").unwrap()), (Some(255), Some(u32::MAX)));
+    assert_eq!((data.u64("u16").unwrap(), data.u64("u64").unwrap()), (Some(65_535), Some(u64::MAX)));
+    assert_eq!(data.f32("f32").unwrap(), Some(1e-6));
+    assert_eq!((data.f32("f64").unwrap(), data.f32("i8").unwrap()), (Some(0.1), Some(-128.0)));
+    assert_eq!((data.bool("bool").unwrap(), data.str("text").unwrap()), (Some(true), Some("grüße \"\\\n")));
+    assert_eq!(data.strings("texts").unwrap().unwrap(), ["a", "", "ĠĠ", "d", "e"]);
+    assert_eq!(data.i32s("i64s").unwrap().unwrap(), [-7]);
+    assert_eq!(data.f32s("f64s").unwrap().unwrap(), [0.5]);
+    assert!(matches!(data.u32("absent"), Ok(None)) && matches!(data.strings("absent"), Ok(None)));
+    let wrong = [
+        (
+            data.u32("u64").map(|_| ()),
+            "metadata key u64 should be an unsigned 32-bit integer, but is u64 18446744073709551615",
+        ),
+        (data.u64("i8").map(|_| ()), "metadata key i8 should be an unsigned 64-bit integer, but is i8 -128"),
+        (data.u32("f32").map(|_| ()), "metadata key f32 should be an unsigned 32-bit integer, but is f32 0.000001"),
+        (data.f32("text").map(|_| ()), "metadata key text should be a number, but is string \"grüße \\\"\\\\\\n\""),
+        (data.bool("u8").map(|_| ()), "metadata key u8 should be a boolean, but is u8 255"),
+        (
+            data.str("texts").map(|_| ()),
+            "metadata key texts should be a string, but is array [5 strings: \"a\", \"\", \"ĠĠ\", \"d\", …]",
+        ),
+        (
+            data.strings("text").map(|_| ()),
+            "metadata key text should be an array of strings, but is string \"grüße \\\"\\\\\\n\"",
+        ),
+        (
+            data.i32s("u32s").map(|_| ()),
+            "metadata key u32s should be an array of 32-bit integers, but is array [2 u32s: 1, 4294967295]",
+        ),
+        (
+            data.f32s("i32s").map(|_| ()),
+            "metadata key i32s should be an array of floats, but is array [3 i32s: 1, -1, -2147483648]",
+        ),
+    ];
+    for (result, message) in wrong {
+        assert_eq!(result.unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn values_are_shown_on_one_short_line() {
+    let show = |value: Value| value.to_string();
+    assert_eq!(show(Value::U8(7)), "7");
+    assert_eq!(show(Vec::<String>::new().into()), "[0 strings]");
+    assert_eq!(show(vec![Array::U8(vec![1]), Array::Bool(vec![])].into()), "[2 arrays: [1 u8s: 1], [0 bools]]");
+    assert_eq!(show("\u{1b}[31m\u{202e}".into()), r#""\u{1b}[31m\u{202e}""#);
+    assert_eq!(show("é".repeat(200).into()), format!("\"{}…\"", "é".repeat(80)));
+}
+
+#[test]
+fn demo_model_is_read_mapped_and_unmapped() {
+    let (mapped, read) = (Gguf::open(demo()).unwrap(), Gguf::read(demo()).unwrap());
+    assert_eq!(mapped.tensors(), read.tensors());
+    assert_eq!(mapped.metadata().str("general.architecture").unwrap(), Some("qwen3moe"));
+    let tokens = mapped.metadata().strings("tokenizer.ggml.tokens").unwrap().unwrap();
+    let embedding = mapped.tensor("token_embd.weight").unwrap();
+    assert_eq!(embedding.rows(), tokens.len() as u64);
+    for tensor in mapped.tensors() {
+        let data = mapped.data(tensor);
+        assert_eq!(data, read.data(tensor));
+        let mut weights = vec![0.0; tensor.elements() as usize];
+        decode(tensor.ty, data, &mut weights).unwrap();
+        assert!(weights.iter().all(|w| w.is_finite()) && weights.iter().any(|&w| w != 0.0), "{}", tensor.name);
+    }
+}
+
+#[test]
+fn data_of_another_files_tensor_are_empty() {
+    let big = Gguf::open(demo()).unwrap();
+    let small = Gguf::from_bytes(sample().to_bytes().unwrap()).unwrap();
+    assert_eq!(small.data(big.tensors().last().unwrap()), []);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let path = demo().with_file_name("no such.gguf");
+    for error in [Gguf::open(&path).unwrap_err(), Gguf::read(&path).unwrap_err()] {
+        let GgufError::Io { path: named, source } = error else { panic!("{error:?}") };
+        assert_eq!((named, source.kind()), (path.clone(), std::io::ErrorKind::NotFound));
+    }
+    assert!(matches!(Gguf::open(env!("CARGO_MANIFEST_DIR")), Err(GgufError::Io { .. })));
+}
+
+#[test]
+fn large_vocabularies_are_read_quickly() {
+    let mut writer = GgufWriter::new();
+    let tokens: Vec<String> = (0..150_000).map(|i| format!("token{i}")).collect();
+    let merges: Vec<String> = (0..150_000).map(|i| format!("left{i} right{i}")).collect();
+    writer.metadata("tokenizer.ggml.tokens", tokens.clone()).metadata("tokenizer.ggml.merges", merges);
+    let bytes = writer.to_bytes().unwrap();
+    let start = std::time::Instant::now();
+    let file = Gguf::from_bytes(bytes).unwrap();
+    let took = start.elapsed();
+    assert_eq!(file.metadata().strings("tokenizer.ggml.tokens").unwrap().unwrap(), tokens);
+    // Milliseconds in a release build; the bound is for a busy machine.
+    assert!(took.as_millis() < 2000, "{took:?}");
+}
+
+#[test]
+fn files_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Gguf>();
+    shared::<GgufError>();
+    shared::<TensorInfo>();
+}
+
+#[test]
+fn writer_refuses_what_no_reader_takes() {
+    let error = |edit: fn(&mut GgufWriter)| {
+        let mut writer = GgufWriter::new();
+        edit(&mut writer);
+        writer.to_bytes().unwrap_err()
+    };
+    let f32 = WeightType::F32;
+    let short = error(|w| _ = w.tensor("t", WeightType::F32, &[2], vec![0; 7]));
+    assert!(matches!(short, GgufError::DataLength { expected: 8, found: 7, .. }));
+    assert!(matches!(error(|w| _ = w.tensor("t", WeightType::Q4K, &[32], vec![])), GgufError::PartialBlock { .. }));
+    let twice = error(|w| _ = w.metadata("k", 1_u8).metadata("k", 2_u8));
+    assert!(matches!(twice, GgufError::DuplicateKey { key } if key == "k"));
+    assert!(matches!(error(|w| _ = w.metadata("general.alignment", 3_u32)), GgufError::Alignment { found: 3 }));
+    let mut huge = GgufWriter::new();
+    huge.tensor("t", f32, &[u64::MAX, 2], vec![]);
+    assert!(matches!(huge.to_bytes(), Err(GgufError::TensorSize { .. })));
+}
+
+/// Opens a file that may be bad; whatever is accepted must be usable, and refusals be one line.
+fn survive(bytes: Vec<u8>) -> Result<(), GgufError> {
+    let file = Gguf::from_bytes(bytes).inspect_err(|error| assert!(!error.to_string().contains(['\n', '\x1b'])))?;
+    for tensor in file.tensors() {
+        assert_eq!(file.data(tensor).len() as u64, tensor.bytes);
+        let mut weights = vec![0.0; tensor.elements() as usize];
+        decode(tensor.ty, file.data(tensor), &mut weights).unwrap();
+    }
+    for (key, value) in file.metadata().iter() {
+        assert!(file.metadata().get(key).is_some() && value.to_string().len() < 2000);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = sample().to_bytes().unwrap();
+    let file = Gguf::from_bytes(bytes.clone()).unwrap();
+    let end = file.tensors().iter().map(|tensor| (tensor.offset + tensor.bytes) as usize).max().unwrap();
+    for len in 0..bytes.len() {
+        // Padding after the last tensor may be missing.
+        assert_eq!(survive(bytes[..len].to_vec()).is_ok(), len >= end, "{len} bytes");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_survived() {
+    let bytes = sample().to_bytes().unwrap();
+    let directory = Gguf::from_bytes(bytes.clone()).unwrap().tensors()[0].offset as usize;
+    for bit in 0..directory * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let _ = survive(bytes);
+    }
+}
+
+#[test]
+fn random_damage_is_survived() {
+    let bytes = sample().to_bytes().unwrap();
+    let directory = Gguf::from_bytes(bytes.clone()).unwrap().tensors()[0].offset as u32;
+    let mut rng = Rng::new(1);
+    for _ in 0..5000 {
+        let mut bytes = bytes.clone();
+        for _ in 0..=rng.below(3) {
+            let at = rng.below(directory - 8) as usize;
+            // Whole fields at the edges of their ranges, or noise.
+            let field = [0, 1, u64::MAX, 1 << 31, 1 << 63, u64::MAX - 31, rng.next_u64()][rng.below(7) as usize];
+            let width = [1, 4, 8][rng.below(3) as usize];
+            bytes[at..at + width].copy_from_slice(&field.to_le_bytes()[..width]);
+        }
+        let _ = survive(bytes);
+    }
+}

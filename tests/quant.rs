@@ -1,0 +1,160 @@
+//! The weight formats: table, decoder and random blocks.
+
+use ferrum_wgpu::quant::{
+    DecodeError, HARD_WEIGHTS, Rng, WeightType, decode, decode_block, ggml_type_name, hard_blocks, random_blocks,
+};
+
+fn decoded(ty: WeightType, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; bytes.len() / ty.block_bytes() * ty.block_len()];
+    decode(ty, bytes, &mut out).expect("whole blocks");
+    out
+}
+
+/// FNV-1a.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
+}
+
+/// 64 random blocks and every hard one, with the hash that gguf-py's `dequantize` (0.19) gives for the same bytes.
+#[test]
+fn decoder_equals_gguf_py_bit_for_bit() {
+    let golden = [
+        (WeightType::F32, 0x1e9e_87f2_0a8f_3570, 0x1e9e_87f2_0a8f_3570),
+        (WeightType::F16, 0x7808_077c_ed60_9488, 0x0dcb_2faf_fdca_35c2),
+        (WeightType::BF16, 0x00a9_2573_9a8f_d4be, 0x7441_2f6a_e0ef_fd1e),
+        (WeightType::Q8_0, 0x150a_fd8d_46e6_263a, 0x4e43_2386_c6c8_05b6),
+        (WeightType::Q4_0, 0x52e7_5b4f_61a1_df02, 0x9dbe_9f41_f194_3bbc),
+        (WeightType::Q4_1, 0x1b23_4b46_3da9_ece1, 0x398a_3e77_aa79_b4e0),
+        (WeightType::Q5_0, 0x5e0e_43db_632b_ef2a, 0x34fe_87c0_ef69_cc35),
+        (WeightType::Q5_1, 0x0b53_db50_3322_f739, 0x399b_fe2b_e77e_a158),
+        (WeightType::Q4K, 0xd5d9_f8e7_776f_b26c, 0x6f6d_a657_e85f_8b71),
+        (WeightType::Q5K, 0xc82c_3338_e07b_0c49, 0x0cae_b84e_4584_5346),
+        (WeightType::Q6K, 0xbfb7_18eb_9b10_352e, 0xae8a_6135_0c29_d888),
+    ];
+    assert_eq!(golden.map(|(ty, ..)| ty), WeightType::ALL);
+    for (ty, bytes_hash, values_hash) in golden {
+        let mut bytes = random_blocks(ty, 64, 0.02, 1);
+        bytes.extend(hard_blocks(ty, 2).into_iter().flat_map(|(_, bytes)| bytes));
+        assert_eq!(hash(bytes.iter().copied()), bytes_hash, "{ty}: the generator draws other blocks");
+        let values = decoded(ty, &bytes);
+        assert_eq!(
+            hash(values.iter().flat_map(|v| v.to_le_bytes())),
+            values_hash,
+            "{ty}: the decoder gives other values"
+        );
+    }
+}
+
+/// One small block of each format by hand: the code of one weight set, scales of 2, minima of 1.
+#[test]
+fn single_codes_land_at_their_weights() {
+    const ONE: [u8; 2] = [0x00, 0x3C];
+    const TWO: [u8; 2] = [0x00, 0x40];
+    let block = |ty: WeightType, parts: &[(usize, &[u8])]| {
+        let mut block = vec![0; ty.block_bytes()];
+        for (at, part) in parts {
+            block[*at..at + part.len()].copy_from_slice(part);
+        }
+        decoded(ty, &block)
+    };
+    let check = |values: Vec<f32>, weight: usize, value: f32, others: f32| {
+        for (i, &v) in values.iter().enumerate() {
+            assert_eq!(v, if i == weight { value } else { others }, "weight {i}");
+        }
+    };
+    check(block(WeightType::F32, &[(0, &[0, 0, 0xC0, 0x3F])]), 0, 1.5, 0.0);
+    check(block(WeightType::F16, &[(0, &[0x01, 0x00])]), 0, (-24f32).exp2(), 0.0);
+    check(block(WeightType::BF16, &[(0, &[0xC0, 0x3F])]), 0, 1.5, 0.0);
+    check(block(WeightType::Q8_0, &[(0, &TWO), (2 + 7, &[0x80])]), 7, -256.0, 0.0);
+    check(block(WeightType::Q4_0, &[(0, &TWO), (2 + 3, &[0xF0])]), 19, 14.0, -16.0);
+    check(block(WeightType::Q4_1, &[(0, &TWO), (2, &ONE), (4 + 3, &[0x0F])]), 3, 31.0, 1.0);
+    check(block(WeightType::Q5_0, &[(0, &TWO), (2, &[0, 0, 0x08, 0]), (6 + 3, &[0xF0])]), 19, 30.0, -32.0);
+    check(block(WeightType::Q5_1, &[(0, &TWO), (2, &ONE), (4, &[0x08]), (8 + 3, &[0x0F])]), 3, 63.0, 1.0);
+    // Sub-block 5: scale 33 = 2 << 4 | 1 and minimum 18 = 1 << 4 | 2, the top bits being in bytes 5 and 9.
+    let scales: &[(usize, &[u8])] = &[(0, &TWO), (2, &ONE), (5, &[0x80]), (9, &[0x40]), (13, &[0x21])];
+    let q4_k = block(WeightType::Q4K, &[scales, &[(16 + 2 * 32 + 9, &[0x30])]].concat());
+    assert_eq!((q4_k[5 * 32 + 9], q4_k[5 * 32 + 8], q4_k[4 * 32 + 9]), (2.0 * 33.0 * 3.0 - 18.0, -18.0, 0.0));
+    let q5_k = block(WeightType::Q5K, &[scales, &[(16 + 9, &[1 << 5]), (48 + 2 * 32 + 9, &[0x30])]].concat());
+    assert_eq!((q5_k[5 * 32 + 9], q5_k[5 * 32 + 8], q5_k[4 * 32 + 9]), (2.0 * 33.0 * 19.0 - 18.0, -18.0, 0.0));
+    // Second half, run 3: low bits above those of run 1, high bits 6 and 7, scale 8 + 6.
+    let q6_k = [(64 + 32 + 5, &[0x70][..]), (128 + 32 + 5, &[0x80]), (192 + 14, &[0xFD]), (208, &TWO)];
+    let q6_k = block(WeightType::Q6K, &q6_k);
+    assert_eq!(
+        (q6_k[128 + 96 + 5], q6_k[128 + 96 + 6], q6_k[128 + 96 + 16]),
+        (2.0 * -3.0 * 7.0, 2.0 * -3.0 * -32.0, 0.0)
+    );
+}
+
+#[test]
+fn table_is_consistent() {
+    for ty in WeightType::ALL {
+        assert_eq!(WeightType::from_ggml_id(ty.ggml_id()), Some(ty));
+        assert_eq!(ggml_type_name(ty.ggml_id()), Some(ty.name()));
+        assert_eq!(ty.to_string(), ty.name());
+        assert_eq!(ty.row_bytes(0), Some(0));
+        assert_eq!(ty.row_bytes(512), Some(512 / ty.block_len() * ty.block_bytes()));
+        assert_eq!(ty.row_bytes(513).is_none(), ty.block_len() > 1);
+    }
+    assert_eq!(WeightType::F32.row_bytes(usize::MAX), None);
+    assert_eq!(WeightType::from_ggml_id(10), None);
+    assert_eq!(ggml_type_name(10), Some("Q2_K"));
+    assert_eq!(ggml_type_name(9999), None);
+}
+
+#[test]
+fn wrong_lengths_are_refused() {
+    let ty = WeightType::Q8_0;
+    assert_eq!(decode(ty, &[0; 33], &mut [0.0; 32]), Err(DecodeError::PartialBlock { ty, bytes: 33 }));
+    assert_eq!(decode(ty, &[0; 68], &mut [0.0; 32]), Err(DecodeError::Length { ty, blocks: 2, room: 32 }));
+    assert_eq!(decode(ty, &[], &mut []), Ok(()));
+    let mut out = [0.0; 31];
+    decode_block(ty, &[0; 34], &mut out);
+    assert!(out.iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn one_block_decodes_as_many_do() {
+    for ty in WeightType::ALL {
+        let bytes = random_blocks(ty, 5, 1.0, 3);
+        let mut one_by_one = vec![0.0; 5 * ty.block_len()];
+        for (block, out) in bytes.chunks(ty.block_bytes()).zip(one_by_one.chunks_mut(ty.block_len())) {
+            decode_block(ty, block, out);
+        }
+        assert_eq!(one_by_one, decoded(ty, &bytes), "{ty}");
+    }
+}
+
+#[test]
+fn random_blocks_have_the_deviation_asked_for() {
+    for ty in WeightType::ALL {
+        for std in [0.02, 1.0] {
+            let values = decoded(ty, &random_blocks(ty, 65_536 / ty.block_len(), std, 4));
+            let n = values.len() as f64;
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+            let measured = (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+            assert!((measured / f64::from(std) - 1.0).abs() < 0.05, "{ty}: {measured} instead of {std}");
+            assert!(mean.abs() < 0.12 * f64::from(std), "{ty}: mean {mean}");
+        }
+    }
+}
+
+#[test]
+fn hard_blocks_are_finite_and_hard() {
+    for ty in WeightType::ALL {
+        for (name, bytes) in hard_blocks(ty, 5) {
+            let values = decoded(ty, &bytes);
+            assert_eq!(values.len(), HARD_WEIGHTS, "{ty}, {name}");
+            assert!(values.iter().all(|v| v.abs() < 1.0), "{ty}, {name}");
+            let zero = matches!(name, "zero" | "negative zero" | "zero scale");
+            assert_eq!(values.iter().all(|&v| v == 0.0), zero, "{ty}, {name}");
+        }
+    }
+}
+
+#[test]
+fn generator_is_the_published_one() {
+    // SplitMix64 from seed 1234567, as in its reference implementation.
+    let mut rng = Rng::new(1_234_567);
+    assert_eq!([rng.next_u64(), rng.next_u64()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    assert!((0..1000).all(|_| rng.below(7) < 7 && (0.0..1.0).contains(&rng.next_f32()) && rng.normal().abs() <= 6.0));
+}

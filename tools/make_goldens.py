@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Write what the float64 reference computes for small models, for tests that have no Python.
+
+    cargo run --example write_tiny_models -- DIR
+    make_goldens.py DIR tests/golden/tiny.json
+    make_goldens.py models tests/golden/demo_logits.json --prompts tests/golden/demo.json
+
+For every *.gguf of DIR, in order of name, one JSON object:
+
+    model     name of the file, without .gguf
+    fnv1a     64-bit FNV-1a hash of its bytes, in hex: the golden is for these bytes only
+    tokens    the prompt
+    f32, f16  what follows, with an exact KV cache and with one rounded to float16:
+        greedy    the 8 tokens that follow, each the argmax of the row before it
+        top       a row for each token of the prompt and of `greedy`: the 8 largest [id, logit]
+        max_abs   per row, the largest magnitude of a logit
+        margin    per row, as in reference.py
+
+The prompt is the first of a fixed sequence of random ones that suits a comparison: no choice of experts and no greedy
+token hangs on a difference that rounding could turn. With --prompts it is one of that file's `answers`.
+Needs numpy and gguf (PyPI).
+"""
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+
+from reference import Model
+
+GREEDY, TOP = 8, 8
+# Prompt lengths, dealt out to the models in turn.
+LENGTHS = [16, 12, 20, 13, 17, 40, 18, 33, 70, 1, 15, 19, 12, 64]
+# A prompt suits if its last margin is this large, and the two largest logits before each greedy token differ by this
+# much of the row's scale: twice the margin that a comparison asks for, and five times its tolerance, with an f16 cache.
+MARGIN, GAP = 2e-3, 5e-4
+TRIES = 1000
+
+
+def fnv1a(data):
+    h = 0xCBF29CE484222325
+    for byte in data:
+        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{h:016x}"
+
+
+def run(path, kv, tokens, greedy, top=TOP):
+    """What the reference makes of `tokens` and the `greedy` tokens after them, and the smallest greedy gap."""
+    model = Model(path, kv)
+    rows, margins, found = [model.forward(tokens)], list(model.margins), []
+    for _ in range(greedy):
+        found.append(int(rows[-1][-1].argmax()))
+        rows.append(model.forward([found[-1]]))
+        margins += list(model.margins)
+    logits = np.concatenate(rows)
+    scale = np.maximum(10.0, np.abs(logits).max(-1))
+    best = -np.sort(-logits[len(tokens) - 1 : len(logits) - 1], -1)[:, :2]
+    gaps = (best[:, 0] - best[:, 1]) / scale[len(tokens) - 1 : len(logits) - 1]
+    result = {
+        "greedy": found,
+        "top": [[[int(i), round(float(r[i]), 6)] for i in np.argsort(-r, kind="stable")[:top]] for r in logits],
+        "max_abs": [round(float(m), 6) for m in np.abs(logits).max(-1)],
+        "margin": [None if np.isinf(m) else float(f"{m:.3g}") for m in margins],
+    }
+    return result, float(gaps.min(initial=np.inf))
+
+
+def random_prompts(name, length, vocab):
+    for seed in range(TRIES):
+        rng = random.Random(f"{name} {seed}")
+        yield [rng.randrange(vocab) for _ in range(length)]
+
+
+def golden(path, prompts):
+    best = None
+    for tokens in prompts:
+        (exact, gap), (half, half_gap) = run(path, "f64", tokens, GREEDY), run(path, "f16", tokens, GREEDY)
+        margin = min((m for m in exact["margin"] + half["margin"] if m is not None), default=np.inf)
+        quality = min(margin / MARGIN, min(gap, half_gap) / GAP)
+        if best is None or quality > best[0]:
+            best = quality, margin, min(gap, half_gap), tokens, exact, half
+        if quality >= 1:
+            break
+    quality, margin, gap, tokens, exact, half = best
+    if gap < GAP:
+        raise SystemExit(f"{path}: no prompt whose greedy tokens are clear; the best gap is {gap:.2g}")
+    usable = [sum(m is None or m >= least for m in kv["margin"]) for kv, least in ((exact, 1e-4), (half, 1e-3))]
+    if usable != [len(exact["margin"])] * 2:
+        print(f"{path}: note: only {usable} rows can be compared")
+    print(f"{path.stem}: {len(tokens)} tokens, {len(exact['top'])} rows, margin {margin:.2g}, greedy gap {gap:.2g}, "
+          f"largest logit {max(exact['max_abs']):.1f}")
+    return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "tokens": tokens, "f32": exact, "f16": half}
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("dir", type=Path)
+    ap.add_argument("out", type=Path)
+    ap.add_argument("--prompts", type=Path, help="a JSON file whose `answers` have `prompt_tokens`")
+    a = ap.parse_args()
+    goldens = []
+    for i, path in enumerate(sorted(a.dir.glob("*.gguf"))):
+        if a.prompts:
+            prompts = [answer["prompt_tokens"] for answer in json.loads(a.prompts.read_text())["answers"]]
+        else:
+            vocab = len(Model(path).t["token_embd.weight"])
+            prompts = random_prompts(path.stem, LENGTHS[i % len(LENGTHS)], vocab)
+        goldens.append(golden(path, prompts))
+    if not goldens:
+        raise SystemExit(f"{a.dir} has no .gguf file")
+    a.out.write_text(compact(json.dumps(goldens, indent=1)) + "\n")
+
+
+def compact(text):
+    """Indented JSON with the innermost lists, and the rows made of them, on one line each."""
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    return re.sub(r"\[\s+(\[[^\[\]]*\](?:,\s+\[[^\[\]]*\])*)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+// y[t] = x[first_row + t] / rms(x[first_row + t]) * w, a workgroup a row.
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+    let tile = grid_id(workgroup);
+    let from_row = (p.first_row + tile.x) * p.n;
+    let to_row = tile.x * p.n;
+    var squares = 0.0;
+    for (var i = invocation; i < p.n; i += WG) {
+        let value = x[from_row + i];
+        squares += value * value;
+    }
+    let scale = 1.0 / sqrt(wg_sum(squares, invocation) / f32(p.n) + p.eps);
+    for (var i = invocation; i < p.n; i += WG) {
+        y[to_row + i] = x[from_row + i] * scale * w[i];
+    }
+}

@@ -1,0 +1,96 @@
+// Y = X Wᵀ for many rows: a workgroup computes 64 outputs of 32 rows. Tiles of 32 along k are decoded into workgroup
+// memory, k-major; each of the 128 invocations holds 4 outputs of 4 rows.
+const TILE_N = 64u;
+const TILE_M = 32u;
+
+var<workgroup> weights: array<f32, 2048>; // [32][TILE_N]
+var<workgroup> inputs: array<f32, 1024>;  // [32][TILE_M]
+
+fn store_weights(k: u32, row: u32, value: vec4<f32>) {
+    let at = k * TILE_N + row;
+    weights[at] = value.x;
+    weights[at + TILE_N] = value.y;
+    weights[at + 2u * TILE_N] = value.z;
+    weights[at + 3u * TILE_N] = value.w;
+}
+
+fn store_inputs(k: u32, row: u32, value: vec4<f32>) {
+    let at = k * TILE_M + row;
+    inputs[at] = value.x;
+    inputs[at + TILE_M] = value.y;
+    inputs[at + 2u * TILE_M] = value.z;
+    inputs[at + 3u * TILE_M] = value.w;
+}
+
+fn finish(row: u32, out: u32, total: vec4<f32>) {
+    if row >= p.rows {
+        return;
+    }
+    let at = row * p.y_stride + p.y_offset + out;
+    let totals = array<f32, 4>(total.x, total.y, total.z, total.w);
+    for (var i = 0u; i < 4u; i += 1u) {
+        if out + i < p.n {
+            if ACCUMULATE {
+                y[at + i] += totals[i];
+            } else {
+                y[at + i] = totals[i];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+    let tile = grid_id(workgroup);
+    let first_out = tile.x * TILE_N;
+    let first_row = tile.y * TILE_M;
+    let out = (invocation & 15u) * 4u;
+    let row = (invocation >> 4u) * 4u;
+    // Half of the invocations decode a unit of weights each, the others copy a run of activations each.
+    let decodes = invocation < TILE_N;
+    let weight_row = min(first_out + invocation, p.n - 1u) * p.row_units;
+    let copy_row = (invocation & 63u) >> 1u;
+    let copy_run = invocation & 1u;
+    let input_row = min(first_row + copy_row, p.rows - 1u) * (p.k >> 2u);
+    var sum0 = vec4<f32>(0.0);
+    var sum1 = vec4<f32>(0.0);
+    var sum2 = vec4<f32>(0.0);
+    var sum3 = vec4<f32>(0.0);
+    for (var unit = 0u; unit < p.row_units; unit += 1u) {
+        if decodes {
+            let u = q_unit(weight_row + unit, p.units);
+            let scale = vec2<f32>(u.scale.x, u.scale.y);
+            store_weights(0u, invocation, u.q[0] * scale.x + vec4<f32>(u.offset.x));
+            store_weights(4u, invocation, u.q[1] * scale.x + vec4<f32>(u.offset.x));
+            store_weights(8u, invocation, u.q[2] * scale.x + vec4<f32>(u.offset.x));
+            store_weights(12u, invocation, u.q[3] * scale.x + vec4<f32>(u.offset.x));
+            store_weights(16u, invocation, u.q[4] * scale.y + vec4<f32>(u.offset.y));
+            store_weights(20u, invocation, u.q[5] * scale.y + vec4<f32>(u.offset.y));
+            store_weights(24u, invocation, u.q[6] * scale.y + vec4<f32>(u.offset.y));
+            store_weights(28u, invocation, u.q[7] * scale.y + vec4<f32>(u.offset.y));
+        } else {
+            let runs = q_runs(unit);
+            let k = select(runs.x, runs.y, copy_run == 1u);
+            let to = copy_run * 16u;
+            store_inputs(to, copy_row, in_vec4(input_row, k));
+            store_inputs(to + 4u, copy_row, in_vec4(input_row, k + 4u));
+            store_inputs(to + 8u, copy_row, in_vec4(input_row, k + 8u));
+            store_inputs(to + 12u, copy_row, in_vec4(input_row, k + 12u));
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < 32u; k += 1u) {
+            let a = k * TILE_N + out;
+            let b = k * TILE_M + row;
+            let weight = vec4<f32>(weights[a], weights[a + 1u], weights[a + 2u], weights[a + 3u]);
+            sum0 += weight * inputs[b];
+            sum1 += weight * inputs[b + 1u];
+            sum2 += weight * inputs[b + 2u];
+            sum3 += weight * inputs[b + 3u];
+        }
+        workgroupBarrier();
+    }
+    finish(first_row + row, first_out + out, sum0);
+    finish(first_row + row + 1u, first_out + out, sum1);
+    finish(first_row + row + 2u, first_out + out, sum2);
+    finish(first_row + row + 3u, first_out + out, sum3);
+}

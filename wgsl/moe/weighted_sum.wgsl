@@ -1,0 +1,14 @@
+// residual[t] += sum over the token's experts, in order, of their weight times their output.
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+    let tile = grid_id(workgroup);
+    let i = tile.x * WG + invocation;
+    if i < p.n {
+        let pair = tile.y * p.k;
+        var sum = 0.0;
+        for (var slot = 0u; slot < p.k; slot += 1u) {
+            sum += weights[pair + slot] * outputs[(pair + slot) * p.n + i];
+        }
+        residual[tile.y * p.n + i] += sum;
+    }
+}

@@ -1,0 +1,34 @@
+// Q5_K: ggml's block as it is, 11 vec4 for 8 units: as Q4_K, with 32 bytes of fifth bits between scales and nibbles.
+fn q_runs(unit: u32) -> vec2<u32> {
+    let lo = ((unit >> 3u) << 8u) + (((unit >> 1u) & 3u) << 6u) + ((unit & 1u) << 4u);
+    return vec2<u32>(lo, lo + 32u);
+}
+
+// Scales (x) and minima (y) of sub-blocks 2 * pair (low byte) and 2 * pair + 1 (next byte).
+fn q_scales(header: vec4<u32>, pair: u32) -> vec2<u32> {
+    let first = vec2<u32>(header.y, header.z) & vec2<u32>(0x3f3f3f3fu);
+    let last = (vec2<u32>(header.w, header.w >> 4u) & vec2<u32>(0x0f0f0f0fu))
+        | ((vec2<u32>(header.y, header.z) >> vec2<u32>(2u)) & vec2<u32>(0x30303030u));
+    return select(first, last, pair >= 2u) >> vec2<u32>((pair & 1u) << 4u);
+}
+
+fn q_unit(unit: u32, units: u32) -> QUnit {
+    let at = (unit >> 3u) * 11u;
+    let l = unit & 7u;
+    let pair = l >> 1u;
+    let header = w[at];
+    let high = w[at + 1u + (l & 1u)] >> vec4<u32>(pair << 1u);
+    let qs = w[at + 3u + l];
+    let s = q_scales(header, pair);
+    let d = q_half(header.x & 0xffffu);
+    let dmin = q_half(header.x >> 16u);
+    let nibbles = vec4<u32>(0x0f0f0f0fu);
+    let ones = vec4<u32>(0x01010101u);
+    let lo = (qs & nibbles) | ((high & ones) << vec4<u32>(4u));
+    let hi = ((qs >> vec4<u32>(4u)) & nibbles) | (((high >> vec4<u32>(1u)) & ones) << vec4<u32>(4u));
+    return QUnit(
+        q_codes(lo, hi),
+        d * vec2<f32>(f32(s.x & 0xffu), f32((s.x >> 8u) & 0xffu)),
+        -dmin * vec2<f32>(f32(s.y & 0xffu), f32((s.y >> 8u) & 0xffu)),
+    );
+}
