@@ -29,6 +29,11 @@ impl Caps {
         Self::from_limits(&wgpu::Limits::default(), true)
     }
 
+    /// The largest buffer that a kernel can bind whole, in bytes.
+    pub fn buffer_limit(&self) -> u64 {
+        self.max_binding_bytes.min(self.max_buffer_bytes)
+    }
+
     /// The capabilities of a device made with `limits`.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool) -> Self {
         Self {

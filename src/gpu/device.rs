@@ -128,7 +128,7 @@ impl Device {
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
-        let limit = self.caps().max_binding_bytes.min(self.caps().max_buffer_bytes);
+        let limit = self.caps().buffer_limit();
         if bytes > limit {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
         }

@@ -189,6 +189,11 @@ pub(crate) fn erase<K: Kernel>(variant: K::Variant, params: K::Params) -> Box<dy
     Box::new(Dispatch::<K> { variant, params })
 }
 
+/// The WGSL of a variant, as it is compiled.
+pub fn shader<K: Kernel>(variant: K::Variant) -> super::Shader {
+    K::source(variant).compose(&K::params_wgsl(), &K::bindings(&variant))
+}
+
 impl<K: Kernel> Op for Dispatch<K> {
     fn kernel(&self) -> &'static str {
         K::NAME
@@ -200,7 +205,7 @@ impl<K: Kernel> Op for Dispatch<K> {
         PipelineKey { kernel: TypeId::of::<K>(), variant: Arc::new(self.variant) }
     }
     fn shader(&self) -> super::Shader {
-        K::source(self.variant).compose(&K::params_wgsl(), &K::bindings(&self.variant))
+        shader::<K>(self.variant)
     }
     fn bindings(&self) -> Vec<Binding> {
         K::bindings(&self.variant)

@@ -2,7 +2,7 @@
 
 use super::{
     Config, FeedForward,
-    weights::{FeedForwardWeights, LayerWeights, Linear, Matrix, Weights},
+    weights::{FeedForwardWeights, LayerWeights, Linear, Matrix, MatrixPart, Weights},
 };
 use crate::{
     gpu::{Buffer, Device, GpuError, Recorder},
@@ -154,18 +154,23 @@ impl Decoder<'_> {
         let mut rec = Recorder::new();
         rec.scope("embedding");
         let table = &self.weights.embedding;
-        rec.dispatch(
-            embed::Embed,
-            table.planes.ty(),
-            embed::Params {
-                rows,
-                n: table.n,
-                k: table.planes.k() as u32,
-                row_units: table.planes.row_units(),
-                units: table.planes.units(),
-            },
-            embed::Binds { w: &table.words, ids: &a.ids, y: &a.residual },
-        )?;
+        for part in &table.parts {
+            let planes = &part.planes;
+            rec.dispatch(
+                embed::Embed,
+                planes.ty(),
+                embed::Params {
+                    rows,
+                    n: table.n,
+                    first_row: part.first_row,
+                    held: planes.rows() as u32,
+                    k: table.k,
+                    row_units: planes.row_units(),
+                    units: planes.units(),
+                },
+                embed::Binds { w: &part.words, ids: &a.ids, y: &a.residual },
+            )?;
+        }
         for (i, (layer, kv)) in self.weights.layers.iter().zip(&self.kv.layers).enumerate() {
             rec.scope(format!("blk.{i} attention"));
             self.attention(&mut rec, layer, kv)?;
@@ -296,29 +301,43 @@ impl Decoder<'_> {
         rows: u32,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        let planes = &matrix.planes;
-        let (ty, n, k) = (planes.ty(), matrix.n, planes.k() as u32);
-        let (row_units, units) = (planes.row_units(), planes.units());
-        let (y_stride, y_offset, accumulate) = (out.stride, out.offset, out.accumulate);
-        let x = &x.cast();
-        if experts.is_none() && rows >= GEMM_ROWS {
-            return rec.dispatch(
-                gemm::Gemm,
-                gemm::Variant { ty, accumulate },
-                gemm::Params { rows, n, k, row_units, units, y_stride, y_offset },
-                gemm::Binds { w: &matrix.words, x, y: out.y },
-            );
+        let (k, x) = (matrix.k, &x.cast());
+        let (y, y_stride, accumulate) = (out.y, out.stride, out.accumulate);
+        let dense = experts.is_none();
+        for MatrixPart { words: w, planes, first_row } in &matrix.parts {
+            let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
+            let part_rows = planes.rows() as u32;
+            // A single matrix is split by rows, a stack by experts.
+            let (n, y_offset) = if dense { (part_rows, out.offset + first_row) } else { (matrix.n, out.offset) };
+            if dense && rows >= GEMM_ROWS {
+                rec.dispatch(
+                    gemm::Gemm,
+                    gemm::Variant { ty, accumulate },
+                    gemm::Params { rows, n, k, row_units, units, y_stride, y_offset },
+                    gemm::Binds { w, x, y },
+                )?;
+            } else {
+                rec.dispatch(
+                    gemv::Gemv,
+                    gemv::Variant { ty, rows: if dense { Rows::Dense } else { Rows::Expert }, accumulate },
+                    gemv::Params {
+                        rows,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        share: experts.map_or(1, |(_, share)| share),
+                        experts: matrix.experts,
+                        first_expert: if dense { 0 } else { first_row / n },
+                        held: part_rows / n,
+                    },
+                    gemv::Binds { w, x, ids: experts.map(|(ids, _)| ids), y },
+                )?;
+            }
         }
-        let (kind, ids, share) = match experts {
-            Some((ids, share)) => (Rows::Expert, Some(ids), share),
-            None => (Rows::Dense, None, 1),
-        };
-        rec.dispatch(
-            gemv::Gemv,
-            gemv::Variant { ty, rows: kind, accumulate },
-            gemv::Params { rows, n, k, row_units, units, y_stride, y_offset, share, experts: matrix.experts },
-            gemv::Binds { w: &matrix.words, x, ids, y: out.y },
-        )
+        Ok(())
     }
 }
 

@@ -12,7 +12,8 @@ pub struct MemoryPlan {
     pub kv: u64,
     /// The buffers between kernels.
     pub activations: u64,
-    /// The largest buffer's name and size.
+    /// Name and size of the largest piece that cannot be split over several buffers: a row of a matrix, an expert, a
+    /// layer's cache. A device must be able to bind it.
     pub largest: (String, u64),
 }
 
@@ -27,10 +28,11 @@ impl MemoryPlan {
         let mut weights = 0;
         let mut largest = (String::new(), 0);
         for matrix in tensors.matrices() {
-            let bytes = matrix.planes.vec4s() * 16;
-            weights += bytes;
+            weights += matrix.planes.vec4s() * 16;
+            let (piece, rows) = if matrix.experts > 1 { ("an expert of", matrix.n) } else { ("a row of", 1) };
+            let bytes = matrix.planes.file_row_bytes() * u64::from(rows);
             if bytes > largest.1 {
-                largest = (matrix.tensor.name.clone(), bytes);
+                largest = (format!("{piece} {}", matrix.tensor.name), bytes);
             }
         }
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();

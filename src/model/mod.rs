@@ -4,6 +4,7 @@ mod config;
 mod decoder;
 mod error;
 mod memory;
+mod split;
 mod tensors;
 mod weights;
 

@@ -2,6 +2,7 @@
 
 use super::{
     Config, ModelError,
+    split::{Part, split},
     tensors::{FeedForwardInfo, LinearInfo, MatrixInfo, Tensors},
 };
 use crate::{
@@ -10,13 +11,21 @@ use crate::{
     quant::{Planes, ROW_STEP, decode},
 };
 
-/// `experts` matrices of `n` rows, one after the other.
+/// `experts` matrices of `n` rows of `k` weights, one after the other, in as many buffers as the device's limits call for.
 #[derive(Debug)]
 pub(crate) struct Matrix {
+    pub(crate) parts: Vec<MatrixPart>,
+    pub(crate) n: u32,
+    pub(crate) k: u32,
+    pub(crate) experts: u32,
+}
+
+/// A run of a [`Matrix`]'s rows; of a stack's, whole experts.
+#[derive(Debug)]
+pub(crate) struct MatrixPart {
     pub(crate) words: Buffer<[u32; 4]>,
     pub(crate) planes: Planes,
-    pub(crate) n: u32,
-    pub(crate) experts: u32,
+    pub(crate) first_row: u32,
 }
 
 #[derive(Debug)]
@@ -74,13 +83,8 @@ impl<'a> Upload<'a> {
 
     /// Sends all of a model. Every size is checked against the device's limits before the first.
     pub(crate) async fn run(mut self, config: &Config, tensors: &Tensors<'_>) -> Result<Weights, ModelError> {
-        let caps = self.device.caps();
-        let limit = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         for matrix in tensors.matrices() {
-            let bytes = matrix.planes.vec4s() * 16;
-            if bytes > limit {
-                return Err(GpuError::TooLarge { label: matrix.tensor.name.clone(), bytes, limit }.into());
-            }
+            self.parts(matrix)?;
         }
         let mut layers = Vec::new();
         for layer in &tensors.layers {
@@ -131,19 +135,34 @@ impl<'a> Upload<'a> {
     }
 
     async fn matrix(&mut self, info: &MatrixInfo<'_>) -> Result<Matrix, ModelError> {
-        let MatrixInfo { tensor, planes, n, experts } = *info;
-        let words = self.device.alloc(&tensor.name, planes.vec4s()).await?;
-        let row_bytes = planes.file_row_bytes();
-        let slice_rows = (SLICE / row_bytes / ROW_STEP).max(1) * ROW_STEP;
-        let mut row = 0;
-        for raw in self.gguf.data(tensor).chunks((slice_rows * row_bytes) as usize) {
-            for part in planes.pack(row, raw) {
-                self.device.write(&words, part.start, &part.words).await?;
+        let mut parts = Vec::new();
+        for Part { first_row, planes } in self.parts(info)? {
+            let words = self.device.alloc(&info.tensor.name, planes.vec4s()).await?;
+            let row_bytes = planes.file_row_bytes();
+            let start = (first_row * row_bytes) as usize;
+            let raw = self.gguf.data(info.tensor).get(start..start + (planes.rows() * row_bytes) as usize);
+            let slice_rows = (SLICE / row_bytes / ROW_STEP).max(1) * ROW_STEP;
+            let mut row = 0;
+            for slice in raw.unwrap_or_default().chunks((slice_rows * row_bytes) as usize) {
+                for plane in planes.pack(row, slice) {
+                    self.device.write(&words, plane.start, &plane.words).await?;
+                }
+                row += slice_rows;
+                self.count(slice.len() as u64);
             }
-            row += slice_rows;
-            self.count(raw.len() as u64);
+            parts.push(MatrixPart { words, planes, first_row: first_row as u32 });
         }
-        Ok(Matrix { words, planes, n, experts })
+        Ok(Matrix { parts, n: info.n, k: info.planes.k() as u32, experts: info.experts })
+    }
+
+    fn parts(&self, info: &MatrixInfo<'_>) -> Result<Vec<Part>, GpuError> {
+        let limit = self.device.caps().buffer_limit();
+        let step = if info.experts > 1 { info.n } else { 1 };
+        split(&info.planes, step, limit).ok_or_else(|| GpuError::TooLarge {
+            label: info.tensor.name.clone(),
+            bytes: info.planes.vec4s() * 16 / info.planes.rows() * u64::from(step),
+            limit,
+        })
     }
 
     /// A vector's values: vectors are small, and kernels read them as f32 whatever the file has.

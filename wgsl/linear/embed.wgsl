@@ -1,4 +1,4 @@
-// y[t] = row ids[t] of the table: an invocation decodes a unit.
+// y[t] = row ids[t] of the table, where that row is bound: an invocation decodes a unit.
 const WG = 64u;
 
 fn write_vec4(row: u32, k: u32, value: vec4<f32>) {
@@ -19,8 +19,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if unit >= p.row_units {
         return;
     }
-    let id = min(ids[tile.y], p.n - 1u);
-    let u = q_unit(id * p.row_units + unit, p.units);
+    // The binding holds `held` rows from `first_row` on; an id before them becomes a huge number.
+    let held = min(ids[tile.y], p.n - 1u) - p.first_row;
+    if held >= p.held {
+        return;
+    }
+    let u = q_unit(held * p.row_units + unit, p.units);
     let runs = q_runs(unit);
     let row = tile.y * p.k;
     write_vec4(row, runs.x, u.q[0] * u.scale.x + vec4<f32>(u.offset.x));

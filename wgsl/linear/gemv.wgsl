@@ -9,6 +9,9 @@ var<workgroup> partial: array<f32, 256>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
     let tile = grid_id(workgroup);
+    if !row_is_here(tile.y) {
+        return;
+    }
     let lane = invocation % LANES;
     let group = invocation / LANES;
     let first = row_first_weight(tile.y);

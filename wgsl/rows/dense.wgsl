@@ -1,4 +1,8 @@
 // One weight matrix: row i of the output is row i of the input times all of it.
+fn row_is_here(i: u32) -> bool {
+    return true;
+}
+
 fn row_input(i: u32) -> u32 {
     return i;
 }

@@ -7,16 +7,21 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t] = table[ids[t]]`.
+    /// `y[t] = table[ids[t]]`, for the ids whose row is in `w`: a table that is larger than a binding is looked up part by
+    /// part.
     ///
-    /// Shapes: `w` is the table `[n, k]` of any format in [`Planes`], `ids` `[rows]` (clamped to the table), `y`
-    /// `[rows, k]` f32. Bound: 2⁻²² of the value; measured on lavapipe: exact.
+    /// Shapes: `w` is rows `first_row .. first_row + held` of the table `[n, k]` of any format in [`Planes`], `ids`
+    /// `[rows]` (clamped to the table), `y` `[rows, k]` f32. Bound: 2⁻²² of the value; measured on lavapipe: exact.
     pub struct Embed("linear/embed") for WeightType;
     params {
         /// Tokens.
         rows: u32,
-        /// Rows of the table.
+        /// Rows of the whole table.
         n: u32,
+        /// The table's row that is the first of `w`.
+        first_row: u32,
+        /// Rows in `w`.
+        held: u32,
         /// Weights of a row.
         k: u32,
         /// Units of weights of a row.
@@ -50,9 +55,11 @@ impl Embed {
     }
 
     fn cpu(ty: WeightType, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(ty, u64::from(p.n), u64::from(p.k)) else { return };
+        let Some(planes) = Planes::new(ty, u64::from(p.held), u64::from(p.k)) else { return };
         for (id, y) in host.ids.iter().zip(host.y.chunks_exact_mut(p.k as usize)).take(p.rows as usize) {
-            planes.decode_row(host.w, u64::from((*id).min(p.n - 1)), y);
+            if let Some(row) = (*id).min(p.n - 1).checked_sub(p.first_row).filter(|row| *row < p.held) {
+                planes.decode_row(host.w, u64::from(row), y);
+            }
         }
     }
 
@@ -60,28 +67,36 @@ impl Embed {
         let block = ty.block_len() as u64;
         let mut cases: Vec<_> = [2 * block.max(32), 2048, block.max(36)]
             .into_iter()
-            .filter_map(|k| case(format!("9x{k}"), TestWeights::random(ty, 9, k, k)?))
+            .filter_map(|k| case(format!("9x{k}"), TestWeights::random(ty, 9, k, k)?, 0, 9))
             .collect();
+        let part = TestWeights::random(ty, 9, 2 * block.max(32), 1);
+        cases.extend(part.and_then(|w| case("a part of 20".to_owned(), w, 3, 20)));
         for (name, blocks) in crate::quant::hard_blocks(ty, 3) {
             let weights = TestWeights::from_blocks(ty, 9, 2 * block.max(32), &blocks);
-            cases.extend(weights.and_then(|w| case(name.to_owned(), w)));
+            cases.extend(weights.and_then(|w| case(name.to_owned(), w, 0, 9)));
         }
         cases
     }
 }
 
-fn case(name: String, weights: TestWeights) -> Option<Case<Embed>> {
-    let (n, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
+fn case(name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Case<Embed>> {
+    let (held, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
     // The last id is out of range and becomes the last row.
-    let ids = vec![n - 1, 0, 4, 1000];
+    let ids = vec![n - 1, 0, 4, 1000, first_row, first_row + held - 1];
     let expected = ids
         .iter()
-        .flat_map(|id| &weights.values[((*id).min(n - 1) * k) as usize..][..k as usize])
-        .map(|w| (f64::from(*w), f64::from(w.abs()) / f64::from(1 << 22)))
+        .flat_map(|id| {
+            let row = (*id).min(n - 1).checked_sub(first_row).filter(|row| *row < held);
+            let value = |i| row.map_or(f32::NAN, |row| weights.values[(row * k + i) as usize]);
+            (0..k).map(value).collect::<Vec<_>>()
+        })
+        .map(|w| (f64::from(w), f64::from(w.abs()) / f64::from(1 << 22)))
         .collect();
     let params = Params {
         rows: ids.len() as u32,
         n,
+        first_row,
+        held,
         k,
         row_units: weights.planes.row_units(),
         units: weights.planes.units(),

@@ -9,9 +9,10 @@ use crate::{
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, or added to what is there.
     ///
-    /// Shapes: `w` is `[experts · n, k]` of any format in [`Planes`], `x` rows of `k` f32, `ids` `[rows]`, `y` rows of
-    /// `y_stride` f32. Dense: `first(i) = 0`, `input(i) = i`. Expert: `first(i) = ids[i] · n`, `input(i) = i / share`;
-    /// ids are clamped. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe and by the twin: 0.06 of it.
+    /// Shapes: `w` is `[held · n, k]` of any format in [`Planes`], `x` rows of `k` f32, `ids` `[rows]`, `y` rows of
+    /// `y_stride` f32. Dense: `first(i) = 0`, `input(i) = i`. Expert: `first(i) = (ids[i] − first_expert) · n`,
+    /// `input(i) = i / share`; ids are clamped, and rows whose expert is not in `w` are left as they are: a stack that is
+    /// larger than a binding is multiplied part by part. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe and by the twin: 0.06 of it.
     pub struct Gemv("linear/gemv") for Variant;
     params {
         /// Rows of the output.
@@ -30,8 +31,12 @@ kernel! {
         y_offset: u32,
         /// Output rows that have the same input row.
         share: u32,
-        /// Matrices in `w`.
+        /// Experts of the whole stack.
         experts: u32,
+        /// The expert whose matrix is the first in `w`.
+        first_expert: u32,
+        /// Matrices in `w`.
+        held: u32,
     }
     binds {
         /// The weights' planes.
@@ -84,7 +89,7 @@ impl Gemv {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(v.ty, u64::from(p.experts) * u64::from(p.n), u64::from(p.k)) else { return };
+        let Some(planes) = Planes::new(v.ty, u64::from(p.held) * u64::from(p.n), u64::from(p.k)) else { return };
         let x: &[f32] = bytemuck::cast_slice(host.x);
         let k = p.k as usize;
         let mut weights = vec![0.0; k];
@@ -104,9 +109,10 @@ impl Gemv {
             }
             Rows::Expert => {
                 for i in 0..p.rows as usize {
-                    let expert = u64::from(host.ids[i].min(p.experts - 1));
+                    let expert = host.ids[i].min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held);
+                    let Some(expert) = expert else { continue };
                     for j in 0..p.n {
-                        planes.decode_row(host.w, expert * u64::from(p.n) + u64::from(j), &mut weights);
+                        planes.decode_row(host.w, u64::from(expert) * u64::from(p.n) + u64::from(j), &mut weights);
                         output(i, j, &weights);
                     }
                 }
@@ -118,7 +124,7 @@ impl Gemv {
         let block = v.ty.block_len() as u64;
         // Rows that are no multiple of a tile; one block; a tail beyond the last whole unit for floats; Qwen3-30B-A3B's
         // hidden size.
-        let mut shapes = vec![(3, 40, 2 * block.max(32)), (1, 1, block.max(4)), (2, 33, 2048)];
+        let mut shapes = vec![(5, 40, 2 * block.max(32)), (1, 1, block.max(4)), (2, 33, 2048)];
         if block == 1 {
             shapes.push((2, 5, 36));
         }
@@ -143,8 +149,9 @@ fn case(
     blocks: Option<Vec<u8>>,
     seed: u64,
 ) -> Option<Case<Gemv>> {
-    let (experts, share) = if v.rows == Rows::Expert { (5, 2) } else { (1, 1) };
-    let all_rows = u64::from(experts * n);
+    // Experts 1 to 4 of 6 are bound.
+    let (experts, first_expert, held, share) = if v.rows == Rows::Expert { (6, 1, 4, 2) } else { (1, 0, 1, 1) };
+    let all_rows = u64::from(held * n);
     let weights = match blocks {
         Some(raw) => TestWeights::from_blocks(v.ty, all_rows, k, &raw)?,
         None => TestWeights::random(v.ty, all_rows, k, seed)?,
@@ -154,14 +161,19 @@ fn case(
     let mut x: Vec<f32> = (0..inputs * k as usize).map(|_| rng.normal()).collect();
     // An outlier, as trained models have them.
     x[0] = 1e3;
-    // Each expert more than once, and an id that is out of range.
-    let ids: Vec<u32> =
-        if v.rows == Rows::Expert { (0..rows).map(|i| if i == 2 { 99 } else { i * 3 % experts }).collect() } else { Vec::new() };
+    // Experts that are bound, one that is not, and an id that is out of range.
+    let ids: Vec<u32> = if v.rows == Rows::Expert {
+        (0..rows).map(|i| [3, 4, 99, 0, 1].get(i as usize).copied().unwrap_or(2)).collect()
+    } else {
+        Vec::new()
+    };
     let (y_stride, y_offset) = (n + 3, 2);
     let mut y = vec![f32::NAN; (rows * y_stride) as usize];
     let mut expected: Vec<(f64, f64)> = vec![(f64::NAN, 0.0); y.len()];
     for i in 0..rows {
-        let first = ids.get(i as usize).map_or(0, |id| (*id).min(experts - 1) * n);
+        let expert = ids.get(i as usize).map_or(0, |id| (*id).min(experts - 1));
+        let Some(expert) = expert.checked_sub(first_expert).filter(|e| *e < held) else { continue };
+        let first = expert * n;
         let input = &x[(i / share) as usize * k as usize..];
         for j in 0..n {
             let at = (i * y_stride + y_offset + j) as usize;
@@ -183,6 +195,8 @@ fn case(
         y_offset,
         share,
         experts,
+        first_expert,
+        held,
     };
     Some(Case {
         name,

@@ -1,0 +1,40 @@
+//! Asks a model a question: `cargo run --release --example generate -- models/demo-q4_k_m.gguf "Who are you?"`.
+
+use ferrum_wgpu::{
+    engine::{Sampler, SamplingOptions, Session, SessionOptions},
+    gguf::Gguf,
+    gpu::{Adapter, Device},
+    model::Model,
+    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+};
+
+async fn generate(path: &str, question: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let gguf = Gguf::open(path)?;
+    let device = Device::new(&Adapter::find(None).await?).await?;
+    let model = Model::load(&device, &gguf, |_sent, _total| ()).await?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let template = ChatTemplate::from_metadata(gguf.metadata())?;
+    let prompt = template.render(&[Message::user(question)], &RenderOptions::default())?;
+    let mut sampler = Sampler::new(SamplingOptions::from_metadata(gguf.metadata())?)?;
+    let mut session = Session::new(&model, &SessionOptions::default()).await?;
+    let mut text = tokenizer.decode_stream();
+    let mut logits = session.forward(&tokenizer.encode_prompt(&prompt)?).await?;
+    while session.len() < session.capacity() {
+        let token = sampler.sample(&logits)?;
+        if tokenizer.is_stop(token) {
+            break;
+        }
+        print!("{}", text.push(token)?.unwrap_or_default());
+        logits = session.forward(&[token]).await?;
+    }
+    println!("{}", text.finish().unwrap_or_default());
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next(), arguments.next()) {
+        (Some(path), Some(question)) => pollster::block_on(generate(&path, &question)),
+        _ => Err("usage: generate MODEL QUESTION".into()),
+    }
+}

@@ -1,0 +1,19 @@
+//! Options that several commands have.
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ferrum_wgpu::kernels::KvType;
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArg {
+    /// Device by its index or a part of its name, as `devices` lists them; `cpu` computes without a driver.
+    #[arg(long, value_name = "INDEX|NAME|cpu")]
+    pub device: Option<String>,
+}
+
+/// Takes the name of a way to store the KV cache.
+pub fn kv_type() -> impl TypedValueParser<Value = KvType> {
+    let named = |name: String| KvType::ALL.into_iter().find(|ty| ty.name() == name).ok_or("f16 or f32");
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(named)
+}

@@ -1,0 +1,169 @@
+//! How the process ends: exit codes, and what goes wrong as one of them with a line of text.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::process::ExitCode;
+
+use ferrum_wgpu::{engine::EngineError, gguf::GgufError, gpu::GpuError, model::ModelError, text::TextError};
+
+use super::output;
+
+/// The exit codes. [`Code::TABLE`] says what they mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    Success = 0,
+    Runtime = 1,
+    Usage = 2,
+    Model = 3,
+    Device = 4,
+    Memory = 5,
+    Lost = 6,
+    Interrupted = 130,
+}
+
+impl Code {
+    /// All of them with their meaning, as `--help` shows them.
+    const TABLE: [(Self, &str); 8] = [
+        (Self::Success, "all went well"),
+        (Self::Runtime, "something failed that is none of the following"),
+        (Self::Usage, "wrong use: bad option values, a prompt longer than the context, a token id out of range"),
+        (Self::Model, "the model file is missing, unreadable, invalid or not supported"),
+        (Self::Device, "no suitable device, or no such device"),
+        (Self::Memory, "out of memory, or a buffer larger than the device allows"),
+        (Self::Lost, "the device was lost"),
+        (Self::Interrupted, "interrupted by Ctrl-C"),
+    ];
+
+    /// The table as text.
+    pub fn table() -> String {
+        Self::TABLE.iter().fold("Exit codes:".to_owned(), |mut text, (code, meaning)| {
+            let _ = write!(text, "\n  {:>3}  {meaning}", *code as u8);
+            text
+        })
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why a command ended before it was done.
+#[derive(Debug)]
+pub enum Failure {
+    /// Whoever reads standard output has enough: nothing to complain about.
+    OutputClosed,
+    /// Anything else.
+    Error(Code, String),
+}
+
+impl Failure {
+    /// A wrong use.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Error(Code::Usage, message.into())
+    }
+
+    /// Something wrong in the model file.
+    pub fn model(message: impl Into<String>) -> Self {
+        Self::Error(Code::Model, message.into())
+    }
+
+    /// A failed write to standard output.
+    pub fn stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Error(Code::Runtime, format!("cannot write to standard output: {error}")),
+        }
+    }
+
+    /// Says on standard error what went wrong, on one line, and gives the exit code.
+    pub fn report(&self) -> Code {
+        match self {
+            Self::OutputClosed => Code::Success,
+            Self::Error(code, message) => {
+                output::note(format_args!("error: {}", output::one_line(message)));
+                *code
+            }
+        }
+    }
+}
+
+/// An error's message and those of its sources, without what an earlier one already says.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = error.source();
+    }
+    text
+}
+
+macro_rules! failure_from {
+    ($($ty:ty => $code:expr),* $(,)?) => {
+        $(impl From<$ty> for Failure {
+            fn from(error: $ty) -> Self {
+                let code: fn(&$ty) -> Code = $code;
+                Self::Error(code(&error), chain(&error))
+            }
+        })*
+    };
+}
+
+failure_from! {
+    GgufError => |_| Code::Model,
+    TextError => |_| Code::Model,
+    ModelError => |error| match error {
+        ModelError::Gpu(gpu) => gpu_code(gpu),
+        _ => Code::Model,
+    },
+    EngineError => |error| match error {
+        EngineError::Gpu(gpu) => gpu_code(gpu),
+        EngineError::KvType { .. } => Code::Device,
+        EngineError::NotANumber => Code::Runtime,
+        EngineError::NoTokens
+        | EngineError::TokenId { .. }
+        | EngineError::ContextFull { .. }
+        | EngineError::Context { .. }
+        | EngineError::Option { .. } => Code::Usage,
+        _ => Code::Runtime,
+    },
+    GpuError => gpu_code,
+}
+
+fn gpu_code(error: &GpuError) -> Code {
+    match error {
+        GpuError::NoAdapter | GpuError::NoSuchDevice { .. } | GpuError::RequestDevice { .. } => Code::Device,
+        GpuError::TooLarge { .. } | GpuError::OutOfMemory { .. } => Code::Memory,
+        GpuError::Lost(_) => Code::Lost,
+        _ => Code::Runtime,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn sources_follow_unless_said_already() {
+        let error = Layer("cannot read x", Some(Box::new(Layer("read x", Some(Box::new(Layer("gone", None)))))));
+        assert_eq!(chain(&error), "cannot read x: gone");
+    }
+
+    #[test]
+    fn the_table_has_each_code_once() {
+        let codes = Code::TABLE.map(|(code, _)| code as u8);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 130]);
+        assert_eq!(Code::table().lines().count(), 9);
+    }
+}

@@ -1,0 +1,32 @@
+//! Opening model files and loading their weights.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use ferrum_wgpu::gguf::Gguf;
+use ferrum_wgpu::gpu::Device;
+use ferrum_wgpu::model::Model;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::exit::Failure;
+
+/// Opens a GGUF file: mapped into memory, or read as a whole.
+pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
+    let gguf = if map { Gguf::open(path) } else { Gguf::read(path) }?;
+    tracing::info!(bytes = gguf.file_len(), tensors = gguf.tensors().len(), mapped = map, "model file");
+    Ok(gguf)
+}
+
+/// Sends the weights to the device, with a progress bar if somebody watches.
+pub async fn load(device: &Device, gguf: &Gguf) -> Result<Model, Failure> {
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let style = "loading {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let model = Model::load(device, gguf, |sent, total| {
+        bar.set_length(total);
+        bar.set_position(sent);
+    })
+    .await;
+    bar.finish_and_clear();
+    Ok(model?)
+}

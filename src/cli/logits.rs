@@ -1,0 +1,129 @@
+//! `logits`: what the model computes, without tokenizer and sampling; made to be compared with `tools/reference.py`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ferrum_wgpu::engine::{EngineError, Session, SessionOptions, argmax};
+use ferrum_wgpu::kernels::KvType;
+use ferrum_wgpu::model::{Config, MemoryPlan};
+
+use super::args::{DeviceArg, kv_type};
+use super::device::Place;
+use super::exit::{Code, Failure};
+use super::{load, output};
+
+/// Print the largest logits after each of some tokens, as one line of JSON.
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    /// The GGUF file.
+    model: PathBuf,
+    /// Token ids.
+    #[arg(long, value_name = "ID,ID,..", required = true, value_delimiter = ',', value_parser = token_id)]
+    tokens: Vec<u32>,
+    /// Continue with this many tokens, each the likeliest.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    greedy: u32,
+    /// Logits of each row.
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    top: usize,
+    /// How the KV cache is stored.
+    #[arg(long, value_name = "TYPE", default_value = KvType::F32.name(), value_parser = kv_type())]
+    kv_type: KvType,
+    /// Context in tokens; without it as many as are computed.
+    #[arg(long, value_name = "TOKENS")]
+    ctx: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+/// An id, with space around it if one likes.
+fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
+    text.trim().parse()
+}
+
+/// Prints the logits.
+pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
+    let gguf = load::open(&args.model, true)?;
+    let config = Config::from_gguf(&gguf)?;
+    if let Some(&id) = args.tokens.iter().find(|id| **id >= config.vocab) {
+        return Err(EngineError::TokenId { id, vocab: config.vocab }.into());
+    }
+    let needed = args.tokens.len() as u64 + u64::from(args.greedy);
+    let capacity = args.ctx.unwrap_or(config.context_length);
+    if needed > u64::from(capacity) {
+        return Err(EngineError::ContextFull { needed, capacity }.into());
+    }
+    // It fits: `needed` is at most a u32.
+    let context = args.ctx.unwrap_or(needed as u32);
+    let options = SessionOptions { context: Some(context), kv_type: Some(args.kv_type), ..Default::default() };
+    options.context_for(config.context_length)?;
+    MemoryPlan::new(&gguf, context, args.kv_type, options.prefill_rows)?;
+
+    let device = Place::choose(args.device.device.as_deref()).await?.open().await?;
+    let model = load::load(&device, &gguf).await?;
+    let mut session = Session::new(&model, &options).await?;
+
+    let mut rows = Vec::new();
+    let mut last = Vec::new();
+    session
+        .forward_each(&args.tokens, |row| {
+            rows.push(top(row, args.top));
+            last.clear();
+            last.extend_from_slice(row);
+        })
+        .await?;
+    let mut greedy = Vec::new();
+    for _ in 0..args.greedy {
+        let id = argmax(&last).ok_or(EngineError::NoTokens)?;
+        greedy.push(id);
+        last = session.forward(&[id]).await?;
+        rows.push(top(&last, args.top));
+    }
+    let rows = rows.into_iter().collect::<Option<Vec<_>>>().ok_or(EngineError::NotANumber)?;
+    // Written out, so that the keys have the reference's order.
+    let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::Error(Code::Runtime, e.to_string()));
+    let tokens = json(serde_json::to_string(&args.tokens))?;
+    let (greedy, rows) = (json(serde_json::to_string(&greedy))?, json(serde_json::to_string(&rows))?);
+    output::print(&format!("{{\"tokens\":{tokens},\"greedy\":{greedy},\"top\":{rows}}}\n"))?;
+    Ok(Code::Success)
+}
+
+/// The `k` largest logits with their ids, of equal ones the lowest ids first; `None` if one is not a finite number.
+fn top(row: &[f32], k: usize) -> Option<Vec<(u32, f64)>> {
+    if !row.iter().all(|logit| logit.is_finite()) {
+        return None;
+    }
+    let mut all: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+    // Not total_cmp: both zeros are equal.
+    let order = |a: &(u32, f32), b: &(u32, f32)| {
+        b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0))
+    };
+    if k > 0 && k < all.len() {
+        all.select_nth_unstable_by(k - 1, order);
+    }
+    all.truncate(k);
+    all.sort_unstable_by(order);
+    Some(all.into_iter().map(|(id, logit)| (id, rounded(logit))).collect())
+}
+
+/// Rounded to six decimals.
+fn rounded(logit: f32) -> f64 {
+    let exact = f64::from(logit);
+    format!("{exact:.6}").parse().unwrap_or(exact)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_come_first_and_of_equal_ones_the_lowest_id() {
+        let row = [0.0, 2.5, -0.0, 2.5, 1.234_567_8, -1.0];
+        let ids = |k| top(&row, k).map(|top| top.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+        assert_eq!(ids(4), Some(vec![1, 3, 4, 0]));
+        assert_eq!(ids(9), Some(vec![1, 3, 4, 0, 2, 5]));
+        assert_eq!(ids(0), Some(vec![]));
+        assert_eq!(top(&row, 3).map(|top| top[2]), Some((4, 1.234568)));
+        assert_eq!(top(&[0.0, f32::NAN], 1), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! The commands, their common options, and the frame around them.
+
+mod args;
+mod chat;
+mod device;
+mod devices;
+mod exit;
+mod generate;
+mod info;
+mod interrupt;
+mod load;
+mod logits;
+mod output;
+mod prompt;
+mod repl;
+mod run;
+mod sampling;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use exit::{Code, Failure};
+
+/// Runs mixture-of-experts language models from GGUF files on any GPU.
+#[derive(Debug, Parser)]
+#[command(name = "ferrum-wgpu", version, after_help = Code::table())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log more to standard error (-v: info, -vv: debug); without it RUST_LOG decides.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Logits(logits::LogitsArgs),
+    Devices(devices::DevicesArgs),
+    Info(info::InfoArgs),
+}
+
+/// Reads the arguments, runs the command, and says what went wrong.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let guarded = catch_unwind(AssertUnwindSafe(|| {
+        let cli = match Cli::try_parse() {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help and version go to standard output, wrong use to standard error.
+                let _ = error.print();
+                return if error.use_stderr() { Code::Usage } else { Code::Success };
+            }
+        };
+        start_logging(cli.verbose);
+        pollster::block_on(execute(&cli.command)).unwrap_or_else(|failure| failure.report())
+    }));
+    // The hook has said what happened.
+    guarded.unwrap_or(Code::Runtime).into()
+}
+
+async fn execute(command: &Command) -> Result<Code, Failure> {
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Logits(args) => logits::logits(args).await,
+        Command::Devices(args) => devices::devices(args).await,
+        Command::Info(args) => info::info(args).await,
+    }
+}
+
+/// Sends the log to standard error: errors only, unless `-v` or RUST_LOG ask for more.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(wanted) if verbose == 0 && !wanted.is_empty() => EnvFilter::try_new(wanted).unwrap_or_else(|error| {
+            output::note(format_args!("note: RUST_LOG is not used: {}", output::one_line(&error.to_string())));
+            EnvFilter::new(level)
+        }),
+        _ => EnvFilter::new(level),
+    };
+    // Fails only if there is a log already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().try_init();
+}
+
+/// One line for what should never happen.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let place = panic.location().map(|location| {
+        let file = location.file().rsplit(['/', '\\']).next().unwrap_or_default();
+        format!(" ({file}:{})", location.line())
+    });
+    let message = output::one_line(message.unwrap_or("unknown"));
+    output::note(format_args!("error: internal error: {message}{}", place.unwrap_or_default()));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

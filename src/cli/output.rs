@@ -1,0 +1,91 @@
+//! What is written where: results to standard output, everything else to standard error; and how it looks.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use super::exit::Failure;
+
+/// A line on standard error. Unlike `eprintln!` it does not mind that nobody can read it.
+pub fn note(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes text to standard output, at once.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::stdout)
+}
+
+/// Text of unknown origin, fit to be shown within a line: white space becomes spaces, other control characters escapes.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_whitespace() {
+            shown.push(' ');
+        } else if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A message on one line, whatever lines it had.
+pub fn one_line(message: &str) -> String {
+    printable(message).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Rows as lines of aligned columns, each indented by two spaces; the columns in `right` are aligned on the right.
+pub fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(i, cell)| {
+            let width = widths[i];
+            if right.contains(&i) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes in the unit that suits them.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_become_one_line() {
+        assert_eq!(one_line("a\n\n  Caused by:\r\n\tb \u{1b}[31mred"), "a Caused by: b \\u{1b}[31mred");
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["a".to_owned(), "1".to_owned()], ["bcd".to_owned(), "10".to_owned()]];
+        assert_eq!(table(&rows, &[1]), "  a     1\n  bcd  10\n");
+    }
+
+    #[test]
+    fn sizes_have_their_unit() {
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(3 << 19), "1.50 MiB");
+        assert_eq!(size(5 << 30), "5.00 GiB");
+    }
+}

@@ -1,0 +1,70 @@
+//! Talking with the model.
+
+use std::io::{self, BufRead, Write};
+
+use ferrum_wgpu::text::{Message, Role};
+
+use super::chat::Chat;
+use super::exit::{Code, Failure};
+use super::generate::Generator;
+use super::output::note;
+use super::prompt::without_newline;
+
+const HELP: &str = "\
+/clear         forget the conversation
+/system TEXT   set the system message; without TEXT have none
+/help          this
+/exit          quit, as Ctrl-D and Ctrl-C do here; during a reply Ctrl-C stops it";
+
+/// Reads lines from the terminal and has each answered, until the user has enough.
+pub async fn repl(
+    chat: &Chat,
+    generator: &mut Generator<'_>,
+    mut conversation: Vec<Message>,
+) -> Result<Code, Failure> {
+    note(format_args!("/help tells the commands"));
+    while let Some(line) = next_line()? {
+        let line = line.trim();
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match command {
+            "" => {}
+            "/exit" => break,
+            "/help" => note(format_args!("{HELP}")),
+            "/clear" => conversation.retain(|message| message.role == Role::System),
+            "/system" => {
+                conversation.retain(|message| message.role != Role::System);
+                if !rest.trim().is_empty() {
+                    conversation.insert(0, Message::system(rest.trim()));
+                }
+            }
+            _ if command.starts_with('/') => note(format_args!("there is no command {command}; /help tells them")),
+            _ => {
+                conversation.push(Message::user(line));
+                match chat.encode(&conversation, generator.session.capacity()) {
+                    Ok(prompt) => conversation.push(Message::assistant(generator.reply(&prompt).await?.text)),
+                    Err(failure) => {
+                        // The conversation goes on without this line.
+                        conversation.pop();
+                        failure.report();
+                    }
+                }
+            }
+        }
+    }
+    Ok(Code::Success)
+}
+
+/// A line from standard input; `None` at its end.
+fn next_line() -> Result<Option<String>, Failure> {
+    let mut err = io::stderr();
+    let _ = write!(err, "> ").and_then(|()| err.flush());
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut bytes);
+    match read.map_err(|error| Failure::Error(Code::Runtime, format!("cannot read standard input: {error}")))? {
+        0 => {
+            note(format_args!(""));
+            Ok(None)
+        }
+        _ => Ok(Some(without_newline(String::from_utf8_lossy(&bytes).into_owned()))),
+    }
+}

@@ -1,0 +1,88 @@
+//! The sampling options: flags, else what the file recommends, else the library's defaults.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use ferrum_wgpu::engine::{Sampler, SamplingOptions};
+use ferrum_wgpu::gguf::Metadata;
+
+use super::exit::Failure;
+
+/// How tokens are drawn.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling (without these options as the file recommends, else as Qwen3's authors do)")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temp: Option<f32>,
+    /// Keep the K likeliest tokens; 0 keeps all.
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    top_k: Option<u32>,
+    /// Keep the likeliest tokens until their probabilities add up to P.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Drop tokens less likely than P times the likeliest.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Seed; equal seeds draw equal tokens. Without it the clock's.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// Checks what was given.
+    pub fn check(&self) -> Result<(), Failure> {
+        Sampler::new(self.over(SamplingOptions::default()))?;
+        Ok(())
+    }
+
+    /// The sampler for a file, and a line that says what it does and who says so. To be called after
+    /// [`SamplingArgs::check`].
+    pub fn sampler(&self, metadata: &Metadata) -> Result<(Sampler, String), Failure> {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+        let seed = self.seed.unwrap_or_else(clock);
+        let options = SamplingOptions { seed, ..self.over(SamplingOptions::from_metadata(metadata)?) };
+        // The flags have been checked: what is wrong now is in the file.
+        let sampler = Sampler::new(options).map_err(|error| Failure::model(format!("general.sampling: {error}")))?;
+        Ok((sampler, self.describe(&options, metadata)))
+    }
+
+    /// The options that were given, the others from `base`.
+    fn over(&self, base: SamplingOptions) -> SamplingOptions {
+        SamplingOptions {
+            temperature: self.temp.unwrap_or(base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            seed: self.seed.unwrap_or(base.seed),
+        }
+    }
+
+    fn describe(&self, options: &SamplingOptions, metadata: &Metadata) -> String {
+        let origin = |given: bool, key: &str| {
+            if given {
+                "given"
+            } else if metadata.get(&format!("general.sampling.{key}")).is_some() {
+                "from the file"
+            } else {
+                "Qwen3's default"
+            }
+        };
+        let temp = origin(self.temp.is_some(), "temp");
+        if options.temperature == 0.0 {
+            return format!("sampling: greedy (temp 0, {temp})");
+        }
+        format!(
+            "sampling: temp {} ({temp}), top-k {} ({}), top-p {} ({}), min-p {} ({}), seed {} ({})",
+            options.temperature,
+            options.top_k,
+            origin(self.top_k.is_some(), "top_k"),
+            options.top_p,
+            origin(self.top_p.is_some(), "top_p"),
+            options.min_p,
+            origin(self.min_p.is_some(), "min_p"),
+            options.seed,
+            if self.seed.is_some() { "given" } else { "from the clock" },
+        )
+    }
+}

@@ -1,0 +1,110 @@
+//! Every shader without a GPU: it must be valid, fit WebGPU's default limits, and translate to every backend's language.
+
+use ferrum_wgpu::{
+    gpu::{Caps, Kernel, shader},
+    kernels::{Visitor, visit},
+};
+use naga::{
+    back::{glsl, hlsl, msl, spv},
+    proc::{BoundsCheckPolicies, Layouter},
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+
+/// A composed variant.
+struct Composed {
+    name: String,
+    text: String,
+    params_bytes: usize,
+}
+
+/// All variants that a device of default limits can run.
+fn portable() -> Vec<Composed> {
+    struct Collect(Vec<Composed>);
+    impl Visitor for Collect {
+        fn visit<K: Kernel>(&mut self, _: K) {
+            for variant in K::variants(&Caps::portable()) {
+                self.0.push(Composed {
+                    name: format!("{} {variant:?}", K::NAME),
+                    text: shader::<K>(variant).text,
+                    params_bytes: size_of::<K::Params>(),
+                });
+            }
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    visit(&mut collect);
+    assert!(collect.0.len() > 60, "only {} variants", collect.0.len());
+    collect.0
+}
+
+fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
+    let Composed { name, text, .. } = composed;
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    // What WebGPU has without features; halves in words are part of it.
+    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    (module, info)
+}
+
+#[test]
+fn all_fit_default_limits() {
+    let limits = Caps::portable();
+    for composed in portable() {
+        let (module, _) = parse(&composed);
+        let name = &composed.name;
+        let mut layouter = Layouter::default();
+        layouter.update(module.to_ctx()).expect("types have sizes");
+        let (mut storage, mut workgroup_bytes) = (0, 0);
+        for (_, variable) in module.global_variables.iter() {
+            match variable.space {
+                naga::AddressSpace::Storage { .. } => storage += 1,
+                naga::AddressSpace::WorkGroup => workgroup_bytes += layouter[variable.ty].size,
+                naga::AddressSpace::Uniform => {
+                    let bytes = layouter[variable.ty].size as usize;
+                    assert_eq!(bytes, composed.params_bytes, "{name}: Params in WGSL and in Rust");
+                }
+                _ => {}
+            }
+        }
+        assert!(storage <= limits.max_storage_buffers, "{name}: {storage} storage buffers");
+        assert!(workgroup_bytes <= limits.max_workgroup_bytes, "{name}: {workgroup_bytes} B of workgroup memory");
+        let [entry] = &module.entry_points[..] else { panic!("{name}: {} entry points", module.entry_points.len()) };
+        let invocations: u32 = entry.workgroup_size.iter().product();
+        assert!(invocations <= limits.max_workgroup_invocations, "{name}: {invocations} invocations");
+    }
+}
+
+#[test]
+fn all_translate_to_every_backend() {
+    for composed in portable() {
+        let (module, info) = parse(&composed);
+        let name = &composed.name;
+        spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+        // wgpu gives every binding a slot; here any will do.
+        let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
+        let mut text = String::new();
+        let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{name}: HLSL: {e}"));
+        let mut text = String::new();
+        let options = glsl::Options {
+            version: glsl::Version::Desktop(430),
+            writer_flags: glsl::WriterFlags::empty(),
+            ..Default::default()
+        };
+        let pipeline = glsl::PipelineOptions {
+            shader_stage: naga::ShaderStage::Compute,
+            entry_point: "main".to_owned(),
+            multiview: None,
+        };
+        glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
+            .and_then(|mut writer| writer.write())
+            .unwrap_or_else(|e| panic!("{name}: GLSL: {e}"));
+    }
+}
