@@ -87,7 +87,8 @@ fn layers_use_only_what_is_below_them() {
         if module == "lib" || module == "main" {
             continue;
         }
-        let (_, allowed) = LAYERS.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} has no layer"));
+        let (_, allowed) =
+            LAYERS.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} has no layer"));
         for other in used(&text) {
             let fine = other == module || allowed.contains(&other.as_str()) || !names.contains(other.as_str());
             assert!(fine, "{} uses crate::{other}", path.display());
@@ -99,7 +100,10 @@ fn layers_use_only_what_is_below_them() {
 fn wgpu_is_called_in_one_module() {
     for (path, text) in files("src", "rs") {
         if !path.starts_with("src/gpu") && path != Path::new("src/lib.rs") {
-            let named = text.lines().filter(|l| !l.trim_start().starts_with("//")).any(|l| l.contains("wgpu::") && !l.contains("ferrum_wgpu::"));
+            let named = text
+                .lines()
+                .filter(|l| !l.trim_start().starts_with("//"))
+                .any(|l| l.contains("wgpu::") && !l.contains("ferrum_wgpu::"));
             assert!(!named, "{} names wgpu", path.display());
         }
     }

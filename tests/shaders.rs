@@ -39,8 +39,8 @@ fn portable() -> Vec<Composed> {
 
 fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
     let Composed { name, text, .. } = composed;
-    let module = naga::front::wgsl::parse_str(text)
-        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    let module =
+        naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
     // What WebGPU has without features; halves in words are part of it.
     let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let info = Validator::new(ValidationFlags::all(), capabilities)
@@ -82,7 +82,8 @@ fn all_translate_to_every_backend() {
     for composed in portable() {
         let (module, info) = parse(&composed);
         let name = &composed.name;
-        spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+        spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
         // wgpu gives every binding a slot; here any will do.
         let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())

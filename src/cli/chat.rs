@@ -42,7 +42,9 @@ impl Chat {
             return Err(Failure::model("the chat template makes nothing of the prompt"));
         }
         if let Some(id) = ids.iter().find(|id| **id >= vocab) {
-            return Err(Failure::model(format!("the tokenizer's token {id} is not in the model's vocabulary of {vocab}")));
+            return Err(Failure::model(format!(
+                "the tokenizer's token {id} is not in the model's vocabulary of {vocab}"
+            )));
         }
         if len as u64 > u64::from(context) {
             return Err(Failure::usage(format!("the prompt of {len} tokens does not fit in the context of {context}")));

@@ -79,10 +79,10 @@ impl<'a> Generator<'a> {
         let mut text = String::new();
         let made = self.make(prompt, &mut text).await;
         self.interrupt.end();
-        if !matches!(made, Err(Failure::OutputClosed)) {
-            print("\n")?;
-        }
+        // Also after half a reply: what is said next is to have a line of its own.
+        let ended = if made.is_ok() || !text.is_empty() { print("\n") } else { Ok(()) };
         let (stop, count, [prompt_time, reply_time]) = made?;
+        ended?;
         if stop == Stop::ContextFull {
             note(format_args!("note: the context of {} tokens is full", self.session.capacity()));
         }

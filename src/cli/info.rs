@@ -114,7 +114,9 @@ impl Target {
         let (name, bytes) = (printable(&plan.largest.0), plan.largest.1);
         if bytes > limit {
             let (needed, most) = (size(bytes), size(limit));
-            format!("does not fit: {name} needs {needed} ({bytes} bytes), {device} binds at most {most} ({limit} bytes)")
+            format!(
+                "does not fit: {name} needs {needed} ({bytes} bytes), {device} binds at most {most} ({limit} bytes)"
+            )
         } else if limit == u64::MAX {
             format!("fits {device}, which limits no buffer")
         } else {

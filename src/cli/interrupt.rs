@@ -11,7 +11,7 @@ const REPLYING: u8 = 1;
 const STOPPING: u8 = 2;
 
 /// What Ctrl-C does: while a reply is made it asks for its end, and the second time ends the process; otherwise it ends
-/// the process, which is then waiting for input.
+/// the process, which has then nothing under way.
 ///
 /// Until one is installed, Ctrl-C does what the system has it do.
 #[derive(Debug)]
@@ -20,15 +20,15 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes Ctrl-C over, for good.
-    pub fn install() -> Result<Self, Failure> {
+    /// Takes Ctrl-C over, for good. `idle` is how the process ends while no reply is made.
+    pub fn install(idle: Code) -> Result<Self, Failure> {
         let state = Arc::new(AtomicU8::new(IDLE));
         let seen = Arc::clone(&state);
         let handler = move || match seen.compare_exchange(REPLYING, STOPPING, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {}
             Err(IDLE) => {
                 super::output::note(format_args!(""));
-                exit(i32::from(Code::Success as u8));
+                exit(i32::from(idle as u8));
             }
             Err(_) => exit(i32::from(Code::Interrupted as u8)),
         };

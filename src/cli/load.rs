@@ -12,6 +12,10 @@ use super::exit::Failure;
 
 /// Opens a GGUF file: mapped into memory, or read as a whole.
 pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
+    if path.is_dir() {
+        // Mapping one fails with a reason that says nothing.
+        return Err(Failure::model(format!("cannot read {}: it is a directory", path.display())));
+    }
     let gguf = if map { Gguf::open(path) } else { Gguf::read(path) }?;
     tracing::info!(bytes = gguf.file_len(), tensors = gguf.tensors().len(), mapped = map, "model file");
     Ok(gguf)
@@ -20,10 +24,12 @@ pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
 /// Sends the weights to the device, with a progress bar if somebody watches.
 pub async fn load(device: &Device, gguf: &Gguf) -> Result<Model, Failure> {
     let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    let style = "loading {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = "loading {wide_bar} {bytes}/{total_bytes} {eta}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let model = Model::load(device, gguf, |sent, total| {
-        bar.set_length(total);
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+        }
         bar.set_position(sent);
     })
     .await;

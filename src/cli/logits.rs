@@ -95,9 +95,8 @@ fn top(row: &[f32], k: usize) -> Option<Vec<(u32, f64)>> {
     }
     let mut all: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
     // Not total_cmp: both zeros are equal.
-    let order = |a: &(u32, f32), b: &(u32, f32)| {
-        b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0))
-    };
+    let order =
+        |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0));
     if k > 0 && k < all.len() {
         all.select_nth_unstable_by(k - 1, order);
     }

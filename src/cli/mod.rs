@@ -32,7 +32,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Log more to standard error (-v: info, -vv: debug); without it RUST_LOG decides.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 

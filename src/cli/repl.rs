@@ -17,11 +17,7 @@ const HELP: &str = "\
 /exit          quit, as Ctrl-D and Ctrl-C do here; during a reply Ctrl-C stops it";
 
 /// Reads lines from the terminal and has each answered, until the user has enough.
-pub async fn repl(
-    chat: &Chat,
-    generator: &mut Generator<'_>,
-    mut conversation: Vec<Message>,
-) -> Result<Code, Failure> {
+pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: Vec<Message>) -> Result<Code, Failure> {
     note(format_args!("/help tells the commands"));
     while let Some(line) = next_line()? {
         let line = line.trim();
@@ -41,7 +37,11 @@ pub async fn repl(
             _ => {
                 conversation.push(Message::user(line));
                 match chat.encode(&conversation, generator.session.capacity()) {
-                    Ok(prompt) => conversation.push(Message::assistant(generator.reply(&prompt).await?.text)),
+                    Ok(prompt) => match generator.reply(&prompt).await?.text {
+                        // Stopped at once: as if nothing had been said.
+                        text if text.is_empty() => drop(conversation.pop()),
+                        text => conversation.push(Message::assistant(text)),
+                    },
                     Err(failure) => {
                         // The conversation goes on without this line.
                         conversation.pop();

@@ -93,7 +93,8 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     }
     note(format_args!("{sampling}"));
 
-    let interrupt = Interrupt::install()?;
+    // At the prompt of a conversation Ctrl-C is one of the ways to quit.
+    let interrupt = Interrupt::install(if ids.is_none() { Code::Success } else { Code::Interrupted })?;
     let mut generator = Generator::new(session, &chat.tokenizer, sampler, args.max_tokens, interrupt);
     match ids {
         None => repl::repl(&chat, &mut generator, conversation).await,

@@ -72,17 +72,18 @@ impl SamplingArgs {
         if options.temperature == 0.0 {
             return format!("sampling: greedy (temp 0, {temp})");
         }
-        format!(
-            "sampling: temp {} ({temp}), top-k {} ({}), top-p {} ({}), min-p {} ({}), seed {} ({})",
-            options.temperature,
-            options.top_k,
-            origin(self.top_k.is_some(), "top_k"),
-            options.top_p,
-            origin(self.top_p.is_some(), "top_p"),
-            options.min_p,
-            origin(self.min_p.is_some(), "min_p"),
-            options.seed,
-            if self.seed.is_some() { "given" } else { "from the clock" },
-        )
+        let parts = [
+            (format!("temp {}", options.temperature), temp),
+            (format!("top-k {}", options.top_k), origin(self.top_k.is_some(), "top_k")),
+            (format!("top-p {}", options.top_p), origin(self.top_p.is_some(), "top_p")),
+            (format!("min-p {}", options.min_p), origin(self.min_p.is_some(), "min_p")),
+            (format!("seed {}", options.seed), if self.seed.is_some() { "given" } else { "from the clock" }),
+        ];
+        // Neighbours of one origin share its mention.
+        let groups = parts.chunk_by(|a, b| a.1 == b.1).map(|group| {
+            let values = group.iter().map(|(value, _)| value.as_str()).collect::<Vec<_>>().join(", ");
+            format!("{values} ({})", group[0].1)
+        });
+        format!("sampling: {}", groups.collect::<Vec<_>>().join("; "))
     }
 }

@@ -176,9 +176,8 @@ mod tests {
     fn cuts_keep_what_they_say() {
         let logits: Vec<f32> = [0.5f32, 0.25, 0.125, 0.0625, 0.0625].map(f32::ln).to_vec();
         let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 1 };
-        let ids = |options| -> Vec<u32> {
-            sampler(options).candidates(&logits, 0).into_iter().map(|(id, _)| id).collect()
-        };
+        let ids =
+            |options| -> Vec<u32> { sampler(options).candidates(&logits, 0).into_iter().map(|(id, _)| id).collect() };
         assert_eq!(ids(all), [0, 1, 2, 3, 4]);
         assert_eq!(ids(SamplingOptions { top_k: 2, ..all }), [0, 1]);
         assert_eq!(ids(SamplingOptions { top_p: 0.7, ..all }), [0, 1]);

@@ -65,6 +65,9 @@ struct Prepared {
     shape: Option<(u32, u32)>,
 }
 
+/// What is handed the logits of a token.
+type Sink<'a> = &'a mut dyn FnMut(&[f32]);
+
 /// Logits that are kept on the device at a time, in bytes, when those of every token are asked for.
 const LOGIT_BYTES: u64 = 32 << 20;
 
@@ -161,7 +164,7 @@ impl Session {
     pub async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check(tokens)?;
         let start = self.len;
-        let result = self.append(tokens, &mut None).await;
+        let result = self.append(tokens, None).await;
         if result.is_err() {
             self.len = start;
         }
@@ -175,7 +178,7 @@ impl Session {
     pub async fn forward_each(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
         self.check(tokens)?;
         let start = self.len;
-        let result = self.append(tokens, &mut Some(&mut sink)).await;
+        let result = self.append(tokens, Some(&mut sink)).await;
         if result.is_err() {
             self.len = start;
         }
@@ -198,14 +201,11 @@ impl Session {
     }
 
     /// Runs checked tokens chunk by chunk; the logits of the last token, or of all to the sink.
-    async fn append(
-        &mut self,
-        tokens: &[u32],
-        sink: &mut Option<&mut dyn FnMut(&[f32])>,
-    ) -> Result<Vec<f32>, EngineError> {
+    async fn append(&mut self, tokens: &[u32], mut sink: Option<Sink<'_>>) -> Result<Vec<f32>, EngineError> {
         let vocab = self.model.config().vocab as usize;
         let most_logits = (self.activations.logits.len() / vocab as u64) as usize;
-        let chunk = if sink.is_some() { most_logits.min(self.prefill_rows as usize) } else { self.prefill_rows as usize };
+        let chunk =
+            if sink.is_some() { most_logits.min(self.prefill_rows as usize) } else { self.prefill_rows as usize };
         let mut logits = Vec::new();
         let mut left = tokens.len();
         for chunk in tokens.chunks(chunk) {
@@ -217,8 +217,8 @@ impl Session {
                 let len = (wanted * vocab) as u64;
                 logits = self.readback.read(self.model.device(), &self.activations.logits, len).await?;
             }
-            if let Some(sink) = sink {
-                logits.chunks_exact(vocab).for_each(|row| sink(row));
+            if let Some(sink) = &mut sink {
+                logits.chunks_exact(vocab).for_each(sink);
             }
         }
         Ok(logits)

@@ -42,7 +42,7 @@ pub(crate) struct Gpu {
 #[derive(Debug)]
 enum Fault {
     Lost(String),
-    Uncaptured(wgpu::Error),
+    Uncaptured(GpuError),
 }
 
 /// Staging memory of uploads is freed when their submission is done: this much may be waiting.
@@ -82,7 +82,7 @@ impl Device {
             }
         });
         device.on_uncaptured_error(Arc::new(move |error| {
-            lock(&uncaptured).get_or_insert(Fault::Uncaptured(error));
+            lock(&uncaptured).get_or_insert(Fault::Uncaptured(GpuError::from_wgpu(error, "a submission")));
         }));
         let gpu = Gpu {
             device,
@@ -134,8 +134,12 @@ impl Device {
         }
         let storage = match &self.inner.kind {
             Kind::Gpu(gpu) => Storage::Gpu(
-                gpu.buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST)
-                    .await?,
+                gpu.buffer(
+                    label,
+                    bytes,
+                    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                )
+                .await?,
             ),
             Kind::Cpu => {
                 let out_of_memory = || GpuError::OutOfMemory { label: label.to_owned(), bytes };
@@ -252,7 +256,7 @@ impl Gpu {
             None => Ok(()),
             Some(Fault::Lost(message)) => Err(GpuError::Lost(message.clone())),
             Some(Fault::Uncaptured(_)) => match fault.take() {
-                Some(Fault::Uncaptured(error)) => Err(GpuError::from_wgpu(error, "a submission")),
+                Some(Fault::Uncaptured(error)) => Err(error),
                 _ => Ok(()),
             },
         }

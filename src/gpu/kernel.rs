@@ -15,7 +15,7 @@ use super::{Caps, Case, Element, GpuError, RawBuffer, Source};
 pub trait Variant: Copy + Eq + Hash + Debug + Send + Sync + 'static {}
 impl<T: Copy + Eq + Hash + Debug + Send + Sync + 'static> Variant for T {}
 
-/// A compute kernel. [`kernel!`](crate::gpu::kernel!) writes the associated types from one declaration.
+/// A compute kernel. The macro `kernel!` writes the associated types from one declaration.
 pub trait Kernel: Copy + Debug + Send + Sync + 'static {
     /// Path of the body below `wgsl/`, without the ending.
     const NAME: &'static str;
@@ -267,7 +267,8 @@ pub(crate) fn check_aliases(
 ) -> Result<(), GpuError> {
     for (i, (binding, buffer)) in bindings.iter().zip(buffers).enumerate() {
         let Some(buffer) = buffer.as_ref().filter(|_| binding.access == Access::Write) else { continue };
-        let again = buffers.iter().enumerate().any(|(j, other)| j != i && other.as_ref().is_some_and(|o| o.id == buffer.id));
+        let again =
+            buffers.iter().enumerate().any(|(j, other)| j != i && other.as_ref().is_some_and(|o| o.id == buffer.id));
         if again {
             return Err(GpuError::Aliased { kernel, buffer: buffer.label.clone() });
         }

@@ -22,7 +22,9 @@ pub use caps::Caps;
 pub use case::{Case, Expect};
 pub use device::Device;
 pub use error::GpuError;
-pub use kernel::{Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, Op, PipelineKey, Variant, shader};
+pub use kernel::{
+    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, Op, PipelineKey, Variant, shader,
+};
 pub use plan::{Plan, Recorder, Step};
 pub use program::{Program, Readback};
 pub use source::{Constant, Fragment, Shader, Source};

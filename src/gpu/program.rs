@@ -75,7 +75,8 @@ impl Program {
 impl GpuProgram {
     async fn prepare(&mut self, gpu: &Gpu, caps: &super::Caps, plan: &Plan) -> Result<(), GpuError> {
         let stride = u64::from(caps.uniform_alignment.max(16));
-        let slots: Vec<u64> = plan.steps.iter().map(|s| (s.op.params().len() as u64).div_ceil(stride) * stride).collect();
+        let slots: Vec<u64> =
+            plan.steps.iter().map(|s| (s.op.params().len() as u64).div_ceil(stride) * stride).collect();
         let bytes: u64 = slots.iter().sum();
         let params = match self.params.take().filter(|buffer| buffer.size() >= bytes) {
             Some(buffer) => buffer,
@@ -91,9 +92,11 @@ impl GpuProgram {
             let pipeline = gpu.pipeline(&*step.op).await?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let (grid, kernel) = (step.op.grid(), step.op.kernel());
-            let workgroups = grid
-                .workgroups(caps.max_workgroups_per_dimension)
-                .ok_or(GpuError::GridTooLarge { kernel, x: grid.x, y: grid.y })?;
+            let workgroups = grid.workgroups(caps.max_workgroups_per_dimension).ok_or(GpuError::GridTooLarge {
+                kernel,
+                x: grid.x,
+                y: grid.y,
+            })?;
             let params_offset = contents.len() as u32;
             contents.extend_from_slice(step.op.params());
             contents.resize(params_offset as usize + slot as usize, 0u8);

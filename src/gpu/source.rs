@@ -16,10 +16,7 @@ pub struct Fragment {
 /// The fragment in a file below `wgsl/`.
 macro_rules! wgsl {
     ($path:literal) => {
-        $crate::gpu::Fragment {
-            path: $path,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/wgsl/", $path)),
-        }
+        $crate::gpu::Fragment { path: $path, text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/wgsl/", $path)) }
     };
 }
 pub(crate) use wgsl;

@@ -154,7 +154,7 @@ impl Config {
         }
         let eps = metadata.f32(&keys.full("attention.layer_norm_rms_epsilon"))?;
         let eps = eps.ok_or_else(|| missing(&keys.full("attention.layer_norm_rms_epsilon")))?;
-        if !(eps >= 0.0 && eps < 1.0) {
+        if !(0.0..1.0).contains(&eps) {
             return Err(keys.bad("attention.layer_norm_rms_epsilon", "it must be between 0 and 1".to_owned()));
         }
         let mut context_length = keys.size("context_length")?;
@@ -258,7 +258,9 @@ impl Keys<'_> {
         }
         let rows = u64::from(heads) * u64::from(head_dim);
         if rows > u64::from(MAX_SIZE) {
-            return Err(self.bad("attention.head_count", format!("{heads} heads of {head_dim} are more than supported")));
+            return Err(
+                self.bad("attention.head_count", format!("{heads} heads of {head_dim} are more than supported"))
+            );
         }
         Ok(head_dim)
     }

@@ -39,11 +39,7 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError`]: nothing is uploaded before every tensor's name, type and shape have been checked.
-    pub async fn load(
-        device: &Device,
-        gguf: &Gguf,
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<Self, ModelError> {
+    pub async fn load(device: &Device, gguf: &Gguf, mut progress: impl FnMut(u64, u64)) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let total = gguf.tensors().iter().map(|t| t.bytes).sum();

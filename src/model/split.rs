@@ -20,7 +20,8 @@ pub(crate) fn split(whole: &Planes, step: u32, limit: u64) -> Option<Vec<Part>> 
         return Some(vec![part(0, whole.rows())?]);
     }
     // Planes are padded to 16 bytes, so that the bytes of a part are not quite in proportion to its rows.
-    let mut steps = (u128::from(limit) * u128::from(whole.rows()) / u128::from(whole.vec4s() * 16) / u128::from(step)) as u64;
+    let mut steps =
+        (u128::from(limit) * u128::from(whole.rows()) / u128::from(whole.vec4s() * 16) / u128::from(step)) as u64;
     while steps > 0 && Planes::new(ty, steps * step, k)?.vec4s() * 16 > limit {
         steps -= 1;
     }

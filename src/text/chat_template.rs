@@ -100,8 +100,8 @@ impl Default for RenderOptions {
 ///
 /// A template comes from a file and is not trusted: it reaches nothing but the conversation, its length is limited, its
 /// work and the data it makes are limited in proportion to the conversation, and what it does wrong is an error value.
-/// One thing is beyond these limits: the engine, minijinja, counts a printed list or map only once it is printed, so a
-/// template made to harm can nest a value in itself and hang or end the process.
+/// One thing is beyond these limits: the engine, minijinja, counts the items of a nested list or map only after it has
+/// gone through them, so a template made to harm can build a list out of itself and hang or end the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTemplate {
     source: String,

@@ -19,6 +19,8 @@
 mod bpe;
 mod byte_alphabet;
 mod chat_template;
+#[cfg(test)]
+mod chat_template_tests;
 mod date;
 mod decode;
 mod error;

@@ -140,15 +140,7 @@ impl Gemv {
     }
 }
 
-fn case(
-    v: Variant,
-    name: String,
-    rows: u32,
-    n: u32,
-    k: u64,
-    blocks: Option<Vec<u8>>,
-    seed: u64,
-) -> Option<Case<Gemv>> {
+fn case(v: Variant, name: String, rows: u32, n: u32, k: u64, blocks: Option<Vec<u8>>, seed: u64) -> Option<Case<Gemv>> {
     // Experts 1 to 4 of 6 are bound.
     let (experts, first_expert, held, share) = if v.rows == Rows::Expert { (6, 1, 4, 2) } else { (1, 0, 1, 1) };
     let all_rows = u64::from(held * n);

@@ -60,7 +60,8 @@ impl RouterTopk {
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let outputs = host.ids.chunks_exact_mut(p.k as usize).zip(host.weights.chunks_exact_mut(p.k as usize));
-        for (logits, (ids, weights)) in host.logits.chunks_exact(p.experts as usize).zip(outputs).take(p.rows as usize) {
+        for (logits, (ids, weights)) in host.logits.chunks_exact(p.experts as usize).zip(outputs).take(p.rows as usize)
+        {
             for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.k)) {
                 (*id, *weight) = (exact_id, exact as f32);
             }
@@ -69,7 +70,8 @@ impl RouterTopk {
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
         let mut rng = Rng::new(9);
-        let mut random = |rows: u32, experts: u32| -> Vec<f32> { (0..rows * experts).map(|_| 2.0 * rng.normal()).collect() };
+        let mut random =
+            |rows: u32, experts: u32| -> Vec<f32> { (0..rows * experts).map(|_| 2.0 * rng.normal()).collect() };
         let mut with_nan = random(1, 8);
         with_nan[3] = f32::NAN;
         [

@@ -1,0 +1,163 @@
+//! Real templates against what Jinja, set up as Hugging Face does, made of them; and templates that misbehave.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{ChatTemplate, Message, RenderOptions, TextError};
+
+const QWEN3: &str = include_str!("testdata/qwen3.jinja");
+const LLAMA31: &str = include_str!("testdata/llama31.jinja");
+
+fn render(source: &str, messages: &[Message], options: &RenderOptions) -> Result<String, TextError> {
+    ChatTemplate::new(source, "<|begin_of_text|>", "</s>")?.render(messages, options)
+}
+
+fn hi(source: &str) -> Result<String, TextError> {
+    render(source, &[Message::user("Hi")], &RenderOptions::default())
+}
+
+#[test]
+fn qwen3() {
+    let conversation = [
+        Message::system("S"),
+        Message::user("a"),
+        Message::assistant("<think>\nhm\n</think>\n\nyes"),
+        Message::user("b"),
+        Message::assistant("<think>\n\n</think>\n\nno"),
+    ];
+    let expected = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n\
+        <|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nno<|im_end|>\n";
+    let closed = RenderOptions { add_generation_prompt: false, ..RenderOptions::default() };
+    assert_eq!(render(QWEN3, &conversation, &closed).unwrap(), expected);
+    let open = |enable_thinking| RenderOptions { enable_thinking, ..RenderOptions::default() };
+    for thinking in [None, Some(true)] {
+        let rendered = render(QWEN3, &conversation, &open(thinking)).unwrap();
+        assert_eq!(rendered, format!("{expected}<|im_start|>assistant\n"));
+    }
+    let silent = render(QWEN3, &conversation, &open(Some(false))).unwrap();
+    assert_eq!(silent, format!("{expected}<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+
+    let conversation = [
+        Message::user("x"),
+        Message::system("later"),
+        Message::user("<tool_response>r</tool_response>"),
+        Message::assistant("plain"),
+    ];
+    let expected = "<|im_start|>user\nx<|im_end|>\n<|im_start|>system\nlater<|im_end|>\n<|im_start|>user\n\
+        <tool_response>r</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nplain<|im_end|>\n";
+    assert_eq!(render(QWEN3, &conversation, &closed).unwrap(), expected);
+}
+
+#[test]
+fn llama31() {
+    let head = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n";
+    let turn = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>\
+        <|start_header_id|>assistant<|end_header_id|>\n\n";
+    let conversation = [Message::system("Be brief."), Message::user(" Hi \n")];
+    let undated = render(LLAMA31, &conversation, &RenderOptions::default()).unwrap();
+    assert_eq!(undated, format!("{head}Today Date: 26 Jul 2024\n\nBe brief.{turn}"));
+    let now = Some(UNIX_EPOCH + Duration::from_secs(1_735_603_200));
+    let dated = render(LLAMA31, &conversation[1..], &RenderOptions { now, ..RenderOptions::default() }).unwrap();
+    assert_eq!(dated, format!("{head}Today Date: 31 Dec 2024\n\n{turn}"));
+}
+
+#[test]
+fn chatml() {
+    let conversation = [Message::system("S"), Message::user("<é>\n"), Message::assistant("")];
+    let rendered = ChatTemplate::chatml().render(&conversation, &RenderOptions::default()).unwrap();
+    let expected = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<é>\n<|im_end|>\n<|im_start|>assistant\n\
+        <|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(rendered, expected);
+    assert!(ChatTemplate::new(ChatTemplate::chatml().source(), "", "").is_ok());
+}
+
+#[test]
+fn what_templates_rely_on() {
+    for (source, expected) in [
+        ("{{ bos_token }}{{ eos_token }}", "<|begin_of_text|></s>"),
+        ("{{ tools is none }} {{ documents is none }} {{ missing is defined }} [{{ missing }}]", "True True False []"),
+        (
+            "{% for i in [1,2,3,4] %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+            "13",
+        ),
+        ("  {% if true %}\n    x\n  {% endif %}\n", "    x\n"),
+        (
+            "{{ messages[0] is mapping }} {{ messages[0].items() | list | length }} {{ messages[0].get('x', 'y') }}",
+            "True 2 y",
+        ),
+        ("{{ messages[0]['content'] | trim | upper }} {{ messages[-1].role.title() }}", "HI User"),
+        ("{{ {'a': [1, 2.5, true, none, 'é\"<&>\\n']} | tojson }}", "{\"a\": [1, 2.5, true, null, \"é\\\"<&>\\n\"]}"),
+        ("{{ [1, {'x': []}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"x\": []\n  }\n]"),
+        ("{%- macro m(x, y='b') -%}{{ x }}{{ y }}{%- endmacro -%}{{ m('a') }}{{ m('c', y='d') }}", "abcd"),
+        ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+        (
+            "{{ '%s-%d' | format('a', 3) }} {{ 'a,b'.split(',') | join('+') }} {{ 'x' if missing else 'y' }}",
+            "a-3 a+b y",
+        ),
+        ("{{ 'abcabc'.replace('b', '')[::-1] }} {{ messages[0].content[:1] }} {{ 7 // 2 }} {{ 7 % 4 }}", "caca H 3 3"),
+    ] {
+        let rendered = hi(source).unwrap_or_else(|error| error.to_string());
+        assert_eq!(rendered, expected, "{source}");
+    }
+}
+
+#[test]
+fn refusals_are_typed() {
+    let raised = hi("{{ raise_exception('roles must\nalternate') }}").unwrap_err();
+    assert!(matches!(&raised, TextError::TemplateRaised(message) if message == "roles must alternate"), "{raised:?}");
+    let inside = "{% macro m() %}{% for x in [1] %}{{ raise_exception('no') }}{% endfor %}{% endmacro %}{{ m() }}";
+    assert!(matches!(hi(inside), Err(TextError::TemplateRaised(message)) if message == "no"));
+    for source in ["{% if %}", "{{ 'a }}", "{% endfor %}", "{{ ( }}", "{% for x in y %}"] {
+        assert!(matches!(ChatTemplate::new(source, "", ""), Err(TextError::TemplateSyntax(_))), "{source}");
+    }
+    for source in
+        ["{{ missing.attribute }}", "{{ nothing() }}", "{% include 'file' %}", "{{ 'a'.nothing() }}", "{{ 1 // 0 }}"]
+    {
+        let error = hi(source).unwrap_err();
+        assert!(
+            matches!(error, TextError::TemplateFailed(_)) && !error.to_string().contains('\n'),
+            "{source}: {error}"
+        );
+    }
+    assert!(matches!(ChatTemplate::new(&" ".repeat(1 << 17), "", ""), Err(TextError::TemplateTooLarge(_))));
+}
+
+#[test]
+fn endless_work_is_cut_short() {
+    let grow = |step: &str| {
+        format!(
+            "{{% set ns = namespace(s='a') %}}{{% for i in range(99999) %}}{{% {step} %}}{{% endfor %}}{{{{ ns.s }}}}"
+        )
+    };
+    for source in [
+        grow("set ns.s = ns.s ~ ns.s"),
+        grow("set ns.s = ns.s * 1000"),
+        "{{ 'a' * 10000000000 }}".to_owned(),
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".to_owned(),
+        "{{ 'a' | indent(4000000000) }}".to_owned(),
+    ] {
+        assert!(hi(&source).is_err(), "{source}");
+    }
+    let recursion = hi("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
+    assert!(matches!(recursion, Err(TextError::TemplateFailed(_))), "{recursion:?}");
+}
+
+/// Each of these would end the process on a stack of ordinary size.
+#[test]
+fn deep_nesting_does_not_overflow_the_stack() {
+    let deep =
+        |before: &str, piece: &str, after: &str| format!("{before}{}{after}", piece.repeat(60_000 / piece.len()));
+    for source in [
+        deep("{{ 1", "+1", " }}"),
+        deep("{{ a", "()", " }}"),
+        deep("{{ a", "|e", " }}"),
+        deep("{{ ", "(", " }}"),
+        deep("{% if a %}", "{%elif a%}", "{% endif %}"),
+        deep("", "{% if a %}", ""),
+        deep("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}", "{% set ns.x = [ns.x] %}", "{% endfor %}{{ ns.x }}"),
+        "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".to_owned(),
+        "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}".to_owned(),
+    ] {
+        // The point is to come back.
+        drop(hi(&source));
+    }
+}

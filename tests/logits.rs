@@ -1,0 +1,87 @@
+//! Logits against `tools/reference.py`, a float64 reference that shares no code with the engine.
+
+mod common;
+
+use common::golden::{Golden, Tolerance};
+use ferrum_wgpu::{
+    engine::{Session, SessionOptions},
+    gguf::Gguf,
+    gpu::{Adapter, Device},
+    kernels::KvType,
+    model::Model,
+};
+
+async fn gpu() -> Device {
+    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
+    Device::new(&adapter).await.expect("a device")
+}
+
+fn session_options(kv_type: KvType, context: usize, prefill_rows: u32) -> SessionOptions {
+    SessionOptions { kv_type: Some(kv_type), context: Some(context as u32), prefill_rows }
+}
+
+/// The rows of logits that `golden` lists, prompt and continuation.
+async fn rows(model: &Model, golden: &Golden, kv_type: KvType, prefill_rows: u32) -> Vec<Vec<f32>> {
+    let expected = if kv_type == KvType::F32 { &golden.f32 } else { &golden.f16 };
+    let context = golden.tokens.len() + expected.greedy.len();
+    let mut session = Session::new(model, &session_options(kv_type, context, prefill_rows)).await.expect("a session");
+    let mut rows = Vec::new();
+    session.forward_each(&golden.tokens, |row| rows.push(row.to_vec())).await.expect("a prefill");
+    for token in &expected.greedy {
+        rows.push(session.forward(&[*token]).await.expect("a step"));
+    }
+    rows
+}
+
+async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, prefill_rows: u32) -> f64 {
+    golden.check_model(&bytes).expect("the golden is this model's");
+    let gguf = Gguf::from_bytes(bytes).expect("a GGUF");
+    let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
+    let mut worst = 0.0f64;
+    for (kv_type, tolerance, expected) in
+        [(KvType::F32, Tolerance::F32, &golden.f32), (KvType::F16, Tolerance::F16, &golden.f16)]
+    {
+        let rows = rows(&model, golden, kv_type, prefill_rows).await;
+        let share = expected.check(&rows, tolerance).unwrap_or_else(|error| panic!("{}: {error}", golden.model));
+        worst = worst.max(share);
+    }
+    worst
+}
+
+async fn check_tiny_models(device: &Device, prefill_rows: u32) {
+    let goldens = Golden::read_all("tiny.json").expect("goldens");
+    for (name, tiny) in common::tiny_model::tiny_models() {
+        let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
+        println!(
+            "{name}: worst share {:.3}",
+            check(device, tiny.to_bytes().expect("a GGUF"), golden, prefill_rows).await
+        );
+    }
+}
+
+fn demo_bytes() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
+    std::fs::read(path).expect("the demo model")
+}
+
+#[test]
+fn gpu_agrees_with_the_reference() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        check_tiny_models(&device, 128).await;
+        for golden in Golden::read_all("demo_logits.json").expect("goldens") {
+            println!("demo: worst share {:.3}", check(&device, demo_bytes(), &golden, 128).await);
+        }
+    });
+}
+
+#[test]
+fn twins_agree_with_the_reference() {
+    pollster::block_on(check_tiny_models(&Device::cpu(), 128));
+}
+
+#[test]
+fn chunks_of_a_prompt_make_no_difference_beyond_the_bound() {
+    // Chunks of 5 end in remainders, and go through the kernels for few rows.
+    pollster::block_on(async { check_tiny_models(&gpu().await, 5).await });
+}
