@@ -278,6 +278,24 @@ fn wrong_use_is_refused() -> Result {
 }
 
 #[test]
+fn a_context_that_no_memory_holds_is_refused() -> Result {
+    // The longest that is supported: 32 GiB a layer.
+    let longest = 1 << 24;
+    let model = demo_with(|key, value| {
+        Some(if key == "qwen3moe.context_length" { Value::U32(longest) } else { value.clone() })
+    })?;
+    let path = file("long.gguf", &model.to_bytes()?)?;
+    let output =
+        ferrum(&["run", &path, "-p", "a", "--ctx", &longest.to_string(), "--kv-type", "f32", "--device", "0"])?;
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(5), 0), "{}", stderr(&output));
+    assert!(stderr(&output).lines().last().is_some_and(|line| line.starts_with("error: ")), "{}", stderr(&output));
+    // Told beforehand by this:
+    let info = success(&ferrum(&["info", &path, "--ctx", &longest.to_string()])?)?;
+    assert!(info.contains("does not fit: the KV cache of a layer needs "), "{info}");
+    Ok(())
+}
+
+#[test]
 fn clap_refuses_the_rest() -> Result {
     for args in [
         &["run"][..],

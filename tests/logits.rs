@@ -17,7 +17,7 @@ async fn gpu() -> Device {
 }
 
 fn session_options(kv_type: KvType, context: usize, prefill_rows: u32) -> SessionOptions {
-    SessionOptions { kv_type: Some(kv_type), context: Some(context as u32), prefill_rows }
+    SessionOptions { kv_type: Some(kv_type), context: Some(context as u32), prefill_rows, logit_rows: prefill_rows }
 }
 
 /// The rows of logits that `golden` lists, prompt and continuation.

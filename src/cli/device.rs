@@ -14,7 +14,7 @@ pub enum Place {
     /// By the kernels' twins.
     Cpu,
     /// On an adapter.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
 }
 
 impl Place {
@@ -23,7 +23,7 @@ impl Place {
         if wanted == Some("cpu") {
             return Ok(Self::Cpu);
         }
-        Adapter::find(wanted).await.map(Self::Adapter).map_err(with_hint)
+        Adapter::find(wanted).await.map(Self::on).map_err(with_hint)
     }
 
     /// As [`Place::choose`]; but where there is no adapter at all, a small model is run on the CPU if nothing else was
@@ -37,8 +37,12 @@ impl Place {
                 note(format_args!("note: no GPU adapter was found; computing on the CPU, which is slow"));
                 Ok(Self::Cpu)
             }
-            found => found.map(Self::Adapter).map_err(with_hint),
+            found => found.map(Self::on).map_err(with_hint),
         }
+    }
+
+    fn on(adapter: Adapter) -> Self {
+        Self::Adapter(Box::new(adapter))
     }
 
     /// Opens the device and names it on standard error.

@@ -86,7 +86,7 @@ fn memory(plan: &MemoryPlan) -> String {
         ("KV cache", plan.kv, ""),
         ("activations", plan.activations, ""),
         ("total", plan.total(), ""),
-        ("largest buffer", *largest, name),
+        ("largest piece", *largest, name),
     ];
     table(&rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]), &[1])
 }
@@ -110,7 +110,7 @@ impl Target {
 
     /// Whether its limits allow the plan's buffers.
     fn fits(&self, plan: &MemoryPlan) -> String {
-        let (device, limit) = (printable(&self.name), self.caps.max_binding_bytes.min(self.caps.max_buffer_bytes));
+        let (device, limit) = (printable(&self.name), self.caps.buffer_limit());
         let (name, bytes) = (printable(&plan.largest.0), plan.largest.1);
         if bytes > limit {
             let (needed, most) = (size(bytes), size(limit));

@@ -36,6 +36,9 @@ pub struct LogitsArgs {
     device: DeviceArg,
 }
 
+/// Logits that are kept on the device at a time: 32 MiB.
+const LOGITS: u32 = 8 << 20;
+
 /// An id, with space around it if one likes.
 fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
     text.trim().parse()
@@ -55,7 +58,9 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     }
     // It fits: `needed` is at most a u32.
     let context = args.ctx.unwrap_or(needed as u32);
-    let options = SessionOptions { context: Some(context), kv_type: Some(args.kv_type), ..Default::default() };
+    let defaults = SessionOptions::default();
+    let logit_rows = (LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
+    let options = SessionOptions { context: Some(context), kv_type: Some(args.kv_type), logit_rows, ..defaults };
     options.context_for(config.context_length)?;
     MemoryPlan::new(&gguf, context, args.kv_type, options.prefill_rows)?;
 

@@ -16,6 +16,8 @@ pub struct SessionOptions {
     pub kv_type: Option<KvType>,
     /// Tokens of a prompt that are computed at a time.
     pub prefill_rows: u32,
+    /// Tokens whose logits are kept at a time by [`Session::forward_each`]: it computes no more at once.
+    pub logit_rows: u32,
 }
 
 /// The longest context that is taken by itself: memory grows with it.
@@ -23,7 +25,7 @@ const DEFAULT_CONTEXT: u32 = 4096;
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { context: None, kv_type: None, prefill_rows: 128 }
+        Self { context: None, kv_type: None, prefill_rows: 128, logit_rows: 1 }
     }
 }
 
@@ -68,9 +70,6 @@ struct Prepared {
 /// What is handed the logits of a token.
 type Sink<'a> = &'a mut dyn FnMut(&[f32]);
 
-/// Logits that are kept on the device at a time, in bytes, when those of every token are asked for.
-const LOGIT_BYTES: u64 = 32 << 20;
-
 impl Session {
     /// An empty sequence.
     ///
@@ -86,9 +85,10 @@ impl Session {
             None if can_f16 => KvType::F16,
             None => KvType::F32,
         };
-        if options.prefill_rows == 0 {
-            let (value, range) = (options.prefill_rows.to_string(), "at least 1");
-            return Err(EngineError::Option { option: "prefill_rows", value, range });
+        for (option, rows) in [("prefill_rows", options.prefill_rows), ("logit_rows", options.logit_rows)] {
+            if rows == 0 {
+                return Err(EngineError::Option { option, value: rows.to_string(), range: "at least 1" });
+            }
         }
         let words = kv_layer_elements(config, capacity) * ty.bytes() / 4;
         let mut layers = Vec::new();
@@ -106,7 +106,7 @@ impl Session {
         }
         let rotations = device.upload("rotations", &rotations).await?;
         let prefill_rows = options.prefill_rows.min(capacity);
-        let logit_rows = (LOGIT_BYTES / 4 / u64::from(config.vocab)).clamp(1, u64::from(prefill_rows)) as u32;
+        let logit_rows = options.logit_rows.min(prefill_rows);
         let activations = Activations::new(device, config, prefill_rows, logit_rows).await?;
         let readback = Readback::new::<f32>(device, activations.logits.len()).await?;
         let prepared = || Prepared { program: Program::new(device), shape: None };

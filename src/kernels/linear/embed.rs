@@ -11,7 +11,8 @@ kernel! {
     /// part.
     ///
     /// Shapes: `w` is rows `first_row .. first_row + held` of the table `[n, k]` of any format in [`Planes`], `ids`
-    /// `[rows]` (clamped to the table), `y` `[rows, k]` f32. Bound: 2⁻²² of the value; measured on lavapipe: exact.
+    /// `[rows]` (clamped to the table), `y` `[rows, k]` f32. Bound: 2⁻²² of the value, and the smallest normal
+    /// f32, since WGSL lets a device take subnormals for zero. Measured on lavapipe: exact.
     pub struct Embed("linear/embed") for WeightType;
     params {
         /// Tokens.
@@ -90,7 +91,7 @@ fn case(name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Ca
             let value = |i| row.map_or(f32::NAN, |row| weights.values[(row * k + i) as usize]);
             (0..k).map(value).collect::<Vec<_>>()
         })
-        .map(|w| (f64::from(w), f64::from(w.abs()) / f64::from(1 << 22)))
+        .map(|w| (f64::from(w), f64::from(w.abs()) / f64::from(1 << 22) + f64::from(f32::MIN_POSITIVE)))
         .collect();
     let params = Params {
         rows: ids.len() as u32,

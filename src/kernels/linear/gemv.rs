@@ -12,7 +12,7 @@ kernel! {
     /// Shapes: `w` is `[held · n, k]` of any format in [`Planes`], `x` rows of `k` f32, `ids` `[rows]`, `y` rows of
     /// `y_stride` f32. Dense: `first(i) = 0`, `input(i) = i`. Expert: `first(i) = (ids[i] − first_expert) · n`,
     /// `input(i) = i / share`; ids are clamped, and rows whose expert is not in `w` are left as they are: a stack that is
-    /// larger than a binding is multiplied part by part. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe and by the twin: 0.06 of it.
+    /// larger than a binding is multiplied part by part. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe: 0.26 of it.
     pub struct Gemv("linear/gemv") for Variant;
     params {
         /// Rows of the output.
