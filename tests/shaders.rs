@@ -7,7 +7,7 @@ use ferrum_wgpu::{
 use naga::{
     back::{glsl, hlsl, msl, spv},
     proc::{BoundsCheckPolicies, Layouter},
-    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+    valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
 /// A composed variant.
@@ -17,13 +17,13 @@ struct Composed {
     params_bytes: usize,
 }
 
-/// All variants that a device of default limits can run.
-fn portable() -> Vec<Composed> {
-    struct Collect(Vec<Composed>);
+/// All variants that a device of default limits, with or without subgroups, can run.
+fn variants(subgroups: bool) -> Vec<Composed> {
+    struct Collect(Caps, Vec<Composed>);
     impl Visitor for Collect {
         fn visit<K: Kernel>(&mut self, _: K) {
-            for variant in K::variants(&Caps::portable()) {
-                self.0.push(Composed {
+            for variant in K::variants(&self.0) {
+                self.1.push(Composed {
                     name: format!("{} {variant:?}", K::NAME),
                     text: shader::<K>(variant).text,
                     params_bytes: size_of::<K::Params>(),
@@ -31,29 +31,36 @@ fn portable() -> Vec<Composed> {
             }
         }
     }
-    let mut collect = Collect(Vec::new());
+    let mut collect = Collect(Caps { subgroups, ..Caps::portable() }, Vec::new());
     visit(&mut collect);
-    assert!(collect.0.len() > 60, "only {} variants", collect.0.len());
-    collect.0
+    assert!(collect.1.len() > 60, "only {} variants", collect.1.len());
+    collect.1
 }
 
-fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
+fn all() -> impl Iterator<Item = (Composed, bool)> {
+    [false, true].into_iter().flat_map(|subgroups| variants(subgroups).into_iter().map(move |c| (c, subgroups)))
+}
+
+fn parse(composed: &Composed, subgroups: bool) -> (naga::Module, ModuleInfo) {
     let Composed { name, text, .. } = composed;
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
     // What WebGPU has without features; halves in words are part of it.
-    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    let info = Validator::new(ValidationFlags::all(), capabilities)
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SUBGROUP, subgroups);
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if subgroups {
+        validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    }
+    let info = validator.validate(&module).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
     (module, info)
 }
 
 #[test]
 fn all_fit_default_limits() {
     let limits = Caps::portable();
-    for composed in portable() {
-        let (module, _) = parse(&composed);
+    for (composed, subgroups) in all() {
+        let (module, _) = parse(&composed, subgroups);
         let name = &composed.name;
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).expect("types have sizes");
@@ -79,8 +86,8 @@ fn all_fit_default_limits() {
 
 #[test]
 fn all_translate_to_every_backend() {
-    for composed in portable() {
-        let (module, info) = parse(&composed);
+    for (composed, subgroups) in all() {
+        let (module, info) = parse(&composed, subgroups);
         let name = &composed.name;
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));

@@ -3,7 +3,7 @@
 use super::EngineError;
 use crate::{
     gpu::{Program, Readback},
-    kernels::KvType,
+    kernels::{KvType, Reduce},
     model::{Activations, Decoder, KvCache, Model, kv_layer_elements},
 };
 
@@ -240,6 +240,7 @@ impl Session {
                 activations: &self.activations,
                 kv: &self.kv,
                 rows,
+                reduce: Reduce::best(device.caps()),
             };
             let plan = decoder.record(logit_rows)?;
             prepared.shape = None;

@@ -117,7 +117,9 @@ impl Adapter {
     /// What a device made from it can do.
     pub fn caps(&self) -> super::Caps {
         let flags = self.wgpu.get_downlevel_capabilities().flags;
-        super::Caps::from_limits(&self.wgpu.limits(), flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32))
+        let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
+        let subgroups = self.wgpu.features().contains(wgpu::Features::SUBGROUP);
+        super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups)
     }
 
     /// The features that matter to kernels, by name.

@@ -7,6 +7,8 @@
 pub struct Caps {
     /// `pack2x16float` and `unpack2x16float` work, so that an f16 KV cache can be kept without the f16 type.
     pub pack_f16: bool,
+    /// Subgroup operations work. A shader must not assume a subgroup's size.
+    pub subgroups: bool,
     /// Storage buffers a shader may bind.
     pub max_storage_buffers: u32,
     /// Largest storage binding, in bytes.
@@ -26,7 +28,45 @@ pub struct Caps {
 impl Caps {
     /// What every WebGPU device has: default limits, no optional feature.
     pub fn portable() -> Self {
-        Self::from_limits(&wgpu::Limits::default(), true)
+        Self::from_limits(&wgpu::Limits::default(), true, false)
+    }
+
+    /// What both have: a device made with it can do no more than either.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            pack_f16: self.pack_f16 && other.pack_f16,
+            subgroups: self.subgroups && other.subgroups,
+            max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
+            max_binding_bytes: self.max_binding_bytes.min(other.max_binding_bytes),
+            max_buffer_bytes: self.max_buffer_bytes.min(other.max_buffer_bytes),
+            max_workgroup_invocations: self.max_workgroup_invocations.min(other.max_workgroup_invocations),
+            max_workgroup_bytes: self.max_workgroup_bytes.min(other.max_workgroup_bytes),
+            max_workgroups_per_dimension: self.max_workgroups_per_dimension.min(other.max_workgroups_per_dimension),
+            uniform_alignment: self.uniform_alignment.max(other.uniform_alignment),
+        }
+    }
+
+    /// The features that a device needs for it.
+    pub(crate) fn features(&self) -> wgpu::Features {
+        if self.subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
+    }
+
+    /// The limits to ask for: WebGPU's defaults where `adapter` has them, and in what kernels use no more than these.
+    pub(crate) fn limits(&self, adapter: &wgpu::Limits) -> wgpu::Limits {
+        let defaults = wgpu::Limits::default();
+        let base = if defaults.check_limits(adapter) { defaults } else { adapter.clone() };
+        let invocations = self.max_workgroup_invocations;
+        wgpu::Limits {
+            max_storage_buffers_per_shader_stage: self.max_storage_buffers,
+            max_storage_buffer_binding_size: self.max_binding_bytes,
+            max_buffer_size: self.max_buffer_bytes,
+            max_compute_invocations_per_workgroup: invocations,
+            max_compute_workgroup_size_x: invocations.min(adapter.max_compute_workgroup_size_x),
+            max_compute_workgroup_storage_size: self.max_workgroup_bytes,
+            max_compute_workgroups_per_dimension: self.max_workgroups_per_dimension,
+            min_uniform_buffer_offset_alignment: self.uniform_alignment,
+            ..base
+        }
     }
 
     /// The largest buffer that a kernel can bind whole, in bytes.
@@ -35,9 +75,10 @@ impl Caps {
     }
 
     /// The capabilities of a device made with `limits`.
-    pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool) -> Self {
+    pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,
+            subgroups,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,

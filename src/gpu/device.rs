@@ -58,17 +58,26 @@ impl Device {
         Self::from_kind(Kind::Cpu, caps)
     }
 
-    /// A device of `adapter`, with all of the adapter's limits.
+    /// A device of `adapter`, with all that kernels can use of it.
     ///
     /// # Errors
     /// [`GpuError::RequestDevice`] when the driver refuses.
     pub async fn new(adapter: &Adapter) -> Result<Self, GpuError> {
-        let caps = adapter.caps();
+        Self::masked(adapter, &adapter.caps()).await
+    }
+
+    /// A device of `adapter` that has no more than `mask`: wgpu itself then refuses what goes beyond.
+    ///
+    /// # Errors
+    /// [`GpuError::RequestDevice`] when the driver refuses.
+    pub async fn masked(adapter: &Adapter, mask: &Caps) -> Result<Self, GpuError> {
+        let caps = adapter.caps().and(mask);
         let (device, queue) = adapter
             .wgpu
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("ferrum-wgpu"),
-                required_limits: adapter.wgpu.limits(),
+                required_features: caps.features(),
+                required_limits: caps.limits(&adapter.wgpu.limits()),
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
             })

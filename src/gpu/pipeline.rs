@@ -8,7 +8,6 @@ use std::{
 
 use super::{
     GpuError,
-    device::Gpu,
     kernel::{Access, Op, PipelineKey},
 };
 
@@ -29,21 +28,21 @@ impl PipelineCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Gpu {
-    /// The pipeline of `op`, compiled if it is not yet.
-    pub(crate) async fn pipeline(&self, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
+    /// The pipeline of `op` on `device`, compiled if it is not yet.
+    pub(crate) async fn get(&self, device: &wgpu::Device, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
         let key = op.pipeline_key();
-        if let Some(pipeline) = self.pipelines.lock().get(&key) {
+        if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = Arc::new(self.compile(op).await?);
-        self.pipelines.lock().insert(key, Arc::clone(&pipeline));
+        let pipeline = Arc::new(Pipeline::compile(device, op).await?);
+        self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
+}
 
-    async fn compile(&self, op: &dyn Op) -> Result<Pipeline, GpuError> {
+impl Pipeline {
+    async fn compile(device: &wgpu::Device, op: &dyn Op) -> Result<Self, GpuError> {
         let name = op.kernel();
         let shader = op.shader();
         tracing::debug!(kernel = name, variant = op.variant(), "compile");
@@ -60,21 +59,20 @@ impl Gpu {
             entries.push(entry(number, wgpu::BufferBindingType::Storage { read_only }, false, None));
         }
 
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(name),
             source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
         });
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
             module: &module,
@@ -92,10 +90,10 @@ impl Gpu {
             Some(error) => Err(GpuError::Shader {
                 kernel: name,
                 variant: op.variant(),
-                adapter: self.name.clone(),
+                adapter: device.adapter_info().name,
                 message: shader.locate(&error.to_string()),
             }),
-            None => Ok(Pipeline { compute, layout }),
+            None => Ok(Self { compute, layout }),
         }
     }
 }

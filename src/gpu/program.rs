@@ -89,7 +89,7 @@ impl GpuProgram {
         let mut contents = Vec::with_capacity(bytes as usize);
         let mut steps = Vec::with_capacity(plan.steps.len());
         for (step, slot) in plan.steps.iter().zip(slots) {
-            let pipeline = gpu.pipeline(&*step.op).await?;
+            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let (grid, kernel) = (step.op.grid(), step.op.kernel());
             let workgroups = grid.workgroups(caps.max_workgroups_per_dimension).ok_or(GpuError::GridTooLarge {

@@ -42,14 +42,25 @@ impl Constant for bool {
 /// What a kernel variant is made of.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// Invocations of a workgroup.
+    workgroup: u32,
+    subgroups: bool,
     constants: Vec<(&'static str, &'static str, String)>,
     fragments: Vec<Fragment>,
 }
 
 impl Source {
-    /// A source with `body`, the fragment that has the entry point `main`.
-    pub fn new(body: Fragment) -> Self {
-        Self { constants: Vec::new(), fragments: vec![wgsl!("lib/grid.wgsl"), body] }
+    /// A source with `body`, the fragment that has `fn kernel(workgroup: vec3<u32>, invocation: u32)`, for workgroups of
+    /// `workgroup` invocations, which is the constant `WG` too.
+    pub fn new(body: Fragment, workgroup: u32) -> Self {
+        let fragments = vec![wgsl!("lib/grid.wgsl"), body];
+        Self { workgroup, subgroups: false, constants: Vec::new(), fragments }.constant("WG", workgroup)
+    }
+
+    /// Gives fragments an invocation's place among its workgroup's subgroups: `sg_count`, `sg_id`, and `sg_lane` in its own.
+    pub fn subgroups(mut self, used: bool) -> Self {
+        self.subgroups |= used;
+        self
     }
 
     /// Adds a library fragment, or the one that fills a slot.
@@ -59,6 +70,11 @@ impl Source {
         self
     }
 
+    /// Adds several fragments.
+    pub fn with_all(self, fragments: impl IntoIterator<Item = Fragment>) -> Self {
+        fragments.into_iter().fold(self, Self::with)
+    }
+
     /// Adds a constant.
     pub fn constant(mut self, name: &'static str, value: impl Constant) -> Self {
         let (ty, value) = value.wgsl();
@@ -66,7 +82,7 @@ impl Source {
         self
     }
 
-    /// The whole module: constants, `Params`, bindings, fragments in order.
+    /// The whole module: constants, `Params`, bindings, entry point, fragments in order.
     pub(crate) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
         let mut text = String::new();
         for (name, ty, value) in &self.constants {
@@ -81,6 +97,7 @@ impl Source {
             let Binding { name, element, .. } = binding;
             let _ = writeln!(text, "@group(0) @binding({number}) var<storage, {access}> {name}: array<{element}>;");
         }
+        text.push_str(&self.entry_point());
         let mut origins = Vec::new();
         for fragment in &self.fragments {
             let _ = writeln!(text, "// {}", fragment.path);
@@ -88,6 +105,25 @@ impl Source {
             text.push_str(fragment.text);
         }
         Shader { text, origins }
+    }
+
+    fn entry_point(&self) -> String {
+        let (mut variables, mut arguments, mut assignments) = (String::new(), String::new(), String::new());
+        if self.subgroups {
+            for (name, builtin) in
+                [("sg_count", "num_subgroups"), ("sg_id", "subgroup_id"), ("sg_lane", "subgroup_invocation_id")]
+            {
+                let _ = writeln!(variables, "var<private> {name}: u32;");
+                let _ = write!(arguments, ", @builtin({builtin}) {builtin}: u32");
+                let _ = writeln!(assignments, "    {name} = {builtin};");
+            }
+        }
+        format!(
+            "{variables}@compute @workgroup_size({})\nfn main(@builtin(workgroup_id) workgroup: vec3<u32>, \
+             @builtin(local_invocation_index) invocation: u32{arguments}) {{\n{assignments}    \
+             kernel(workgroup, invocation);\n}}\n",
+            self.workgroup
+        )
     }
 }
 

@@ -7,7 +7,7 @@ pub mod elementwise;
 pub mod linear;
 pub mod moe;
 
-use crate::gpu::{Fragment, Kernel, wgsl};
+use crate::gpu::{Caps, Fragment, Kernel, Source, wgsl};
 
 /// Something that is done for every kernel.
 pub trait Visitor {
@@ -37,9 +37,33 @@ registry![
     moe::weighted_sum::WeightedSum,
 ];
 
-/// The `reduce` slot: sums and maxima over a workgroup.
-pub(crate) fn reduce() -> Fragment {
-    wgsl!("reduce/shared.wgsl")
+/// The `reduce` slot: how sums and maxima over a workgroup are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reduce {
+    /// By a tree in workgroup memory: on every device, and in the same order.
+    Shared,
+    /// By subgroups, then in their order.
+    Subgroup,
+}
+
+impl Reduce {
+    /// Those a device can take, the quickest last.
+    pub(crate) fn available(caps: &Caps) -> &'static [Self] {
+        if caps.subgroups { &[Self::Shared, Self::Subgroup] } else { &[Self::Shared] }
+    }
+
+    /// The quickest that a device can take.
+    pub fn best(caps: &Caps) -> Self {
+        if caps.subgroups { Self::Subgroup } else { Self::Shared }
+    }
+
+    /// Fills the slot.
+    pub(crate) fn fill(self, source: Source) -> Source {
+        match self {
+            Self::Shared => source.with(wgsl!("reduce/shared.wgsl")),
+            Self::Subgroup => source.subgroups(true).with(wgsl!("reduce/subgroup.wgsl")),
+        }
+    }
 }
 
 /// How the elements of a KV cache are stored.
@@ -73,7 +97,7 @@ impl KvType {
     }
 
     /// Those a device can keep: halves need its `pack2x16float`.
-    pub(crate) fn available(caps: &crate::gpu::Caps) -> impl Iterator<Item = Self> {
+    pub(crate) fn available(caps: &Caps) -> impl Iterator<Item = Self> {
         let halves = caps.pack_f16;
         Self::ALL.into_iter().filter(move |kv| *kv == Self::F32 || halves)
     }

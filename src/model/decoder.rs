@@ -7,7 +7,7 @@ use super::{
 use crate::{
     gpu::{Buffer, Device, GpuError, Recorder},
     kernels::{
-        KvType,
+        KvType, Reduce,
         attn::{attention, qkv_to_cache},
         elementwise::{add_bias, rms_norm, silu_mul},
         linear::{Rows, embed, gemm, gemv},
@@ -145,6 +145,8 @@ pub(crate) struct Decoder<'a> {
     pub(crate) kv: &'a KvCache,
     /// Tokens of this pass.
     pub(crate) rows: u32,
+    /// How kernels take sums.
+    pub(crate) reduce: Reduce,
 }
 
 impl Decoder<'_> {
@@ -188,7 +190,7 @@ impl Decoder<'_> {
         let a = self.activations;
         rec.dispatch(
             rms_norm::RmsNorm,
-            (),
+            self.reduce,
             rms_norm::Params { rows, n: self.config.hidden, first_row, eps: self.config.eps },
             rms_norm::Binds { x: &a.residual, w, y: &a.normed },
         )
@@ -209,6 +211,7 @@ impl Decoder<'_> {
                 norm: layer.qk_norm.is_some(),
                 interleaved: c.rope.interleaved,
                 kv: self.kv.ty,
+                reduce: self.reduce,
             },
             qkv_to_cache::Params { rows, heads, kv_heads, capacity, eps: c.eps },
             qkv_to_cache::Binds {
@@ -223,7 +226,7 @@ impl Decoder<'_> {
         let scale = (1.0 / f64::from(head_dim).sqrt()) as f32;
         rec.dispatch(
             attention::Attention,
-            attention::Variant { head_dim, kv: self.kv.ty },
+            attention::Variant { head_dim, kv: self.kv.ty, reduce: self.reduce },
             attention::Params { rows, heads, kv_heads, group: heads / kv_heads, capacity, scale },
             attention::Binds { q: &a.q, kv, positions: &a.positions, y: &a.attended },
         )?;

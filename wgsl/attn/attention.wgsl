@@ -7,8 +7,7 @@ var<workgroup> weight: array<f32, WG>;
 const PAIRS = HEAD_DIM / 2u;
 const LOWEST = -1e30;
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let head = tile.x;
     let token = tile.y;

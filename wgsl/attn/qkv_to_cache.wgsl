@@ -2,8 +2,7 @@
 // cache, value heads go to the cache as they are. The cache is [2][kv_heads][capacity][HEAD_DIM], keys first.
 var<workgroup> head_values: array<f32, HEAD_DIM>;
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let head = tile.x;
     let token = tile.y;

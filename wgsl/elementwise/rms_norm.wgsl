@@ -1,6 +1,5 @@
 // y[t] = x[first_row + t] / rms(x[first_row + t]) * w, a workgroup a row.
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let from_row = (p.first_row + tile.x) * p.n;
     let to_row = tile.x * p.n;

@@ -1,6 +1,5 @@
 // gate = silu(gate) * up, element by element.
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let i = grid_id(workgroup).x * WG + invocation;
     if i < p.n {
         let g = gate[i];

@@ -51,10 +51,11 @@ fn q_less(bytes: vec4<u32>, bias: u32) -> vec4<u32> {
     return ((bytes | vec4<u32>(0x80808080u)) - vec4<u32>(bias)) ^ vec4<u32>(0x80808080u);
 }
 
-// Four bits of `word` from `shift` on, one a byte, at bit 4: the fifth bits of four codes.
-fn q_fifth_bits(word: u32, shift: u32) -> u32 {
-    let bits = (word >> shift) & 0xfu;
-    return ((bits & 1u) << 4u) | ((bits & 2u) << 11u) | ((bits & 4u) << 18u) | ((bits & 8u) << 25u);
+// The low 16 bits of `bits`, one a byte, at bit 4: the fifth bits of a run's codes.
+fn q_fifth_bits(bits: u32) -> vec4<u32> {
+    let nibbles = vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u);
+    return ((nibbles & vec4<u32>(1u)) << vec4<u32>(4u)) | ((nibbles & vec4<u32>(2u)) << vec4<u32>(11u))
+        | ((nibbles & vec4<u32>(4u)) << vec4<u32>(18u)) | ((nibbles & vec4<u32>(8u)) << vec4<u32>(25u));
 }
 
 // The codes of two runs of bytes.

@@ -1,6 +1,4 @@
 // y[t] = row ids[t] of the table, where that row is bound: an invocation decodes a unit.
-const WG = 64u;
-
 fn write_vec4(row: u32, k: u32, value: vec4<f32>) {
     // k and p.k are multiples of 4: a vec4 is inside the row or outside.
     if k < p.k {
@@ -12,8 +10,7 @@ fn write_vec4(row: u32, k: u32, value: vec4<f32>) {
     }
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let unit = tile.x * WG + invocation;
     if unit >= p.row_units {

@@ -39,8 +39,7 @@ fn finish(row: u32, out: u32, total: vec4<f32>) {
     }
 }
 
-@compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let first_out = tile.x * TILE_N;
     let first_row = tile.y * TILE_M;

@@ -6,8 +6,7 @@ const GROUPS = 8u;
 
 var<workgroup> partial: array<f32, 256>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     if !row_is_here(tile.y) {
         return;

@@ -6,8 +6,7 @@ const MAX_K = 32u;
 var<workgroup> logit: array<f32, MAX_EXPERTS>;
 var<workgroup> chosen: array<f32, MAX_K>;
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let token = grid_id(workgroup).x;
     for (var e = invocation; e < p.experts; e += WG) {
         let bits = bitcast<u32>(logits[token * p.experts + e]);

@@ -1,8 +1,4 @@
 // BF16: 4 vec4 a unit, two upper halves of floats a word.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_uppers(lo: u32, hi: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(lo << 16u, lo & 0xffff0000u, hi << 16u, hi & 0xffff0000u));
 }

@@ -1,8 +1,4 @@
 // F16: 4 vec4 a unit, two halves a word.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_halves(word: u32) -> vec2<f32> {
     return vec2<f32>(q_half(word & 0xffffu), q_half(word >> 16u));
 }

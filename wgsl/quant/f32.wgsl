@@ -1,8 +1,4 @@
 // F32: 8 vec4 a unit.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_unit(unit: u32, units: u32) -> QUnit {
     let at = unit << 3u;
     let q = array<vec4<f32>, 8>(

@@ -1,8 +1,4 @@
 // Q4_0: planes of 32 nibbles (1 vec4) and of d (half) a block; codes are 8 too large.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_unit(unit: u32, units: u32) -> QUnit {
     let qs = w[unit];
     let nibbles = vec4<u32>(0x0f0f0f0fu);

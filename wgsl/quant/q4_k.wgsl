@@ -1,18 +1,5 @@
 // Q4_K: ggml's block as it is, 9 vec4 for 8 units: d and dmin (halves), 12 bytes of 6-bit scales and minima, 128 bytes
 // of nibbles. Unit l of a block has the nibbles of its vec4 number l: the low ones 32 weights before the high ones.
-fn q_runs(unit: u32) -> vec2<u32> {
-    let lo = ((unit >> 3u) << 8u) + (((unit >> 1u) & 3u) << 6u) + ((unit & 1u) << 4u);
-    return vec2<u32>(lo, lo + 32u);
-}
-
-// Scales (x) and minima (y) of sub-blocks 2 * pair (low byte) and 2 * pair + 1 (next byte).
-fn q_scales(header: vec4<u32>, pair: u32) -> vec2<u32> {
-    let first = vec2<u32>(header.y, header.z) & vec2<u32>(0x3f3f3f3fu);
-    let last = (vec2<u32>(header.w, header.w >> 4u) & vec2<u32>(0x0f0f0f0fu))
-        | ((vec2<u32>(header.y, header.z) >> vec2<u32>(2u)) & vec2<u32>(0x30303030u));
-    return select(first, last, pair >= 2u) >> vec2<u32>((pair & 1u) << 4u);
-}
-
 fn q_unit(unit: u32, units: u32) -> QUnit {
     let at = (unit >> 3u) * 9u;
     let l = unit & 7u;

@@ -1,19 +1,9 @@
 // Q5_1: planes of 32 nibbles (1 vec4), of fifth bits (a word) and of d with minimum (two halves in a word) a block.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_unit(unit: u32, units: u32) -> QUnit {
     let qs = w[unit];
     let nibbles = vec4<u32>(0x0f0f0f0fu);
     let high = q_plane_word(units, unit);
-    let high_lo = vec4<u32>(
-        q_fifth_bits(high, 0u), q_fifth_bits(high, 4u), q_fifth_bits(high, 8u), q_fifth_bits(high, 12u),
-    );
-    let high_hi = vec4<u32>(
-        q_fifth_bits(high, 16u), q_fifth_bits(high, 20u), q_fifth_bits(high, 24u), q_fifth_bits(high, 28u),
-    );
     let dm = q_plane_word(units + ((units + 3u) >> 2u), unit);
-    let codes = q_codes((qs & nibbles) | high_lo, ((qs >> vec4<u32>(4u)) & nibbles) | high_hi);
+    let codes = q_codes((qs & nibbles) | q_fifth_bits(high), ((qs >> vec4<u32>(4u)) & nibbles) | q_fifth_bits(high >> 16u));
     return QUnit(codes, vec2<f32>(q_half(dm & 0xffffu)), vec2<f32>(q_half(dm >> 16u)));
 }

@@ -1,8 +1,4 @@
 // Q8_0: planes of 32 signed bytes (2 vec4) and of d (half) a block.
-fn q_runs(unit: u32) -> vec2<u32> {
-    return vec2<u32>(unit << 5u, (unit << 5u) + 16u);
-}
-
 fn q_unit(unit: u32, units: u32) -> QUnit {
     let at = unit << 1u;
     let d = q_plane_half(units << 1u, unit);

@@ -3,7 +3,7 @@
 use super::{TESTED_HEAD_DIMS, workgroup};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{KvType, reduce},
+    kernels::{KvType, Reduce},
     quant::Rng,
 };
 
@@ -47,19 +47,25 @@ pub struct Variant {
     pub head_dim: u32,
     /// The cache's format.
     pub kv: KvType,
+    /// How sums and maxima over keys are taken.
+    pub reduce: Reduce,
 }
 
 impl Attention {
     fn variants(caps: &Caps) -> Vec<Variant> {
-        let kinds = KvType::available(caps);
-        kinds.flat_map(|kv| TESTED_HEAD_DIMS.map(|head_dim| Variant { head_dim, kv })).collect()
+        let mut all = Vec::new();
+        for kv in KvType::available(caps) {
+            for reduce in Reduce::available(caps) {
+                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Variant { head_dim, kv, reduce: *reduce }));
+            }
+        }
+        all
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("attn/attention.wgsl"))
-            .with(reduce())
+        v.reduce
+            .fill(Source::new(wgsl!("attn/attention.wgsl"), workgroup(v.head_dim)))
             .with(v.kv.load())
-            .constant("WG", workgroup(v.head_dim))
             .constant("HEAD_DIM", v.head_dim)
     }
 

@@ -3,7 +3,7 @@
 use super::{TESTED_HEAD_DIMS, workgroup};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{KvType, reduce},
+    kernels::{KvType, Reduce},
     quant::Rng,
 };
 
@@ -56,15 +56,19 @@ pub struct Variant {
     pub interleaved: bool,
     /// The cache's format.
     pub kv: KvType,
+    /// How sums over the head are taken.
+    pub reduce: Reduce,
 }
 
 impl QkvToCache {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for kv in KvType::available(caps) {
-            for head_dim in TESTED_HEAD_DIMS {
-                for (norm, interleaved) in [(true, false), (false, true)] {
-                    all.push(Variant { head_dim, norm, interleaved, kv });
+            for reduce in Reduce::available(caps) {
+                for head_dim in TESTED_HEAD_DIMS {
+                    for (norm, interleaved) in [(true, false), (false, true)] {
+                        all.push(Variant { head_dim, norm, interleaved, kv, reduce: *reduce });
+                    }
                 }
             }
         }
@@ -72,11 +76,10 @@ impl QkvToCache {
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("attn/qkv_to_cache.wgsl"))
-            .with(reduce())
+        v.reduce
+            .fill(Source::new(wgsl!("attn/qkv_to_cache.wgsl"), workgroup(v.head_dim)))
             .with(v.kv.store())
             .with(if v.norm { wgsl!("attn/head_norm.wgsl") } else { wgsl!("attn/head_plain.wgsl") })
-            .constant("WG", workgroup(v.head_dim))
             .constant("HEAD_DIM", v.head_dim)
             .constant("INTERLEAVED", v.interleaved)
     }

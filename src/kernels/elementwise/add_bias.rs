@@ -36,7 +36,7 @@ impl AddBias {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("elementwise/add_bias.wgsl")).constant("WG", WG)
+        Source::new(wgsl!("elementwise/add_bias.wgsl"), WG)
     }
 
     fn grid((): (), p: &Params) -> Grid {

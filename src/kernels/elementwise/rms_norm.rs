@@ -3,7 +3,7 @@
 use super::WG;
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::reduce,
+    kernels::Reduce,
     quant::Rng,
 };
 
@@ -12,7 +12,7 @@ kernel! {
     ///
     /// Shapes: `x` rows of `n` f32, `w` `[n]`, `y` `[rows, n]`. Bound: 5e-6 of the value plus 1e-7 of the row's RMS.
     /// Measured worst on lavapipe: 0.04 of it.
-    pub struct RmsNorm("elementwise/rms_norm") for ();
+    pub struct RmsNorm("elementwise/rms_norm") for Reduce;
     params {
         /// Rows of `y`.
         rows: u32,
@@ -34,19 +34,19 @@ kernel! {
 }
 
 impl RmsNorm {
-    fn variants(_: &Caps) -> Vec<()> {
-        vec![()]
+    fn variants(caps: &Caps) -> Vec<Reduce> {
+        Reduce::available(caps).to_vec()
     }
 
-    fn source((): ()) -> Source {
-        Source::new(wgsl!("elementwise/rms_norm.wgsl")).with(reduce()).constant("WG", WG)
+    fn source(reduce: Reduce) -> Source {
+        reduce.fill(Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG))
     }
 
-    fn grid((): (), p: &Params) -> Grid {
+    fn grid(_: Reduce, p: &Params) -> Grid {
         Grid { x: p.rows, y: 1 }
     }
 
-    fn cpu((): (), p: &Params, host: Host<'_>) {
+    fn cpu(_: Reduce, p: &Params, host: Host<'_>) {
         let n = p.n as usize;
         let rows = host.x.chunks_exact(n).skip(p.first_row as usize).zip(host.y.chunks_exact_mut(n));
         for (x, y) in rows.take(p.rows as usize) {
@@ -56,7 +56,7 @@ impl RmsNorm {
         }
     }
 
-    fn cases((): ()) -> Vec<Case<Self>> {
+    fn cases(_: Reduce) -> Vec<Case<Self>> {
         // One element, a tail, Qwen3-30B-A3B's hidden size; values from tiny to huge.
         [(1, 1, 1.0), (3, 300, 1e-6), (2, 2048, 1.0), (2, 257, 1e4)]
             .into_iter()

@@ -29,7 +29,7 @@ impl SiluMul {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("elementwise/silu_mul.wgsl")).constant("WG", WG)
+        Source::new(wgsl!("elementwise/silu_mul.wgsl"), WG)
     }
 
     fn grid((): (), p: &Params) -> Grid {

@@ -48,7 +48,7 @@ impl Embed {
     }
 
     fn source(ty: WeightType) -> Source {
-        Source::new(wgsl!("linear/embed.wgsl")).with(wgsl!("lib/quant.wgsl")).with(quant(ty))
+        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(ty))
     }
 
     fn grid(_: WeightType, p: &Params) -> Grid {

@@ -47,6 +47,7 @@ pub struct Variant {
     pub accumulate: bool,
 }
 
+const WG: u32 = 128;
 const TILE_N: u32 = 64;
 const TILE_M: u32 = 32;
 
@@ -57,9 +58,8 @@ impl Gemm {
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/gemm.wgsl"))
-            .with(wgsl!("lib/quant.wgsl"))
-            .with(quant(v.ty))
+        Source::new(wgsl!("linear/gemm.wgsl"), WG)
+            .with_all(quant(v.ty))
             .with(wgsl!("lib/input.wgsl"))
             .constant("ACCUMULATE", v.accumulate)
     }

@@ -61,6 +61,7 @@ pub struct Variant {
     pub accumulate: bool,
 }
 
+const WG: u32 = 64;
 /// Outputs that a workgroup computes.
 const TILE: u32 = 32;
 
@@ -76,9 +77,8 @@ impl Gemv {
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/gemv.wgsl"))
-            .with(wgsl!("lib/quant.wgsl"))
-            .with(quant(v.ty))
+        Source::new(wgsl!("linear/gemv.wgsl"), WG)
+            .with_all(quant(v.ty))
             .with(wgsl!("lib/input.wgsl"))
             .with(v.rows.fragment())
             .constant("ACCUMULATE", v.accumulate)

@@ -9,20 +9,23 @@ use crate::{
     quant::{Planes, WeightType, random_blocks},
 };
 
-/// The `quant` slot: how a format's units are decoded.
-pub(crate) fn quant(ty: WeightType) -> Fragment {
+/// The `quant` slot: how a format's units are decoded, with what it shares with others.
+fn quant(ty: WeightType) -> Vec<Fragment> {
+    const LIBRARY: Fragment = wgsl!("lib/quant.wgsl");
+    const RUNS_32: Fragment = wgsl!("quant/runs_32.wgsl");
+    const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
     match ty {
-        WeightType::F32 => wgsl!("quant/f32.wgsl"),
-        WeightType::F16 => wgsl!("quant/f16.wgsl"),
-        WeightType::BF16 => wgsl!("quant/bf16.wgsl"),
-        WeightType::Q8_0 => wgsl!("quant/q8_0.wgsl"),
-        WeightType::Q4_0 => wgsl!("quant/q4_0.wgsl"),
-        WeightType::Q4_1 => wgsl!("quant/q4_1.wgsl"),
-        WeightType::Q5_0 => wgsl!("quant/q5_0.wgsl"),
-        WeightType::Q5_1 => wgsl!("quant/q5_1.wgsl"),
-        WeightType::Q4K => wgsl!("quant/q4_k.wgsl"),
-        WeightType::Q5K => wgsl!("quant/q5_k.wgsl"),
-        WeightType::Q6K => wgsl!("quant/q6_k.wgsl"),
+        WeightType::F32 => vec![LIBRARY, RUNS_32, wgsl!("quant/f32.wgsl")],
+        WeightType::F16 => vec![LIBRARY, RUNS_32, wgsl!("quant/f16.wgsl")],
+        WeightType::BF16 => vec![LIBRARY, RUNS_32, wgsl!("quant/bf16.wgsl")],
+        WeightType::Q8_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q8_0.wgsl")],
+        WeightType::Q4_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q4_0.wgsl")],
+        WeightType::Q4_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q4_1.wgsl")],
+        WeightType::Q5_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_0.wgsl")],
+        WeightType::Q5_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_1.wgsl")],
+        WeightType::Q4K => vec![LIBRARY, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
+        WeightType::Q5K => vec![LIBRARY, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
+        WeightType::Q6K => vec![LIBRARY, wgsl!("quant/q6_k.wgsl")],
     }
 }
 

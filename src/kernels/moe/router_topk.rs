@@ -51,7 +51,7 @@ impl RouterTopk {
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("moe/router_topk.wgsl")).constant("WG", WG).constant("NORMALISE", v.normalise)
+        Source::new(wgsl!("moe/router_topk.wgsl"), WG).constant("NORMALISE", v.normalise)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

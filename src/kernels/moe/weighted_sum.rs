@@ -37,7 +37,7 @@ impl WeightedSum {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("moe/weighted_sum.wgsl")).constant("WG", WG)
+        Source::new(wgsl!("moe/weighted_sum.wgsl"), WG)
     }
 
     fn grid((): (), p: &Params) -> Grid {
