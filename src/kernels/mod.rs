@@ -34,6 +34,7 @@ registry![
     attn::qkv_to_cache::QkvToCache,
     attn::attention::Attention,
     moe::router_topk::RouterTopk,
+    moe::bucket::Bucket,
     moe::weighted_sum::WeightedSum,
 ];
 

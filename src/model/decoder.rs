@@ -10,7 +10,7 @@ use crate::{
         KvType, Reduce,
         attn::{attention, qkv_to_cache},
         elementwise::{add_bias, rms_norm, silu_mul},
-        linear::{Rows, embed, gemm, gemv},
+        linear::{Epilogue, Rows, embed, gemm, gemv},
         moe::{router_topk, weighted_sum},
     },
 };
@@ -305,7 +305,8 @@ impl Decoder<'_> {
         out: Output<'_>,
     ) -> Result<(), GpuError> {
         let (k, x) = (matrix.k, &x.cast());
-        let (y, y_stride, accumulate) = (out.y, out.stride, out.accumulate);
+        let (y, y_stride) = (out.y, out.stride);
+        let epilogue = if out.accumulate { Epilogue::Accumulate } else { Epilogue::Store };
         let dense = experts.is_none();
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {
             let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
@@ -315,14 +316,28 @@ impl Decoder<'_> {
             if dense && rows >= GEMM_ROWS {
                 rec.dispatch(
                     gemm::Gemm,
-                    gemm::Variant { ty, accumulate },
-                    gemm::Params { rows, n, k, row_units, units, y_stride, y_offset },
-                    gemm::Binds { w, x, y },
+                    gemm::Variant { ty, rows: Rows::Dense, epilogue },
+                    gemm::Params {
+                        rows,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        tiles: rows.div_ceil(gemm::TILE_M),
+                        share: 1,
+                        experts: 1,
+                        first_expert: 0,
+                        held: 1,
+                        matrix_rows: n,
+                    },
+                    gemm::Binds { w, x, pairs: None, tiles: None, y },
                 )?;
             } else {
                 rec.dispatch(
                     gemv::Gemv,
-                    gemv::Variant { ty, rows: if dense { Rows::Dense } else { Rows::Expert }, accumulate },
+                    gemv::Variant { ty, rows: if dense { Rows::Dense } else { Rows::Expert }, epilogue },
                     gemv::Params {
                         rows,
                         n,
@@ -335,6 +350,9 @@ impl Decoder<'_> {
                         experts: matrix.experts,
                         first_expert: if dense { 0 } else { first_row / n },
                         held: part_rows / n,
+                        matrix_rows: n,
+                        x_offset: 0,
+                        ids_offset: 0,
                     },
                     gemv::Binds { w, x, ids: experts.map(|(ids, _)| ids), y },
                 )?;

@@ -1,7 +1,6 @@
-// Y = X Wᵀ for many rows: a workgroup computes 64 outputs of 32 rows. Tiles of 32 along k are decoded into workgroup
-// memory, k-major; each of the 128 invocations holds 4 outputs of 4 rows.
+// Y = X Wᵀ for many rows: a workgroup multiplies 64 weight rows with a tile of TILE_M = 32 rows of activations. Tiles of 32
+// along k are decoded into workgroup memory, k-major; each of the 128 invocations holds 4 products of 4 rows.
 const TILE_N = 64u;
-const TILE_M = 32u;
 
 var<workgroup> weights: array<f32, 2048>; // [32][TILE_N]
 var<workgroup> inputs: array<f32, 1024>;  // [32][TILE_M]
@@ -22,18 +21,29 @@ fn store_inputs(k: u32, row: u32, value: vec4<f32>) {
     inputs[at + 3u * TILE_M] = value.w;
 }
 
-fn finish(row: u32, out: u32, total: vec4<f32>) {
-    if row >= p.rows {
+// Stores what four neighbouring weight rows gave for row `row` of a tile that ends at `end`.
+fn finish(row: u32, end: u32, weight: u32, total: vec4<f32>) {
+    if row >= end {
         return;
     }
-    let at = row * p.y_stride + p.y_offset + out;
+    let at = tile_output(row) * p.y_stride + p.y_offset;
+    if GATED {
+        let out = weight >> 1u;
+        if out < p.n {
+            y[at + out] = silu(total.x) * total.y;
+        }
+        if out + 1u < p.n {
+            y[at + out + 1u] = silu(total.z) * total.w;
+        }
+        return;
+    }
     let totals = array<f32, 4>(total.x, total.y, total.z, total.w);
     for (var i = 0u; i < 4u; i += 1u) {
-        if out + i < p.n {
+        if weight + i < p.n {
             if ACCUMULATE {
-                y[at + i] += totals[i];
+                y[at + weight + i] += totals[i];
             } else {
-                y[at + i] = totals[i];
+                y[at + weight + i] = totals[i];
             }
         }
     }
@@ -41,23 +51,28 @@ fn finish(row: u32, out: u32, total: vec4<f32>) {
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
-    let first_out = tile.x * TILE_N;
-    let first_row = tile.y * TILE_M;
-    let out = (invocation & 15u) * 4u;
+    let first_row = tile_first(tile.y);
+    let end = tile_end(tile.y);
+    if first_row >= end {
+        return;
+    }
+    let first_weight = tile.x * TILE_N;
+    let weight = (invocation & 15u) * 4u;
     let row = (invocation >> 4u) * 4u;
     // Half of the invocations decode a unit of weights each, the others copy a run of activations each.
     let decodes = invocation < TILE_N;
-    let weight_row = min(first_out + invocation, p.n - 1u) * p.row_units;
+    let decode_row = tile_first_weight(tile.y) + weight_row(first_weight + (invocation & (TILE_N - 1u)));
+    let decode_unit = decode_row * p.row_units;
     let copy_row = (invocation & 63u) >> 1u;
     let copy_run = invocation & 1u;
-    let input_row = min(first_row + copy_row, p.rows - 1u) * (p.k >> 2u);
+    let input_row = tile_input(min(first_row + copy_row, end - 1u)) * (p.k >> 2u);
     var sum0 = vec4<f32>(0.0);
     var sum1 = vec4<f32>(0.0);
     var sum2 = vec4<f32>(0.0);
     var sum3 = vec4<f32>(0.0);
     for (var unit = 0u; unit < p.row_units; unit += 1u) {
         if decodes {
-            let u = q_unit(weight_row + unit, p.units);
+            let u = q_unit(decode_unit + unit, p.units);
             let scale = vec2<f32>(u.scale.x, u.scale.y);
             store_weights(0u, invocation, u.q[0] * scale.x + vec4<f32>(u.offset.x));
             store_weights(4u, invocation, u.q[1] * scale.x + vec4<f32>(u.offset.x));
@@ -78,18 +93,18 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         }
         workgroupBarrier();
         for (var k = 0u; k < 32u; k += 1u) {
-            let a = k * TILE_N + out;
+            let a = k * TILE_N + weight;
             let b = k * TILE_M + row;
-            let weight = vec4<f32>(weights[a], weights[a + 1u], weights[a + 2u], weights[a + 3u]);
-            sum0 += weight * inputs[b];
-            sum1 += weight * inputs[b + 1u];
-            sum2 += weight * inputs[b + 2u];
-            sum3 += weight * inputs[b + 3u];
+            let w4 = vec4<f32>(weights[a], weights[a + 1u], weights[a + 2u], weights[a + 3u]);
+            sum0 += w4 * inputs[b];
+            sum1 += w4 * inputs[b + 1u];
+            sum2 += w4 * inputs[b + 2u];
+            sum3 += w4 * inputs[b + 3u];
         }
         workgroupBarrier();
     }
-    finish(first_row + row, first_out + out, sum0);
-    finish(first_row + row + 1u, first_out + out, sum1);
-    finish(first_row + row + 2u, first_out + out, sum2);
-    finish(first_row + row + 3u, first_out + out, sum3);
+    finish(first_row + row, end, first_weight + weight, sum0);
+    finish(first_row + row + 1u, end, first_weight + weight, sum1);
+    finish(first_row + row + 2u, end, first_weight + weight, sum2);
+    finish(first_row + row + 3u, end, first_weight + weight, sum3);
 }

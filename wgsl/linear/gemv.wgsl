@@ -1,10 +1,19 @@
-// y[i] = W x[i] for few rows i: a workgroup computes 32 outputs of one row. 8 lanes share a group of 4 weight rows and
-// take turns at their units; a unit's activations are fetched once for the 4 rows.
+// y[i] = W x[i] for few rows i: a workgroup multiplies 32 weight rows with one row of activations. 8 lanes share a group of
+// 4 weight rows and take turns at their units; a unit's activations are fetched once for the 4 rows.
 const LANES = 8u;
 const ROWS = 4u;
-const GROUPS = 8u;
+const TILE = 32u;
 
-var<workgroup> partial: array<f32, 256>;
+var<workgroup> partial: array<f32, 256>; // [TILE][LANES]
+
+// The sum of one weight row over its lanes.
+fn lanes_total(row: u32) -> f32 {
+    var total = 0.0;
+    for (var i = 0u; i < LANES; i += 1u) {
+        total += partial[row * LANES + i];
+    }
+    return total;
+}
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
@@ -14,13 +23,12 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let lane = invocation % LANES;
     let group = invocation / LANES;
     let first = row_first_weight(tile.y);
-    let input_row = row_input(tile.y) * (p.k >> 2u);
-    let last = p.n - 1u;
-    let row = tile.x * (GROUPS * ROWS) + group * ROWS;
-    let unit0 = (first + min(row, last)) * p.row_units;
-    let unit1 = (first + min(row + 1u, last)) * p.row_units;
-    let unit2 = (first + min(row + 2u, last)) * p.row_units;
-    let unit3 = (first + min(row + 3u, last)) * p.row_units;
+    let input_row = (p.x_offset >> 2u) + row_input(tile.y) * (p.k >> 2u);
+    let row = tile.x * TILE + group * ROWS;
+    let unit0 = (first + weight_row(row)) * p.row_units;
+    let unit1 = (first + weight_row(row + 1u)) * p.row_units;
+    let unit2 = (first + weight_row(row + 2u)) * p.row_units;
+    let unit3 = (first + weight_row(row + 3u)) * p.row_units;
     var sum = vec4<f32>(0.0);
     for (var unit = lane; unit < p.row_units; unit += LANES) {
         let input = in_unit(input_row, unit);
@@ -35,18 +43,21 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     partial[at + 2u * LANES] = sum.z;
     partial[at + 3u * LANES] = sum.w;
     workgroupBarrier();
-    let out = tile.x * (GROUPS * ROWS) + invocation;
-    if invocation < GROUPS * ROWS && out < p.n {
-        let from_lane = invocation * LANES;
-        var total = 0.0;
-        for (var i = 0u; i < LANES; i += 1u) {
-            total += partial[from_lane + i];
+    let out_row = tile.y * p.y_stride + p.y_offset;
+    if GATED {
+        let out = tile.x * (TILE / 2u) + invocation;
+        if invocation < TILE / 2u && out < p.n {
+            y[out_row + out] = silu(lanes_total(2u * invocation)) * lanes_total(2u * invocation + 1u);
         }
-        let target_index = tile.y * p.y_stride + p.y_offset + out;
-        if ACCUMULATE {
-            y[target_index] += total;
-        } else {
-            y[target_index] = total;
+    } else {
+        let out = tile.x * TILE + invocation;
+        if invocation < TILE && out < p.n {
+            let total = lanes_total(invocation);
+            if ACCUMULATE {
+                y[out_row + out] += total;
+            } else {
+                y[out_row + out] = total;
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ impl SiluMul {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("elementwise/silu_mul.wgsl"), WG)
+        Source::new(wgsl!("elementwise/silu_mul.wgsl"), WG).with(wgsl!("lib/silu.wgsl"))
     }
 
     fn grid((): (), p: &Params) -> Grid {

@@ -1,16 +1,21 @@
 //! Matrix times many rows: `Y = X · Wᵀ`.
 
-use super::{TestWeights, quant};
+use super::{Epilogue, Rows, TestWeights, quant};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Fragment, Grid, Source, kernel, wgsl},
+    kernels::moe::bucket,
     quant::{Planes, Rng, WeightType},
 };
 
 kernel! {
-    /// `y[i, y_offset + j] = Σ_d W[j, d] · x[i, d]`, or added to what is there.
+    /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
     ///
-    /// Shapes: `w` is `[n, k]` of any format in [`Planes`], `x` `[rows, k]` f32, `y` rows of `y_stride` f32. Tiles of 64
-    /// outputs by 32 rows, f32 throughout. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe: 0.17 of it.
+    /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`], `x` rows of `k` f32, `y` rows of `y_stride`
+    /// f32. A matrix has `n` rows, gated ones `2·n` ([`Epilogue::Gate`]). Tiles of 64 weight rows by [`TILE_M`] rows, f32
+    /// throughout. Dense: `first(i) = 0`, `input(i) = i`. Expert: rows are (token, expert) pairs, tile by tile of `tiles`,
+    /// through the pair indices in `pairs`, both as [`bucket`](bucket::Bucket) makes them; `input(i) = i / share`. Tiles
+    /// whose expert is not in `w` are left as they are, as in [`Gemv`](super::gemv::Gemv). Bound: 1e-5 of `Σ |W · x|`;
+    /// gated as [`Epilogue::Gate`] makes of it. Measured worst on lavapipe: 0.17 of it.
     pub struct Gemm("linear/gemm") for Variant;
     params {
         /// Rows of the output.
@@ -27,58 +32,106 @@ kernel! {
         y_stride: u32,
         /// First output of a row of `y`.
         y_offset: u32,
+        /// Tiles of rows: those of the dense rows, or the entries of `tiles`.
+        tiles: u32,
+        /// Output rows that have the same input row.
+        share: u32,
+        /// Experts of the whole stack.
+        experts: u32,
+        /// The expert whose matrix is the first in `w`.
+        first_expert: u32,
+        /// Matrices in `w`.
+        held: u32,
+        /// Rows of a matrix.
+        matrix_rows: u32,
     }
     binds {
         /// The weights' planes.
         w: read [[u32; 4]],
         /// The inputs.
         x: read [[f32; 4]],
+        /// Pair indices by expert.
+        pairs: read [u32] if |v| v.rows == Rows::Expert,
+        /// The list of tiles: expert, first and end in `pairs`.
+        tiles: read [[u32; 4]] if |v| v.rows == Rows::Expert,
         /// The outputs.
         y: write [f32],
     }
 }
 
-/// Format and epilogue.
+/// Format, rows and epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The weights' format.
     pub ty: WeightType,
-    /// Add to `y` rather than overwrite it.
-    pub accumulate: bool,
+    /// One matrix, or one an expert.
+    pub rows: Rows,
+    /// What happens to the products.
+    pub epilogue: Epilogue,
 }
 
 const WG: u32 = 128;
 const TILE_N: u32 = 64;
-const TILE_M: u32 = 32;
+/// Rows of the output that a workgroup computes.
+pub const TILE_M: u32 = 32;
 
 impl Gemm {
     fn variants(_: &Caps) -> Vec<Variant> {
-        let formats = WeightType::ALL.into_iter();
-        formats.flat_map(|ty| [false, true].map(|accumulate| Variant { ty, accumulate })).collect()
+        let mut all = Vec::new();
+        for ty in WeightType::ALL {
+            for rows in [Rows::Dense, Rows::Expert] {
+                all.extend(Epilogue::ALL.map(|epilogue| Variant { ty, rows, epilogue }));
+            }
+        }
+        all
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/gemm.wgsl"), WG)
+        v.epilogue
+            .fill(Source::new(wgsl!("linear/gemm.wgsl"), WG))
             .with_all(quant(v.ty))
             .with(wgsl!("lib/input.wgsl"))
-            .constant("ACCUMULATE", v.accumulate)
+            .with(tiles(v.rows))
+            .constant("TILE_M", TILE_M)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(TILE_N), y: p.rows.div_ceil(TILE_M) }
+        Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(v.ty, u64::from(p.n), u64::from(p.k)) else { return };
+        let rows = u64::from(p.held) * u64::from(p.matrix_rows);
+        let Some(planes) = Planes::new(v.ty, rows, u64::from(p.k)) else { return };
         let x: &[f32] = bytemuck::cast_slice(host.x);
-        let k = p.k as usize;
-        let mut weights = vec![0.0; k];
-        for j in 0..p.n {
-            planes.decode_row(host.w, u64::from(j), &mut weights);
-            for (i, x) in x.chunks_exact(k).take(p.rows as usize).enumerate() {
-                let sum: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-                *y = if v.accumulate { *y + sum as f32 } else { sum as f32 };
+        let (k, n) = (p.k as usize, p.n);
+        // The rows that meet each matrix.
+        let mut runs: Vec<(u32, Vec<usize>)> = Vec::new();
+        match v.rows {
+            Rows::Dense => runs.push((0, (0..p.rows as usize).collect())),
+            Rows::Expert => {
+                for [expert, first, end, _] in host.tiles.iter().take(p.tiles as usize) {
+                    let held = (*expert).min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held);
+                    let (Some(held), true) = (held, first < end) else { continue };
+                    let pairs = &host.pairs[*first as usize..(*end).min(p.rows) as usize];
+                    runs.push((held, pairs.iter().map(|pair| (*pair).min(p.rows - 1) as usize).collect()));
+                }
+            }
+        }
+        let mut weights = [vec![0.0; k], vec![0.0; k]];
+        for (matrix, rows) in runs {
+            let first = u64::from(matrix) * u64::from(p.matrix_rows);
+            for j in 0..n {
+                planes.decode_row(host.w, first + u64::from(j), &mut weights[0]);
+                if v.epilogue == Epilogue::Gate {
+                    planes.decode_row(host.w, first + u64::from(n + j), &mut weights[1]);
+                }
+                for i in &rows {
+                    let input = if v.rows == Rows::Expert { i / p.share as usize } else { *i };
+                    let x = &x[input * k..];
+                    let dot = |w: &Vec<f32>| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+                    let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
+                    *y = v.epilogue.apply(*y, weights.each_ref().map(dot)) as f32;
+                }
             }
         }
     }
@@ -93,23 +146,46 @@ impl Gemm {
     }
 }
 
+/// The `tiles` slot: which rows a workgroup has, and which matrix they meet.
+fn tiles(rows: Rows) -> Fragment {
+    match rows {
+        Rows::Dense => wgsl!("tiles/dense.wgsl"),
+        Rows::Expert => wgsl!("tiles/expert.wgsl"),
+    }
+}
+
 fn case(v: Variant, (rows, n, k): (u32, u32, u64), seed: u64) -> Option<Case<Gemm>> {
-    let weights = TestWeights::random(v.ty, u64::from(n), k, seed)?;
+    // Experts 1 to 4 of 6 are bound: rows of the others stay as they are.
+    let (experts, first_expert, held, share) = if v.rows == Rows::Expert { (6, 1, 4, 2) } else { (1, 0, 1, 1) };
+    let matrix_rows = v.epilogue.matrix_rows(n);
+    let weights = TestWeights::random(v.ty, u64::from(held * matrix_rows), k, seed)?;
     let mut rng = Rng::new(seed + 200);
-    let mut x: Vec<f32> = (0..u64::from(rows) * k).map(|_| rng.normal()).collect();
+    let mut x: Vec<f32> = (0..u64::from(rows.div_ceil(share)) * k).map(|_| rng.normal()).collect();
     x[0] = 1e3;
+    // Most pairs on one expert, so that it has more than a tile, and an id that is out of range.
+    let ids: Vec<u32> = (0..rows).map(|i| [3, 0, 99, 1, 2].get(i as usize).copied().unwrap_or(3)).collect();
+    let params =
+        bucket::Params { pairs: rows, experts, max_tiles: bucket::max_tiles(rows, experts), ..Default::default() };
+    let (tiles, pairs, tile_count) = match v.rows {
+        Rows::Dense => (Vec::new(), Vec::new(), rows.div_ceil(TILE_M)),
+        Rows::Expert => {
+            let made = bucket::buckets(&params, &ids);
+            (made.tiles, made.sorted, params.max_tiles)
+        }
+    };
     let (y_stride, y_offset) = (n + 3, 2);
     let mut y = vec![f32::NAN; (rows * y_stride) as usize];
     let mut expected = vec![(f64::NAN, 0.0); y.len()];
-    for (i, x) in x.chunks_exact(k as usize).enumerate() {
-        for j in 0..n as usize {
-            let at = i * y_stride as usize + y_offset as usize + j;
-            let (mut sum, bound) = weights.dot(j, x);
-            if v.accumulate {
+    for i in 0..rows {
+        let id = if v.rows == Rows::Expert { ids[i as usize].min(experts - 1) } else { 0 };
+        let Some(bound_expert) = id.checked_sub(first_expert).filter(|e| *e < held) else { continue };
+        let input = &x[(i / share) as usize * k as usize..];
+        for j in 0..n {
+            let at = (i * y_stride + y_offset + j) as usize;
+            if v.epilogue == Epilogue::Accumulate {
                 y[at] = 0.5;
-                sum += 0.5;
             }
-            expected[at] = (sum, bound + if v.accumulate { 1e-7 } else { 0.0 });
+            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, n, j, input, y[at]);
         }
     }
     let params = Params {
@@ -120,11 +196,17 @@ fn case(v: Variant, (rows, n, k): (u32, u32, u64), seed: u64) -> Option<Case<Gem
         units: weights.planes.units(),
         y_stride,
         y_offset,
+        tiles: tile_count,
+        share,
+        experts,
+        first_expert,
+        held,
+        matrix_rows,
     };
     Some(Case {
         name: format!("{rows}x{n}x{k}"),
         params,
-        data: Data { w: weights.words, x: bytemuck::pod_collect_to_vec(&x), y },
+        data: Data { w: weights.words, x: bytemuck::pod_collect_to_vec(&x), pairs, tiles, y },
         expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
     })
 }

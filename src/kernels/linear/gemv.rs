@@ -1,18 +1,21 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
-use super::{Rows, TestWeights, quant};
+use super::{Epilogue, Rows, TestWeights, quant};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::{Planes, Rng, WeightType},
 };
 
 kernel! {
-    /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, or added to what is there.
+    /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
     ///
-    /// Shapes: `w` is `[held · n, k]` of any format in [`Planes`], `x` rows of `k` f32, `ids` `[rows]`, `y` rows of
-    /// `y_stride` f32. Dense: `first(i) = 0`, `input(i) = i`. Expert: `first(i) = (ids[i] − first_expert) · n`,
-    /// `input(i) = i / share`; ids are clamped, and rows whose expert is not in `w` are left as they are: a stack that is
-    /// larger than a binding is multiplied part by part. Bound: 1e-5 of `Σ |W · x|`. Measured worst on lavapipe: 0.26 of it.
+    /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`], `x` rows of `k` f32 from element `x_offset` on
+    /// (a multiple of 4), `ids` `[rows]` from `ids_offset` on, `y` rows of `y_stride` f32. A matrix has `n` rows, gated
+    /// ones `2·n` ([`Epilogue::Gate`]). Dense: `first(i) = 0`, `input(i) = i`. Expert: `first(i) = (ids[i] − first_expert) ·
+    /// matrix_rows`, `input(i) = i / share`; ids are clamped, and rows whose expert is not in `w` are left as they are: a
+    /// stack that is larger than a binding is multiplied part by part. Bound: 1e-5 of `Σ |W · x|`; gated as
+    /// [`Epilogue::Gate`] makes of it. Measured worst on lavapipe: 0.26 of it,
+    /// and 0.5 where gated products are subnormal.
     pub struct Gemv("linear/gemv") for Variant;
     params {
         /// Rows of the output.
@@ -37,6 +40,12 @@ kernel! {
         first_expert: u32,
         /// Matrices in `w`.
         held: u32,
+        /// Rows of a matrix.
+        matrix_rows: u32,
+        /// First element of `x`.
+        x_offset: u32,
+        /// First element of `ids`.
+        ids_offset: u32,
     }
     binds {
         /// The weights' planes.
@@ -57,62 +66,72 @@ pub struct Variant {
     pub ty: WeightType,
     /// One matrix, or one an expert.
     pub rows: Rows,
-    /// Add to `y` rather than overwrite it.
-    pub accumulate: bool,
+    /// What happens to the products.
+    pub epilogue: Epilogue,
 }
 
 const WG: u32 = 64;
-/// Outputs that a workgroup computes.
+/// Weight rows that a workgroup multiplies.
 const TILE: u32 = 32;
 
 impl Gemv {
     fn variants(_: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for ty in WeightType::ALL {
-            for (rows, accumulate) in [(Rows::Dense, false), (Rows::Dense, true), (Rows::Expert, false)] {
-                all.push(Variant { ty, rows, accumulate });
+            for rows in [Rows::Dense, Rows::Expert] {
+                all.extend(Epilogue::ALL.map(|epilogue| Variant { ty, rows, epilogue }));
             }
         }
         all
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/gemv.wgsl"), WG)
+        v.epilogue
+            .fill(Source::new(wgsl!("linear/gemv.wgsl"), WG))
             .with_all(quant(v.ty))
             .with(wgsl!("lib/input.wgsl"))
             .with(v.rows.fragment())
-            .constant("ACCUMULATE", v.accumulate)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(TILE), y: p.rows }
+        Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(v.ty, u64::from(p.held) * u64::from(p.n), u64::from(p.k)) else { return };
-        let x: &[f32] = bytemuck::cast_slice(host.x);
-        let k = p.k as usize;
-        let mut weights = vec![0.0; k];
-        let mut output = |i: usize, j: u32, weights: &[f32]| {
+        let rows = u64::from(p.held) * u64::from(p.matrix_rows);
+        let Some(planes) = Planes::new(v.ty, rows, u64::from(p.k)) else { return };
+        let x: &[f32] = &bytemuck::cast_slice(host.x)[p.x_offset as usize..];
+        let (k, n) = (p.k as usize, p.n);
+        let mut weights = [vec![0.0; k], vec![0.0; k]];
+        let mut output = |i: usize, j: u32, weights: &[Vec<f32>; 2]| {
             let input = if v.rows == Rows::Expert { i / p.share as usize } else { i };
-            let sum: f64 = weights.iter().zip(&x[input * k..]).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            let x = &x[input * k..];
+            let products =
+                weights.each_ref().map(|w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>());
             let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-            *y = if v.accumulate { *y + sum as f32 } else { sum as f32 };
+            *y = v.epilogue.apply(*y, products) as f32;
+        };
+        // The weights of output j of the matrix that starts at row `first`.
+        let decode = |first: u64, j: u32, weights: &mut [Vec<f32>; 2]| {
+            planes.decode_row(host.w, first + u64::from(j), &mut weights[0]);
+            if v.epilogue == Epilogue::Gate {
+                planes.decode_row(host.w, first + u64::from(n + j), &mut weights[1]);
+            }
         };
         match v.rows {
             // A row of weights is decoded once for all rows of the input.
             Rows::Dense => {
-                for j in 0..p.n {
-                    planes.decode_row(host.w, u64::from(j), &mut weights);
+                for j in 0..n {
+                    decode(0, j, &mut weights);
                     (0..p.rows as usize).for_each(|i| output(i, j, &weights));
                 }
             }
             Rows::Expert => {
                 for i in 0..p.rows as usize {
-                    let expert = host.ids[i].min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held);
-                    let Some(expert) = expert else { continue };
-                    for j in 0..p.n {
-                        planes.decode_row(host.w, u64::from(expert) * u64::from(p.n) + u64::from(j), &mut weights);
+                    let id = host.ids[p.ids_offset as usize + i].min(p.experts - 1);
+                    let Some(held) = id.checked_sub(p.first_expert).filter(|e| *e < p.held) else { continue };
+                    for j in 0..n {
+                        decode(u64::from(held) * u64::from(p.matrix_rows), j, &mut weights);
                         output(i, j, &weights);
                     }
                 }
@@ -141,40 +160,38 @@ impl Gemv {
 }
 
 fn case(v: Variant, name: String, rows: u32, n: u32, k: u64, blocks: Option<Vec<u8>>, seed: u64) -> Option<Case<Gemv>> {
-    // Experts 1 to 4 of 6 are bound.
+    // Experts 1 to 4 of 6 are bound, and inputs and ids start somewhere in their buffers.
     let (experts, first_expert, held, share) = if v.rows == Rows::Expert { (6, 1, 4, 2) } else { (1, 0, 1, 1) };
-    let all_rows = u64::from(held * n);
+    let (x_offset, ids_offset) = (8, if v.rows == Rows::Expert { 3 } else { 0 });
+    let matrix_rows = v.epilogue.matrix_rows(n);
     let weights = match blocks {
-        Some(raw) => TestWeights::from_blocks(v.ty, all_rows, k, &raw)?,
-        None => TestWeights::random(v.ty, all_rows, k, seed)?,
+        Some(raw) => TestWeights::from_blocks(v.ty, u64::from(held * matrix_rows), k, &raw)?,
+        None => TestWeights::random(v.ty, u64::from(held * matrix_rows), k, seed)?,
     };
     let mut rng = Rng::new(seed + 100);
     let inputs = rows.div_ceil(share) as usize;
-    let mut x: Vec<f32> = (0..inputs * k as usize).map(|_| rng.normal()).collect();
+    let mut x = vec![f32::NAN; x_offset as usize];
+    x.extend((0..inputs * k as usize).map(|_| rng.normal()));
     // An outlier, as trained models have them.
-    x[0] = 1e3;
+    x[x_offset as usize] = 1e3;
     // Experts that are bound, one that is not, and an id that is out of range.
-    let ids: Vec<u32> = if v.rows == Rows::Expert {
-        (0..rows).map(|i| [3, 4, 99, 0, 1].get(i as usize).copied().unwrap_or(2)).collect()
-    } else {
-        Vec::new()
-    };
+    let pattern = [3u32, 4, 99, 0, 1];
+    let expert = |i: u32| pattern.get(i as usize).copied().unwrap_or(2);
+    let ids =
+        if v.rows == Rows::Expert { [77; 3].into_iter().chain((0..rows).map(expert)).collect() } else { Vec::new() };
     let (y_stride, y_offset) = (n + 3, 2);
     let mut y = vec![f32::NAN; (rows * y_stride) as usize];
     let mut expected: Vec<(f64, f64)> = vec![(f64::NAN, 0.0); y.len()];
     for i in 0..rows {
-        let expert = ids.get(i as usize).map_or(0, |id| (*id).min(experts - 1));
-        let Some(expert) = expert.checked_sub(first_expert).filter(|e| *e < held) else { continue };
-        let first = expert * n;
-        let input = &x[(i / share) as usize * k as usize..];
+        let id = if v.rows == Rows::Expert { expert(i).min(experts - 1) } else { 0 };
+        let Some(bound_expert) = id.checked_sub(first_expert).filter(|e| *e < held) else { continue };
+        let input = &x[x_offset as usize + (i / share) as usize * k as usize..];
         for j in 0..n {
             let at = (i * y_stride + y_offset + j) as usize;
-            let (mut sum, bound) = weights.dot((first + j) as usize, input);
-            if v.accumulate {
+            if v.epilogue == Epilogue::Accumulate {
                 y[at] = 0.5;
-                sum += 0.5;
             }
-            expected[at] = (sum, bound + if v.accumulate { 1e-7 } else { 0.0 });
+            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, n, j, input, y[at]);
         }
     }
     let params = Params {
@@ -189,6 +206,9 @@ fn case(v: Variant, name: String, rows: u32, n: u32, k: u64, blocks: Option<Vec<
         experts,
         first_expert,
         held,
+        matrix_rows,
+        x_offset,
+        ids_offset,
     };
     Some(Case {
         name,

@@ -5,7 +5,7 @@ pub mod gemm;
 pub mod gemv;
 
 use crate::{
-    gpu::{Fragment, wgsl},
+    gpu::{Fragment, Source, wgsl},
     quant::{Planes, WeightType, random_blocks},
 };
 
@@ -43,6 +43,46 @@ impl Rows {
         match self {
             Self::Dense => wgsl!("rows/dense.wgsl"),
             Self::Expert => wgsl!("rows/expert.wgsl"),
+        }
+    }
+}
+
+/// What happens to a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    /// It is stored.
+    Store,
+    /// It is added to what is there.
+    Accumulate,
+    /// The matrix has `n` rows of gates and then `n` of values: `silu(gate) · value` is stored (Shazeer 2020,
+    /// arXiv:2002.05202).
+    Gate,
+}
+
+impl Epilogue {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Store, Self::Accumulate, Self::Gate];
+
+    /// Rows of a matrix with `n` outputs.
+    pub fn matrix_rows(self, n: u32) -> u32 {
+        if self == Self::Gate { 2 * n } else { n }
+    }
+
+    /// Gives a body its constants and the order in which it takes weight rows.
+    fn fill(self, source: Source) -> Source {
+        source
+            .constant("ACCUMULATE", self == Self::Accumulate)
+            .constant("GATED", self == Self::Gate)
+            .with(wgsl!("lib/silu.wgsl"))
+            .with(wgsl!("linear/weight_row.wgsl"))
+    }
+
+    /// What becomes of the products of an output's weight rows (one, or gate and value), with what is there before.
+    fn apply(self, before: f32, products: [f64; 2]) -> f64 {
+        match self {
+            Self::Store => products[0],
+            Self::Accumulate => f64::from(before) + products[0],
+            Self::Gate => products[0] / (1.0 + (-products[0]).exp()) * products[1],
         }
     }
 }
@@ -87,5 +127,21 @@ impl TestWeights {
             bound += 1e-5 * (w * x).abs() + f64::from(f32::MIN_POSITIVE) * x.abs();
         }
         (sum, bound)
+    }
+
+    /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound. Gated:
+    /// the errors of both products reach the output, the gate's with a slope of at most 1.1, and 5e-6 for the gate itself.
+    fn output(&self, epilogue: Epilogue, first: u32, n: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
+        let (product, bound) = self.dot((first + out) as usize, x);
+        match epilogue {
+            Epilogue::Store => (product, bound),
+            Epilogue::Accumulate => (epilogue.apply(before, [product, 0.0]), bound + 1e-7 * f64::from(before.abs())),
+            Epilogue::Gate => {
+                let (value, value_bound) = self.dot((first + n + out) as usize, x);
+                let gated = epilogue.apply(before, [product, value]);
+                let silu = epilogue.apply(before, [product, 1.0]);
+                (gated, value.abs() * 1.1 * bound + silu.abs() * value_bound + 5e-6 * (product * value).abs())
+            }
+        }
     }
 }

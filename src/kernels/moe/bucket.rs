@@ -1,0 +1,152 @@
+//! Pairs by expert: what an expert GEMM goes over.
+
+use super::router_topk::MAX_EXPERTS;
+use crate::{
+    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    kernels::linear::gemm,
+    quant::Rng,
+};
+
+kernel! {
+    /// Sorts the pairs of `ids` by expert, stably, whatever order a GPU works in: a counting sort by one workgroup.
+    ///
+    /// Shapes: `ids` `[pairs]` (clamped to the experts; at most [`MAX_EXPERTS`] of these), `counts` `[experts]` pairs of
+    /// each expert, `offsets` `[experts + 1]` where its bucket starts in `sorted` `[pairs]`, which holds each expert's pair
+    /// indices in ascending order. `tiles` `[max_tiles]` of (expert, first, end, 0) cuts the buckets into runs of up to
+    /// [`gemm::TILE_M`] pairs; the rest of it are empty tiles. `grids` `[6]` are the indirect arguments (x, y, z) of two
+    /// GEMMs over the tiles. All exact.
+    pub struct Bucket("moe/bucket") for ();
+    params {
+        /// Pairs: tokens times experts a token.
+        pairs: u32,
+        /// Experts.
+        experts: u32,
+        /// Entries of `tiles`: at least [`max_tiles`].
+        max_tiles: u32,
+        /// Workgroups along x of the first GEMM.
+        first_grid: u32,
+        /// Workgroups along x of the second.
+        second_grid: u32,
+    }
+    binds {
+        /// The chosen experts.
+        ids: read [u32],
+        /// Pairs of each expert.
+        counts: write [u32],
+        /// Starts of the buckets.
+        offsets: write [u32],
+        /// Pair indices by expert.
+        sorted: write [u32],
+        /// The list of tiles.
+        tiles: write [[u32; 4]],
+        /// Indirect arguments.
+        grids: write [u32],
+    }
+}
+
+const WG: u32 = 256;
+
+/// The most tiles that `pairs` pairs of `experts` experts can make.
+pub fn max_tiles(pairs: u32, experts: u32) -> u32 {
+    pairs.div_ceil(gemm::TILE_M) + experts.min(pairs)
+}
+
+impl Bucket {
+    fn variants(_: &Caps) -> Vec<()> {
+        vec![()]
+    }
+
+    fn source((): ()) -> Source {
+        Source::new(wgsl!("moe/bucket.wgsl"), WG).constant("TILE_M", gemm::TILE_M)
+    }
+
+    fn grid((): (), _: &Params) -> Grid {
+        Grid { x: 1, y: 1 }
+    }
+
+    fn cpu((): (), p: &Params, host: Host<'_>) {
+        let made = buckets(p, host.ids);
+        host.counts[..made.counts.len()].copy_from_slice(&made.counts);
+        host.offsets[..made.offsets.len()].copy_from_slice(&made.offsets);
+        host.sorted[..made.sorted.len()].copy_from_slice(&made.sorted);
+        host.tiles[..made.tiles.len()].copy_from_slice(&made.tiles);
+        host.grids[..made.grids.len()].copy_from_slice(&made.grids);
+    }
+
+    fn cases((): ()) -> Vec<Case<Self>> {
+        let mut rng = Rng::new(16);
+        let tile = gemm::TILE_M;
+        let mut random = |pairs: u32, experts: u32| (0..pairs).map(|_| rng.below(experts)).collect();
+        // Experts with none, one, a whole tile and one more.
+        let edges = [(1, 1), (2, tile), (3, tile + 1), (5, 2 * tile)];
+        let edges = edges.into_iter().flat_map(|(expert, pairs)| (0..pairs).map(move |_| expert)).collect();
+        [
+            ("Qwen3-30B-A3B, 300 tokens", 128, random(2400, 128)),
+            ("512 experts", 512, random(777, 512)),
+            ("around a tile", 8, edges),
+            ("all on one expert", 60, vec![59; 100]),
+            ("one pair", 4, vec![2]),
+            ("an id out of range", 4, vec![1, 99, 0]),
+        ]
+        .into_iter()
+        .map(|(name, experts, ids): (&str, u32, Vec<u32>)| {
+            let pairs = ids.len() as u32;
+            let max_tiles = max_tiles(pairs, experts) + 3;
+            let params = Params { pairs, experts, max_tiles, first_grid: 12, second_grid: 32 };
+            let made = buckets(&params, &ids);
+            let unset = |len: usize| vec![u32::MAX; len];
+            let tiles: Vec<[u32; 4]> = vec![[u32::MAX; 4]; made.tiles.len()];
+            Case {
+                name: name.to_owned(),
+                params,
+                data: Data {
+                    ids,
+                    counts: unset(made.counts.len()),
+                    offsets: unset(made.offsets.len()),
+                    sorted: unset(made.sorted.len()),
+                    tiles,
+                    grids: unset(made.grids.len()),
+                },
+                expected: Expected {
+                    counts: Some(Expect::Exact(made.counts)),
+                    offsets: Some(Expect::Exact(made.offsets)),
+                    sorted: Some(Expect::Exact(made.sorted)),
+                    tiles: Some(Expect::Exact(bytemuck::cast_slice(&made.tiles).to_vec())),
+                    grids: Some(Expect::Exact(made.grids.to_vec())),
+                    ..Default::default()
+                },
+            }
+        })
+        .collect()
+    }
+}
+
+/// What [`Bucket`] writes.
+pub(crate) struct Buckets {
+    pub(crate) counts: Vec<u32>,
+    pub(crate) offsets: Vec<u32>,
+    pub(crate) sorted: Vec<u32>,
+    pub(crate) tiles: Vec<[u32; 4]>,
+    pub(crate) grids: [u32; 6],
+}
+
+/// The definition.
+pub(crate) fn buckets(p: &Params, ids: &[u32]) -> Buckets {
+    debug_assert!(p.experts <= MAX_EXPERTS);
+    let expert = |pair: u32| ids.get(pair as usize).map_or(0, |id| (*id).min(p.experts - 1));
+    let mut sorted: Vec<u32> = (0..p.pairs).collect();
+    sorted.sort_by_key(|pair| expert(*pair));
+    let counts: Vec<u32> =
+        (0..p.experts).map(|e| sorted.iter().filter(|pair| expert(**pair) == e).count() as u32).collect();
+    let mut offsets = vec![0];
+    let mut tiles = Vec::new();
+    for (e, count) in (0u32..).zip(&counts) {
+        let start = offsets[e as usize];
+        let firsts = (0..*count).step_by(gemm::TILE_M as usize);
+        tiles.extend(firsts.map(|first| [e, start + first, start + (first + gemm::TILE_M).min(*count), 0]));
+        offsets.push(start + count);
+    }
+    let used = tiles.len() as u32;
+    tiles.resize(p.max_tiles as usize, [0; 4]);
+    Buckets { counts, offsets, sorted, tiles, grids: [p.first_grid, used, 1, p.second_grid, used, 1] }
+}
