@@ -2,125 +2,19 @@
 
 use super::{
     Config, FeedForward,
-    weights::{FeedForwardWeights, LayerWeights, Linear, Matrix, MatrixPart, Weights},
+    activations::{Activations, Routing},
+    weights::{FeedForwardWeights, GateUp, LayerWeights, Linear, Matrix, MatrixPart, Weights},
 };
 use crate::{
-    gpu::{Buffer, Device, GpuError, Recorder},
+    gpu::{Buffer, GpuError, Recorder},
     kernels::{
         KvType, Reduce,
         attn::{attention, qkv_to_cache},
         elementwise::{add_bias, rms_norm, silu_mul},
-        linear::{Epilogue, Rows, embed, gemm, gemv},
-        moe::{router_topk, weighted_sum},
+        linear::{self, Epilogue, embed, gemm, gemv},
+        moe::{bucket, router_topk, weighted_sum},
     },
 };
-
-/// The buffers between the kernels of a forward pass, for up to `rows` tokens at a time.
-#[derive(Debug)]
-pub(crate) struct Activations {
-    /// Token ids `[rows]`, written by the host.
-    pub(crate) ids: Buffer<u32>,
-    /// Positions `[rows]`, written by the host.
-    pub(crate) positions: Buffer<u32>,
-    /// The residual stream `[rows, hidden]`.
-    residual: Buffer<f32>,
-    /// What a norm leaves `[rows, hidden]`.
-    normed: Buffer<f32>,
-    /// Query, key and value heads as projected `[rows, q_len + 2·kv_len]`.
-    qkv: Buffer<f32>,
-    /// Query heads `[rows, q_len]`.
-    q: Buffer<f32>,
-    /// What attention leaves `[rows, q_len]`.
-    attended: Buffer<f32>,
-    /// The gate, then the gated inner values `[rows · slots, inner]`.
-    gate: Buffer<f32>,
-    /// `[rows · slots, inner]`.
-    up: Buffer<f32>,
-    /// `Some` for mixtures of experts.
-    routing: Option<Routing>,
-    /// Logits `[logit_rows, vocab]`.
-    pub(crate) logits: Buffer<f32>,
-}
-
-/// What a router decides.
-#[derive(Debug)]
-struct Routing {
-    /// `[rows, experts]`.
-    logits: Buffer<f32>,
-    /// `[rows, used]`.
-    ids: Buffer<u32>,
-    /// `[rows, used]`.
-    weights: Buffer<f32>,
-    /// The experts' outputs `[rows · used, hidden]`.
-    outputs: Buffer<f32>,
-}
-
-/// The sizes of [`Activations`] in elements, each with its label: what is planned and what is made cannot differ.
-struct Sizes {
-    rows: u64,
-    hidden: u64,
-    qkv: u64,
-    q: u64,
-    inner: u64,
-    routed: Option<(u64, u64, u64)>,
-    logits: u64,
-}
-
-impl Sizes {
-    fn new(config: &Config, rows: u32, logit_rows: u32) -> Self {
-        let rows = u64::from(rows);
-        let (slots, inner, routed) = match config.feed_forward {
-            FeedForward::Dense { inner } => (1, inner, None),
-            FeedForward::Experts { count, used, inner, .. } => {
-                let (count, used) = (u64::from(count), u64::from(used));
-                (used, inner, Some((rows * count, rows * used, rows * used * u64::from(config.hidden))))
-            }
-        };
-        Self {
-            rows,
-            hidden: rows * u64::from(config.hidden),
-            qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),
-            q: rows * u64::from(config.q_len()),
-            inner: rows * slots * u64::from(inner),
-            routed,
-            logits: u64::from(logit_rows) * u64::from(config.vocab),
-        }
-    }
-}
-
-impl Activations {
-    /// Bytes that [`Activations::new`] takes.
-    pub(crate) fn bytes(config: &Config, rows: u32, logit_rows: u32) -> u64 {
-        let s = Sizes::new(config, rows, logit_rows);
-        let routed = s.routed.map_or(0, |(logits, pairs, outputs)| logits + 2 * pairs + outputs);
-        4 * (2 * s.rows + 2 * s.hidden + s.qkv + 2 * s.q + 2 * s.inner + routed + s.logits)
-    }
-
-    pub(crate) async fn new(device: &Device, config: &Config, rows: u32, logit_rows: u32) -> Result<Self, GpuError> {
-        let s = Sizes::new(config, rows, logit_rows);
-        Ok(Self {
-            ids: device.alloc("token ids", s.rows).await?,
-            positions: device.alloc("positions", s.rows).await?,
-            residual: device.alloc("residual", s.hidden).await?,
-            normed: device.alloc("normed residual", s.hidden).await?,
-            qkv: device.alloc("qkv", s.qkv).await?,
-            q: device.alloc("query heads", s.q).await?,
-            attended: device.alloc("attended values", s.q).await?,
-            gate: device.alloc("ffn gate", s.inner).await?,
-            up: device.alloc("ffn up", s.inner).await?,
-            routing: match s.routed {
-                Some((logits, pairs, outputs)) => Some(Routing {
-                    logits: device.alloc("router logits", logits).await?,
-                    ids: device.alloc("expert ids", pairs).await?,
-                    weights: device.alloc("expert weights", pairs).await?,
-                    outputs: device.alloc("expert outputs", outputs).await?,
-                }),
-                None => None,
-            },
-            logits: device.alloc("logits", s.logits).await?,
-        })
-    }
-}
 
 /// Keys and values of one sequence: slot `i` holds position `i`.
 #[derive(Debug)]
@@ -135,6 +29,8 @@ pub(crate) struct KvCache {
 
 /// From this many rows on, a matrix is multiplied by tiles rather than row by row.
 const GEMM_ROWS: u32 = 8;
+/// From this many pairs for each expert on, experts are multiplied by tiles of their buckets rather than pair by pair.
+const BUCKET_PAIRS: u32 = 4;
 
 /// Records forward passes of one model over one sequence.
 #[derive(Debug)]
@@ -182,7 +78,7 @@ impl Decoder<'_> {
         rec.scope("head");
         self.norm(&mut rec, &self.weights.output_norm, rows - logit_rows, logit_rows)?;
         let head = self.weights.output.as_ref().unwrap_or(&self.weights.embedding);
-        self.linear(&mut rec, head, None, &a.normed, logit_rows, Output::new(&a.logits, head.n))?;
+        self.linear(&mut rec, head, Rows::Tokens(logit_rows), &a.normed, Output::new(&a.logits, head.n))?;
         Ok(rec.finish())
     }
 
@@ -201,7 +97,7 @@ impl Decoder<'_> {
         self.norm(rec, &layer.attn_norm, 0, rows)?;
         let stride = c.q_len() + 2 * c.kv_len();
         for (linear, offset) in [(&layer.q, 0), (&layer.k, c.q_len()), (&layer.v, c.q_len() + c.kv_len())] {
-            self.biased(rec, linear, &a.normed, Output { y: &a.qkv, stride, offset, accumulate: false })?;
+            self.biased(rec, linear, &a.normed, Output { offset, ..Output::new(&a.qkv, stride) })?;
         }
         let (heads, kv_heads, head_dim, capacity) = (c.heads, c.kv_heads, c.head_dim, self.kv.capacity);
         rec.dispatch(
@@ -236,55 +132,85 @@ impl Decoder<'_> {
     fn feed_forward(&self, rec: &mut Recorder, layer: &LayerWeights) -> Result<(), GpuError> {
         let (a, rows) = (self.activations, self.rows);
         self.norm(rec, &layer.ffn_norm, 0, rows)?;
-        match (&layer.feed_forward, &a.routing, self.config.feed_forward) {
-            (FeedForwardWeights::Dense { gate, up, down }, ..) => {
-                let inner = gate.matrix.n;
-                self.biased(rec, gate, &a.normed, Output::new(&a.gate, inner))?;
-                self.biased(rec, up, &a.normed, Output::new(&a.up, inner))?;
-                self.gate(rec, rows * inner)?;
-                self.biased(rec, down, &a.gate, self.residual())
+        let block = &layer.feed_forward;
+        // Activations are made from the same configuration as the weights: all three are there, or none.
+        let (Some(router), Some(routing), FeedForward::Experts { count, used, normalise, .. }) =
+            (&block.router, &a.routing, self.config.feed_forward)
+        else {
+            self.gate_up(rec, block, Rows::Tokens(rows))?;
+            return self.biased(rec, &block.down, &a.gate, self.residual());
+        };
+        self.linear(rec, router, Rows::Tokens(rows), &a.normed, Output::new(&routing.logits, count))?;
+        rec.dispatch(
+            router_topk::RouterTopk,
+            router_topk::Variant { normalise },
+            router_topk::Params { rows, experts: count, k: used },
+            router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
+        )?;
+        let (pairs, hidden) = (rows * used, self.config.hidden);
+        let tiles = (pairs >= BUCKET_PAIRS * count).then(|| bucket::max_tiles(pairs, count));
+        if let Some(max_tiles) = tiles {
+            let b = &routing.buckets;
+            rec.dispatch(
+                bucket::Bucket,
+                (),
+                bucket::Params { pairs, experts: count, max_tiles, first_grid: 0, second_grid: 0 },
+                bucket::Binds {
+                    ids: &routing.ids,
+                    counts: &b.counts,
+                    offsets: &b.offsets,
+                    sorted: &b.pairs,
+                    tiles: &b.tiles,
+                    grids: &b.grids,
+                },
+            )?;
+        }
+        self.gate_up(rec, block, Rows::Pairs { pairs, share: used, tiles, routing })?;
+        let rows_of_pairs = Rows::Pairs { pairs, share: 1, tiles, routing };
+        self.linear(rec, &block.down.matrix, rows_of_pairs, &a.gate, Output::new(&routing.outputs, hidden))?;
+        rec.dispatch(
+            weighted_sum::WeightedSum,
+            (),
+            weighted_sum::Params { rows, n: hidden, k: used },
+            weighted_sum::Binds { weights: &routing.weights, outputs: &routing.outputs, residual: &a.residual },
+        )
+    }
+
+    /// The gated inner values, from the normed residual.
+    fn gate_up(&self, rec: &mut Recorder, block: &FeedForwardWeights, rows: Rows<'_>) -> Result<(), GpuError> {
+        let a = self.activations;
+        match &block.gate_up {
+            GateUp::Fused(matrix) => {
+                let out = Output { epilogue: Epilogue::Gate, ..Output::new(&a.gate, matrix.n / 2) };
+                self.linear(rec, matrix, rows, &a.normed, out)
             }
-            (
-                FeedForwardWeights::Experts { router, gate, up, down },
-                Some(routing),
-                FeedForward::Experts { count, used, inner, normalise },
-            ) => {
-                self.linear(rec, router, None, &a.normed, rows, Output::new(&routing.logits, count))?;
+            GateUp::Separate { gate, up } => {
+                let inner = gate.matrix.n;
+                for (linear, y) in [(gate, &a.gate), (up, &a.up)] {
+                    self.linear(rec, &linear.matrix, rows, &a.normed, Output::new(y, inner))?;
+                    self.bias(rec, linear, Output::new(y, inner))?;
+                }
                 rec.dispatch(
-                    router_topk::RouterTopk,
-                    router_topk::Variant { normalise },
-                    router_topk::Params { rows, experts: count, k: used },
-                    router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
-                )?;
-                let (pairs, hidden) = (rows * used, self.config.hidden);
-                self.linear(rec, gate, Some((&routing.ids, used)), &a.normed, pairs, Output::new(&a.gate, inner))?;
-                self.linear(rec, up, Some((&routing.ids, used)), &a.normed, pairs, Output::new(&a.up, inner))?;
-                self.gate(rec, pairs * inner)?;
-                let outputs = Output::new(&routing.outputs, hidden);
-                self.linear(rec, down, Some((&routing.ids, 1)), &a.gate, pairs, outputs)?;
-                rec.dispatch(
-                    weighted_sum::WeightedSum,
+                    silu_mul::SiluMul,
                     (),
-                    weighted_sum::Params { rows, n: hidden, k: used },
-                    weighted_sum::Binds { weights: &routing.weights, outputs: &routing.outputs, residual: &a.residual },
+                    silu_mul::Params { n: rows.count() * inner },
+                    silu_mul::Binds { gate: &a.gate, up: &a.up },
                 )
             }
-            // Activations are made from the same configuration as the weights.
-            (FeedForwardWeights::Experts { .. }, ..) => Ok(()),
         }
     }
 
-    fn gate(&self, rec: &mut Recorder, n: u32) -> Result<(), GpuError> {
-        let a = self.activations;
-        rec.dispatch(silu_mul::SiluMul, (), silu_mul::Params { n }, silu_mul::Binds { gate: &a.gate, up: &a.up })
-    }
-
     fn residual(&self) -> Output<'_> {
-        Output { accumulate: true, ..Output::new(&self.activations.residual, self.config.hidden) }
+        let (residual, hidden) = (&self.activations.residual, self.config.hidden);
+        Output { epilogue: Epilogue::Accumulate, ..Output::new(residual, hidden) }
     }
 
     fn biased(&self, rec: &mut Recorder, linear: &Linear, x: &Buffer<f32>, out: Output<'_>) -> Result<(), GpuError> {
-        self.linear(rec, &linear.matrix, None, x, self.rows, out)?;
+        self.linear(rec, &linear.matrix, Rows::Tokens(self.rows), x, out)?;
+        self.bias(rec, linear, out)
+    }
+
+    fn bias(&self, rec: &mut Recorder, linear: &Linear, out: Output<'_>) -> Result<(), GpuError> {
         let Some(bias) = &linear.bias else { return Ok(()) };
         rec.dispatch(
             add_bias::AddBias,
@@ -294,71 +220,103 @@ impl Decoder<'_> {
         )
     }
 
-    /// `x` times a matrix, or times each row's expert: `experts` are the ids and how many rows share an input.
+    /// `x` times a matrix, or times each pair's expert.
     fn linear(
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
-        experts: Option<(&Buffer<u32>, u32)>,
+        rows: Rows<'_>,
         x: &Buffer<f32>,
-        rows: u32,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        let (k, x) = (matrix.k, &x.cast());
-        let (y, y_stride) = (out.y, out.stride);
-        let epilogue = if out.accumulate { Epilogue::Accumulate } else { Epilogue::Store };
-        let dense = experts.is_none();
+        let (k, x, experts) = (matrix.k, &x.cast(), matrix.experts);
+        let Output { y, stride: y_stride, epilogue, .. } = out;
+        let (count, share, kind) = match rows {
+            Rows::Tokens(count) => (count, 1, linear::Rows::Dense),
+            Rows::Pairs { pairs, share, .. } => (pairs, share, linear::Rows::Expert),
+        };
+        let (tiles, buckets, ids) = match rows {
+            Rows::Tokens(count) => ((count >= GEMM_ROWS).then(|| count.div_ceil(gemm::TILE_M)), None, None),
+            Rows::Pairs { tiles, routing, .. } => (tiles, Some(&routing.buckets), Some(&routing.ids)),
+        };
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {
             let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
-            let part_rows = planes.rows() as u32;
             // A single matrix is split by rows, a stack by experts.
-            let (n, y_offset) = if dense { (part_rows, out.offset + first_row) } else { (matrix.n, out.offset) };
-            if dense && rows >= GEMM_ROWS {
-                rec.dispatch(
+            let (matrix_rows, first_output, first_expert) = match kind {
+                linear::Rows::Dense => (planes.rows() as u32, epilogue.outputs(*first_row), 0),
+                linear::Rows::Expert => (matrix.n, 0, first_row / matrix.n),
+            };
+            let (n, y_offset) = (epilogue.outputs(matrix_rows), out.offset + first_output);
+            let held = planes.rows() as u32 / matrix_rows;
+            match tiles {
+                Some(tiles) => rec.dispatch(
                     gemm::Gemm,
-                    gemm::Variant { ty, rows: Rows::Dense, epilogue },
+                    gemm::Variant { ty, rows: kind, epilogue },
                     gemm::Params {
-                        rows,
+                        rows: count,
                         n,
                         k,
                         row_units,
                         units,
                         y_stride,
                         y_offset,
-                        tiles: rows.div_ceil(gemm::TILE_M),
-                        share: 1,
-                        experts: 1,
-                        first_expert: 0,
-                        held: 1,
-                        matrix_rows: n,
+                        tiles,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
                     },
-                    gemm::Binds { w, x, pairs: None, tiles: None, y },
-                )?;
-            } else {
-                rec.dispatch(
+                    gemm::Binds { w, x, pairs: buckets.map(|b| &b.pairs), tiles: buckets.map(|b| &b.tiles), y },
+                )?,
+                None => rec.dispatch(
                     gemv::Gemv,
-                    gemv::Variant { ty, rows: if dense { Rows::Dense } else { Rows::Expert }, epilogue },
+                    gemv::Variant { ty, rows: kind, epilogue },
                     gemv::Params {
-                        rows,
+                        rows: count,
                         n,
                         k,
                         row_units,
                         units,
                         y_stride,
                         y_offset,
-                        share: experts.map_or(1, |(_, share)| share),
-                        experts: matrix.experts,
-                        first_expert: if dense { 0 } else { first_row / n },
-                        held: part_rows / n,
-                        matrix_rows: n,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
                         x_offset: 0,
                         ids_offset: 0,
                     },
-                    gemv::Binds { w, x, ids: experts.map(|(ids, _)| ids), y },
-                )?;
+                    gemv::Binds { w, x, ids, y },
+                )?,
             }
         }
         Ok(())
+    }
+}
+
+/// The rows of a product, and which matrices they meet.
+#[derive(Clone, Copy, Debug)]
+enum Rows<'a> {
+    /// So many tokens, all with the same matrix.
+    Tokens(u32),
+    /// (token, expert) pairs, each with its expert's matrix.
+    Pairs {
+        pairs: u32,
+        /// Pairs in a row that have the same input row.
+        share: u32,
+        /// Tiles of the buckets, where it is done by them.
+        tiles: Option<u32>,
+        routing: &'a Routing,
+    },
+}
+
+impl Rows<'_> {
+    fn count(self) -> u32 {
+        match self {
+            Self::Tokens(count) | Self::Pairs { pairs: count, .. } => count,
+        }
     }
 }
 
@@ -368,11 +326,11 @@ struct Output<'a> {
     y: &'a Buffer<f32>,
     stride: u32,
     offset: u32,
-    accumulate: bool,
+    epilogue: Epilogue,
 }
 
 impl<'a> Output<'a> {
     fn new(y: &'a Buffer<f32>, stride: u32) -> Self {
-        Self { y, stride, offset: 0, accumulate: false }
+        Self { y, stride, offset: 0, epilogue: Epilogue::Store }
     }
 }

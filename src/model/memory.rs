@@ -29,10 +29,10 @@ impl MemoryPlan {
         let mut largest = (String::new(), 0);
         for matrix in tensors.matrices() {
             weights += matrix.planes.vec4s() * 16;
-            let (piece, rows) = if matrix.experts > 1 { ("an expert of", matrix.n) } else { ("a row of", 1) };
-            let bytes = matrix.planes.file_row_bytes() * u64::from(rows);
+            let piece = if matrix.experts > 1 { "an expert of" } else { "a row of" };
+            let bytes = matrix.planes.file_row_bytes() * u64::from(matrix.step());
             if bytes > largest.1 {
-                largest = (format!("{piece} {}", matrix.tensor.name), bytes);
+                largest = (format!("{piece} {}", matrix.name()), bytes);
             }
         }
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();

@@ -1,5 +1,6 @@
 //! Decoders: their shape, their weights in device memory, and a forward pass as a plan.
 
+mod activations;
 mod config;
 mod decoder;
 mod error;
@@ -16,7 +17,8 @@ pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
 
-pub(crate) use decoder::{Activations, Decoder, KvCache};
+pub(crate) use activations::Activations;
+pub(crate) use decoder::{Decoder, KvCache};
 pub(crate) use memory::kv_layer_elements;
 pub(crate) use weights::Weights;
 

@@ -8,26 +8,49 @@ use crate::{
     quant::Planes,
 };
 
-/// A weight matrix of the file, `[experts · n, k]`.
-#[derive(Clone, Copy, Debug)]
+/// A weight matrix `[n, k]`, or one for each expert. Its rows are those of one tensor, or of several in turn.
+#[derive(Clone, Debug)]
 pub(crate) struct MatrixInfo<'a> {
-    pub(crate) tensor: &'a TensorInfo,
+    pub(crate) tensors: Vec<&'a TensorInfo>,
     pub(crate) planes: Planes,
     pub(crate) n: u32,
     pub(crate) experts: u32,
 }
 
+impl MatrixInfo<'_> {
+    /// What to call it.
+    pub(crate) fn name(&self) -> &str {
+        self.tensors.first().map_or("", |tensor| &tensor.name)
+    }
+
+    /// Rows that must stay in one buffer: a matrix of a stack, and gate and value.
+    pub(crate) fn step(&self) -> u32 {
+        if self.experts > 1 { self.n } else { self.tensors.len() as u32 }
+    }
+}
+
 /// A matrix and the bias that some files add to its output.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LinearInfo<'a> {
     pub(crate) matrix: MatrixInfo<'a>,
     pub(crate) bias: Option<&'a TensorInfo>,
 }
 
 #[derive(Debug)]
-pub(crate) enum FeedForwardInfo<'a> {
-    Dense { gate: LinearInfo<'a>, up: LinearInfo<'a>, down: LinearInfo<'a> },
-    Experts { router: MatrixInfo<'a>, gate: MatrixInfo<'a>, up: MatrixInfo<'a>, down: MatrixInfo<'a> },
+pub(crate) struct FeedForwardInfo<'a> {
+    /// `None` for a dense block.
+    pub(crate) router: Option<MatrixInfo<'a>>,
+    pub(crate) gate_up: GateUpInfo<'a>,
+    pub(crate) down: LinearInfo<'a>,
+}
+
+/// The gate and what it gates.
+#[derive(Debug)]
+pub(crate) enum GateUpInfo<'a> {
+    /// One matrix of gates and values in turn: for tensors of one format without biases.
+    Fused(MatrixInfo<'a>),
+    /// A matrix each.
+    Separate { gate: LinearInfo<'a>, up: LinearInfo<'a> },
 }
 
 #[derive(Debug)]
@@ -90,11 +113,12 @@ impl<'a> Tensors<'a> {
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &MatrixInfo<'a>> {
         let layers = self.layers.iter().flat_map(|layer| {
             let attention = [&layer.q, &layer.k, &layer.v, &layer.o].map(|l| &l.matrix);
-            let block: Vec<_> = match &layer.feed_forward {
-                FeedForwardInfo::Dense { gate, up, down } => vec![&gate.matrix, &up.matrix, &down.matrix],
-                FeedForwardInfo::Experts { router, gate, up, down } => vec![router, gate, up, down],
+            let FeedForwardInfo { router, gate_up, down } = &layer.feed_forward;
+            let gate_up = match gate_up {
+                GateUpInfo::Fused(fused) => vec![fused],
+                GateUpInfo::Separate { gate, up } => vec![&gate.matrix, &up.matrix],
             };
-            attention.into_iter().chain(block)
+            attention.into_iter().chain(router).chain(gate_up).chain([&down.matrix])
         });
         [&self.embedding].into_iter().chain(&self.output).chain(layers)
     }
@@ -102,9 +126,9 @@ impl<'a> Tensors<'a> {
     /// Every vector.
     pub(crate) fn vectors(&self) -> impl Iterator<Item = &'a TensorInfo> {
         let layers = self.layers.iter().flat_map(|layer| {
-            let mut linears = vec![&layer.q, &layer.k, &layer.v, &layer.o];
-            if let FeedForwardInfo::Dense { gate, up, down } = &layer.feed_forward {
-                linears.extend([gate, up, down]);
+            let mut linears = vec![&layer.q, &layer.k, &layer.v, &layer.o, &layer.feed_forward.down];
+            if let GateUpInfo::Separate { gate, up } = &layer.feed_forward.gate_up {
+                linears.extend([gate, up]);
             }
             let biases: Vec<_> = linears.into_iter().filter_map(|l| l.bias).collect();
             [layer.attn_norm, layer.ffn_norm].into_iter().chain(layer.qk_norm.into_iter().flatten()).chain(biases)
@@ -113,7 +137,7 @@ impl<'a> Tensors<'a> {
     }
 
     fn names(&self) -> std::collections::HashSet<&'a str> {
-        self.matrices().map(|m| m.tensor).chain(self.vectors()).map(|t| t.name.as_str()).collect()
+        self.matrices().flat_map(|m| m.tensors.iter().copied()).chain(self.vectors()).map(|t| t.name.as_str()).collect()
     }
 }
 
@@ -144,15 +168,20 @@ impl<'a> Find<'a> {
             qk_norm,
             ffn_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
             feed_forward: match config.feed_forward {
-                FeedForward::Dense { inner } => FeedForwardInfo::Dense {
-                    gate: self.linear(&name("ffn_gate"), inner, hidden)?,
-                    up: self.linear(&name("ffn_up"), inner, hidden)?,
+                FeedForward::Dense { inner } => FeedForwardInfo {
+                    router: None,
+                    gate_up: gate_up(
+                        self.linear(&name("ffn_gate"), inner, hidden)?,
+                        self.linear(&name("ffn_up"), inner, hidden)?,
+                    ),
                     down: self.linear(&name("ffn_down"), hidden, inner)?,
                 },
-                FeedForward::Experts { count, inner, .. } => FeedForwardInfo::Experts {
-                    router: self.matrix(&name("ffn_gate_inp.weight"), count, hidden)?,
-                    gate: self.experts(&name("ffn_gate_exps.weight"), count, inner, hidden)?,
-                    up: self.experts(&name("ffn_up_exps.weight"), count, inner, hidden)?,
+                FeedForward::Experts { count, inner, .. } => FeedForwardInfo {
+                    router: Some(self.matrix(&name("ffn_gate_inp.weight"), count, hidden)?),
+                    gate_up: gate_up(
+                        self.experts(&name("ffn_gate_exps.weight"), count, inner, hidden)?,
+                        self.experts(&name("ffn_up_exps.weight"), count, inner, hidden)?,
+                    ),
                     down: self.experts(&name("ffn_down_exps.weight"), count, hidden, inner)?,
                 },
             },
@@ -190,14 +219,28 @@ impl<'a> Find<'a> {
         self.stack(self.tensor(name, &[u64::from(k), u64::from(n)])?, 1, n, k)
     }
 
-    fn experts(&self, name: &str, experts: u32, n: u32, k: u32) -> Result<MatrixInfo<'a>, ModelError> {
-        self.stack(self.tensor(name, &[k, n, experts].map(u64::from))?, experts, n, k)
+    fn experts(&self, name: &str, experts: u32, n: u32, k: u32) -> Result<LinearInfo<'a>, ModelError> {
+        let matrix = self.stack(self.tensor(name, &[k, n, experts].map(u64::from))?, experts, n, k)?;
+        Ok(LinearInfo { matrix, bias: None })
     }
 
     fn stack(&self, tensor: &'a TensorInfo, experts: u32, n: u32, k: u32) -> Result<MatrixInfo<'a>, ModelError> {
         let k = u64::from(k);
         let planes = Planes::new(tensor.ty, u64::from(experts) * u64::from(n), k)
             .ok_or_else(|| ModelError::RowLength { name: tensor.name.clone(), k })?;
-        Ok(MatrixInfo { tensor, planes, n, experts })
+        Ok(MatrixInfo { tensors: vec![tensor], planes, n, experts })
+    }
+}
+
+/// Gate and up as one matrix if they can be.
+fn gate_up<'a>(gate: LinearInfo<'a>, up: LinearInfo<'a>) -> GateUpInfo<'a> {
+    let planes = &gate.matrix.planes;
+    let fused = Planes::new(planes.ty(), 2 * planes.rows(), planes.k());
+    match fused.filter(|_| *planes == up.matrix.planes && gate.bias.is_none() && up.bias.is_none()) {
+        Some(planes) => {
+            let tensors = [gate.matrix.tensors, up.matrix.tensors].concat();
+            GateUpInfo::Fused(MatrixInfo { tensors, planes, n: 2 * gate.matrix.n, experts: gate.matrix.experts })
+        }
+        None => GateUpInfo::Separate { gate, up },
     }
 }

@@ -1,9 +1,11 @@
 //! A model's weights in device memory, quantised as in the file.
 
+use std::borrow::Cow;
+
 use super::{
     Config, ModelError,
     split::{Part, split},
-    tensors::{FeedForwardInfo, LinearInfo, MatrixInfo, Tensors},
+    tensors::{FeedForwardInfo, GateUpInfo, LinearInfo, MatrixInfo, Tensors},
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
@@ -35,9 +37,22 @@ pub(crate) struct Linear {
 }
 
 #[derive(Debug)]
-pub(crate) enum FeedForwardWeights {
-    Dense { gate: Linear, up: Linear, down: Linear },
-    Experts { router: Matrix, gate: Matrix, up: Matrix, down: Matrix },
+pub(crate) struct FeedForwardWeights {
+    /// `None` for a dense block.
+    pub(crate) router: Option<Matrix>,
+    pub(crate) gate_up: GateUp,
+    pub(crate) down: Linear,
+}
+
+/// The gate and what it gates.
+#[derive(Debug)]
+pub(crate) enum GateUp {
+    /// One matrix of gates and values in turn.
+    Fused(Matrix),
+    Separate {
+        gate: Linear,
+        up: Linear,
+    },
 }
 
 #[derive(Debug)]
@@ -99,31 +114,36 @@ impl<'a> Upload<'a> {
                     None => None,
                 },
                 ffn_norm: self.vector(layer.ffn_norm).await?,
-                feed_forward: match &layer.feed_forward {
-                    FeedForwardInfo::Dense { gate, up, down } => FeedForwardWeights::Dense {
-                        gate: self.linear(gate).await?,
-                        up: self.linear(up).await?,
-                        down: self.linear(down).await?,
-                    },
-                    FeedForwardInfo::Experts { router, gate, up, down } => FeedForwardWeights::Experts {
-                        router: self.matrix(router).await?,
-                        gate: self.matrix(gate).await?,
-                        up: self.matrix(up).await?,
-                        down: self.matrix(down).await?,
-                    },
-                },
+                feed_forward: self.feed_forward(&layer.feed_forward).await?,
             });
         }
         Ok(Weights {
             embedding: self.matrix(&tensors.embedding).await?,
             layers,
             output_norm: self.vector(tensors.output_norm).await?,
-            output: match &tensors.output {
-                Some(output) => Some(self.matrix(output).await?),
-                None => None,
-            },
+            output: self.optional_matrix(tensors.output.as_ref()).await?,
             rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs)?,
         })
+    }
+
+    async fn feed_forward(&mut self, block: &FeedForwardInfo<'_>) -> Result<FeedForwardWeights, ModelError> {
+        Ok(FeedForwardWeights {
+            router: self.optional_matrix(block.router.as_ref()).await?,
+            gate_up: match &block.gate_up {
+                GateUpInfo::Fused(fused) => GateUp::Fused(self.matrix(fused).await?),
+                GateUpInfo::Separate { gate, up } => {
+                    GateUp::Separate { gate: self.linear(gate).await?, up: self.linear(up).await? }
+                }
+            },
+            down: self.linear(&block.down).await?,
+        })
+    }
+
+    async fn optional_matrix(&mut self, info: Option<&MatrixInfo<'_>>) -> Result<Option<Matrix>, ModelError> {
+        match info {
+            Some(info) => Ok(Some(self.matrix(info).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn linear(&mut self, linear: &LinearInfo<'_>) -> Result<Linear, ModelError> {
@@ -135,19 +155,16 @@ impl<'a> Upload<'a> {
     }
 
     async fn matrix(&mut self, info: &MatrixInfo<'_>) -> Result<Matrix, ModelError> {
+        let rows = FileRows::new(self.gguf, info);
         let mut parts = Vec::new();
         for Part { first_row, planes } in self.parts(info)? {
-            let words = self.device.alloc(&info.tensor.name, planes.vec4s()).await?;
-            let row_bytes = planes.file_row_bytes();
-            let start = (first_row * row_bytes) as usize;
-            let raw = self.gguf.data(info.tensor).get(start..start + (planes.rows() * row_bytes) as usize);
-            let slice_rows = (SLICE / row_bytes / ROW_STEP).max(1) * ROW_STEP;
-            let mut row = 0;
-            for slice in raw.unwrap_or_default().chunks((slice_rows * row_bytes) as usize) {
-                for plane in planes.pack(row, slice) {
+            let words = self.device.alloc(info.name(), planes.vec4s()).await?;
+            let slice_rows = (SLICE / planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
+            for row in (0..planes.rows()).step_by(slice_rows as usize) {
+                let slice = rows.get(first_row + row, slice_rows.min(planes.rows() - row));
+                for plane in planes.pack(row, &slice) {
                     self.device.write(&words, plane.start, &plane.words).await?;
                 }
-                row += slice_rows;
                 self.count(slice.len() as u64);
             }
             parts.push(MatrixPart { words, planes, first_row: first_row as u32 });
@@ -156,11 +173,10 @@ impl<'a> Upload<'a> {
     }
 
     fn parts(&self, info: &MatrixInfo<'_>) -> Result<Vec<Part>, GpuError> {
-        let limit = self.device.caps().buffer_limit();
-        let step = if info.experts > 1 { info.n } else { 1 };
+        let (limit, step) = (self.device.caps().buffer_limit(), info.step());
         split(&info.planes, step, limit).ok_or_else(|| GpuError::TooLarge {
-            label: info.tensor.name.clone(),
-            bytes: info.planes.vec4s() * 16 / info.planes.rows() * u64::from(step),
+            label: info.name().to_owned(),
+            bytes: info.planes.file_row_bytes() * u64::from(step),
             limit,
         })
     }
@@ -201,5 +217,37 @@ impl<'a> Upload<'a> {
     fn count(&mut self, bytes: u64) {
         self.sent += bytes;
         (self.progress)(self.sent);
+    }
+}
+
+/// The rows of a matrix as the file has them: of one tensor, or of several in turn.
+struct FileRows<'a> {
+    tensors: Vec<&'a [u8]>,
+    row_bytes: usize,
+}
+
+impl<'a> FileRows<'a> {
+    fn new(gguf: &'a Gguf, info: &MatrixInfo<'_>) -> Self {
+        let tensors = info.tensors.iter().map(|tensor| gguf.data(tensor)).collect();
+        Self { tensors, row_bytes: info.planes.file_row_bytes() as usize }
+    }
+
+    /// `count` rows from row `first` on.
+    fn get(&self, first: u64, count: u64) -> Cow<'a, [u8]> {
+        let bytes = |tensor: &'a [u8], row: u64, rows: u64| {
+            let start = row as usize * self.row_bytes;
+            tensor.get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
+        };
+        match self.tensors[..] {
+            [tensor] => bytes(tensor, first, count).into(),
+            _ => {
+                let turns = self.tensors.len() as u64;
+                let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
+                for row in first..first + count {
+                    rows.extend_from_slice(bytes(self.tensors[(row % turns) as usize], row / turns, 1));
+                }
+                rows.into()
+            }
+        }
     }
 }

@@ -61,7 +61,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let row = (invocation >> 4u) * 4u;
     // Half of the invocations decode a unit of weights each, the others copy a run of activations each.
     let decodes = invocation < TILE_N;
-    let decode_row = tile_first_weight(tile.y) + weight_row(first_weight + (invocation & (TILE_N - 1u)));
+    let decode_row = tile_first_weight(tile.y) + min(first_weight + (invocation & (TILE_N - 1u)), p.matrix_rows - 1u);
     let decode_unit = decode_row * p.row_units;
     let copy_row = (invocation & 63u) >> 1u;
     let copy_run = invocation & 1u;

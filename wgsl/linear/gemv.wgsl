@@ -25,10 +25,11 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let first = row_first_weight(tile.y);
     let input_row = (p.x_offset >> 2u) + row_input(tile.y) * (p.k >> 2u);
     let row = tile.x * TILE + group * ROWS;
-    let unit0 = (first + weight_row(row)) * p.row_units;
-    let unit1 = (first + weight_row(row + 1u)) * p.row_units;
-    let unit2 = (first + weight_row(row + 2u)) * p.row_units;
-    let unit3 = (first + weight_row(row + 3u)) * p.row_units;
+    let last = p.matrix_rows - 1u;
+    let unit0 = (first + min(row, last)) * p.row_units;
+    let unit1 = (first + min(row + 1u, last)) * p.row_units;
+    let unit2 = (first + min(row + 2u, last)) * p.row_units;
+    let unit3 = (first + min(row + 3u, last)) * p.row_units;
     var sum = vec4<f32>(0.0);
     for (var unit = lane; unit < p.row_units; unit += LANES) {
         let input = in_unit(input_row, unit);

@@ -121,10 +121,7 @@ impl Gemm {
         for (matrix, rows) in runs {
             let first = u64::from(matrix) * u64::from(p.matrix_rows);
             for j in 0..n {
-                planes.decode_row(host.w, first + u64::from(j), &mut weights[0]);
-                if v.epilogue == Epilogue::Gate {
-                    planes.decode_row(host.w, first + u64::from(n + j), &mut weights[1]);
-                }
+                v.epilogue.decode(&planes, host.w, first, j, &mut weights);
                 for i in &rows {
                     let input = if v.rows == Rows::Expert { i / p.share as usize } else { *i };
                     let x = &x[input * k..];
@@ -185,7 +182,7 @@ fn case(v: Variant, (rows, n, k): (u32, u32, u64), seed: u64) -> Option<Case<Gem
             if v.epilogue == Epilogue::Accumulate {
                 y[at] = 0.5;
             }
-            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, n, j, input, y[at]);
+            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, j, input, y[at]);
         }
     }
     let params = Params {

@@ -111,18 +111,11 @@ impl Gemv {
             let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
             *y = v.epilogue.apply(*y, products) as f32;
         };
-        // The weights of output j of the matrix that starts at row `first`.
-        let decode = |first: u64, j: u32, weights: &mut [Vec<f32>; 2]| {
-            planes.decode_row(host.w, first + u64::from(j), &mut weights[0]);
-            if v.epilogue == Epilogue::Gate {
-                planes.decode_row(host.w, first + u64::from(n + j), &mut weights[1]);
-            }
-        };
         match v.rows {
             // A row of weights is decoded once for all rows of the input.
             Rows::Dense => {
                 for j in 0..n {
-                    decode(0, j, &mut weights);
+                    v.epilogue.decode(&planes, host.w, 0, j, &mut weights);
                     (0..p.rows as usize).for_each(|i| output(i, j, &weights));
                 }
             }
@@ -130,8 +123,9 @@ impl Gemv {
                 for i in 0..p.rows as usize {
                     let id = host.ids[p.ids_offset as usize + i].min(p.experts - 1);
                     let Some(held) = id.checked_sub(p.first_expert).filter(|e| *e < p.held) else { continue };
+                    let first = u64::from(held) * u64::from(p.matrix_rows);
                     for j in 0..n {
-                        decode(u64::from(held) * u64::from(p.matrix_rows), j, &mut weights);
+                        v.epilogue.decode(&planes, host.w, first, j, &mut weights);
                         output(i, j, &weights);
                     }
                 }
@@ -191,7 +185,7 @@ fn case(v: Variant, name: String, rows: u32, n: u32, k: u64, blocks: Option<Vec<
             if v.epilogue == Epilogue::Accumulate {
                 y[at] = 0.5;
             }
-            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, n, j, input, y[at]);
+            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, j, input, y[at]);
         }
     }
     let params = Params {

@@ -54,8 +54,7 @@ pub enum Epilogue {
     Store,
     /// It is added to what is there.
     Accumulate,
-    /// The matrix has `n` rows of gates and then `n` of values: `silu(gate) · value` is stored (Shazeer 2020,
-    /// arXiv:2002.05202).
+    /// The matrix's rows are gates and values in turn: `silu(gate) · value` is stored (Shazeer 2020, arXiv:2002.05202).
     Gate,
 }
 
@@ -68,13 +67,29 @@ impl Epilogue {
         if self == Self::Gate { 2 * n } else { n }
     }
 
-    /// Gives a body its constants and the order in which it takes weight rows.
+    /// Outputs of `rows` rows of a matrix.
+    pub fn outputs(self, rows: u32) -> u32 {
+        if self == Self::Gate { rows / 2 } else { rows }
+    }
+
+    /// Gives a body its constants.
     fn fill(self, source: Source) -> Source {
         source
             .constant("ACCUMULATE", self == Self::Accumulate)
             .constant("GATED", self == Self::Gate)
             .with(wgsl!("lib/silu.wgsl"))
-            .with(wgsl!("linear/weight_row.wgsl"))
+    }
+
+    /// Decodes the weight rows of output `out` of the matrix that starts at row `first`: one, or gate and value.
+    fn decode(self, planes: &Planes, words: &[[u32; 4]], first: u64, out: u32, weights: &mut [Vec<f32>; 2]) {
+        let [weight, value] = weights;
+        match self {
+            Self::Store | Self::Accumulate => planes.decode_row(words, first + u64::from(out), weight),
+            Self::Gate => {
+                planes.decode_row(words, first + 2 * u64::from(out), weight);
+                planes.decode_row(words, first + 2 * u64::from(out) + 1, value);
+            }
+        }
     }
 
     /// What becomes of the products of an output's weight rows (one, or gate and value), with what is there before.
@@ -131,13 +146,14 @@ impl TestWeights {
 
     /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound. Gated:
     /// the errors of both products reach the output, the gate's with a slope of at most 1.1, and 5e-6 for the gate itself.
-    fn output(&self, epilogue: Epilogue, first: u32, n: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
-        let (product, bound) = self.dot((first + out) as usize, x);
+    fn output(&self, epilogue: Epilogue, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
+        let row = first + if epilogue == Epilogue::Gate { 2 * out } else { out };
+        let (product, bound) = self.dot(row as usize, x);
         match epilogue {
             Epilogue::Store => (product, bound),
             Epilogue::Accumulate => (epilogue.apply(before, [product, 0.0]), bound + 1e-7 * f64::from(before.abs())),
             Epilogue::Gate => {
-                let (value, value_bound) = self.dot((first + n + out) as usize, x);
+                let (value, value_bound) = self.dot(row as usize + 1, x);
                 let gated = epilogue.apply(before, [product, value]);
                 let silu = epilogue.apply(before, [product, 1.0]);
                 (gated, value.abs() * 1.1 * bound + silu.abs() * value_bound + 5e-6 * (product * value).abs())
