@@ -8,7 +8,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::Model,
+    model::{Model, Tiers},
 };
 
 async fn gpu() -> Device {
@@ -16,15 +16,29 @@ async fn gpu() -> Device {
     Device::new(&adapter).await.expect("a device")
 }
 
-fn session_options(kv_type: KvType, context: usize, prefill_rows: u32) -> SessionOptions {
-    SessionOptions { kv_type: Some(kv_type), context: Some(context as u32), prefill_rows, logit_rows: prefill_rows }
+/// How a prompt is cut, and which kernels its rows are given to.
+#[derive(Clone, Copy)]
+struct Way {
+    prefill_rows: u32,
+    tiers: Tiers,
+}
+
+/// Whole prompts, by tiles as on a GPU.
+const TILES: Way = Way { prefill_rows: 128, tiers: Tiers::GPU };
+/// Chunks of 5 tokens, which end in remainders, row by row.
+const ROWS: Way = Way { prefill_rows: 5, tiers: Tiers::SOFTWARE };
+
+fn session_options(kv_type: KvType, context: usize, way: Way) -> SessionOptions {
+    let Way { prefill_rows, tiers } = way;
+    let context = Some(context as u32);
+    SessionOptions { kv_type: Some(kv_type), context, prefill_rows, logit_rows: prefill_rows, tiers: Some(tiers) }
 }
 
 /// The rows of logits that `golden` lists, prompt and continuation.
-async fn rows(model: &Model, golden: &Golden, kv_type: KvType, prefill_rows: u32) -> Vec<Vec<f32>> {
+async fn rows(model: &Model, golden: &Golden, kv_type: KvType, way: Way) -> Vec<Vec<f32>> {
     let expected = if kv_type == KvType::F32 { &golden.f32 } else { &golden.f16 };
     let context = golden.tokens.len() + expected.greedy.len();
-    let mut session = Session::new(model, &session_options(kv_type, context, prefill_rows)).await.expect("a session");
+    let mut session = Session::new(model, &session_options(kv_type, context, way)).await.expect("a session");
     let mut rows = Vec::new();
     session.forward_each(&golden.tokens, |row| rows.push(row.to_vec())).await.expect("a prefill");
     for token in &expected.greedy {
@@ -33,7 +47,7 @@ async fn rows(model: &Model, golden: &Golden, kv_type: KvType, prefill_rows: u32
     rows
 }
 
-async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, prefill_rows: u32) -> f64 {
+async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, way: Way) -> f64 {
     golden.check_model(&bytes).expect("the golden is this model's");
     let gguf = Gguf::from_bytes(bytes).expect("a GGUF");
     let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
@@ -41,21 +55,18 @@ async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, prefill_rows: u
     for (kv_type, tolerance, expected) in
         [(KvType::F32, Tolerance::F32, &golden.f32), (KvType::F16, Tolerance::F16, &golden.f16)]
     {
-        let rows = rows(&model, golden, kv_type, prefill_rows).await;
+        let rows = rows(&model, golden, kv_type, way).await;
         let share = expected.check(&rows, tolerance).unwrap_or_else(|error| panic!("{}: {error}", golden.model));
         worst = worst.max(share);
     }
     worst
 }
 
-async fn check_tiny_models(device: &Device, prefill_rows: u32) {
+async fn check_tiny_models(device: &Device, way: Way) {
     let goldens = Golden::read_all("tiny.json").expect("goldens");
     for (name, tiny) in common::tiny_model::tiny_models() {
         let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
-        println!(
-            "{name}: worst share {:.3}",
-            check(device, tiny.to_bytes().expect("a GGUF"), golden, prefill_rows).await
-        );
+        println!("{name}: worst share {:.3}", check(device, tiny.to_bytes().expect("a GGUF"), golden, way).await);
     }
 }
 
@@ -68,20 +79,19 @@ fn demo_bytes() -> Vec<u8> {
 fn gpu_agrees_with_the_reference() {
     pollster::block_on(async {
         let device = gpu().await;
-        check_tiny_models(&device, 128).await;
+        check_tiny_models(&device, TILES).await;
         for golden in Golden::read_all("demo_logits.json").expect("goldens") {
-            println!("demo: worst share {:.3}", check(&device, demo_bytes(), &golden, 128).await);
+            println!("demo: worst share {:.3}", check(&device, demo_bytes(), &golden, TILES).await);
         }
     });
 }
 
 #[test]
 fn twins_agree_with_the_reference() {
-    pollster::block_on(check_tiny_models(&Device::cpu(), 128));
+    pollster::block_on(check_tiny_models(&Device::cpu(), TILES));
 }
 
 #[test]
 fn chunks_of_a_prompt_make_no_difference_beyond_the_bound() {
-    // Chunks of 5 end in remainders, and go through the kernels for few rows.
-    pollster::block_on(async { check_tiny_models(&gpu().await, 5).await });
+    pollster::block_on(async { check_tiny_models(&gpu().await, ROWS).await });
 }

@@ -4,7 +4,7 @@ use super::EngineError;
 use crate::{
     gpu::{Program, Readback},
     kernels::{KvType, Reduce},
-    model::{Activations, Decoder, KvCache, Model, kv_layer_elements},
+    model::{Activations, Decoder, KvCache, Model, Tiers, kv_layer_elements},
 };
 
 /// How a [`Session`] is made.
@@ -18,6 +18,8 @@ pub struct SessionOptions {
     pub prefill_rows: u32,
     /// Tokens whose logits are kept at a time by [`Session::forward_each`]: it computes no more at once.
     pub logit_rows: u32,
+    /// Which kernels rows are given to. `None`: those that suit the device.
+    pub tiers: Option<Tiers>,
 }
 
 /// The longest context that is taken by itself: memory grows with it.
@@ -25,7 +27,7 @@ const DEFAULT_CONTEXT: u32 = 4096;
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { context: None, kv_type: None, prefill_rows: 128, logit_rows: 1 }
+        Self { context: None, kv_type: None, prefill_rows: 128, logit_rows: 1, tiers: None }
     }
 }
 
@@ -50,6 +52,7 @@ pub struct Session {
     kv: KvCache,
     activations: Activations,
     prefill_rows: u32,
+    tiers: Tiers,
     /// Tokens in the cache.
     len: u32,
     /// The plan for one token, kept ready.
@@ -114,6 +117,7 @@ impl Session {
             kv: KvCache { layers, rotations, ty, capacity },
             activations,
             prefill_rows,
+            tiers: options.tiers.unwrap_or_else(|| Tiers::of(device)),
             len: 0,
             decode: prepared(),
             prefill: prepared(),
@@ -241,6 +245,7 @@ impl Session {
                 kv: &self.kv,
                 rows,
                 reduce: Reduce::best(device.caps()),
+                tiers: self.tiers,
             };
             let plan = decoder.record(logit_rows)?;
             prepared.shape = None;

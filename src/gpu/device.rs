@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Adapter, Buffer, Caps, Element, GpuError, RawBuffer, buffer::Storage, pipeline::PipelineCache};
+use super::{
+    Adapter, AdapterKind, Buffer, Caps, Element, GpuError, RawBuffer, buffer::Storage, pipeline::PipelineCache,
+};
 
 /// A place to hold buffers and run plans. Clones share it.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) pipelines: PipelineCache,
     pub(crate) name: String,
+    software: bool,
     /// The first error that no scope caught, or the reason of the device's loss.
     fault: Arc<Mutex<Option<Fault>>>,
     /// Bytes written since the queue was last waited for.
@@ -98,6 +101,7 @@ impl Device {
             queue,
             pipelines: PipelineCache::default(),
             name: adapter.name().to_owned(),
+            software: adapter.kind() == AdapterKind::Software,
             fault,
             uploading: AtomicU64::new(0),
         };
@@ -116,6 +120,11 @@ impl Device {
     /// The device's name; `cpu` for the twins.
     pub fn name(&self) -> &str {
         self.gpu().map_or("cpu", |gpu| &gpu.name)
+    }
+
+    /// True when the processor computes: by a software driver, or by the twins.
+    pub fn is_software(&self) -> bool {
+        self.gpu().is_none_or(|gpu| gpu.software)
     }
 
     /// True when plans are run by the twins.

@@ -1,7 +1,7 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, FeedForward,
+    Config, FeedForward, Tiers,
     activations::{Activations, Routing},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Linear, Matrix, MatrixPart, Weights},
 };
@@ -27,11 +27,6 @@ pub(crate) struct KvCache {
     pub(crate) capacity: u32,
 }
 
-/// From this many rows on, a matrix is multiplied by tiles rather than row by row.
-const GEMM_ROWS: u32 = 8;
-/// From this many pairs for each expert on, experts are multiplied by tiles of their buckets rather than pair by pair.
-const BUCKET_PAIRS: u32 = 4;
-
 /// Records forward passes of one model over one sequence.
 #[derive(Debug)]
 pub(crate) struct Decoder<'a> {
@@ -43,6 +38,8 @@ pub(crate) struct Decoder<'a> {
     pub(crate) rows: u32,
     /// How kernels take sums.
     pub(crate) reduce: Reduce,
+    /// Which kernels rows are given to.
+    pub(crate) tiers: Tiers,
 }
 
 impl Decoder<'_> {
@@ -148,7 +145,7 @@ impl Decoder<'_> {
             router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
         )?;
         let (pairs, hidden) = (rows * used, self.config.hidden);
-        let tiles = (pairs >= BUCKET_PAIRS * count).then(|| bucket::max_tiles(pairs, count));
+        let tiles = (pairs >= self.tiers.bucket_pairs.saturating_mul(count)).then(|| bucket::max_tiles(pairs, count));
         if let Some(max_tiles) = tiles {
             let b = &routing.buckets;
             rec.dispatch(
@@ -236,7 +233,7 @@ impl Decoder<'_> {
             Rows::Pairs { pairs, share, .. } => (pairs, share, linear::Rows::Expert),
         };
         let (tiles, buckets, ids) = match rows {
-            Rows::Tokens(count) => ((count >= GEMM_ROWS).then(|| count.div_ceil(gemm::TILE_M)), None, None),
+            Rows::Tokens(count) => ((count >= self.tiers.gemm_rows).then(|| count.div_ceil(gemm::TILE_M)), None, None),
             Rows::Pairs { tiles, routing, .. } => (tiles, Some(&routing.buckets), Some(&routing.ids)),
         };
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {

@@ -7,6 +7,7 @@ mod error;
 mod memory;
 mod split;
 mod tensors;
+mod tiers;
 mod weights;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::{gguf::Gguf, gpu::Device};
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
+pub use tiers::Tiers;
 
 pub(crate) use activations::Activations;
 pub(crate) use decoder::{Decoder, KvCache};
