@@ -9,7 +9,7 @@ use crate::{
     kernels::{
         KvType, Reduce,
         attn::{attention, qkv_to_cache},
-        elementwise::{add_bias, rms_norm, silu_mul},
+        elementwise::{add_rows, rms_norm, silu_mul},
         linear::{Rows, embed, gemm, gemv},
         moe::{router_topk, weighted_sum},
     },
@@ -264,9 +264,15 @@ impl Decoder<'_> {
                 self.linear(rec, down, Some((&routing.ids, 1)), &a.gate, pairs, outputs)?;
                 rec.dispatch(
                     weighted_sum::WeightedSum,
-                    (),
-                    weighted_sum::Params { rows, n: hidden, k: used },
-                    weighted_sum::Binds { weights: &routing.weights, outputs: &routing.outputs, residual: &a.residual },
+                    weighted_sum::Variant::Add,
+                    weighted_sum::Params { rows, n: hidden, k: used, eps: self.config.eps },
+                    weighted_sum::Binds {
+                        weights: &routing.weights,
+                        outputs: &routing.outputs,
+                        w: None,
+                        residual: &a.residual,
+                        y: None,
+                    },
                 )
             }
             // Activations are made from the same configuration as the weights.
@@ -276,7 +282,12 @@ impl Decoder<'_> {
 
     fn gate(&self, rec: &mut Recorder, n: u32) -> Result<(), GpuError> {
         let a = self.activations;
-        rec.dispatch(silu_mul::SiluMul, (), silu_mul::Params { n }, silu_mul::Binds { gate: &a.gate, up: &a.up })
+        rec.dispatch(
+            silu_mul::SiluMul,
+            silu_mul::Layout::Split,
+            silu_mul::Params { rows: 1, n },
+            silu_mul::Binds { x: &a.up, y: &a.gate },
+        )
     }
 
     fn residual(&self) -> Output<'_> {
@@ -287,10 +298,18 @@ impl Decoder<'_> {
         self.linear(rec, &linear.matrix, None, x, self.rows, out)?;
         let Some(bias) = &linear.bias else { return Ok(()) };
         rec.dispatch(
-            add_bias::AddBias,
+            add_rows::AddRows,
             (),
-            add_bias::Params { rows: self.rows, n: linear.matrix.n, y_stride: out.stride, y_offset: out.offset },
-            add_bias::Binds { bias, y: out.y },
+            add_rows::Params {
+                rows: self.rows,
+                n: linear.matrix.n,
+                x_stride: 0,
+                x_offset: 0,
+                y_stride: out.stride,
+                y_offset: out.offset,
+                factor: 1.0,
+            },
+            add_rows::Binds { x: bias, y: out.y },
         )
     }
 
