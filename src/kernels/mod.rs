@@ -6,6 +6,7 @@ pub mod attn;
 pub mod elementwise;
 pub mod linear;
 pub mod moe;
+pub mod sample;
 
 use crate::gpu::{Caps, Fragment, Kernel, Source, wgsl};
 
@@ -37,6 +38,11 @@ registry![
     attn::attention::Attention,
     moe::router_topk::RouterTopk,
     moe::weighted_sum::WeightedSum,
+    sample::philox::Philox,
+    sample::penalties::Penalties,
+    sample::argmax::Argmax,
+    sample::top_k::TopK,
+    sample::draw::Draw,
 ];
 
 /// The `reduce` slot: how sums and maxima over a workgroup are taken.
