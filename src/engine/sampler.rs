@@ -1,7 +1,10 @@
 //! Choosing the next token from logits, on the host.
 
 use super::EngineError;
-use crate::gguf::{GgufError, Metadata};
+use crate::{
+    gguf::{GgufError, Metadata},
+    kernels::sample::{draw, philox},
+};
 
 /// How tokens are drawn. Logits are divided by the temperature, then cut by `top_k`, `top_p` and `min_p` in this order,
 /// as Hugging Face's generation does, for which model authors recommend their values.
@@ -85,18 +88,9 @@ impl Sampler {
         if self.options.temperature == 0.0 {
             return Ok(likeliest);
         }
-        let draw = uniform(self.options.seed, self.drawn);
+        let number = philox::uniform(self.options.seed, self.drawn);
         self.drawn += 1;
-        let kept = self.candidates(logits, likeliest);
-        let mass: f64 = kept.iter().map(|(_, p)| p).sum();
-        let mut reached = 0.0;
-        for (id, p) in &kept {
-            reached += p;
-            if draw * mass < reached {
-                return Ok(*id);
-            }
-        }
-        Ok(kept.last().map_or(likeliest, |(id, _)| *id))
+        Ok(draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest))
     }
 
     /// The tokens that are kept with their unnormalised probabilities, likeliest first.
@@ -112,17 +106,7 @@ impl Sampler {
             kept.truncate(k);
         }
         kept.sort_unstable_by(by_likelihood);
-        if top_p < 1.0 {
-            let mass: f64 = kept.iter().map(|(_, p)| p).sum();
-            let mut reached = 0.0;
-            let enough = kept.iter().position(|(_, p)| {
-                reached += p;
-                reached >= f64::from(top_p) * mass
-            });
-            kept.truncate(enough.map_or(kept.len(), |last| last + 1));
-        }
-        // The likeliest token's weight is one.
-        kept.retain(|(_, p)| *p >= f64::from(min_p));
+        draw::cut(&mut kept, top_p, min_p);
         kept
     }
 }
@@ -138,32 +122,12 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
     best.map(|(id, _)| id)
 }
 
-/// Draw number `counter` of `seed`, in [0, 1): Philox 4x32-10 (Salmon et al. 2011), which needs no state but the
-/// counter, so that a kernel can draw the same.
-fn uniform(seed: u64, counter: u64) -> f64 {
-    let mut key = [seed as u32, (seed >> 32) as u32];
-    let mut c = [counter as u32, (counter >> 32) as u32, 0, 0];
-    for _ in 0..10 {
-        let (a, b) = (u64::from(c[0]) * 0xD251_1F53, u64::from(c[2]) * 0xCD9E_8D57);
-        c = [(b >> 32) as u32 ^ c[1] ^ key[0], b as u32, (a >> 32) as u32 ^ c[3] ^ key[1], a as u32];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
-    }
-    // 24 bits: what an f32 holds exactly.
-    f64::from(c[0] >> 8) / f64::from(1 << 24)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn sampler(options: SamplingOptions) -> Sampler {
         Sampler::new(options).expect("valid options")
-    }
-
-    #[test]
-    fn philox_gives_the_published_numbers() {
-        // The all-zero vector of Random123's known answers: 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
-        assert_eq!(uniform(0, 0), f64::from(0x6627_e8d5u32 >> 8) / f64::from(1 << 24));
     }
 
     #[test]

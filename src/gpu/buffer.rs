@@ -16,7 +16,14 @@ pub trait Element: Pod {
 macro_rules! elements {
     ($($rust:ty => $wgsl:literal),* $(,)?) => { $(impl Element for $rust { const WGSL: &'static str = $wgsl; })* };
 }
-elements! { f32 => "f32", u32 => "u32", [f32; 2] => "vec2<f32>", [f32; 4] => "vec4<f32>", [u32; 4] => "vec4<u32>" }
+elements! {
+    f32 => "f32",
+    u32 => "u32",
+    [f32; 2] => "vec2<f32>",
+    [f32; 4] => "vec4<f32>",
+    [u32; 2] => "vec2<u32>",
+    [u32; 4] => "vec4<u32>",
+}
 
 /// An array of `T` in the memory of one [`Device`](super::Device). Clones share it.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ pub mod attn;
 pub mod elementwise;
 pub mod linear;
 pub mod moe;
+pub mod sample;
 
 use crate::gpu::{Caps, Fragment, Kernel, Source, wgsl};
 
@@ -30,12 +31,19 @@ registry![
     linear::gemm::Gemm,
     elementwise::rms_norm::RmsNorm,
     elementwise::silu_mul::SiluMul,
-    elementwise::add_bias::AddBias,
+    elementwise::fused_add_rms_norm::FusedAddRmsNorm,
+    elementwise::add_rows::AddRows,
+    elementwise::copy_rows::CopyRows,
     attn::qkv_to_cache::QkvToCache,
     attn::attention::Attention,
     moe::router_topk::RouterTopk,
     moe::bucket::Bucket,
     moe::weighted_sum::WeightedSum,
+    sample::philox::Philox,
+    sample::penalties::Penalties,
+    sample::argmax::Argmax,
+    sample::top_k::TopK,
+    sample::draw::Draw,
 ];
 
 /// The `reduce` slot: how sums and maxima over a workgroup are taken.

@@ -10,7 +10,7 @@ use crate::{
     kernels::{
         KvType, Reduce,
         attn::{attention, qkv_to_cache},
-        elementwise::{add_bias, rms_norm, silu_mul},
+        elementwise::{add_rows, rms_norm, silu_mul},
         linear::{self, Epilogue, embed, gemm, gemv},
         moe::{bucket, router_topk, weighted_sum},
     },
@@ -167,9 +167,15 @@ impl Decoder<'_> {
         self.linear(rec, &block.down.matrix, rows_of_pairs, &a.gate, Output::new(&routing.outputs, hidden))?;
         rec.dispatch(
             weighted_sum::WeightedSum,
-            (),
-            weighted_sum::Params { rows, n: hidden, k: used },
-            weighted_sum::Binds { weights: &routing.weights, outputs: &routing.outputs, residual: &a.residual },
+            weighted_sum::Variant::Add,
+            weighted_sum::Params { rows, n: hidden, k: used, eps: self.config.eps },
+            weighted_sum::Binds {
+                weights: &routing.weights,
+                outputs: &routing.outputs,
+                w: None,
+                residual: &a.residual,
+                y: None,
+            },
         )
     }
 
@@ -189,9 +195,9 @@ impl Decoder<'_> {
                 }
                 rec.dispatch(
                     silu_mul::SiluMul,
-                    (),
-                    silu_mul::Params { n: rows.count() * inner },
-                    silu_mul::Binds { gate: &a.gate, up: &a.up },
+                    silu_mul::Layout::Split,
+                    silu_mul::Params { rows: 1, n: rows.count() * inner },
+                    silu_mul::Binds { x: &a.up, y: &a.gate },
                 )
             }
         }
@@ -210,10 +216,18 @@ impl Decoder<'_> {
     fn bias(&self, rec: &mut Recorder, linear: &Linear, out: Output<'_>) -> Result<(), GpuError> {
         let Some(bias) = &linear.bias else { return Ok(()) };
         rec.dispatch(
-            add_bias::AddBias,
+            add_rows::AddRows,
             (),
-            add_bias::Params { rows: self.rows, n: linear.matrix.n, y_stride: out.stride, y_offset: out.offset },
-            add_bias::Binds { bias, y: out.y },
+            add_rows::Params {
+                rows: self.rows,
+                n: linear.matrix.n,
+                x_stride: 0,
+                x_offset: 0,
+                y_stride: out.stride,
+                y_offset: out.offset,
+                factor: 1.0,
+            },
+            add_rows::Binds { x: bias, y: out.y },
         )
     }
 

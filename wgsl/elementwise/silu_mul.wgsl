@@ -1,7 +1,21 @@
-// gate = silu(gate) * up, element by element.
+// y = silu(gate) * up, element by element.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
-    let i = grid_id(workgroup).x * WG + invocation;
+    let tile = grid_id(workgroup);
+    let i = tile.x * WG + invocation;
     if i < p.n {
-        gate[i] = silu(gate[i]) * up[i];
+        let at = tile.y * p.n + i;
+        let gu = gate_and_up(tile.y, i);
+        y[at] = silu(gu.x) * gu.y;
     }
+}
+
+fn gate_and_up(row: u32, i: u32) -> vec2<f32> {
+    let at = row * p.n + i;
+    if SPLIT {
+        return vec2<f32>(y[at], x[at]);
+    }
+    if ALTERNATING {
+        return vec2<f32>(x[2u * at], x[2u * at + 1u]);
+    }
+    return vec2<f32>(x[row * p.n + at], x[row * p.n + at + p.n]);
 }

@@ -1,6 +1,8 @@
 //! Kernels that work element by element or row by row.
 
-pub mod add_bias;
+pub mod add_rows;
+pub mod copy_rows;
+pub mod fused_add_rms_norm;
 pub mod rms_norm;
 pub mod silu_mul;
 

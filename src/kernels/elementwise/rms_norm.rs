@@ -50,7 +50,8 @@ impl RmsNorm {
         let n = p.n as usize;
         let rows = host.x.chunks_exact(n).skip(p.first_row as usize).zip(host.y.chunks_exact_mut(n));
         for (x, y) in rows.take(p.rows as usize) {
-            for ((y, exact), _) in y.iter_mut().zip(normed(x, host.w, p.eps)).zip(x) {
+            let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            for (y, exact) in y.iter_mut().zip(normed(&x, host.w, p.eps)) {
                 *y = exact as f32;
             }
         }
@@ -68,9 +69,8 @@ impl RmsNorm {
                 let eps = 1e-6;
                 let mut expected = Vec::new();
                 for row in x.chunks_exact(n as usize).skip(first_row as usize) {
-                    let exact = normed(row, &w, eps);
-                    let rms = (exact.iter().map(|v| v * v).sum::<f64>() / f64::from(n)).sqrt();
-                    expected.extend(exact.into_iter().map(|v| (v, 5e-6 * v.abs() + 1e-7 * rms)));
+                    let row: Vec<f64> = row.iter().map(|x| f64::from(*x)).collect();
+                    expected.extend(near(&row, &w, eps));
                 }
                 let y = vec![f32::NAN; (rows * n) as usize];
                 Case {
@@ -84,8 +84,16 @@ impl RmsNorm {
     }
 }
 
-fn normed(x: &[f32], w: &[f32], eps: f32) -> Vec<f64> {
-    let mean = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / x.len() as f64;
+/// A normed row, exactly.
+pub(crate) fn normed(x: &[f64], w: &[f32], eps: f32) -> Vec<f64> {
+    let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
     let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-    x.iter().zip(w).map(|(x, w)| f64::from(*x) * scale * f64::from(*w)).collect()
+    x.iter().zip(w).map(|(x, w)| x * scale * f64::from(*w)).collect()
+}
+
+/// The same with each value's bound.
+pub(crate) fn near(x: &[f64], w: &[f32], eps: f32) -> Vec<(f64, f64)> {
+    let exact = normed(x, w, eps);
+    let rms = (exact.iter().map(|v| v * v).sum::<f64>() / exact.len() as f64).sqrt();
+    exact.into_iter().map(|v| (v, 5e-6 * v.abs() + 1e-7 * rms)).collect()
 }

@@ -1,16 +1,20 @@
-//! The experts' outputs, weighted and added to the residual.
+//! The experts' outputs, weighted and added up.
 
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    kernels::{Reduce, elementwise::rms_norm},
     quant::Rng,
 };
 
 kernel! {
-    /// `residual[t] += Σ_s weights[t, s] · outputs[t, s]`, slots in order.
+    /// `residual[t] += Σ_s weights[t, s] · outputs[t, s]`, slots in order, or `=` this sum; and then, for the next layer,
+    /// `y[t] = residual[t] / √(mean(residual[t]²) + eps) · w`.
     ///
-    /// Shapes: `weights` `[rows, k]`, `outputs` `[rows, k, n]`, `residual` `[rows, n]`, all f32. Bound: 1e-6 of the sum
-    /// of the terms' magnitudes. Measured worst on lavapipe: 0.2 of it.
-    pub struct WeightedSum("moe/weighted_sum") for ();
+    /// Shapes: `weights` `[rows, k]`, `outputs` `[rows, k, n]`, `residual` and `y` `[rows, n]`, `w` `[n]`, all f32. Bounds:
+    /// `residual` 1e-6 of the sum of the terms' magnitudes; `y` 5e-6 of the value plus 1e-7 of the row's RMS, and what
+    /// the bound of `residual` becomes when it is multiplied by `w` and the row's scale, since terms that cancel leave
+    /// their rounding in what is normed. Measured worst on lavapipe: 0.2 of it.
+    pub struct WeightedSum("moe/weighted_sum") for Variant;
     params {
         /// Tokens.
         rows: u32,
@@ -18,68 +22,130 @@ kernel! {
         n: u32,
         /// Experts a token.
         k: u32,
+        /// Added to the mean square by the norm.
+        eps: f32,
     }
     binds {
         /// The experts' weights.
         weights: read [f32],
         /// The experts' outputs.
         outputs: read [f32],
-        /// What they are added to.
+        /// The norm's weight of each element.
+        w: read [f32] if |v| v.norm().is_some(),
+        /// What they are added to, or where their sum goes.
         residual: write [f32],
+        /// The normed rows.
+        y: write [f32] if |v| v.norm().is_some(),
+    }
+}
+
+/// What becomes of the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// It overwrites the residual.
+    Overwrite,
+    /// It is added to the residual.
+    Add,
+    /// It is added to the residual, which is then normed.
+    AddNorm(Reduce),
+}
+
+impl Variant {
+    fn norm(self) -> Option<Reduce> {
+        match self {
+            Self::AddNorm(reduce) => Some(reduce),
+            Self::Overwrite | Self::Add => None,
+        }
     }
 }
 
 const WG: u32 = 256;
 
 impl WeightedSum {
-    fn variants(_: &Caps) -> Vec<()> {
-        vec![()]
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        let normed = Reduce::available(caps).iter().map(|reduce| Variant::AddNorm(*reduce));
+        [Variant::Overwrite, Variant::Add].into_iter().chain(normed).collect()
     }
 
-    fn source((): ()) -> Source {
-        Source::new(wgsl!("moe/weighted_sum.wgsl"), WG)
+    fn source(v: Variant) -> Source {
+        let source = match v.norm() {
+            Some(reduce) => {
+                reduce.fill(Source::new(wgsl!("moe/weighted_sum_norm.wgsl"), WG)).with(wgsl!("lib/norm.wgsl"))
+            }
+            None => Source::new(wgsl!("moe/weighted_sum.wgsl"), WG).constant("ADD", v == Variant::Add),
+        };
+        source.with(wgsl!("moe/weighted.wgsl"))
     }
 
-    fn grid((): (), p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(WG), y: p.rows }
+    fn grid(v: Variant, p: &Params) -> Grid {
+        match v.norm() {
+            Some(_) => Grid { x: p.rows, y: 1 },
+            None => Grid { x: p.n.div_ceil(WG), y: p.rows },
+        }
     }
 
-    fn cpu((): (), p: &Params, host: Host<'_>) {
-        let (n, k) = (p.n as usize, p.k as usize);
-        let tokens = host.weights.chunks_exact(k).zip(host.outputs.chunks_exact(n * k));
-        for ((weights, outputs), residual) in tokens.zip(host.residual.chunks_exact_mut(n)).take(p.rows as usize) {
-            for (i, residual) in residual.iter_mut().enumerate() {
-                let terms = weights.iter().enumerate().map(|(s, w)| f64::from(*w) * f64::from(outputs[s * n + i]));
-                *residual = (f64::from(*residual) + terms.sum::<f64>()) as f32;
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let n = p.n as usize;
+        for (t, residual) in host.residual.chunks_exact_mut(n).take(p.rows as usize).enumerate() {
+            let sums: Vec<f64> = (0..n)
+                .map(|i| terms(v, p, host.weights, host.outputs, residual[i], t as u32, i as u32).into_iter().sum())
+                .collect();
+            for (residual, sum) in residual.iter_mut().zip(&sums) {
+                *residual = *sum as f32;
+            }
+            if v.norm().is_some() {
+                for (y, normed) in host.y[t * n..].iter_mut().zip(rms_norm::normed(&sums, host.w, p.eps)) {
+                    *y = normed as f32;
+                }
             }
         }
     }
 
-    fn cases((): ()) -> Vec<Case<Self>> {
+    fn cases(v: Variant) -> Vec<Case<Self>> {
         [(3, 300, 2), (2, 2048, 8), (1, 1, 1)]
             .into_iter()
             .map(|(rows, n, k)| {
                 let mut rng = Rng::new(u64::from(n));
                 let mut random = |count: u32| -> Vec<f32> { (0..count).map(|_| rng.normal()).collect() };
-                let (weights, outputs, residual) = (random(rows * k), random(rows * k * n), random(rows * n));
-                let expected = (0..rows * n)
+                let (weights, outputs, mut residual) = (random(rows * k), random(rows * k * n), random(rows * n));
+                let w = if v.norm().is_some() { random(n) } else { Vec::new() };
+                if v == Variant::Overwrite {
+                    residual.fill(f32::NAN);
+                }
+                let params = Params { rows, n, k, eps: 1e-6 };
+                let sums: Vec<(f64, f64)> = (0..rows * n)
                     .map(|at| {
-                        let (t, i) = (at / n, at % n);
-                        let terms = (0..k).map(|s| {
-                            let pair = t * k + s;
-                            f64::from(weights[pair as usize]) * f64::from(outputs[(pair * n + i) as usize])
-                        });
-                        let start = f64::from(residual[at as usize]);
-                        terms.fold((start, 1e-6 * start.abs()), |(sum, bound), t| (sum + t, bound + 1e-6 * t.abs()))
+                        let terms = terms(v, &params, &weights, &outputs, residual[at as usize], at / n, at % n);
+                        (terms.iter().sum(), 1e-6 * terms.iter().map(|t| t.abs()).sum::<f64>())
                     })
                     .collect();
+                let normed = sums.chunks_exact(n as usize).flat_map(|row| {
+                    let exact: Vec<f64> = row.iter().map(|(sum, _)| *sum).collect();
+                    let scales = rms_norm::normed(&exact, &w, params.eps);
+                    let near = rms_norm::near(&exact, &w, params.eps);
+                    let bounds = row.iter().zip(scales).map(|((sum, bound), y)| bound * (y / sum).abs());
+                    near.into_iter().zip(bounds).map(|((y, near), more)| (y, near + more)).collect::<Vec<_>>()
+                });
+                let normed: Vec<_> = if w.is_empty() { Vec::new() } else { normed.collect() };
+                let y = vec![f32::NAN; normed.len()];
                 Case {
                     name: format!("{rows}x{k}x{n}"),
-                    params: Params { rows, n, k },
-                    data: Data { weights, outputs, residual },
-                    expected: Expected { residual: Some(Expect::Near(expected)), ..Default::default() },
+                    params,
+                    expected: Expected {
+                        y: v.norm().map(|_| Expect::Near(normed)),
+                        residual: Some(Expect::Near(sums)),
+                        ..Default::default()
+                    },
+                    data: Data { weights, outputs, w, residual, y },
                 }
             })
             .collect()
     }
+}
+
+/// What element `i` of token `t` is the sum of: the residual's, where it stays, and each expert's.
+fn terms(v: Variant, p: &Params, weights: &[f32], outputs: &[f32], residual: f32, t: u32, i: u32) -> Vec<f64> {
+    let experts = (t * p.k..(t + 1) * p.k)
+        .map(|pair| f64::from(weights[pair as usize]) * f64::from(outputs[(pair * p.n + i) as usize]));
+    (v != Variant::Overwrite).then_some(f64::from(residual)).into_iter().chain(experts).collect()
 }

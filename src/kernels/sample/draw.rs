@@ -1,0 +1,238 @@
+//! The draw of a token from the likeliest ones.
+
+use super::{LAST, MAX_TOP_K, logit, philox, top_k};
+use crate::{
+    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    quant::Rng,
+};
+
+kernel! {
+    /// `ids[t]` is drawn from the candidates of row `t`: their logits are divided by the temperature, then cut by top-k,
+    /// top-p and min-p in this order. The draw is Philox's number of seed and counter, and the counter moves on; at a
+    /// temperature of 0 the likeliest is taken, and it does not.
+    ///
+    /// Shapes: `candidates` `[rows, 64]` as [`top_k`] leaves them, `cuts` `[rows]` of temperature (0, or at least 1e-30),
+    /// top-k, top-p and min-p, `draws` `[rows]` of seed and counter, low words first, `ids` `[rows]`, `counts` `[rows, n]`.
+    /// No more than [`MAX_TOP_K`] tokens are kept: a top-k of 0 counts as that. Weights and their sums are f32. Bounds:
+    /// the generator's numbers exact, and the token where the draw and every cut lie more than 1e-5 of the mass from a
+    /// border, which the cases have made sure of.
+    pub struct Draw("sample/draw") for Variant;
+    params {
+        /// Rows.
+        rows: u32,
+        /// Tokens of the vocabulary.
+        n: u32,
+    }
+    binds {
+        /// Keys and ids, likeliest first.
+        candidates: read [[u32; 2]],
+        /// Temperature, top-k, top-p and min-p of each row.
+        cuts: read [[f32; 4]],
+        /// Seed and counter of each row.
+        draws: write [[u32; 4]],
+        /// The drawn tokens.
+        ids: write [u32],
+        /// How often each token was generated, for penalties.
+        counts: write [u32] if |v| v.count,
+    }
+}
+
+/// What is done beside drawing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The drawn token is counted.
+    pub count: bool,
+}
+
+/// Keeps the first of `tokens`, which are sorted by their weights, until their mass reaches `top_p`, then those of at least
+/// `min_p` times the first's weight, which is one.
+pub fn cut(tokens: &mut Vec<(u32, f64)>, top_p: f32, min_p: f32) {
+    if top_p < 1.0 {
+        let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+        let mut reached = 0.0;
+        let enough = tokens.iter().position(|(_, weight)| {
+            reached += weight;
+            reached >= f64::from(top_p) * mass
+        });
+        tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
+    }
+    tokens.retain(|(_, weight)| *weight >= f64::from(min_p));
+}
+
+/// The token that `number`, of [0, 1), draws: the one in which this share of the mass lies.
+pub fn pick(tokens: &[(u32, f64)], number: f64) -> Option<u32> {
+    let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+    let mut reached = 0.0;
+    let drawn = tokens.iter().find(|(_, weight)| {
+        reached += weight;
+        number * mass < reached
+    });
+    drawn.or(tokens.last()).map(|(id, _)| *id)
+}
+
+impl Draw {
+    fn variants(_: &Caps) -> Vec<Variant> {
+        [false, true].map(|count| Variant { count }).to_vec()
+    }
+
+    fn source(v: Variant) -> Source {
+        Source::new(wgsl!("sample/draw.wgsl"), MAX_TOP_K).with_all([
+            wgsl!("lib/order.wgsl"),
+            wgsl!("lib/philox.wgsl"),
+            if v.count { wgsl!("sample/count.wgsl") } else { wgsl!("sample/count_nothing.wgsl") },
+        ])
+    }
+
+    fn grid(_: Variant, p: &Params) -> Grid {
+        Grid { x: p.rows, y: 1 }
+    }
+
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let rows = host.candidates.chunks_exact(MAX_TOP_K as usize).zip(host.cuts);
+        let results = host.draws.iter_mut().zip(host.ids);
+        for (t, ((candidates, cuts), (draws, id))) in rows.zip(results).take(p.rows as usize).enumerate() {
+            (*id, *draws) = draw(candidates, *cuts, *draws);
+            if v.count {
+                host.counts[t * p.n as usize + (*id).min(p.n - 1) as usize] += 1;
+            }
+        }
+    }
+
+    fn cases(v: Variant) -> Vec<Case<Self>> {
+        [("far fewer tokens than are kept", 5, 1.5), ("one token", 1, 1.0), ("all equal", 100, 0.0)]
+            .into_iter()
+            .chain([("near", 1000, 0.5), ("random", 1000, 3.0), ("far apart", 80, 1e4), ("huge", 70, 3e37)])
+            .map(|(name, n, size)| case(v, name, n, size))
+            .collect()
+    }
+}
+
+/// Rows of `n` logits of about `size` with many cuts, each with seeds whose draws are far enough from a border.
+fn case(v: Variant, name: &str, n: u32, size: f32) -> Case<Draw> {
+    let many_cuts = [
+        // Qwen3's; the whole list; each cut alone; all; greedy; hot and cold.
+        [0.6, 20.0, 0.95, 0.0],
+        [1.0, 0.0, 1.0, 0.0],
+        [1.0, 7.0, 1.0, 0.0],
+        [1.0, 64.0, 0.71, 0.0],
+        [1.0, 1000.0, 1.0, 0.093],
+        [0.8, 40.0, 0.93, 0.047],
+        [0.0, 20.0, 0.95, 0.0],
+        [30.0, 50.0, 0.88, 0.0],
+        [1e-3, 3.0, 0.5, 0.5],
+        [1.0, 1.0, 1.0, 1.0],
+    ];
+    let mut rng = Rng::new(u64::from(n));
+    let mut data = Data::default();
+    let (mut ids, mut draws) = (Vec::new(), Vec::new());
+    for cuts in many_cuts.repeat(6) {
+        // Some rows have no draw that is far enough: a cut lies on a border whatever is drawn.
+        let found = (0..50).find_map(|_| {
+            let mut logits: Vec<f32> = (0..n).map(|_| size * rng.normal()).collect();
+            if n > 80 && rng.below(2) == 0 {
+                logits[3] = f32::NAN;
+            }
+            let keys: Vec<_> = (0u32..).zip(&logits).map(|(id, logit)| [super::key(*logit), id]).collect();
+            let candidates = top_k::first(&keys)[..MAX_TOP_K as usize].to_vec();
+            // The counter's low word overflows in one of four.
+            let counter = if rng.below(4) == 0 { u64::from(u32::MAX) } else { rng.next_u64() };
+            let seed = rng.next_u64();
+            let state = [seed, counter].map(|n| [n as u32, (n >> 32) as u32]).concat();
+            let state: [u32; 4] = state.try_into().unwrap_or_default();
+            (margin(&candidates, cuts, state) > 1e-5).then_some((candidates, state))
+        });
+        let Some((candidates, state)) = found else { continue };
+        let (id, next) = draw(&candidates, cuts, state);
+        ids.push(id);
+        draws.extend(next);
+        data.candidates.extend(candidates);
+        data.cuts.push(cuts);
+        data.draws.push(state);
+    }
+    let rows = ids.len() as u32;
+    if v.count {
+        data.counts = (0..rows * n).collect();
+    }
+    let mut counts = data.counts.clone();
+    for (t, id) in (0u32..).zip(&ids).filter(|_| v.count) {
+        counts[(t * n + id) as usize] += 1;
+    }
+    // What lies behind the last must stay.
+    data.ids = vec![u32::MAX; ids.len() + 1];
+    ids.push(u32::MAX);
+    Case {
+        name: format!("{name}, {rows} rows"),
+        params: Params { rows, n },
+        data,
+        expected: Expected {
+            draws: Some(Expect::Exact(draws)),
+            ids: Some(Expect::Exact(ids)),
+            counts: v.count.then_some(Expect::Exact(counts)),
+            ..Default::default()
+        },
+    }
+}
+
+/// The drawn token, and seed and counter after it.
+fn draw(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> (u32, [u32; 4]) {
+    let likeliest = candidates[0][1];
+    let [temperature, _, top_p, min_p] = cuts;
+    if temperature == 0.0 {
+        return (likeliest, draws);
+    }
+    let (seed, counter) = seed_and_counter(draws);
+    let mut tokens = weighted(candidates, cuts);
+    cut(&mut tokens, top_p, min_p);
+    let next = counter.wrapping_add(1);
+    let id = pick(&tokens, philox::uniform(seed, counter)).unwrap_or(likeliest);
+    (id, [draws[0], draws[1], next as u32, (next >> 32) as u32])
+}
+
+fn seed_and_counter([seed_low, seed_high, low, high]: [u32; 4]) -> (u64, u64) {
+    let number = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    (number(seed_low, seed_high), number(low, high))
+}
+
+/// The candidates that top-k keeps, each with its weight.
+fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<(u32, f64)> {
+    let most = if top_k >= 1.0 { top_k.min(MAX_TOP_K as f32) as usize } else { MAX_TOP_K as usize };
+    let largest = f64::from(logit(candidates[0][0]));
+    let weight = |key| ((f64::from(logit(key)) - largest) / f64::from(temperature)).exp();
+    let there = candidates.iter().take(most).filter(|c| **c != LAST);
+    there.map(|[key, id]| (*id, weight(*key))).collect()
+}
+
+/// How far the cuts and the draw lie from the nearest border, as a share of the mass.
+fn margin(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
+    let [temperature, _, top_p, min_p] = cuts;
+    let mut nearest = f64::INFINITY;
+    if temperature == 0.0 {
+        return nearest;
+    }
+    let mut tokens = weighted(candidates, cuts);
+    let borders = |tokens: &[(u32, f64)]| -> Vec<f64> {
+        let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+        let mut reached = 0.0;
+        // The last border is the whole mass, which rounding does not cross.
+        let inner = &tokens[..tokens.len() - 1];
+        let border = |(_, weight): &(u32, f64)| {
+            reached += weight;
+            reached / mass
+        };
+        inner.iter().map(border).collect()
+    };
+    let distance = |borders: Vec<f64>, at: f64| borders.iter().map(|b| (b - at).abs()).fold(f64::INFINITY, f64::min);
+    if top_p < 1.0 {
+        nearest = distance(borders(&tokens), f64::from(top_p));
+        cut(&mut tokens, top_p, 0.0);
+    }
+    if min_p > 0.0 {
+        let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+        // The first token's weight is exactly one.
+        let weights = tokens.iter().skip(1).map(|(_, weight)| weight / mass).collect();
+        nearest = nearest.min(distance(weights, f64::from(min_p) / mass));
+        cut(&mut tokens, 1.0, min_p);
+    }
+    let (seed, counter) = seed_and_counter(draws);
+    nearest.min(distance(borders(&tokens), philox::uniform(seed, counter)))
+}

@@ -1,0 +1,109 @@
+//! The likeliest tokens, in order.
+
+use super::{ITEMS, LAST, MAX_TOP_K, Stage, hard_logits, order};
+use crate::gpu::{Buffer, Caps, Case, Expect, GpuError, Grid, Recorder, Source, kernel, wgsl};
+
+kernel! {
+    /// The first [`MAX_TOP_K`] of each 1,024 candidates of a row, in order; run on its own results until one list of each
+    /// row is left.
+    ///
+    /// Shapes: `logits` or `candidates` `[rows, n]`, `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with ids, and where there are
+    /// fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
+    pub struct TopK("sample/top_k") for Stage;
+    params {
+        /// Rows.
+        rows: u32,
+        /// Logits or candidates of a row.
+        n: u32,
+    }
+    binds {
+        /// The logits.
+        logits: read [f32] if |stage| *stage == Stage::Logits,
+        /// The candidates of the stage before.
+        candidates: read [[u32; 2]] if |stage| *stage == Stage::Merge,
+        /// The first candidates.
+        kept: write [[u32; 2]],
+    }
+}
+
+const WG: u32 = 256;
+
+/// Candidates that a stage leaves of a row of `n`.
+pub fn kept(n: u32) -> u32 {
+    n.div_ceil(ITEMS) * MAX_TOP_K
+}
+
+/// Records all stages over `rows` of `n` logits, and gives the buffer that has the rows' lists after them. The buffers have
+/// room for [`kept`]`(n)` and [`kept`]`(kept(n))` candidates a row.
+///
+/// # Errors
+/// [`GpuError::Aliased`] when buffers are bound twice.
+pub fn record<'a>(
+    rec: &mut Recorder,
+    (rows, n): (u32, u32),
+    logits: &Buffer<f32>,
+    [mut full, mut free]: [&'a Buffer<[u32; 2]>; 2],
+) -> Result<&'a Buffer<[u32; 2]>, GpuError> {
+    let first = Binds { logits: Some(logits), candidates: None, kept: full };
+    rec.dispatch(TopK, Stage::Logits, Params { rows, n }, first)?;
+    let mut n = kept(n);
+    while n > MAX_TOP_K {
+        let next = Binds { logits: None, candidates: Some(full), kept: free };
+        rec.dispatch(TopK, Stage::Merge, Params { rows, n }, next)?;
+        n = kept(n);
+        (full, free) = (free, full);
+    }
+    Ok(full)
+}
+
+impl TopK {
+    fn variants(_: &Caps) -> Vec<Stage> {
+        Stage::ALL.to_vec()
+    }
+
+    fn source(stage: Stage) -> Source {
+        stage.fill(Source::new(wgsl!("sample/top_k.wgsl"), WG))
+    }
+
+    fn grid(_: Stage, p: &Params) -> Grid {
+        Grid { x: p.n.div_ceil(ITEMS), y: p.rows }
+    }
+
+    fn cpu(stage: Stage, p: &Params, host: Host<'_>) {
+        let found = (0..p.rows).flat_map(|row| first(&stage.row(host.logits, host.candidates, row, p.n)));
+        for (kept, found) in host.kept.iter_mut().zip(found) {
+            *kept = found;
+        }
+    }
+
+    fn cases(stage: Stage) -> Vec<Case<Self>> {
+        hard_logits()
+            .into_iter()
+            .map(|(name, rows, n, logits)| {
+                let (logits, candidates) = stage.split(logits, n);
+                let mut expected: Vec<[u32; 2]> =
+                    (0..rows).flat_map(|row| first(&stage.row(&logits, &candidates, row, n))).collect();
+                // What lies behind the last must stay.
+                let poison = [f32::NAN.to_bits(); 2];
+                expected.push(poison);
+                Case {
+                    name: name.to_owned(),
+                    params: Params { rows, n },
+                    data: Data { logits, candidates, kept: vec![poison; expected.len()] },
+                    expected: Expected { kept: Some(Expect::Exact(expected.concat())), ..Default::default() },
+                }
+            })
+            .collect()
+    }
+}
+
+/// The lists that a row of candidates becomes.
+pub(super) fn first(row: &[[u32; 2]]) -> Vec<[u32; 2]> {
+    let list = |group: &[[u32; 2]]| {
+        let mut list = group.to_vec();
+        list.sort_unstable_by_key(order);
+        list.resize(MAX_TOP_K as usize, LAST);
+        list
+    };
+    row.chunks(ITEMS as usize).flat_map(list).collect()
+}

@@ -1,0 +1,30 @@
+// Candidates (key, id), likeliest first: larger keys before smaller, of equal ones the lower id.
+
+// An integer in the order of the logits: a NaN before all others, by its bits, since a compiler may assume that there is
+// none; both zeros alike.
+fn order_key(logit: f32) -> u32 {
+    let bits = bitcast<u32>(logit);
+    let magnitude = bits & 0x7fffffffu;
+    if magnitude > 0x7f800000u {
+        return 0u;
+    }
+    return select(0x80000000u + magnitude, 0x80000000u - magnitude, bits != magnitude);
+}
+
+// The logit of a key, within 1e30 of zero so that differences stay finite; -1e30 of a NaN's.
+fn order_logit(key: u32) -> f32 {
+    let inside = clamp(key, 0x80000000u - 0x7149f2cau, 0x80000000u + 0x7149f2cau);
+    if inside < 0x80000000u {
+        return -bitcast<f32>(0x80000000u - inside);
+    }
+    return bitcast<f32>(inside - 0x80000000u);
+}
+
+fn order_before(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.x > b.x || (a.x == b.x && a.y < b.y);
+}
+
+// What comes after all others.
+fn order_last() -> vec2<u32> {
+    return vec2<u32>(0u, 0xffffffffu);
+}

@@ -1,0 +1,34 @@
+// The first candidate of each `ITEMS` of a row, or of the whole row: then its id is the result.
+const ITEMS = 1024u;
+
+var<workgroup> first: array<vec2<u32>, WG>;
+
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
+    let tile = grid_id(workgroup);
+    let start = tile.x * ITEMS;
+    let end = select(min(start + ITEMS, p.n), p.n, MERGE);
+    var mine = order_last();
+    for (var i = start + invocation; i < end; i += WG) {
+        let other = candidate(tile.y, i);
+        if order_before(other, mine) {
+            mine = other;
+        }
+    }
+    first[invocation] = mine;
+    workgroupBarrier();
+    for (var width = WG / 2u; width > 0u; width = width >> 1u) {
+        if invocation < width && order_before(first[invocation + width], first[invocation]) {
+            first[invocation] = first[invocation + width];
+        }
+        workgroupBarrier();
+    }
+    if invocation == 0u {
+        if MERGE {
+            y[tile.y] = first[0].y;
+        } else {
+            let at = 2u * (tile.y * ((p.n + ITEMS - 1u) / ITEMS) + tile.x);
+            y[at] = first[0].x;
+            y[at + 1u] = first[0].y;
+        }
+    }
+}

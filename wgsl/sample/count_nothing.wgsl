@@ -1,0 +1,2 @@
+fn count_token(row: u32, id: u32) {
+}

@@ -1,0 +1,67 @@
+// Draws one of a row's candidates, a workgroup a row. Weights are computed side by side; what depends on their order is
+// done by one invocation, in that order.
+const KEPT = 64u;
+const LAST = 0xffffffffu;
+
+var<workgroup> weight: array<f32, KEPT>;
+
+fn draw(row: u32) -> u32 {
+    let first = row * KEPT;
+    let cut = cuts[row];
+    if cut.x == 0.0 {
+        return candidates[first].y;
+    }
+    let most = select(KEPT, min(u32(cut.y), KEPT), cut.y >= 1.0);
+    var count = 0u;
+    var mass = 0.0;
+    while count < most && candidates[first + count].y != LAST {
+        mass += weight[count];
+        count += 1u;
+    }
+    if cut.z < 1.0 {
+        let enough = cut.z * mass;
+        let all = count;
+        count = 0u;
+        var reached = 0.0;
+        while count < all && (count == 0u || reached < enough) {
+            reached += weight[count];
+            count += 1u;
+        }
+    }
+    // Weights descend from one: what is dropped is last.
+    while count > 1u && weight[count - 1u] < cut.w {
+        count -= 1u;
+    }
+    mass = 0.0;
+    for (var i = 0u; i < count; i += 1u) {
+        mass += weight[i];
+    }
+    let state = draws[row];
+    let low = state.z + 1u;
+    draws[row] = vec4<u32>(state.xy, low, state.w + select(0u, 1u, low == 0u));
+    // 24 bits: what an f32 holds exactly.
+    let target_mass = f32(philox(vec4<u32>(state.zw, 0u, 0u), state.xy).x >> 8u) / 16777216.0 * mass;
+    var reached = weight[0];
+    var drawn = 0u;
+    while drawn + 1u < count && target_mass >= reached {
+        drawn += 1u;
+        reached += weight[drawn];
+    }
+    return candidates[first + drawn].y;
+}
+
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
+    let row = grid_id(workgroup).x;
+    let mine = candidates[row * KEPT + invocation].x;
+    let best = candidates[row * KEPT].x;
+    let temperature = max(cuts[row].x, 1e-30);
+    // Beyond 100 the weight is zero in f32 anyway; divided, an excess could be infinite.
+    let below = max(order_logit(mine) - order_logit(best), -100.0 * temperature);
+    weight[invocation] = select(exp(below / temperature), 1.0, invocation == 0u);
+    workgroupBarrier();
+    if invocation == 0u {
+        let id = draw(row);
+        ids[row] = id;
+        count_token(row, id);
+    }
+}
