@@ -33,6 +33,13 @@ registry![
     elementwise::add_bias::AddBias,
     attn::qkv_to_cache::QkvToCache,
     attn::attention::Attention,
+    attn::attention_part::AttentionPart,
+    attn::attention_merge::AttentionMerge,
+    attn::split_qkv::SplitQkv,
+    attn::qk_norm_rope::QkNormRope,
+    attn::split_qkv_norm_rope::SplitQkvNormRope,
+    attn::kv_cache_append::KvCacheAppend,
+    attn::transpose_heads::TransposeHeads,
     moe::router_topk::RouterTopk,
     moe::weighted_sum::WeightedSum,
 ];
