@@ -19,7 +19,8 @@ kernel! {
     /// Shapes: `q` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the
     /// capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the
     /// largest score, the mass. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5` more than that
-    /// of the sum of their terms' sizes. Measured worst on lavapipe: 0.3 of it.
+    /// of the sum of their terms' sizes. Measured worst on lavapipe: 0.6 of it, by a
+    /// largest score.
     pub struct AttentionPart("attn/attention_part") for Variant;
     params {
         /// Tokens.
