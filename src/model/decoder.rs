@@ -9,7 +9,7 @@ use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         KvType, Reduce,
-        attn::{attention, qkv_to_cache},
+        attn::{Cache, attention, qkv_to_cache},
         elementwise::{add_rows, rms_norm, silu_mul},
         linear::{self, Epilogue, embed, gemm, gemv},
         moe::{bucket, router_topk, weighted_sum},
@@ -101,17 +101,21 @@ impl Decoder<'_> {
             qkv_to_cache::QkvToCache,
             qkv_to_cache::Variant {
                 head_dim,
+                bias: false,
                 norm: layer.qk_norm.is_some(),
                 interleaved: c.rope.interleaved,
+                cache: Cache::Contiguous,
                 kv: self.kv.ty,
                 reduce: self.reduce,
             },
-            qkv_to_cache::Params { rows, heads, kv_heads, capacity, eps: c.eps },
+            qkv_to_cache::Params { rows, heads, kv_heads, capacity, eps: c.eps, ..Default::default() },
             qkv_to_cache::Binds {
                 qkv: &a.qkv,
+                bias: None,
                 norm: layer.qk_norm.as_ref(),
                 rotations: &self.kv.rotations,
                 positions: &a.positions,
+                table: None,
                 q: &a.q,
                 kv,
             },
@@ -119,9 +123,9 @@ impl Decoder<'_> {
         let scale = (1.0 / f64::from(head_dim).sqrt()) as f32;
         rec.dispatch(
             attention::Attention,
-            attention::Variant { head_dim, kv: self.kv.ty, reduce: self.reduce },
-            attention::Params { rows, heads, kv_heads, group: heads / kv_heads, capacity, scale },
-            attention::Binds { q: &a.q, kv, positions: &a.positions, y: &a.attended },
+            attention::Variant { head_dim, cache: Cache::Contiguous, kv: self.kv.ty, reduce: self.reduce },
+            attention::Params { rows, heads, kv_heads, group: heads / kv_heads, capacity, scale, ..Default::default() },
+            attention::Binds { q: &a.q, kv, positions: &a.positions, table: None, y: &a.attended },
         )?;
         self.biased(rec, &layer.o, &a.attended, self.residual())
     }

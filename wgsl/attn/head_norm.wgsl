@@ -1,4 +1,4 @@
-// Query and key heads are normed: the factor of element i of a head.
-fn head_scale(is_query: bool, i: u32, inverse_rms: f32) -> f32 {
-    return inverse_rms * norm[select(HEAD_DIM, 0u, is_query) + i];
+// Heads are normed: the factor of element i, norm having a row for each role.
+fn head_scale(role: u32, i: u32, inverse_rms: f32) -> f32 {
+    return inverse_rms * norm[role * HEAD_DIM + i];
 }

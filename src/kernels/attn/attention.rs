@@ -1,18 +1,25 @@
-//! Causal grouped-query attention over a contiguous cache.
+//! Causal grouped-query attention over a cache.
 
-use super::{TESTED_HEAD_DIMS, workgroup};
+use super::{
+    Cache, TESTED_HEAD_DIMS,
+    attend::{Keys, seen},
+    cache::{Layout, Places, layout},
+    head::random,
+    workgroup,
+};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Fragment, Grid, Source, kernel, wgsl},
     kernels::{KvType, Reduce},
     quant::Rng,
 };
 
 kernel! {
-    /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / group, j] · scale) · V[h / group, j]` over the slots `j ≤ positions[t]`.
+    /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / group, j] · scale) · V[h / group, j]` over the positions `j` up to the row's
+    /// in its sequence, or the last `window` of them.
     ///
-    /// Shapes: `q` and `y` `[rows, heads, HD]` f32, `kv` `[2, kv_heads, capacity, HD]` with K first, `positions` `[rows]`
-    /// (clamped to the capacity). Bound: `2e-5 + 2⁻²² · max_j Σ|q·k|·scale` of `Σ p|v|`. Measured worst on lavapipe: 0.23
-    /// of it.
+    /// Shapes: `q` and `y` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped
+    /// to the capacity, sequences and blocks to those there are). Bound: `2e-5 + 2⁻²² · max_j Σ|q·k|·scale` of `Σ p|v|`.
+    /// Measured worst on lavapipe: 0.08 of it.
     pub struct Attention("attn/attention") for Variant;
     params {
         /// Tokens.
@@ -23,8 +30,18 @@ kernel! {
         kv_heads: u32,
         /// Query heads of a key head.
         group: u32,
-        /// Slots of the cache.
+        /// Positions: of a contiguous cache its slots.
         capacity: u32,
+        /// Paged: sequences in the table.
+        sequences: u32,
+        /// Paged: blocks of a sequence in the table.
+        max_blocks: u32,
+        /// Paged: slots of a block.
+        block: u32,
+        /// Paged: blocks of the pool.
+        blocks: u32,
+        /// Positions that a token sees, its own included; 0: all.
+        window: u32,
         /// What scores are multiplied by, `1/√HD`.
         scale: f32,
     }
@@ -33,40 +50,59 @@ kernel! {
         q: read [f32],
         /// The cache.
         kv: read [u32],
-        /// Each token's position.
+        /// Each row's position, and its sequence.
         positions: read [u32],
+        /// The block table.
+        table: read [u32] if |v| v.cache == Cache::Paged,
         /// The attended values.
         y: write [f32],
     }
 }
 
-/// Head size and cache format.
+/// Head size and cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
     pub head_dim: u32,
+    /// How the cache's slots are arranged.
+    pub cache: Cache,
     /// The cache's format.
     pub kv: KvType,
     /// How sums and maxima over keys are taken.
     pub reduce: Reduce,
 }
 
-impl Attention {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Variant {
+    /// Those that a device can run.
+    pub(super) fn all(caps: &Caps) -> Vec<Self> {
         let mut all = Vec::new();
-        for kv in KvType::available(caps) {
+        for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
             for reduce in Reduce::available(caps) {
-                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Variant { head_dim, kv, reduce: *reduce }));
+                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Self { head_dim, cache, kv, reduce: *reduce }));
             }
         }
         all
     }
 
+    /// A source for a workgroup that scans keys.
+    pub(super) fn scan(self, body: Fragment) -> Source {
+        let source = self.reduce.fill(Source::new(body, workgroup(self.head_dim)));
+        self.cache
+            .fill(source)
+            .with(self.kv.load())
+            .with(wgsl!("attn/window.wgsl"))
+            .with(wgsl!("attn/scan.wgsl"))
+            .constant("HEAD_DIM", self.head_dim)
+    }
+}
+
+impl Attention {
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        Variant::all(caps)
+    }
+
     fn source(v: Variant) -> Source {
-        v.reduce
-            .fill(Source::new(wgsl!("attn/attention.wgsl"), workgroup(v.head_dim)))
-            .with(v.kv.load())
-            .constant("HEAD_DIM", v.head_dim)
+        v.scan(wgsl!("attn/attention.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -74,83 +110,93 @@ impl Attention {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let hd = v.head_dim as usize;
-        let outputs = host.q.chunks_exact(hd).zip(host.y.chunks_exact_mut(hd));
-        for (i, (q, y)) in outputs.take((p.rows * p.heads) as usize).enumerate() {
-            let (row, head) = (i as u32 / p.heads, i as u32 % p.heads);
-            let context = host.positions[row as usize].min(p.capacity - 1) + 1;
-            for (y, (exact, _)) in y.iter_mut().zip(attend(v, p, head, context, q, host.kv)) {
+        let at = Places { positions: host.positions, table: host.table };
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
+        let heads = (p.rows * p.heads) as usize;
+        for (i, y) in host.y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
+            for (y, (exact, _)) in y.iter_mut().zip(attend(v, p, &keys, host.q, i)) {
                 *y = exact as f32;
             }
         }
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
-        // Contexts around the borders of chunks of 32, 64 and 128 keys, in random and in sharply peaked attention.
-        let positions = vec![0, 30, 31, 32, 63, 64, 127, 128, 255, 256, 999];
-        [("random", 1.0), ("peaked", 8.0)]
-            .into_iter()
-            .map(|(name, size)| {
-                let (rows, heads, kv_heads, capacity) = (positions.len() as u32, 4, 2, 260);
-                let hd = v.head_dim as usize;
-                let scale = 1.0 / (hd as f32).sqrt();
-                let p = Params { rows, heads, kv_heads, group: heads / kv_heads, capacity, scale };
-                let mut rng = Rng::new(u64::from(v.head_dim));
-                let q: Vec<f32> = (0..(rows * heads) as usize * hd).map(|_| size * rng.normal()).collect();
-                let elements = 2 * (kv_heads * capacity) as usize * hd;
-                let mut kv = vec![0; elements * v.kv.bytes() as usize / 4];
-                (0..elements / 2).for_each(|i| v.kv.write(&mut kv, i, [rng.normal(), rng.normal()]));
-                let mut expected = Vec::new();
-                for (i, q) in q.chunks_exact(hd).enumerate() {
-                    let (row, head) = (i / heads as usize, i as u32 % heads);
-                    expected.extend(attend(v, &p, head, positions[row].min(capacity - 1) + 1, q, &kv));
-                }
-                let y = vec![f32::NAN; expected.len()];
-                Case {
-                    name: name.to_owned(),
-                    params: p,
-                    data: Data { q, kv, positions: positions.clone(), y },
-                    expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
-                }
-            })
-            .collect()
+        Trial::all(v).into_iter().map(|trial| case(v, trial)).collect()
     }
 }
 
-/// One head's output, exactly, with the bound on each element.
-fn attend(v: Variant, p: &Params, head: u32, context: u32, q: &[f32], kv: &[u32]) -> Vec<(f64, f64)> {
-    let pairs = q.len() / 2;
-    let kv_head = head / p.group;
-    let element = |plane: u32, slot: u32, pair: usize| {
-        let at = ((plane * p.kv_heads + kv_head) * p.capacity + slot) as usize * pairs + pair;
-        v.kv.read(kv, at).map(f64::from)
-    };
-    let mut largest_terms: f64 = 0.0;
-    let scores: Vec<f64> = (0..context)
-        .map(|slot| {
-            let (mut score, mut terms) = (0.0, 0.0);
-            for (pair, q) in q.chunks_exact(2).enumerate() {
-                let k = element(0, slot, pair);
-                let products = [f64::from(q[0]) * k[0], f64::from(q[1]) * k[1]];
-                score += products[0] + products[1];
-                terms += products[0].abs() + products[1].abs();
-            }
-            largest_terms = largest_terms.max(terms * f64::from(p.scale));
-            score * f64::from(p.scale)
-        })
-        .collect();
-    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-    let mass: f64 = weights.iter().sum();
-    let share = 2e-5 + largest_terms / f64::from(1 << 22);
-    let mut out = vec![(0.0, 0.0); q.len()];
-    for (slot, weight) in weights.iter().enumerate() {
-        for (pair, out) in out.chunks_exact_mut(2).enumerate() {
-            for (out, value) in out.iter_mut().zip(element(1, slot as u32, pair)) {
-                out.0 += weight / mass * value;
-                out.1 += share * weight / mass * value.abs();
-            }
+/// Head `i` of the output, exactly, each element with its bound.
+fn attend(v: Variant, p: &Params, keys: &Keys<'_>, q: &[f32], i: usize) -> Vec<(f64, f64)> {
+    let (hd, heads) = (v.head_dim as usize, p.heads as usize);
+    let context = keys.layout.position(&keys.at, i / heads) + 1;
+    let kv_head = (i % heads) as u32 / p.group;
+    keys.attend(i / heads, kv_head, &q[i * hd..][..hd], seen(context, p.window)).normalised().collect()
+}
+
+/// Inputs of attention, whole or in parts.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) name: &'static str,
+    pub(super) params: Params,
+    pub(super) q: Vec<f32>,
+    pub(super) kv: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) table: Vec<u32>,
+}
+
+impl Trial {
+    /// Random and sharply peaked attention, a sliding window, and Qwen3-30B-A3B's heads.
+    pub(super) fn all(v: Variant) -> Vec<Self> {
+        // Contexts around the borders of steps of 32 keys, of blocks and of chunks, the last out of range.
+        let contexts = [1, 31, 32, 33, 60, 61, 255, 256, 257, 511, 512, 513, 9999];
+        let mut all = vec![
+            Self::new(v, "random", (2, 1), 1.0, 0, &contexts),
+            Self::new(v, "peaked", (2, 2), 8.0, 0, &[33, 257]),
+            Self::new(v, "window", (2, 1), 1.0, 40, &[1, 39, 40, 41, 270, 295, 296, 297, 9999]),
+        ];
+        if v.head_dim == 128 {
+            all.push(Self::new(v, "Qwen3-30B-A3B", (32, 4), 1.0, 0, &[31, 260]));
         }
+        all
     }
-    out
+
+    fn new(v: Variant, name: &'static str, heads: (u32, u32), size: f32, window: u32, contexts: &[u32]) -> Self {
+        let (heads, kv_heads) = heads;
+        let (layout, table) = Layout::tested(v.cache, kv_heads, 530, 20);
+        let Layout { capacity, sequences, max_blocks, block, blocks, .. } = layout;
+        let rows = contexts.len() as u32;
+        let (group, scale) = (heads / kv_heads, 1.0 / (v.head_dim as f32).sqrt());
+        let params =
+            Params { rows, heads, kv_heads, group, capacity, sequences, max_blocks, block, blocks, window, scale };
+        let positions = v.cache.rows(&contexts.iter().map(|context| context - 1).collect::<Vec<_>>());
+        let mut rng = Rng::new(u64::from(v.head_dim));
+        let mut q = random(&mut rng, rows * heads * v.head_dim);
+        q.iter_mut().for_each(|q| *q *= size);
+        let kv = layout.random(&Places { positions: &positions, table: &table }, v.kv, v.head_dim, window, &mut rng);
+        Self { name, params, q, kv, positions, table }
+    }
+
+    /// The cache as twins see it.
+    pub(super) fn keys(&self, v: Variant) -> Keys<'_> {
+        let at = Places { positions: &self.positions, table: &self.table };
+        Keys { layout: layout!(v, self.params), at, kv: v.kv, words: &self.kv, scale: self.params.scale }
+    }
+
+    /// What all of attention must give.
+    pub(super) fn attended(&self, v: Variant) -> Vec<(f64, f64)> {
+        let (p, keys) = (&self.params, self.keys(v));
+        (0..(p.rows * p.heads) as usize).flat_map(|i| attend(v, p, &keys, &self.q, i)).collect()
+    }
+}
+
+fn case(v: Variant, trial: Trial) -> Case<Attention> {
+    let expected = trial.attended(v);
+    let y = vec![f32::NAN; expected.len()];
+    let Trial { name, params, q, kv, positions, table } = trial;
+    Case {
+        name: name.to_owned(),
+        params,
+        data: Data { q, kv, positions, table, y },
+        expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
+    }
 }

@@ -1,7 +1,20 @@
-//! Attention: into the cache, and over it.
+//! Attention: from the projections to heads and the cache, and over it.
 
+mod attend;
 pub mod attention;
+pub mod attention_merge;
+pub mod attention_part;
+mod cache;
+mod head;
+pub mod kv_cache_append;
+pub mod qk_norm_rope;
 pub mod qkv_to_cache;
+pub mod split_qkv;
+pub mod split_qkv_norm_rope;
+pub mod transpose_heads;
+
+pub use attend::CHUNK;
+pub use cache::Cache;
 
 /// The largest head dimension: an invocation for each pair of elements, 256 to a workgroup.
 pub const MAX_HEAD_DIM: u32 = 512;

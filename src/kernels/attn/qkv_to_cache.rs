@@ -1,6 +1,10 @@
-//! From the QKV projection to query heads and a contiguous cache: split, QK-norm, RoPE, store.
+//! From the QKV projection to query heads and a cache: split, QK-norm, RoPE, store.
 
-use super::{TESTED_HEAD_DIMS, workgroup};
+use super::{
+    Cache, TESTED_HEAD_DIMS,
+    cache::{Layout, Places, Side, Written, layout},
+    head::{Qkv, Role, Turn, qkv, random, rounded, test_positions, test_rotations, test_shapes, turning},
+};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     kernels::{KvType, Reduce},
@@ -8,14 +12,16 @@ use crate::{
 };
 
 kernel! {
-    /// Splits `qkv[t]` into heads. Query and key heads are RMS-normed with the first and the second half of `norm` where
-    /// the model does that, and rotated by the angles of `positions[t]` (RoPE, Su et al. 2021, arXiv:2104.09864). Query
-    /// heads go to `q`, key and value heads to slot `positions[t]` of the cache.
+    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the first and
+    /// the second half of `norm` where the model does that, and rotated by the angles of the row's position (RoPE, Su et
+    /// al. 2021, arXiv:2104.09864). Query heads go to `q`, key and value heads to the position's slot of the cache, which
+    /// for a paged one is that of the row's sequence: rows of many sequences are one dispatch.
     ///
-    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `norm` `[2, HD]`, `rotations` `[capacity, HD/2]` of (cos, sin),
-    /// `positions` `[rows]` (clamped to the capacity), `q` `[rows, heads, HD]`, `kv` `[2, kv_heads, capacity, HD]`. Bound:
-    /// 3e-6 of the length of the rotated pair; stored as f16 one unit in the last place more. Measured worst on
-    /// lavapipe: 0.1 of it in f32, 0.5 in f16.
+    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations` `[capacity, HD/2]`
+    /// of (cos, sin), `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the capacity, sequences and
+    /// blocks to those there are), `q` `[rows, heads, HD]`. Bound: 3e-6 of the length of the rotated pair, 1e-6 of a
+    /// value's terms; stored as f16 one unit in the last place more. Measured worst on lavapipe: 0.1 of it in f32, 0.5 in
+    /// f16.
     pub struct QkvToCache("attn/qkv_to_cache") for Variant;
     params {
         /// Tokens.
@@ -24,20 +30,32 @@ kernel! {
         heads: u32,
         /// Key and value heads.
         kv_heads: u32,
-        /// Slots of the cache.
+        /// Positions: of a contiguous cache its slots.
         capacity: u32,
+        /// Paged: sequences in the table.
+        sequences: u32,
+        /// Paged: blocks of a sequence in the table.
+        max_blocks: u32,
+        /// Paged: slots of a block.
+        block: u32,
+        /// Paged: blocks of the pool.
+        blocks: u32,
         /// Added to the mean square by the norm.
         eps: f32,
     }
     binds {
         /// The projections.
         qkv: read [f32],
+        /// What is added to each row of them.
+        bias: read [f32] if |v| v.bias,
         /// The norms' weights.
         norm: read [f32] if |v| v.norm,
         /// Cosines and sines.
         rotations: read [[f32; 2]],
-        /// Each token's position.
+        /// Each row's position, and its sequence.
         positions: read [u32],
+        /// The block table.
+        table: read [u32] if |v| v.cache == Cache::Paged,
         /// The query heads.
         q: write [f32],
         /// The cache.
@@ -45,15 +63,19 @@ kernel! {
     }
 }
 
-/// Head size, norm, pairing, cache format.
+/// Head size, bias, norm, pairing, cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
     pub head_dim: u32,
+    /// The projections have a bias.
+    pub bias: bool,
     /// Query and key heads are normed.
     pub norm: bool,
     /// RoPE turns neighbours `(2i, 2i + 1)`, as Llama GGUFs have it, and not `(i, i + HD/2)`.
     pub interleaved: bool,
+    /// How the cache's slots are arranged.
+    pub cache: Cache,
     /// The cache's format.
     pub kv: KvType,
     /// How sums over the head are taken.
@@ -63,11 +85,12 @@ pub struct Variant {
 impl QkvToCache {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
-        for kv in KvType::available(caps) {
+        for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
             for reduce in Reduce::available(caps) {
                 for head_dim in TESTED_HEAD_DIMS {
-                    for (norm, interleaved) in [(true, false), (false, true)] {
-                        all.push(Variant { head_dim, norm, interleaved, kv, reduce: *reduce });
+                    for (bias, norm, interleaved) in [(false, true, false), (false, false, true), (true, false, false)]
+                    {
+                        all.push(Variant { head_dim, bias, norm, interleaved, cache, kv, reduce: *reduce });
                     }
                 }
             }
@@ -76,12 +99,12 @@ impl QkvToCache {
     }
 
     fn source(v: Variant) -> Source {
-        v.reduce
-            .fill(Source::new(wgsl!("attn/qkv_to_cache.wgsl"), workgroup(v.head_dim)))
+        let body = wgsl!("attn/qkv_to_cache.wgsl");
+        v.cache
+            .fill(turning(body, v.head_dim, v.norm, v.interleaved, v.reduce))
             .with(v.kv.store())
-            .with(if v.norm { wgsl!("attn/head_norm.wgsl") } else { wgsl!("attn/head_plain.wgsl") })
-            .constant("HEAD_DIM", v.head_dim)
-            .constant("INTERLEAVED", v.interleaved)
+            .with(qkv(v.bias))
+            .with(wgsl!("attn/head_of_qkv.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -89,96 +112,76 @@ impl QkvToCache {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let hd = v.head_dim as usize;
-        let heads = (p.heads + 2 * p.kv_heads) as usize;
-        for (row, values) in host.qkv.chunks_exact(hd * heads).take(p.rows as usize).enumerate() {
-            let position = host.positions[row].min(p.capacity - 1);
-            let turns = &host.rotations[position as usize * hd / 2..][..hd / 2];
-            for (head, values) in values.chunks_exact(hd).enumerate() {
-                let (exact, _) = turned(v, p, head as u32, values, host.norm, turns);
-                for (i, pair) in exact.chunks_exact(2).enumerate() {
-                    let pair = [pair[0] as f32, pair[1] as f32];
-                    match (head as u32).checked_sub(p.heads) {
-                        None => host.q[(row * p.heads as usize + head) * hd + 2 * i..][..2].copy_from_slice(&pair),
-                        Some(kv_head) => {
-                            v.kv.write(host.kv, (kv_head * p.capacity + position) as usize * hd / 2 + i, pair);
-                        }
-                    }
+        let (layout, hd) = (layout!(v, p), v.head_dim as usize);
+        let at = Places { positions: host.positions, table: host.table };
+        let projections = projections(v, p, host.qkv, host.bias, host.norm, host.rotations);
+        for row in 0..p.rows as usize {
+            for (role, head) in projections.heads(row, layout.position(&at, row)) {
+                let head = rounded(&head);
+                match role {
+                    Role::Query(i) => host.q[(row * p.heads as usize + i as usize) * hd..][..hd].copy_from_slice(&head),
+                    Role::Key(i) => layout.store(&at, v.kv, host.kv, (Side::Key, row, i), &head),
+                    Role::Value(i) => layout.store(&at, v.kv, host.kv, (Side::Value, row, i), &head),
                 }
             }
         }
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
-        let (rows, heads, kv_heads, capacity, eps) = (3, 4, 2, 9, 1e-6);
-        let p = Params { rows, heads, kv_heads, capacity, eps };
-        let hd = v.head_dim as usize;
-        let mut rng = Rng::new(u64::from(v.head_dim));
-        let mut random = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal()).collect() };
-        let row_heads = (heads + 2 * kv_heads) as usize;
-        let qkv = random(rows as usize * row_heads * hd);
-        let norm = if v.norm { random(2 * hd) } else { Vec::new() };
-        let rotations: Vec<[f32; 2]> = (0..capacity as usize * hd / 2)
-            .map(|i| {
-                let (sin, cos) = (i as f64 * 0.37).sin_cos();
-                [cos as f32, sin as f32]
-            })
-            .collect();
-        // The last position is out of range and becomes the last slot.
-        let positions = vec![4, 0, 77];
-        let untouched = 1.5;
-        let mut q = vec![(f64::NAN, 0.0); (rows * heads) as usize * hd];
-        let mut kv = vec![(untouched, 0.0); 2 * (kv_heads * capacity) as usize * hd];
-        for (row, values) in qkv.chunks_exact(row_heads * hd).enumerate() {
-            let position = positions[row].min(capacity - 1) as usize;
-            let turns = &rotations[position * hd / 2..][..hd / 2];
-            for (head, values) in values.chunks_exact(hd).enumerate() {
-                let (exact, lengths) = turned(v, &p, head as u32, values, &norm, turns);
-                let near = exact.iter().zip(lengths).map(|(e, length)| (*e, 3e-6 * length));
-                match (head as u32).checked_sub(heads) {
-                    None => q[(row * heads as usize + head) * hd..][..hd].copy_from_slice(&near.collect::<Vec<_>>()),
-                    Some(kv_head) => {
-                        let slot = (kv_head * capacity) as usize + position;
-                        kv[slot * hd..][..hd].copy_from_slice(&near.collect::<Vec<_>>());
-                    }
-                }
-            }
-        }
-        let mut words = vec![0; kv.len() * v.kv.bytes() as usize / 4];
-        (0..kv.len() / 2).for_each(|pair| v.kv.write(&mut words, pair, [untouched as f32; 2]));
-        let kv = match v.kv {
-            KvType::F32 => Expect::Near(kv),
-            KvType::F16 => Expect::Halves(kv),
-        };
-        vec![Case {
-            name: format!("{rows} tokens"),
-            params: p,
-            data: Data { qkv, norm, rotations, positions, q: vec![f32::NAN; q.len()], kv: words },
-            expected: Expected { q: Some(Expect::Near(q)), kv: Some(kv), ..Default::default() },
-        }]
+        test_shapes(v.head_dim).into_iter().map(|(heads, kv_heads, rows)| case(v, heads, kv_heads, rows)).collect()
     }
 }
 
-/// A head as it leaves the kernel, exactly, and the length of the pair that each element is of.
-fn turned(v: Variant, p: &Params, head: u32, values: &[f32], norm: &[f32], turns: &[[f32; 2]]) -> (Vec<f64>, Vec<f64>) {
-    let mut exact: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
-    let mut lengths = vec![0.0; exact.len()];
-    if head >= p.heads + p.kv_heads {
-        return (exact, lengths);
+fn projections<'a>(
+    v: Variant,
+    p: &Params,
+    rows: &'a [f32],
+    bias: &'a [f32],
+    norm: &'a [f32],
+    rotations: &'a [[f32; 2]],
+) -> Qkv<'a> {
+    let turn = Turn { norm, eps: p.eps, interleaved: v.interleaved, rotations };
+    Qkv { heads: p.heads, kv_heads: p.kv_heads, head_dim: v.head_dim, rows, bias, turn }
+}
+
+fn case(v: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<QkvToCache> {
+    // Positions 3, 4 and 5 are around the border of two blocks.
+    let (layout, table) = Layout::tested(v.cache, kv_heads, 9, 4);
+    let Layout { capacity, sequences, max_blocks, block, blocks, .. } = layout;
+    let p = Params { rows, heads, kv_heads, capacity, sequences, max_blocks, block, blocks, eps: 1e-6 };
+    let mut rng = Rng::new(u64::from(v.head_dim));
+    let width = (heads + 2 * kv_heads) * v.head_dim;
+    let projected = random(&mut rng, rows * width);
+    let bias = if v.bias { random(&mut rng, width) } else { Vec::new() };
+    let norm = if v.norm { random(&mut rng, 2 * v.head_dim) } else { Vec::new() };
+    let rotations = test_rotations(capacity, v.head_dim);
+    let positions = test_positions(v.cache, rows);
+    let at = Places { positions: &positions, table: &table };
+    let projections = projections(v, &p, &projected, &bias, &norm, &rotations);
+    let (mut q, mut kv) = (Vec::new(), Written::new(layout, v.kv, v.head_dim));
+    for row in 0..rows as usize {
+        for (role, head) in projections.heads(row, layout.position(&at, row)) {
+            match role {
+                Role::Query(_) => q.extend(head),
+                Role::Key(i) => kv.expect(&at, (Side::Key, row, i), &head),
+                Role::Value(i) => kv.expect(&at, (Side::Value, row, i), &head),
+            }
+        }
     }
-    let hd = exact.len();
-    if v.norm {
-        let mean = exact.iter().map(|v| v * v).sum::<f64>() / hd as f64;
-        let scale = 1.0 / (mean + f64::from(p.eps)).sqrt();
-        let weights = &norm[if head < p.heads { 0 } else { hd }..];
-        exact.iter_mut().zip(weights).for_each(|(v, w)| *v *= scale * f64::from(*w));
+    let (words, kv) = kv.finish();
+    Case {
+        name: format!("{rows} tokens, {heads} heads"),
+        params: p,
+        data: Data {
+            q: vec![f32::NAN; q.len()],
+            kv: words,
+            qkv: projected,
+            bias,
+            norm,
+            rotations,
+            table: table.clone(),
+            positions: positions.clone(),
+        },
+        expected: Expected { q: Some(Expect::Near(q)), kv: Some(kv), ..Default::default() },
     }
-    for (i, turn) in turns.iter().enumerate() {
-        let (first, second) = if v.interleaved { (2 * i, 2 * i + 1) } else { (i, i + hd / 2) };
-        let (a, b) = (exact[first], exact[second]);
-        let [cos, sin] = turn.map(f64::from);
-        (exact[first], exact[second]) = (a * cos - b * sin, b * cos + a * sin);
-        (lengths[first], lengths[second]) = (a.hypot(b), a.hypot(b));
-    }
-    (exact, lengths)
 }

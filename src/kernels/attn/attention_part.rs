@@ -1,0 +1,150 @@
+//! Attention over a context that is split over workgroups: the chunks.
+
+use std::ops::Range;
+
+use super::{
+    CHUNK, Cache,
+    attend::{Attended, Keys, seen},
+    attention::{Trial, Variant},
+    cache::{Places, layout},
+};
+use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+
+kernel! {
+    /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores `s_j = q[t, h] · K[h / group, j]
+    /// · scale`, `Σ exp(s_j − m)`, and `Σ exp(s_j − m) · V[h / group, j]`. Chunks begin at multiples of [`CHUNK`] whatever is
+    /// in the batch, and those that a row does not see are left as they are. Rows of many sequences, with one query or
+    /// several, are one dispatch.
+    ///
+    /// Shapes: `q` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the
+    /// capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the
+    /// largest score, the mass. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5` more than that
+    /// of the sum of their terms' sizes. Measured worst on lavapipe: 0.6 of it, by a
+    /// largest score.
+    pub struct AttentionPart("attn/attention_part") for Variant;
+    params {
+        /// Tokens.
+        rows: u32,
+        /// Query heads.
+        heads: u32,
+        /// Key and value heads.
+        kv_heads: u32,
+        /// Query heads of a key head.
+        group: u32,
+        /// Chunks that there is room for: positions beyond them are clamped.
+        chunks: u32,
+        /// Positions: of a contiguous cache its slots.
+        capacity: u32,
+        /// Paged: sequences in the table.
+        sequences: u32,
+        /// Paged: blocks of a sequence in the table.
+        max_blocks: u32,
+        /// Paged: slots of a block.
+        block: u32,
+        /// Paged: blocks of the pool.
+        blocks: u32,
+        /// Positions that a token sees, its own included; 0: all.
+        window: u32,
+        /// What scores are multiplied by, `1/√HD`.
+        scale: f32,
+    }
+    binds {
+        /// The query heads.
+        q: read [f32],
+        /// The cache.
+        kv: read [u32],
+        /// Each row's position, and its sequence.
+        positions: read [u32],
+        /// The block table.
+        table: read [u32] if |v| v.cache == Cache::Paged,
+        /// The chunks' sums.
+        parts: write [f32],
+    }
+}
+
+impl AttentionPart {
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        Variant::all(caps)
+    }
+
+    fn source(v: Variant) -> Source {
+        v.scan(wgsl!("attn/attention_part.wgsl")).constant("CHUNK", CHUNK)
+    }
+
+    fn grid(_: Variant, p: &Params) -> Grid {
+        Grid { x: p.heads * p.chunks, y: p.rows }
+    }
+
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let at = Places { positions: host.positions, table: host.table };
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
+        for (to, part) in parts(v, p, &keys, host.q) {
+            let to = host.parts[to..].iter_mut();
+            to.zip(part.unnormalised()).for_each(|(to, (exact, _))| *to = exact as f32);
+        }
+    }
+
+    fn cases(v: Variant) -> Vec<Case<Self>> {
+        Trial::all(v).into_iter().map(|trial| case(v, trial)).collect()
+    }
+}
+
+/// The positions of a chunk that the last of `context` tokens sees.
+pub(super) fn of_chunk(chunk: u32, context: u32, window: u32) -> Range<u32> {
+    let all = seen(context, window);
+    all.start.max(chunk * CHUNK)..all.end.min((chunk + 1) * CHUNK)
+}
+
+/// Every chunk that is seen, exactly, with where it goes.
+fn parts<'a>(
+    v: Variant,
+    p: &'a Params,
+    keys: &'a Keys<'_>,
+    q: &'a [f32],
+) -> impl Iterator<Item = (usize, Attended)> + 'a {
+    let hd = v.head_dim as usize;
+    (0..(p.rows * p.heads * p.chunks) as usize).filter_map(move |part| {
+        let (i, chunk) = (part / p.chunks as usize, part as u32 % p.chunks);
+        let (row, head) = (i / p.heads as usize, i as u32 % p.heads);
+        let context = (keys.layout.position(&keys.at, row) + 1).min(p.chunks * CHUNK);
+        let positions = of_chunk(chunk, context, p.window);
+        let q = &q[i * hd..][..hd];
+        (!positions.is_empty()).then(|| (part * (hd + 2), keys.attend(row, head / p.group, q, positions)))
+    })
+}
+
+/// A trial's parameters in chunks, and their sums with bounds: NaN for those that are not seen.
+pub(super) fn expected(v: Variant, trial: &Trial) -> (Params, Vec<(f64, f64)>) {
+    let p = &trial.params;
+    let params = Params {
+        rows: p.rows,
+        heads: p.heads,
+        kv_heads: p.kv_heads,
+        group: p.group,
+        chunks: p.capacity.div_ceil(CHUNK),
+        capacity: p.capacity,
+        sequences: p.sequences,
+        max_blocks: p.max_blocks,
+        block: p.block,
+        blocks: p.blocks,
+        window: p.window,
+        scale: p.scale,
+    };
+    let count = params.rows * params.heads * params.chunks * (v.head_dim + 2);
+    let mut expected = vec![(f64::NAN, 0.0); count as usize];
+    for (to, part) in parts(v, &params, &trial.keys(v), &trial.q) {
+        expected[to..].iter_mut().zip(part.unnormalised()).for_each(|(to, exact)| *to = exact);
+    }
+    (params, expected)
+}
+
+fn case(v: Variant, trial: Trial) -> Case<AttentionPart> {
+    let (params, expected) = expected(v, &trial);
+    let Trial { name, q, kv, positions, table, .. } = trial;
+    Case {
+        name: name.to_owned(),
+        params,
+        data: Data { q, kv, positions, table, parts: vec![f32::NAN; expected.len()] },
+        expected: Expected { parts: Some(Expect::Near(expected)), ..Default::default() },
+    }
+}

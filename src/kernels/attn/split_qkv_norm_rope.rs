@@ -1,0 +1,164 @@
+//! From the QKV projection to heads: split, QK-norm, RoPE.
+
+use super::{
+    Cache, TESTED_HEAD_DIMS,
+    head::{Qkv, Role, Turn, qkv, random, rounded, test_positions, test_rotations, test_shapes, turning},
+};
+use crate::{
+    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    kernels::Reduce,
+    quant::Rng,
+};
+
+kernel! {
+    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the first and
+    /// the second half of `norm` where the model does that, and rotated by the angles of `positions[t]`.
+    ///
+    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations` `[capacity, HD/2]`
+    /// of (cos, sin), `positions` `[rows]` (clamped to the capacity), `q` `[heads, rows, HD]`, `k` and `v`
+    /// `[kv_heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair, 1e-6 of a value's terms. Measured worst on
+    /// lavapipe: 0.1 of it.
+    pub struct SplitQkvNormRope("attn/split_qkv_norm_rope") for Variant;
+    params {
+        /// Tokens.
+        rows: u32,
+        /// Query heads.
+        heads: u32,
+        /// Key and value heads.
+        kv_heads: u32,
+        /// Positions that have angles.
+        capacity: u32,
+        /// Added to the mean square by the norm.
+        eps: f32,
+    }
+    binds {
+        /// The projections.
+        qkv: read [f32],
+        /// What is added to each row of them.
+        bias: read [f32] if |v| v.bias,
+        /// The norms' weights.
+        norm: read [f32] if |v| v.norm,
+        /// Cosines and sines.
+        rotations: read [[f32; 2]],
+        /// Each token's position.
+        positions: read [u32],
+        /// The query heads.
+        q: write [f32],
+        /// The key heads.
+        k: write [f32],
+        /// The value heads.
+        v: write [f32],
+    }
+}
+
+/// Head size, bias, norm, pairing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
+    pub head_dim: u32,
+    /// The projections have a bias.
+    pub bias: bool,
+    /// Query and key heads are normed.
+    pub norm: bool,
+    /// RoPE turns neighbours `(2i, 2i + 1)`, as Llama GGUFs have it, and not `(i, i + HD/2)`.
+    pub interleaved: bool,
+    /// How sums over the head are taken.
+    pub reduce: Reduce,
+}
+
+impl SplitQkvNormRope {
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        let mut all = Vec::new();
+        for reduce in Reduce::available(caps) {
+            for head_dim in TESTED_HEAD_DIMS {
+                for (bias, norm, interleaved) in [(true, true, false), (false, true, false), (false, false, true)] {
+                    all.push(Variant { head_dim, bias, norm, interleaved, reduce: *reduce });
+                }
+            }
+        }
+        all
+    }
+
+    fn source(v: Variant) -> Source {
+        let body = wgsl!("attn/split_qkv_norm_rope.wgsl");
+        Cache::Contiguous
+            .positions(turning(body, v.head_dim, v.norm, v.interleaved, v.reduce))
+            .with(qkv(v.bias))
+            .with(wgsl!("attn/head_of_qkv.wgsl"))
+    }
+
+    fn grid(_: Variant, p: &Params) -> Grid {
+        Grid { x: p.heads + 2 * p.kv_heads, y: p.rows }
+    }
+
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let hd = v.head_dim as usize;
+        let projections = projections(v, p, host.qkv, host.bias, host.norm, host.rotations);
+        for row in 0..p.rows as usize {
+            for (role, head) in projections.heads(row, Cache::Contiguous.position(host.positions, p.capacity, row)) {
+                let (to, i) = match role {
+                    Role::Query(i) => (&mut *host.q, i),
+                    Role::Key(i) => (&mut *host.k, i),
+                    Role::Value(i) => (&mut *host.v, i),
+                };
+                to[(i * p.rows) as usize * hd + row * hd..][..hd].copy_from_slice(&rounded(&head));
+            }
+        }
+    }
+
+    fn cases(v: Variant) -> Vec<Case<Self>> {
+        test_shapes(v.head_dim).into_iter().map(|(heads, kv_heads, rows)| case(v, heads, kv_heads, rows)).collect()
+    }
+}
+
+fn projections<'a>(
+    v: Variant,
+    p: &Params,
+    rows: &'a [f32],
+    bias: &'a [f32],
+    norm: &'a [f32],
+    rotations: &'a [[f32; 2]],
+) -> Qkv<'a> {
+    let turn = Turn { norm, eps: p.eps, interleaved: v.interleaved, rotations };
+    Qkv { heads: p.heads, kv_heads: p.kv_heads, head_dim: v.head_dim, rows, bias, turn }
+}
+
+fn case(variant: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<SplitQkvNormRope> {
+    let (capacity, hd) = (9, variant.head_dim);
+    let p = Params { rows, heads, kv_heads, capacity, eps: 1e-6 };
+    let mut rng = Rng::new(u64::from(hd) + 1);
+    let width = (heads + 2 * kv_heads) * hd;
+    let projected = random(&mut rng, rows * width);
+    let bias = if variant.bias { random(&mut rng, width) } else { Vec::new() };
+    let norm = if variant.norm { random(&mut rng, 2 * hd) } else { Vec::new() };
+    let rotations = test_rotations(capacity, hd);
+    let positions = test_positions(Cache::Contiguous, rows);
+    let projections = projections(variant, &p, &projected, &bias, &norm, &rotations);
+    // A head more than there are, which must stay as it is.
+    let room = |heads: u32| vec![(f64::NAN, 0.0); ((heads * rows + 1) * hd) as usize];
+    let (mut q, mut k, mut v) = (room(heads), room(kv_heads), room(kv_heads));
+    for row in 0..rows {
+        let position = positions[row as usize].min(capacity - 1);
+        for (role, head) in projections.heads(row as usize, position) {
+            let (to, i) = match role {
+                Role::Query(i) => (&mut q, i),
+                Role::Key(i) => (&mut k, i),
+                Role::Value(i) => (&mut v, i),
+            };
+            to[((i * rows + row) * hd) as usize..][..hd as usize].copy_from_slice(&head);
+        }
+    }
+    let poison = |expected: &[(f64, f64)]| vec![f32::NAN; expected.len()];
+    let (q_data, k_data, v_data) = (poison(&q), poison(&k), poison(&v));
+    Case {
+        name: format!("{rows} tokens, {heads} heads"),
+        params: p,
+        data: Data { qkv: projected, bias, norm, rotations, positions, q: q_data, k: k_data, v: v_data },
+        expected: Expected {
+            q: Some(Expect::Near(q)),
+            k: Some(Expect::Near(k)),
+            v: Some(Expect::Near(v)),
+            ..Default::default()
+        },
+    }
+}

@@ -1,0 +1,72 @@
+//! Tokens of heads to heads of tokens.
+
+use super::head::random;
+use crate::{
+    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    quant::Rng,
+};
+
+kernel! {
+    /// `y[t, h] = x[h, t]`.
+    ///
+    /// Shapes: `x` `[heads, rows, head_dim]` f32, `y` `[rows, heads · head_dim]`. Exact.
+    pub struct TransposeHeads("attn/transpose_heads") for ();
+    params {
+        /// Tokens.
+        rows: u32,
+        /// Heads.
+        heads: u32,
+        /// Elements of a head.
+        head_dim: u32,
+    }
+    binds {
+        /// The tokens of each head.
+        x: read [f32],
+        /// The heads of each token.
+        y: write [f32],
+    }
+}
+
+const WG: u32 = 64;
+
+impl TransposeHeads {
+    fn variants(_: &Caps) -> Vec<()> {
+        vec![()]
+    }
+
+    fn source((): ()) -> Source {
+        Source::new(wgsl!("attn/transpose_heads.wgsl"), WG)
+    }
+
+    fn grid((): (), p: &Params) -> Grid {
+        Grid { x: (p.heads * p.head_dim).div_ceil(WG), y: p.rows }
+    }
+
+    fn cpu((): (), p: &Params, host: Host<'_>) {
+        let (rows, heads, hd) = (p.rows as usize, p.heads as usize, p.head_dim as usize);
+        for (i, y) in host.y.chunks_exact_mut(hd).take(rows * heads).enumerate() {
+            y.copy_from_slice(&host.x[(i % heads * rows + i / heads) * hd..][..hd]);
+        }
+    }
+
+    fn cases((): ()) -> Vec<Case<Self>> {
+        [(1, 4, 16), (3, 5, 34), (7, 32, 128)]
+            .into_iter()
+            .map(|(rows, heads, head_dim)| {
+                let x = random(&mut Rng::new(14), rows * heads * head_dim);
+                let from = |row, head, i| x[((head * rows + row) * head_dim + i) as usize];
+                let mut y: Vec<u32> = (0..rows * heads * head_dim)
+                    .map(|at| from(at / (heads * head_dim), at / head_dim % heads, at % head_dim).to_bits())
+                    .collect();
+                // One element more, which must stay as it is.
+                y.push(f32::NAN.to_bits());
+                Case {
+                    name: format!("{rows}x{heads}x{head_dim}"),
+                    params: Params { rows, heads, head_dim },
+                    data: Data { y: vec![f32::NAN; y.len()], x },
+                    expected: Expected { y: Some(Expect::Exact(y)), ..Default::default() },
+                }
+            })
+            .collect()
+    }
+}

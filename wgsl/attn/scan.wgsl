@@ -1,0 +1,60 @@
+// Attention of one query head of a row to some of its keys, by a workgroup. WG keys at a time: an invocation scores a key,
+// then gathers a pair of the output's elements; sums are rescaled as the maximum grows (Milakov and Gimelshein 2018,
+// arXiv:1805.02867).
+var<workgroup> scan_query: array<f32, HEAD_DIM>;
+var<workgroup> scan_weight: array<f32, WG>;
+// Where the keys are, so that a block is looked up once for all of a head's elements.
+var<workgroup> scan_key: array<u32, WG>;
+
+const PAIRS = HEAD_DIM / 2u;
+const LOWEST = -1e30;
+
+// The largest score, and the sums of exp(score - largest), alone and times the pair of values that is this invocation's.
+struct Scan {
+    largest: f32,
+    mass: f32,
+    values: vec2<f32>,
+}
+
+fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Scan {
+    let kv_head = head / p.group;
+    let to_values = kv_values();
+    for (var i = invocation; i < HEAD_DIM; i += WG) {
+        scan_query[i] = q[(row * p.heads + head) * HEAD_DIM + i] * p.scale;
+    }
+    workgroupBarrier();
+
+    var scan = Scan(LOWEST, 0.0, vec2<f32>(0.0));
+    for (var base = seen.x; base < seen.y; base += WG) {
+        let position = base + invocation;
+        var score = LOWEST;
+        if position < seen.y {
+            let key = kv_key(row, kv_head, position);
+            scan_key[invocation] = key;
+            var even = 0.0;
+            var odd = 0.0;
+            for (var i = 0u; i < PAIRS; i += 1u) {
+                let k = kv_load(key * PAIRS + i);
+                even += scan_query[2u * i] * k.x;
+                odd += scan_query[2u * i + 1u] * k.y;
+            }
+            score = even + odd;
+        }
+        let grown = max(scan.largest, wg_max(score, invocation));
+        let mine = select(0.0, exp(score - grown), position < seen.y);
+        scan_weight[invocation] = mine;
+        let shrink = exp(scan.largest - grown);
+        // Also the barrier that keys and weights need.
+        scan.mass = scan.mass * shrink + wg_sum(mine, invocation);
+        scan.largest = grown;
+        if invocation < PAIRS {
+            scan.values *= shrink;
+            let count = min(WG, seen.y - base);
+            for (var i = 0u; i < count; i += 1u) {
+                scan.values += scan_weight[i] * kv_load((scan_key[i] + to_values) * PAIRS + invocation);
+            }
+        }
+        workgroupBarrier();
+    }
+    return scan;
+}
