@@ -1,5 +1,5 @@
-// Causal attention of one query head at one token to one chunk of its keys, a workgroup each. Chunks begin at multiples of
-// CHUNK, so that a row's sums are the same in every batch.
+// Causal attention of one query head at one token to one chunk of its keys, a workgroup each. Chunks begin at multiples
+// of CHUNK, so that a row's sums are the same in every batch.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let row = tile.y;

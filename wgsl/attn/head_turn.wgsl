@@ -1,5 +1,5 @@
-// A head of a row, normed and rotated by RoPE, in workgroup memory. Role 0 is a query head, 1 a key head, 2 a value head,
-// which is taken as it is.
+// A head of a row, normed and rotated by RoPE, in workgroup memory. Role 0 is a query head, 1 a key head, 2 a value
+// head, which is taken as it is.
 var<workgroup> head_values: array<f32, HEAD_DIM>;
 
 fn head_ready(row: u32, head: u32, role: u32, invocation: u32) {

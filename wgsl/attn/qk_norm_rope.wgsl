@@ -1,4 +1,5 @@
-// Heads of tokens to tokens of heads, a workgroup a head of a token, normed and rotated on the way where that is asked for.
+// Heads of tokens to tokens of heads, a workgroup a head of a token, normed and rotated on the way where that is asked
+// for.
 fn head_input(row: u32, head: u32, i: u32) -> f32 {
     return x[(row * p.heads + head) * HEAD_DIM + i];
 }

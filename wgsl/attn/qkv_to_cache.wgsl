@@ -1,5 +1,5 @@
-// Splits qkv rows into heads, a workgroup a head of a token: query heads are normed and rotated into q, key heads into the
-// cache, value heads go to the cache as they are.
+// Splits qkv rows into heads, a workgroup a head of a token: query heads are normed and rotated into q, key heads into
+// the cache, value heads go to the cache as they are.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let head = tile.x;

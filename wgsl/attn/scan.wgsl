@@ -1,6 +1,6 @@
-// Attention of one query head of a row to some of its keys, by a workgroup. WG keys at a time: an invocation scores a key,
-// then gathers a pair of the output's elements; sums are rescaled as the maximum grows (Milakov and Gimelshein 2018,
-// arXiv:1805.02867).
+// Attention of one query head of a row to some of its keys, by a workgroup. WG keys at a time: an invocation scores a
+// key, then gathers a pair of the output's elements; sums are rescaled as the maximum grows (Milakov and Gimelshein
+// 2018, arXiv:1805.02867).
 var<workgroup> scan_query: array<f32, HEAD_DIM>;
 var<workgroup> scan_weight: array<f32, WG>;
 // Where the keys are, so that a block is looked up once for all of a head's elements.
@@ -9,7 +9,8 @@ var<workgroup> scan_key: array<u32, WG>;
 const PAIRS = HEAD_DIM / 2u;
 const LOWEST = -1e30;
 
-// The largest score, and the sums of exp(score - largest), alone and times the pair of values that is this invocation's.
+// The largest score, and the sums of exp(score - largest), alone and times the pair of values that is this
+// invocation's.
 struct Scan {
     largest: f32,
     mass: f32,

@@ -1,5 +1,5 @@
-// Splits qkv rows into heads, a workgroup a head of a token: query and key heads are normed and rotated, value heads are
-// taken as they are, and all are put head by head.
+// Splits qkv rows into heads, a workgroup a head of a token: query and key heads are normed and rotated, value heads
+// are taken as they are, and all are put head by head.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let head = tile.x;

@@ -1,5 +1,5 @@
-// A pool of blocks, [blocks][2][kv_heads][block][HEAD_DIM], keys first, of which each sequence has those that its row of
-// table names. A row's sequence is behind its position.
+// A pool of blocks, [blocks][2][kv_heads][block][HEAD_DIM], keys first, of which each sequence has those that its row
+// of table names. A row's sequence is behind its position.
 fn kv_key(row: u32, kv_head: u32, position: u32) -> u32 {
     let sequence = min(positions[2u * row + 1u], p.sequences - 1u);
     let entry = position / p.block;

@@ -14,12 +14,12 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / group, j] · scale) · V[h / group, j]` over the positions `j` up to the row's
-    /// in its sequence, or the last `window` of them.
+    /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / group, j] · scale) · V[h / group, j]` over the positions `j` up to the
+    /// row's in its sequence, or the last `window` of them.
     ///
-    /// Shapes: `q` and `y` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped
-    /// to the capacity, sequences and blocks to those there are). Bound: `2e-5 + 2⁻²² · max_j Σ|q·k|·scale` of `Σ p|v|`.
-    /// Measured worst on lavapipe: 0.08 of it.
+    /// Shapes: `q` and `y` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions
+    /// clamped to the capacity, sequences and blocks to those there are). Bound: `2e-5 + 2⁻²² · max_j Σ|q·k|·scale` of
+    /// `Σ p|v|`. Measured worst on lavapipe: 0.08 of it.
     pub struct Attention("attn/attention") for Variant;
     params {
         /// Tokens.
@@ -114,7 +114,7 @@ impl Attention {
         let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in host.y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            for (y, (exact, _)) in y.iter_mut().zip(attend(v, p, &keys, host.q, i)) {
+            for (y, (exact, _)) in y.iter_mut().zip(attend(v, p, &keys, host.q, i, u32::MAX)) {
                 *y = exact as f32;
             }
         }
@@ -125,10 +125,10 @@ impl Attention {
     }
 }
 
-/// Head `i` of the output, exactly, each element with its bound.
-fn attend(v: Variant, p: &Params, keys: &Keys<'_>, q: &[f32], i: usize) -> Vec<(f64, f64)> {
+/// Head `i` of the output, exactly, each element with its bound. No context is longer than `limit`.
+fn attend(v: Variant, p: &Params, keys: &Keys<'_>, q: &[f32], i: usize, limit: u32) -> Vec<(f64, f64)> {
     let (hd, heads) = (v.head_dim as usize, p.heads as usize);
-    let context = keys.layout.position(&keys.at, i / heads) + 1;
+    let context = (keys.layout.position(&keys.at, i / heads) + 1).min(limit);
     let kv_head = (i % heads) as u32 / p.group;
     keys.attend(i / heads, kv_head, &q[i * hd..][..hd], seen(context, p.window)).normalised().collect()
 }
@@ -182,15 +182,20 @@ impl Trial {
         Keys { layout: layout!(v, self.params), at, kv: v.kv, words: &self.kv, scale: self.params.scale }
     }
 
-    /// What all of attention must give.
-    pub(super) fn attended(&self, v: Variant) -> Vec<(f64, f64)> {
+    /// A trial with contexts that are longer than one chunk.
+    pub(super) fn beyond_a_chunk(v: Variant) -> Self {
+        Self::new(v, "beyond the chunks", (2, 1), 1.0, 0, &[255, 256, 257, 513])
+    }
+
+    /// What all of attention must give to contexts of up to `limit` positions.
+    pub(super) fn attended(&self, v: Variant, limit: u32) -> Vec<(f64, f64)> {
         let (p, keys) = (&self.params, self.keys(v));
-        (0..(p.rows * p.heads) as usize).flat_map(|i| attend(v, p, &keys, &self.q, i)).collect()
+        (0..(p.rows * p.heads) as usize).flat_map(|i| attend(v, p, &keys, &self.q, i, limit)).collect()
     }
 }
 
 fn case(v: Variant, trial: Trial) -> Case<Attention> {
-    let expected = trial.attended(v);
+    let expected = trial.attended(v, u32::MAX);
     let y = vec![f32::NAN; expected.len()];
     let Trial { name, params, q, kv, positions, table } = trial;
     Case {

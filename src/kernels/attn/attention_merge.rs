@@ -3,7 +3,7 @@
 use super::{
     CHUNK, Cache, TESTED_HEAD_DIMS,
     attention::{self, Trial},
-    attention_part::{self, of_chunk},
+    attention_part::{self, of_chunk, trials},
     head::rounded,
     workgroup,
 };
@@ -13,12 +13,12 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t, h] = Σ_c e_c · sums_c / Σ_c e_c · mass_c` with `e_c = exp(m_c − max m)`, over the chunks in order that row `t`
-    /// sees, as [`AttentionPart`](super::attention_part::AttentionPart) wrote them.
+    /// `y[t, h] = Σ_c e_c · sums_c / Σ_c e_c · mass_c` with `e_c = exp(m_c − max m)`, over the chunks in order that row
+    /// `t` sees, as [`AttentionPart`](super::attention_part::AttentionPart) wrote them.
     ///
-    /// Shapes: `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the largest score `m`, the mass; `positions` as
-    /// [`Cache`] has them (clamped to the capacity and to the chunks), `y` `[rows, heads, HD]` f32. Bound: attention's.
-    /// Measured worst on lavapipe: 0.005 of it.
+    /// Shapes: `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the largest score `m`, the mass; `positions`
+    /// as [`Cache`] has them (clamped to the capacity and to the chunks), `y` `[rows, heads, HD]` f32. Bound:
+    /// attention's. Measured worst on lavapipe: 0.005 of it.
     pub struct AttentionMerge("attn/attention_merge") for Variant;
     params {
         /// Tokens.
@@ -88,13 +88,13 @@ impl AttentionMerge {
     fn cases(v: Variant) -> Vec<Case<Self>> {
         // The parts of real attention, so that what is expected is attention itself.
         let of = attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, reduce: Reduce::Shared };
-        Trial::all(of).into_iter().map(|trial| case(of, trial)).collect()
+        trials(of).into_iter().map(|(trial, chunks)| case(of, trial, chunks)).collect()
     }
 }
 
-fn case(v: attention::Variant, trial: Trial) -> Case<AttentionMerge> {
-    let (p, parts) = attention_part::expected(v, &trial);
-    let expected = trial.attended(v);
+fn case(v: attention::Variant, trial: Trial, chunks: u32) -> Case<AttentionMerge> {
+    let (p, parts) = attention_part::expected(v, &trial, chunks);
+    let expected = trial.attended(v, chunks * CHUNK);
     Case {
         name: trial.name.to_owned(),
         params: Params { rows: p.rows, heads: p.heads, chunks: p.chunks, capacity: p.capacity, window: p.window },

@@ -11,16 +11,15 @@ use super::{
 use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
 
 kernel! {
-    /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores `s_j = q[t, h] · K[h / group, j]
-    /// · scale`, `Σ exp(s_j − m)`, and `Σ exp(s_j − m) · V[h / group, j]`. Chunks begin at multiples of [`CHUNK`] whatever is
-    /// in the batch, and those that a row does not see are left as they are. Rows of many sequences, with one query or
-    /// several, are one dispatch.
+    /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores
+    /// `s_j = q[t, h] · K[h / group, j] · scale`, `Σ exp(s_j − m)`, and `Σ exp(s_j − m) · V[h / group, j]`. Chunks
+    /// begin at multiples of [`CHUNK`] whatever is in the batch, and those that a row does not see are left as they
+    /// are. Rows of many sequences, with one query or several, are one dispatch.
     ///
-    /// Shapes: `q` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the
-    /// capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the
-    /// largest score, the mass. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5` more than that
-    /// of the sum of their terms' sizes. Measured worst on lavapipe: 0.6 of it, by a
-    /// largest score.
+    /// Shapes: `q` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to
+    /// the capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 2]`: the values'
+    /// sums, the largest score, the mass. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5`
+    /// more than that of the sum of their terms' sizes. Measured worst on lavapipe: 0.6 of it, by a largest score.
     pub struct AttentionPart("attn/attention_part") for Variant;
     params {
         /// Tokens.
@@ -85,7 +84,7 @@ impl AttentionPart {
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
-        Trial::all(v).into_iter().map(|trial| case(v, trial)).collect()
+        trials(v).into_iter().map(|(trial, chunks)| case(v, trial, chunks)).collect()
     }
 }
 
@@ -113,15 +112,24 @@ fn parts<'a>(
     })
 }
 
+/// Trials, each with a number of chunks: enough, and too few for some rows.
+pub(super) fn trials(v: Variant) -> Vec<(Trial, u32)> {
+    let enough = |trial: Trial| {
+        let chunks = trial.params.capacity.div_ceil(CHUNK);
+        (trial, chunks)
+    };
+    Trial::all(v).into_iter().map(enough).chain([(Trial::beyond_a_chunk(v), 1)]).collect()
+}
+
 /// A trial's parameters in chunks, and their sums with bounds: NaN for those that are not seen.
-pub(super) fn expected(v: Variant, trial: &Trial) -> (Params, Vec<(f64, f64)>) {
+pub(super) fn expected(v: Variant, trial: &Trial, chunks: u32) -> (Params, Vec<(f64, f64)>) {
     let p = &trial.params;
     let params = Params {
         rows: p.rows,
         heads: p.heads,
         kv_heads: p.kv_heads,
         group: p.group,
-        chunks: p.capacity.div_ceil(CHUNK),
+        chunks,
         capacity: p.capacity,
         sequences: p.sequences,
         max_blocks: p.max_blocks,
@@ -138,8 +146,8 @@ pub(super) fn expected(v: Variant, trial: &Trial) -> (Params, Vec<(f64, f64)>) {
     (params, expected)
 }
 
-fn case(v: Variant, trial: Trial) -> Case<AttentionPart> {
-    let (params, expected) = expected(v, &trial);
+fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionPart> {
+    let (params, expected) = expected(v, &trial, chunks);
     let Trial { name, q, kv, positions, table, .. } = trial;
     Case {
         name: name.to_owned(),

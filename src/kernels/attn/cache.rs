@@ -13,8 +13,8 @@ pub enum Cache {
     /// One sequence's slots, `[2, kv_heads, capacity, HD]` with K first; `positions` is `[rows]`.
     #[default]
     Contiguous,
-    /// A pool `[blocks, 2, kv_heads, block, HD]` with K first, and a block table `[sequences, max_blocks]`; `positions` is
-    /// `[rows, 2]`: a row's position and sequence.
+    /// A pool `[blocks, 2, kv_heads, block, HD]` with K first, and a block table `[sequences, max_blocks]`; `positions`
+    /// is `[rows, 2]`: a row's position and sequence.
     Paged,
 }
 
@@ -48,8 +48,8 @@ impl Cache {
         positions[row * self.stride() as usize].min(capacity - 1)
     }
 
-    /// What `positions` holds in a test: rows at the given positions, of three sequences in turn where there are several,
-    /// the last row's sequence being out of range.
+    /// What `positions` holds in a test: rows at the given positions, of three sequences in turn where there are
+    /// several, the last row's sequence being out of range.
     pub(super) fn rows(self, positions: &[u32]) -> Vec<u32> {
         match self {
             Self::Contiguous => positions.to_vec(),
@@ -91,8 +91,8 @@ macro_rules! layout {
 pub(super) use layout;
 
 impl Layout {
-    /// A layout for a test: three sequences of `capacity` slots, or one, and their block table. Blocks are in no order, and
-    /// the table's last is out of range and becomes the last of the pool.
+    /// A layout for a test: three sequences of `capacity` slots, or one, and their block table. Blocks are in no order,
+    /// and the table's last is out of range and becomes the last of the pool.
     pub(super) fn tested(cache: Cache, kv_heads: u32, capacity: u32, block: u32) -> (Self, Vec<u32>) {
         let contiguous = Self { cache, kv_heads, capacity, sequences: 0, max_blocks: 0, block: 0, blocks: 0 };
         match cache {

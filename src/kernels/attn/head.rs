@@ -66,6 +66,26 @@ pub(super) struct Qkv<'a> {
     pub(super) turn: Turn<'a>,
 }
 
+/// The [`Qkv`] of a kernel's variant, parameters and buffers.
+macro_rules! projections {
+    ($variant:expr, $params:expr, $buffers:expr) => {
+        $crate::kernels::attn::head::Qkv {
+            heads: $params.heads,
+            kv_heads: $params.kv_heads,
+            head_dim: $variant.head_dim,
+            rows: &$buffers.qkv,
+            bias: &$buffers.bias,
+            turn: $crate::kernels::attn::head::Turn {
+                norm: &$buffers.norm,
+                eps: $params.eps,
+                interleaved: $variant.interleaved,
+                rotations: &$buffers.rotations,
+            },
+        }
+    };
+}
+pub(super) use projections;
+
 /// What a head of a row of projections is, and its number among those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -121,6 +141,14 @@ pub(super) fn test_rotations(capacity: u32, head_dim: u32) -> Vec<[f32; 2]> {
             [cos as f32, sin as f32]
         })
         .collect()
+}
+
+/// Projections, bias and norms of a test, of `heads` heads in all.
+pub(super) fn test_rows(rows: u32, heads: u32, head_dim: u32, bias: bool, norm: bool) -> [Vec<f32>; 3] {
+    let mut rng = Rng::new(u64::from(head_dim));
+    let width = heads * head_dim;
+    [rows * width, if bias { width } else { 0 }, if norm { 2 * head_dim } else { 0 }]
+        .map(|count| random(&mut rng, count))
 }
 
 /// Query heads, key heads and tokens of the cases of a head dimension: a small one, and Qwen3-30B-A3B's.

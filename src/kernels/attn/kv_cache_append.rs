@@ -13,12 +13,13 @@ use crate::{
 };
 
 kernel! {
-    /// Puts `k[h, t]` and `v[h, t]` in the slot of the row's position. A sequence of length `n` is appended to by positions
-    /// from `n` on: they are in a buffer, as for the other kernels of a cache, so that a plan need not change.
+    /// Puts `k[h, t]` and `v[h, t]` in the slot of the row's position. A sequence of length `n` is appended to by
+    /// positions from `n` on: they are in a buffer, as for the other kernels of a cache, so that a plan need not
+    /// change.
     ///
     /// Shapes: `k` and `v` `[kv_heads, rows, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions
-    /// clamped to the capacity, sequences and blocks to those there are). Exact in f32; stored as f16 within one unit in the
-    /// last place. Measured worst on lavapipe: 0.5 of it.
+    /// clamped to the capacity, sequences and blocks to those there are). Exact in f32; stored as f16 within one unit
+    /// in the last place. Measured worst on lavapipe: 0.5 of it.
     pub struct KvCacheAppend("attn/kv_cache_append") for Variant;
     params {
         /// Tokens.

@@ -3,25 +3,24 @@
 use super::{
     Cache, TESTED_HEAD_DIMS,
     cache::{Layout, Places, Side, Written, layout},
-    head::{Qkv, Role, Turn, qkv, random, rounded, test_positions, test_rotations, test_shapes, turning},
+    head::{Role, projections, qkv, rounded, test_positions, test_rotations, test_rows, test_shapes, turning},
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     kernels::{KvType, Reduce},
-    quant::Rng,
 };
 
 kernel! {
-    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the first and
-    /// the second half of `norm` where the model does that, and rotated by the angles of the row's position (RoPE, Su et
-    /// al. 2021, arXiv:2104.09864). Query heads go to `q`, key and value heads to the position's slot of the cache, which
-    /// for a paged one is that of the row's sequence: rows of many sequences are one dispatch.
+    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the
+    /// first and the second half of `norm` where the model does that, and rotated by the angles of the row's position
+    /// (RoPE, Su et al. 2021, arXiv:2104.09864). Query heads go to `q`, key and value heads to the position's slot of
+    /// the cache, which for a paged one is that of the row's sequence: rows of many sequences are one dispatch.
     ///
-    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations` `[capacity, HD/2]`
-    /// of (cos, sin), `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the capacity, sequences and
-    /// blocks to those there are), `q` `[rows, heads, HD]`. Bound: 3e-6 of the length of the rotated pair, 1e-6 of a
-    /// value's terms; stored as f16 one unit in the last place more. Measured worst on lavapipe: 0.1 of it in f32, 0.5 in
-    /// f16.
+    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations`
+    /// `[capacity, HD/2]` of (cos, sin), `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the
+    /// capacity, sequences and blocks to those there are), `q` `[rows, heads, HD]`. Bound: 3e-6 of the length of the
+    /// rotated pair, 1e-6 of a value's terms; stored as f16 one unit in the last place more. Measured worst on
+    /// lavapipe: 0.1 of it in f32, 0.5 in f16.
     pub struct QkvToCache("attn/qkv_to_cache") for Variant;
     params {
         /// Tokens.
@@ -114,7 +113,7 @@ impl QkvToCache {
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let (layout, hd) = (layout!(v, p), v.head_dim as usize);
         let at = Places { positions: host.positions, table: host.table };
-        let projections = projections(v, p, host.qkv, host.bias, host.norm, host.rotations);
+        let projections = projections!(v, p, host);
         for row in 0..p.rows as usize {
             for (role, head) in projections.heads(row, layout.position(&at, row)) {
                 let head = rounded(&head);
@@ -132,32 +131,16 @@ impl QkvToCache {
     }
 }
 
-fn projections<'a>(
-    v: Variant,
-    p: &Params,
-    rows: &'a [f32],
-    bias: &'a [f32],
-    norm: &'a [f32],
-    rotations: &'a [[f32; 2]],
-) -> Qkv<'a> {
-    let turn = Turn { norm, eps: p.eps, interleaved: v.interleaved, rotations };
-    Qkv { heads: p.heads, kv_heads: p.kv_heads, head_dim: v.head_dim, rows, bias, turn }
-}
-
 fn case(v: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<QkvToCache> {
     // Positions 3, 4 and 5 are around the border of two blocks.
     let (layout, table) = Layout::tested(v.cache, kv_heads, 9, 4);
     let Layout { capacity, sequences, max_blocks, block, blocks, .. } = layout;
     let p = Params { rows, heads, kv_heads, capacity, sequences, max_blocks, block, blocks, eps: 1e-6 };
-    let mut rng = Rng::new(u64::from(v.head_dim));
-    let width = (heads + 2 * kv_heads) * v.head_dim;
-    let projected = random(&mut rng, rows * width);
-    let bias = if v.bias { random(&mut rng, width) } else { Vec::new() };
-    let norm = if v.norm { random(&mut rng, 2 * v.head_dim) } else { Vec::new() };
-    let rotations = test_rotations(capacity, v.head_dim);
-    let positions = test_positions(v.cache, rows);
-    let at = Places { positions: &positions, table: &table };
-    let projections = projections(v, &p, &projected, &bias, &norm, &rotations);
+    let [qkv, bias, norm] = test_rows(rows, heads + 2 * kv_heads, v.head_dim, v.bias, v.norm);
+    let (positions, rotations) = (test_positions(v.cache, rows), test_rotations(capacity, v.head_dim));
+    let mut data = Data { qkv, bias, norm, rotations, positions, table, ..Default::default() };
+    let at = Places { positions: &data.positions, table: &data.table };
+    let projections = projections!(v, p, data);
     let (mut q, mut kv) = (Vec::new(), Written::new(layout, v.kv, v.head_dim));
     for row in 0..rows as usize {
         for (role, head) in projections.heads(row, layout.position(&at, row)) {
@@ -168,20 +151,15 @@ fn case(v: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<QkvToCache> {
             }
         }
     }
+    // A head more than there are, which must stay as it is.
+    q.resize(q.len() + v.head_dim as usize, (f64::NAN, 0.0));
+    data.q = vec![f32::NAN; q.len()];
     let (words, kv) = kv.finish();
+    data.kv = words;
     Case {
         name: format!("{rows} tokens, {heads} heads"),
         params: p,
-        data: Data {
-            q: vec![f32::NAN; q.len()],
-            kv: words,
-            qkv: projected,
-            bias,
-            norm,
-            rotations,
-            table: table.clone(),
-            positions: positions.clone(),
-        },
+        data,
         expected: Expected { q: Some(Expect::Near(q)), kv: Some(kv), ..Default::default() },
     }
 }

@@ -9,8 +9,8 @@ use crate::{
 kernel! {
     /// `q[t], k[t], v[t] = qkv[t] + bias`, the bias where there is one.
     ///
-    /// Shapes: `qkv` `[rows, q_len + 2·kv_len]` f32, `bias` of a row, `q` `[rows, q_len]`, `k` and `v` `[rows, kv_len]`.
-    /// Bound: 1e-6 of `|qkv| + |bias|`; without a bias exact. Measured worst on lavapipe: 0.06 of it.
+    /// Shapes: `qkv` `[rows, q_len + 2·kv_len]` f32, `bias` of a row, `q` `[rows, q_len]`, `k` and `v`
+    /// `[rows, kv_len]`. Bound: 1e-6 of `|qkv| + |bias|`; without a bias exact. Measured worst on lavapipe: 0.06 of it.
     pub struct SplitQkv("attn/split_qkv") for Variant;
     params {
         /// Tokens.

@@ -2,22 +2,21 @@
 
 use super::{
     Cache, TESTED_HEAD_DIMS,
-    head::{Qkv, Role, Turn, qkv, random, rounded, test_positions, test_rotations, test_shapes, turning},
+    head::{Role, projections, qkv, rounded, test_positions, test_rotations, test_rows, test_shapes, turning},
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     kernels::Reduce,
-    quant::Rng,
 };
 
 kernel! {
-    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the first and
-    /// the second half of `norm` where the model does that, and rotated by the angles of `positions[t]`.
+    /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the
+    /// first and the second half of `norm` where the model does that, and rotated by the angles of `positions[t]`.
     ///
-    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations` `[capacity, HD/2]`
-    /// of (cos, sin), `positions` `[rows]` (clamped to the capacity), `q` `[heads, rows, HD]`, `k` and `v`
-    /// `[kv_heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair, 1e-6 of a value's terms. Measured worst on
-    /// lavapipe: 0.1 of it.
+    /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations`
+    /// `[capacity, HD/2]` of (cos, sin), `positions` `[rows]` (clamped to the capacity), `q` `[heads, rows, HD]`, `k`
+    /// and `v` `[kv_heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair, 1e-6 of a value's terms. Measured
+    /// worst on lavapipe: 0.1 of it.
     pub struct SplitQkvNormRope("attn/split_qkv_norm_rope") for Variant;
     params {
         /// Tokens.
@@ -93,7 +92,7 @@ impl SplitQkvNormRope {
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let hd = v.head_dim as usize;
-        let projections = projections(v, p, host.qkv, host.bias, host.norm, host.rotations);
+        let projections = projections!(v, p, host);
         for row in 0..p.rows as usize {
             for (role, head) in projections.heads(row, Cache::Contiguous.position(host.positions, p.capacity, row)) {
                 let (to, i) = match role {
@@ -111,34 +110,18 @@ impl SplitQkvNormRope {
     }
 }
 
-fn projections<'a>(
-    v: Variant,
-    p: &Params,
-    rows: &'a [f32],
-    bias: &'a [f32],
-    norm: &'a [f32],
-    rotations: &'a [[f32; 2]],
-) -> Qkv<'a> {
-    let turn = Turn { norm, eps: p.eps, interleaved: v.interleaved, rotations };
-    Qkv { heads: p.heads, kv_heads: p.kv_heads, head_dim: v.head_dim, rows, bias, turn }
-}
-
 fn case(variant: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<SplitQkvNormRope> {
     let (capacity, hd) = (9, variant.head_dim);
     let p = Params { rows, heads, kv_heads, capacity, eps: 1e-6 };
-    let mut rng = Rng::new(u64::from(hd) + 1);
-    let width = (heads + 2 * kv_heads) * hd;
-    let projected = random(&mut rng, rows * width);
-    let bias = if variant.bias { random(&mut rng, width) } else { Vec::new() };
-    let norm = if variant.norm { random(&mut rng, 2 * hd) } else { Vec::new() };
-    let rotations = test_rotations(capacity, hd);
-    let positions = test_positions(Cache::Contiguous, rows);
-    let projections = projections(variant, &p, &projected, &bias, &norm, &rotations);
+    let [qkv, bias, norm] = test_rows(rows, heads + 2 * kv_heads, hd, variant.bias, variant.norm);
+    let (positions, rotations) = (test_positions(Cache::Contiguous, rows), test_rotations(capacity, hd));
+    let data = Data { qkv, bias, norm, rotations, positions, ..Default::default() };
+    let projections = projections!(variant, p, data);
     // A head more than there are, which must stay as it is.
     let room = |heads: u32| vec![(f64::NAN, 0.0); ((heads * rows + 1) * hd) as usize];
     let (mut q, mut k, mut v) = (room(heads), room(kv_heads), room(kv_heads));
     for row in 0..rows {
-        let position = positions[row as usize].min(capacity - 1);
+        let position = Cache::Contiguous.position(&data.positions, capacity, row as usize);
         for (role, head) in projections.heads(row as usize, position) {
             let (to, i) = match role {
                 Role::Query(i) => (&mut q, i),
@@ -148,12 +131,11 @@ fn case(variant: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<SplitQkv
             to[((i * rows + row) * hd) as usize..][..hd as usize].copy_from_slice(&head);
         }
     }
-    let poison = |expected: &[(f64, f64)]| vec![f32::NAN; expected.len()];
-    let (q_data, k_data, v_data) = (poison(&q), poison(&k), poison(&v));
+    let [q_data, k_data, v_data] = [&q, &k, &v].map(|part| vec![f32::NAN; part.len()]);
     Case {
         name: format!("{rows} tokens, {heads} heads"),
         params: p,
-        data: Data { qkv: projected, bias, norm, rotations, positions, q: q_data, k: k_data, v: v_data },
+        data: Data { q: q_data, k: k_data, v: v_data, ..data },
         expected: Expected {
             q: Some(Expect::Near(q)),
             k: Some(Expect::Near(k)),
