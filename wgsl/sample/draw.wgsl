@@ -1,7 +1,6 @@
 // Draws one of a row's candidates, a workgroup a row. Weights are computed side by side; what depends on their order is
 // done by one invocation, in that order.
 const KEPT = 64u;
-const LAST = 0xffffffffu;
 
 var<workgroup> weight: array<f32, KEPT>;
 
@@ -37,13 +36,11 @@ fn draw(row: u32) -> u32 {
         mass += weight[i];
     }
     let state = draws[row];
-    let low = state.z + 1u;
-    draws[row] = vec4<u32>(state.xy, low, state.w + select(0u, 1u, low == 0u));
-    // 24 bits: what an f32 holds exactly.
-    let target_mass = f32(philox(vec4<u32>(state.zw, 0u, 0u), state.xy).x >> 8u) / 16777216.0 * mass;
+    draws[row] = draw_next(state);
+    let drawn_mass = draw_number(state) * mass;
     var reached = weight[0];
     var drawn = 0u;
-    while drawn + 1u < count && target_mass >= reached {
+    while drawn + 1u < count && drawn_mass >= reached {
         drawn += 1u;
         reached += weight[drawn];
     }

@@ -1,21 +1,22 @@
 //! The draw of a token from the likeliest ones.
 
-use super::{LAST, MAX_TOP_K, logit, philox, top_k};
+use super::{LAST, MAX_TOP_K, key, logit, order, philox};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::Rng,
 };
 
 kernel! {
-    /// `ids[t]` is drawn from the candidates of row `t`: their logits are divided by the temperature, then cut by top-k,
-    /// top-p and min-p in this order. The draw is Philox's number of seed and counter, and the counter moves on; at a
-    /// temperature of 0 the likeliest is taken, and it does not.
+    /// `ids[t]` is drawn from the candidates or from all tokens of row `t`: their logits are divided by the temperature,
+    /// then cut by top-k, top-p and min-p in this order. The draw is Philox's number of seed and counter, and the counter
+    /// moves on; at a temperature of 0 the likeliest is taken, and it does not.
     ///
-    /// Shapes: `candidates` `[rows, 64]` as [`top_k`] leaves them, `cuts` `[rows]` of temperature (0, or at least 1e-30),
-    /// top-k, top-p and min-p, `draws` `[rows]` of seed and counter, low words first, `ids` `[rows]`, `counts` `[rows, n]`.
-    /// No more than [`MAX_TOP_K`] tokens are kept: a top-k of 0 counts as that. Weights and their sums are f32. Bounds:
-    /// the generator's numbers exact, and the token where the draw and every cut lie more than 1e-5 of the mass from a
-    /// border, which the cases have made sure of.
+    /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or `logits` `[rows, n]` f32; `cuts` `[rows]` of
+    /// temperature (0, or at least 1e-30), top-k, top-p and min-p, `draws` `[rows]` of seed and counter, low words first,
+    /// `ids` `[rows]`, `counts` `[rows, n]`. A top-k of 0 keeps all: of candidates these are [`MAX_TOP_K`], so that a
+    /// larger one, or none, needs `logits`. Logits count as within 1e30 of zero. Bounds: the generator's numbers exact,
+    /// and the token where the draw and every cut lie more than 1e-5 of the mass from a border, which the cases have made
+    /// sure of.
     pub struct Draw("sample/draw") for Variant;
     params {
         /// Rows.
@@ -25,7 +26,9 @@ kernel! {
     }
     binds {
         /// Keys and ids, likeliest first.
-        candidates: read [[u32; 2]],
+        candidates: read [[u32; 2]] if |v| v.from == From::Candidates,
+        /// All tokens' logits.
+        logits: read [f32] if |v| v.from == From::Logits,
         /// Temperature, top-k, top-p and min-p of each row.
         cuts: read [[f32; 4]],
         /// Seed and counter of each row.
@@ -37,9 +40,22 @@ kernel! {
     }
 }
 
-/// What is done beside drawing.
+const LIST: usize = MAX_TOP_K as usize;
+
+/// What is drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum From {
+    /// The likeliest tokens, in order: the quick way.
+    Candidates,
+    /// All tokens: several passes over them, by one workgroup a row.
+    Logits,
+}
+
+/// What is drawn from, and what is done beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
+    /// What is drawn from.
+    pub from: From,
     /// The drawn token is counted.
     pub count: bool,
 }
@@ -72,13 +88,19 @@ pub fn pick(tokens: &[(u32, f64)], number: f64) -> Option<u32> {
 
 impl Draw {
     fn variants(_: &Caps) -> Vec<Variant> {
-        [false, true].map(|count| Variant { count }).to_vec()
+        let both = |from| [false, true].map(|count| Variant { from, count });
+        [From::Candidates, From::Logits].into_iter().flat_map(both).collect()
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("sample/draw.wgsl"), MAX_TOP_K).with_all([
+        let source = match v.from {
+            From::Candidates => Source::new(wgsl!("sample/draw.wgsl"), MAX_TOP_K),
+            From::Logits => Source::new(wgsl!("sample/draw_from_all.wgsl"), 256),
+        };
+        source.with_all([
             wgsl!("lib/order.wgsl"),
             wgsl!("lib/philox.wgsl"),
+            wgsl!("sample/draw_state.wgsl"),
             if v.count { wgsl!("sample/count.wgsl") } else { wgsl!("sample/count_nothing.wgsl") },
         ])
     }
@@ -88,10 +110,13 @@ impl Draw {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let rows = host.candidates.chunks_exact(MAX_TOP_K as usize).zip(host.cuts);
         let results = host.draws.iter_mut().zip(host.ids);
-        for (t, ((candidates, cuts), (draws, id))) in rows.zip(results).take(p.rows as usize).enumerate() {
-            (*id, *draws) = draw(candidates, *cuts, *draws);
+        for (t, (cuts, (draws, id))) in host.cuts.iter().zip(results).take(p.rows as usize).enumerate() {
+            let sorted = match v.from {
+                From::Candidates => host.candidates[t * LIST..(t + 1) * LIST].to_vec(),
+                From::Logits => sorted(&host.logits[t * p.n as usize..(t + 1) * p.n as usize]),
+            };
+            (*id, *draws) = draw(&sorted, *cuts, *draws);
             if v.count {
                 host.counts[t * p.n as usize + (*id).min(p.n - 1) as usize] += 1;
             }
@@ -99,18 +124,20 @@ impl Draw {
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
-        [("far fewer tokens than are kept", 5, 1.5), ("one token", 1, 1.0), ("all equal", 100, 0.0)]
+        // The last is Qwen3-30B-A3B's vocabulary.
+        [("few tokens", 5, 1.5, 60), ("one token", 1, 1.0, 60), ("all equal", 100, 0.0, 60)]
             .into_iter()
-            .chain([("near", 1000, 0.5), ("random", 1000, 3.0), ("far apart", 80, 1e4), ("huge", 70, 3e37)])
-            .map(|(name, n, size)| case(v, name, n, size))
+            .chain([("near", 1000, 0.5, 60), ("random", 1000, 3.0, 60), ("far apart", 80, 1e4, 60)])
+            .chain([("huge", 70, 3e37, 60), ("vocabulary", 151_936, 4.0, 10)])
+            .map(|(name, n, size, rows)| case(v, name, n, size, rows))
             .collect()
     }
 }
 
 /// Rows of `n` logits of about `size` with many cuts, each with seeds whose draws are far enough from a border.
-fn case(v: Variant, name: &str, n: u32, size: f32) -> Case<Draw> {
+fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     let many_cuts = [
-        // Qwen3's; the whole list; each cut alone; all; greedy; hot and cold.
+        // Qwen3's; no cut; each cut alone; all; greedy; hot and cold.
         [0.6, 20.0, 0.95, 0.0],
         [1.0, 0.0, 1.0, 0.0],
         [1.0, 7.0, 1.0, 0.0],
@@ -125,27 +152,32 @@ fn case(v: Variant, name: &str, n: u32, size: f32) -> Case<Draw> {
     let mut rng = Rng::new(u64::from(n));
     let mut data = Data::default();
     let (mut ids, mut draws) = (Vec::new(), Vec::new());
-    for cuts in many_cuts.repeat(6) {
+    for cuts in many_cuts.into_iter().cycle().take(rows) {
         // Some rows have no draw that is far enough: a cut lies on a border whatever is drawn.
         let found = (0..50).find_map(|_| {
             let mut logits: Vec<f32> = (0..n).map(|_| size * rng.normal()).collect();
             if n > 80 && rng.below(2) == 0 {
                 logits[3] = f32::NAN;
             }
-            let keys: Vec<_> = (0u32..).zip(&logits).map(|(id, logit)| [super::key(*logit), id]).collect();
-            let candidates = top_k::first(&keys)[..MAX_TOP_K as usize].to_vec();
+            let mut sorted = sorted(&logits);
+            if v.from == From::Candidates {
+                sorted.resize(LIST, LAST);
+            }
             // The counter's low word overflows in one of four.
             let counter = if rng.below(4) == 0 { u64::from(u32::MAX) } else { rng.next_u64() };
             let seed = rng.next_u64();
             let state = [seed, counter].map(|n| [n as u32, (n >> 32) as u32]).concat();
             let state: [u32; 4] = state.try_into().unwrap_or_default();
-            (margin(&candidates, cuts, state) > 1e-5).then_some((candidates, state))
+            (margin(&sorted, cuts, state) > 1e-5).then_some((logits, sorted, state))
         });
-        let Some((candidates, state)) = found else { continue };
-        let (id, next) = draw(&candidates, cuts, state);
+        let Some((logits, sorted, state)) = found else { continue };
+        let (id, next) = draw(&sorted, cuts, state);
         ids.push(id);
         draws.extend(next);
-        data.candidates.extend(candidates);
+        match v.from {
+            From::Candidates => data.candidates.extend(sorted),
+            From::Logits => data.logits.extend(logits),
+        }
         data.cuts.push(cuts);
         data.draws.push(state);
     }
@@ -173,6 +205,13 @@ fn case(v: Variant, name: &str, n: u32, size: f32) -> Case<Draw> {
     }
 }
 
+/// A row's tokens, likeliest first.
+fn sorted(logits: &[f32]) -> Vec<[u32; 2]> {
+    let mut sorted: Vec<_> = (0u32..).zip(logits).map(|(id, logit)| [key(*logit), id]).collect();
+    sorted.sort_unstable_by_key(order);
+    sorted
+}
+
 /// The drawn token, and seed and counter after it.
 fn draw(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> (u32, [u32; 4]) {
     let likeliest = candidates[0][1];
@@ -195,7 +234,7 @@ fn seed_and_counter([seed_low, seed_high, low, high]: [u32; 4]) -> (u64, u64) {
 
 /// The candidates that top-k keeps, each with its weight.
 fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<(u32, f64)> {
-    let most = if top_k >= 1.0 { top_k.min(MAX_TOP_K as f32) as usize } else { MAX_TOP_K as usize };
+    let most = if top_k >= 1.0 { top_k as usize } else { candidates.len() };
     let largest = f64::from(logit(candidates[0][0]));
     let weight = |key| ((f64::from(logit(key)) - largest) / f64::from(temperature)).exp();
     let there = candidates.iter().take(most).filter(|c| **c != LAST);

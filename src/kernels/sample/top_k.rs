@@ -98,7 +98,7 @@ impl TopK {
 }
 
 /// The lists that a row of candidates becomes.
-pub(super) fn first(row: &[[u32; 2]]) -> Vec<[u32; 2]> {
+fn first(row: &[[u32; 2]]) -> Vec<[u32; 2]> {
     let list = |group: &[[u32; 2]]| {
         let mut list = group.to_vec();
         list.sort_unstable_by_key(order);

@@ -1,0 +1,196 @@
+// Draws one of all tokens of a row, a workgroup a row, as if they were sorted. What is kept of them is always the first so
+// many in order, so that its mass says it all. Where in this order a mass or a number of tokens is reached is found by the
+// digits of the keys, from the highest: four times the tokens' masses are summed by digit. Sums are integers, and so the
+// same in any order: a mass's unit is 2^-40, in two words.
+const DIGITS = 256u;
+
+var<workgroup> number_of: array<atomic<u32>, DIGITS>;
+var<workgroup> low_of: array<atomic<u32>, DIGITS>;
+var<workgroup> high_of: array<atomic<u32>, DIGITS>;
+
+var<workgroup> best: atomic<u32>;
+// Where a search has come to: a key, and the number of tokens before it with their mass, low word first.
+var<workgroup> key: u32;
+var<workgroup> before: u32;
+var<workgroup> before_mass: vec2<u32>;
+// The mass of what is kept, and which of the tokens of equal keys is drawn.
+var<workgroup> kept: f32;
+var<workgroup> tie: u32;
+
+fn all_weight(row: u32, of_key: u32) -> f32 {
+    let largest = atomicLoad(&best);
+    let temperature = max(cuts[row].x, 1e-30);
+    let below = max(order_logit(of_key) - order_logit(largest), -100.0 * temperature);
+    return select(exp(below / temperature), 1.0, of_key == largest);
+}
+
+fn all_mass(words: vec2<u32>) -> f32 {
+    return f32(words.y) * 0.00390625 + f32(words.x) * 9.094947017729282e-13;
+}
+
+fn all_add(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let low = a.x + b.x;
+    return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
+}
+
+fn all_count(digit: u32, weight: f32) {
+    let high = u32(weight * 256.0);
+    let low = u32((weight * 256.0 - f32(high)) * 4294967296.0);
+    atomicAdd(&number_of[digit], 1u);
+    let old = atomicAdd(&low_of[digit], low);
+    atomicAdd(&high_of[digit], high + select(0u, 1u, old + low < old));
+}
+
+fn all_clear(invocation: u32) {
+    atomicStore(&number_of[invocation], 0u);
+    atomicStore(&low_of[invocation], 0u);
+    atomicStore(&high_of[invocation], 0u);
+    workgroupBarrier();
+}
+
+fn all_of(digit: u32) -> vec2<u32> {
+    return vec2<u32>(atomicLoad(&low_of[digit]), atomicLoad(&high_of[digit]));
+}
+
+// Leaves the mass of the tokens with at least this weight in digit 0.
+fn all_above(row: u32, least: f32, invocation: u32) {
+    all_clear(invocation);
+    for (var i = invocation; i < p.n; i += WG) {
+        let weight = all_weight(row, order_key(logits[row * p.n + i]));
+        if weight >= least {
+            all_count(0u, weight);
+        }
+    }
+    workgroupBarrier();
+}
+
+// Finds the key at which `most` tokens or `enough` mass are reached or, if `beyond`, passed.
+fn all_search(row: u32, most: u32, enough: f32, beyond: bool, invocation: u32) {
+    if invocation == 0u {
+        key = 0u;
+        before = 0u;
+        before_mass = vec2<u32>(0u);
+    }
+    for (var round = 0u; round < 4u; round += 1u) {
+        let shift = 24u - 8u * round;
+        all_clear(invocation);
+        let same = select(0xffffff00u << shift, 0u, round == 0u);
+        for (var i = invocation; i < p.n; i += WG) {
+            let mine = order_key(logits[row * p.n + i]);
+            if ((mine ^ key) & same) == 0u {
+                all_count((mine >> shift) & 255u, all_weight(row, mine));
+            }
+        }
+        workgroupBarrier();
+        if invocation == 0u {
+            var found = 0u;
+            var tokens = 0u;
+            var mass = vec2<u32>(0u);
+            for (var digit = DIGITS; digit > 0u; digit -= 1u) {
+                let there = atomicLoad(&number_of[digit - 1u]);
+                if there > 0u {
+                    before += tokens;
+                    before_mass = all_add(before_mass, mass);
+                    found = digit - 1u;
+                    tokens = there;
+                    mass = all_of(found);
+                    let reached = all_mass(all_add(before_mass, mass));
+                    if before + tokens >= most || reached > enough || (reached == enough && !beyond) {
+                        break;
+                    }
+                }
+            }
+            key |= found << shift;
+        }
+        workgroupBarrier();
+    }
+}
+
+fn all_cut(row: u32, invocation: u32) {
+    let cut = cuts[row];
+    if cut.y >= 1.0 && cut.y < f32(p.n) {
+        let most = u32(cut.y);
+        all_search(row, most, 1e30, false, invocation);
+        if invocation == 0u {
+            kept = all_mass(before_mass) + f32(most - before) * all_weight(row, key);
+        }
+    } else {
+        all_above(row, 0.0, invocation);
+        if invocation == 0u {
+            kept = all_mass(all_of(0u));
+        }
+    }
+    workgroupBarrier();
+    if cut.z < 1.0 {
+        let enough = cut.z * kept;
+        all_search(row, LAST, enough, false, invocation);
+        if invocation == 0u {
+            let weight = all_weight(row, key);
+            let mass = all_mass(before_mass);
+            let ties = select(1.0, max(ceil((enough - mass) / weight), 1.0), weight > 0.0);
+            kept = min(kept, mass + ties * weight);
+        }
+    }
+    if cut.w > 0.0 {
+        all_above(row, cut.w, invocation);
+        if invocation == 0u {
+            kept = min(kept, all_mass(all_of(0u)));
+        }
+    }
+    workgroupBarrier();
+}
+
+fn kernel(workgroup: vec3<u32>, invocation: u32) {
+    let row = grid_id(workgroup).x;
+    if invocation == 0u {
+        atomicStore(&best, 0u);
+        tie = 0u;
+    }
+    workgroupBarrier();
+    var largest = 0u;
+    for (var i = invocation; i < p.n; i += WG) {
+        largest = max(largest, order_key(logits[row * p.n + i]));
+    }
+    atomicMax(&best, largest);
+    workgroupBarrier();
+    if cuts[row].x == 0.0 {
+        if invocation == 0u {
+            key = atomicLoad(&best);
+        }
+    } else {
+        all_cut(row, invocation);
+        let state = draws[row];
+        let mass = draw_number(state) * kept;
+        all_search(row, LAST, mass, true, invocation);
+        if invocation == 0u {
+            draws[row] = draw_next(state);
+            let weight = all_weight(row, key);
+            tie = select(0u, u32(max((mass - all_mass(before_mass)) / weight, 0.0)), weight > 0.0);
+            tie = min(tie, atomicLoad(&number_of[key & 255u]) - 1u);
+        }
+    }
+    workgroupBarrier();
+    // The tokens of this key, in order: each invocation counts those of its part.
+    all_clear(invocation);
+    let part = (p.n + WG - 1u) / WG;
+    let end = min((invocation + 1u) * part, p.n);
+    for (var i = invocation * part; i < end; i += 1u) {
+        if order_key(logits[row * p.n + i]) == key {
+            atomicAdd(&number_of[invocation], 1u);
+        }
+    }
+    workgroupBarrier();
+    var passed = 0u;
+    for (var other = 0u; other < invocation; other += 1u) {
+        passed += atomicLoad(&number_of[other]);
+    }
+    for (var i = invocation * part; i < end; i += 1u) {
+        if order_key(logits[row * p.n + i]) == key {
+            if passed == tie {
+                ids[row] = i;
+                count_token(row, i);
+            }
+            passed += 1u;
+        }
+    }
+}
