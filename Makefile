@@ -4,12 +4,15 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test setup lint-tools
+.PHONY: help demo test test-stacks setup lint-tools
 
 help:
 	@echo 'make demo    build, and ask the model in models/ a question'
-	@echo 'make test    formatting, lints, documentation and all tests: what CI runs'
-	@echo 'make setup   only what the two need from the system: a C linker and a Vulkan driver'
+	@echo 'make test    formatting, lints, documentation and all tests'
+	@echo 'make test-stacks   every kernel on other drivers, other compilers, other targets and in a browser (Debian only;'
+	@echo '             needs Python 3 and Node, which it installs): CI runs this and make test.'
+	@echo '             STAGES="gl tint" picks some of: lavapipe swiftshader gl translations tint dxc targets browser'
+	@echo 'make setup   only what demo and test need from the system: a C linker and a Vulkan driver'
 
 setup:
 	@sh tools/setup.sh
@@ -24,6 +27,9 @@ test: setup lint-tools
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test
+
+test-stacks: setup
+	@tools/stacks/run.sh $(STAGES)
 
 lint-tools:
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Runs the conformance suite on one of the drivers that compute in software: `native.sh lavapipe|swiftshader|gl SUITE`,
+# SUITE being examples/suite. Only that driver can be seen by the process, and the suite checks that it got it.
+set -eu
+
+driver_file() {
+    for file; do
+        if [ -f "$file" ]; then
+            printf '%s' "$file"
+            return
+        fi
+    done
+    printf 'none of these is there: %s\n' "$*" >&2
+    exit 1
+}
+
+unset DISPLAY WAYLAND_DISPLAY
+export LIBGL_ALWAYS_SOFTWARE=1
+# Mesa's layers look for a settings folder and complain where there is none.
+export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
+case $1 in
+    lavapipe)
+        driver=$(driver_file /usr/share/vulkan/icd.d/lvp_icd.*json)
+        parts='vulkan llvmpipe'
+        ;;
+    swiftshader)
+        driver=$(driver_file /usr/lib/chromium/vk_swiftshader_icd.json)
+        parts='vulkan SwiftShader'
+        ;;
+    gl)
+        driver=/dev/null
+        parts='gl llvmpipe'
+        ;;
+    *)
+        echo "unknown stack $1" >&2
+        exit 2
+        ;;
+esac
+export VK_DRIVER_FILES="$driver" VK_ICD_FILENAMES="$driver"
+# shellcheck disable=SC2086 # words
+exec "$2" $parts

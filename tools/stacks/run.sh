@@ -1,0 +1,144 @@
+#!/bin/bash
+# Judges the kernels on every stack that software alone can offer: `run.sh [STAGE...]`, all stages by default, quick ones
+# first. Each stage prints what it ran and its totals; the first that fails ends the run. A stack that cannot be had is a
+# failure, never a skip.
+#
+# Sets itself up on Debian: packages through apt, an npm and a PyPI package into the target folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+CARGO=${CARGO:-cargo}
+TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+WORK=$TARGET/stacks
+STAGES=(lavapipe swiftshader gl translations tint dxc targets)
+TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
+# Newer ones are fine too, if their verdicts on the known bad shaders are right.
+WEBGPU=webgpu@0.6.2
+COMPUSHADY=compushady==0.17.5
+here=tools/stacks
+
+fail() {
+    printf 'test-stacks: %s\n' "$*" >&2
+    exit 1
+}
+
+# apt <package>...: installs those that are missing.
+apt() {
+    local missing=() package sudo=()
+    for package; do
+        dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "please install what Debian calls ${missing[*]}"
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    local get=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    printf 'installing %s\n' "${missing[*]}"
+    "${get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+        { "${get[@]}" update >/dev/null && "${get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null; } ||
+        fail "could not install ${missing[*]}"
+}
+
+# want <command> <package>...: installs packages if there is no such command.
+want() {
+    command -v "$1" >/dev/null || apt "${@:2}"
+}
+
+# The examples of this package that the stages use, built once.
+examples() {
+    "$CARGO" build --examples
+}
+
+# Every variant's shader: portable ones, and those that need subgroups.
+shaders() {
+    examples
+    rm -rf "$WORK/portable" "$WORK/subgroups"
+    "$TARGET/debug/examples/dump_shaders" "$WORK/portable"
+    "$TARGET/debug/examples/dump_shaders" "$WORK/subgroups" --subgroups
+}
+
+lavapipe() {
+    apt libvulkan1 mesa-vulkan-drivers
+    examples
+    $here/native.sh lavapipe "$TARGET/debug/examples/suite"
+}
+
+swiftshader() {
+    apt libvulkan1 chromium
+    examples
+    $here/native.sh swiftshader "$TARGET/debug/examples/suite"
+}
+
+gl() {
+    apt libegl1 libgl1-mesa-dri
+    examples
+    $here/native.sh gl "$TARGET/debug/examples/suite"
+}
+
+translations() {
+    apt spirv-tools glslang-tools
+    shaders
+    $here/translations.sh "$WORK/portable" "$WORK/subgroups"
+}
+
+tint() {
+    want node nodejs
+    want npm npm
+    shaders
+    mkdir -p "$WORK/node"
+    [ -f "$WORK/node/node_modules/webgpu/index.js" ] ||
+        npm install --prefix "$WORK/node" --no-save --no-audit --no-fund --ignore-scripts --silent "$WEBGPU"
+    node $here/tint.mjs "$WORK/node/node_modules/webgpu" "$WORK/portable" "$WORK/subgroups"
+}
+
+dxc() {
+    want python3 python3
+    python3 -m pip --version >/dev/null 2>&1 || apt python3-pip
+    shaders
+    local libraries=("$WORK"/dxc/*/compushady/backends/libdxcompiler_"$(uname -m)".so.*)
+    if [ ! -f "${libraries[0]}" ]; then
+        rm -rf "$WORK/dxc"
+        # Its source archive carries the compiler's library; nothing of it is installed.
+        python3 -m pip download -q --no-deps --no-binary :all: -d "$WORK/dxc" "$COMPUSHADY"
+        tar -xzf "$WORK"/dxc/*.tar.gz -C "$WORK/dxc"
+        rm "$WORK"/dxc/*.tar.gz
+        libraries=("$WORK"/dxc/*/compushady/backends/libdxcompiler_"$(uname -m)".so.*)
+    fi
+    python3 $here/dxc.py "${libraries[0]}" "$WORK/portable" "$WORK/subgroups"
+}
+
+targets() {
+    local target
+    rustup target add "${TARGETS[@]}" 2>/dev/null
+    for target in "${TARGETS[@]}"; do
+        "$CARGO" check -q --lib --no-default-features --target "$target"
+        echo "$target compiles"
+    done
+}
+
+browser() {
+    apt chromium
+    want python3 python3
+    rustup target add wasm32-unknown-unknown 2>/dev/null
+    $here/browser.sh "$WORK/browser"
+}
+
+mkdir -p "$WORK"
+if [ $# -eq 0 ]; then
+    set -- "${STAGES[@]}"
+fi
+times=()
+for stage; do
+    [[ " ${STAGES[*]} " == *" $stage "* ]] || fail "no stage $stage, but ${STAGES[*]}"
+done
+for stage; do
+    printf '\n== %s\n' "$stage"
+    begun=$SECONDS
+    # Its own process, so that set -e holds inside, which it does not where a function's success is asked for.
+    set +e
+    (set -e; "$stage")
+    status=$?
+    set -e
+    times+=("$stage $((SECONDS - begun)) s")
+    [ $status = 0 ] || fail "$stage failed (${times[*]})"
+done
+printf '\ntest-stacks: %s\n' "$(IFS=,; echo "${times[*]}" | sed 's/,/, /g')"
