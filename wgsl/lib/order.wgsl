@@ -1,6 +1,6 @@
 // Candidates (key, id), likeliest first: larger keys before smaller, of equal ones the lower id.
 
-// An integer in the order of the logits: a NaN before all others, by its bits, since a compiler may assume that there is
+// An integer in the order of the logits: a NaN below all others, by its bits, since a compiler may assume that there is
 // none; both zeros alike.
 fn order_key(logit: f32) -> u32 {
     let bits = bitcast<u32>(logit);
@@ -11,7 +11,7 @@ fn order_key(logit: f32) -> u32 {
     return select(0x80000000u + magnitude, 0x80000000u - magnitude, bits != magnitude);
 }
 
-// The logit of a key, within 1e30 of zero so that differences stay finite; -1e30 of a NaN's.
+// The logit of a key, within 1e30 of zero so that differences stay finite; -1e30 of that of a NaN.
 fn order_logit(key: u32) -> f32 {
     let inside = clamp(key, 0x80000000u - 0x7149f2cau, 0x80000000u + 0x7149f2cau);
     if inside < 0x80000000u {

@@ -74,7 +74,7 @@ fn key(logit: f32) -> u32 {
     }
 }
 
-/// The logit of a key, within 1e30 of zero; −1e30 of a NaN's.
+/// The logit of a key, within 1e30 of zero; −1e30 of that of a NaN.
 fn logit(key: u32) -> f32 {
     let magnitude = f32::from_bits(key.abs_diff(1 << 31).min(1e30f32.to_bits()));
     if key >= 1 << 31 { magnitude } else { -magnitude }
@@ -91,7 +91,7 @@ fn hard_logits() -> Vec<(&'static str, u32, u32, Vec<f32>)> {
     let mut random = |count: u32| -> Vec<f32> { (0..count).map(|_| 3.0 * rng.normal()).collect() };
     let mut with_nans = random(1500);
     (with_nans[0], with_nans[1200]) = (f32::NAN, -f32::NAN);
-    // Of 2¹⁶ values, so that many are equal.
+    // Halves and whole numbers only, so that many are equal.
     let coarse: Vec<f32> = random(2 * 3000).iter().map(|l| (l * 2.0).round() / 2.0).collect();
     let subnormal: Vec<f32> =
         (0..70).map(|i| f32::from_bits(i * 5 % 70) * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
