@@ -109,6 +109,34 @@ impl QkvToCache {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let hd = v.head_dim as usize;
+        let row_heads = (p.heads + 2 * p.kv_heads) as usize;
+        let mut q = Expect::unchanged(before.q);
+        let pairs = (p.kv_heads * p.capacity) as usize * hd;
+        let mut kv: Vec<(f64, f64)> =
+            (0..pairs).flat_map(|pair| v.kv.read(before.kv, pair)).map(|value| (f64::from(value), 0.0)).collect();
+        for (row, values) in before.qkv.chunks_exact(row_heads * hd).take(p.rows as usize).enumerate() {
+            let position = before.positions[row].min(p.capacity - 1) as usize;
+            let turns = &before.rotations[position * hd / 2..][..hd / 2];
+            for (head, values) in values.chunks_exact(hd).enumerate() {
+                let (exact, lengths) = turned(v, p, head as u32, values, before.norm, turns);
+                let to = match (head as u32).checked_sub(p.heads) {
+                    None => &mut q[(row * p.heads as usize + head) * hd..][..hd],
+                    Some(kv_head) => &mut kv[((kv_head * p.capacity) as usize + position) * hd..][..hd],
+                };
+                for (to, (exact, length)) in to.iter_mut().zip(exact.into_iter().zip(lengths)) {
+                    *to = (exact, 3e-6 * length);
+                }
+            }
+        }
+        let kv = match v.kv {
+            KvType::F32 => Expect::Near(kv),
+            KvType::F16 => Expect::Halves(kv),
+        };
+        Some(Expected { q: Some(Expect::Near(q)), kv: Some(kv), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         let (rows, heads, kv_heads, capacity, eps) = (3, 4, 2, 9, 1e-6);
         let p = Params { rows, heads, kv_heads, capacity, eps };
@@ -126,36 +154,13 @@ impl QkvToCache {
             .collect();
         // The last position is out of range and becomes the last slot.
         let positions = vec![4, 0, 77];
-        let untouched = 1.5;
-        let mut q = vec![(f64::NAN, 0.0); (rows * heads) as usize * hd];
-        let mut kv = vec![(untouched, 0.0); 2 * (kv_heads * capacity) as usize * hd];
-        for (row, values) in qkv.chunks_exact(row_heads * hd).enumerate() {
-            let position = positions[row].min(capacity - 1) as usize;
-            let turns = &rotations[position * hd / 2..][..hd / 2];
-            for (head, values) in values.chunks_exact(hd).enumerate() {
-                let (exact, lengths) = turned(v, &p, head as u32, values, &norm, turns);
-                let near = exact.iter().zip(lengths).map(|(e, length)| (*e, 3e-6 * length));
-                match (head as u32).checked_sub(heads) {
-                    None => q[(row * heads as usize + head) * hd..][..hd].copy_from_slice(&near.collect::<Vec<_>>()),
-                    Some(kv_head) => {
-                        let slot = (kv_head * capacity) as usize + position;
-                        kv[slot * hd..][..hd].copy_from_slice(&near.collect::<Vec<_>>());
-                    }
-                }
-            }
-        }
-        let mut words = vec![0; kv.len() * v.kv.bytes() as usize / 4];
-        (0..kv.len() / 2).for_each(|pair| v.kv.write(&mut words, pair, [untouched as f32; 2]));
-        let kv = match v.kv {
-            KvType::F32 => Expect::Near(kv),
-            KvType::F16 => Expect::Halves(kv),
-        };
-        vec![Case {
-            name: format!("{rows} tokens"),
-            params: p,
-            data: Data { qkv, norm, rotations, positions, q: vec![f32::NAN; q.len()], kv: words },
-            expected: Expected { q: Some(Expect::Near(q)), kv: Some(kv), ..Default::default() },
-        }]
+        let q = vec![f32::NAN; (rows * heads) as usize * hd];
+        let pairs = (kv_heads * capacity) as usize * hd;
+        let mut kv = vec![0; 2 * pairs * v.kv.bytes() as usize / 4];
+        // What no token writes must stay.
+        (0..pairs).for_each(|pair| v.kv.write(&mut kv, pair, [1.5; 2]));
+        let data = Data { qkv, norm, rotations, positions, q, kv };
+        vec![Case::of_definition(format!("{rows} tokens"), v, p, data)]
     }
 }
 

@@ -51,23 +51,23 @@ impl AddBias {
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let mut y = Expect::unchanged(before.y);
+        for row in y.chunks_mut(p.y_stride as usize).take(p.rows as usize) {
+            for (y, bias) in row.iter_mut().skip(p.y_offset as usize).zip(before.bias).take(p.n as usize) {
+                let bias = f64::from(*bias);
+                *y = (y.0 + bias, 1e-6 * (y.0.abs() + bias.abs()));
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         let (rows, n, y_stride, y_offset) = (3, 300, 310, 7);
         let mut rng = Rng::new(6);
         let bias: Vec<f32> = (0..n).map(|_| rng.normal()).collect();
         let y: Vec<f32> = (0..rows * y_stride).map(|_| rng.normal()).collect();
-        let mut expected: Vec<(f64, f64)> = y.iter().map(|y| (f64::from(*y), 0.0)).collect();
-        for row in expected.chunks_mut(y_stride as usize) {
-            for (y, bias) in row.iter_mut().skip(y_offset as usize).zip(&bias) {
-                let bias = f64::from(*bias);
-                *y = (y.0 + bias, 1e-6 * (y.0.abs() + bias.abs()));
-            }
-        }
-        vec![Case {
-            name: format!("{rows}x{n}"),
-            params: Params { rows, n, y_stride, y_offset },
-            data: Data { bias, y },
-            expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
-        }]
+        let params = Params { rows, n, y_stride, y_offset };
+        vec![Case::of_definition(format!("{rows}x{n}"), (), params, Data { bias, y })]
     }
 }

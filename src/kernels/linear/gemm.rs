@@ -1,6 +1,6 @@
 //! Matrix times many rows: `Y = X · Wᵀ`.
 
-use super::{TestWeights, quant};
+use super::{TestWeights, dot, quant, store};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::{Planes, Rng, WeightType},
@@ -81,6 +81,21 @@ impl Gemm {
                 *y = if v.accumulate { *y + sum as f32 } else { sum as f32 };
             }
         }
+    }
+
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(v.ty, u64::from(p.n), u64::from(p.k))?;
+        let (x, k): (&[f32], _) = (bytemuck::cast_slice(before.x), p.k as usize);
+        let mut y = Expect::unchanged(before.y);
+        let mut weights = vec![0.0; k];
+        for j in 0..p.n {
+            planes.decode_row(before.w, u64::from(j), &mut weights);
+            for (i, x) in x.chunks_exact(k).take(p.rows as usize).enumerate() {
+                let at = i * p.y_stride as usize + (p.y_offset + j) as usize;
+                store(dot(&weights, x), v.accumulate, &mut y[at]);
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {

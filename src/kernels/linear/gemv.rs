@@ -1,6 +1,6 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
-use super::{Rows, TestWeights, quant};
+use super::{Rows, TestWeights, dot, quant, store};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::{Planes, Rng, WeightType},
@@ -118,6 +118,29 @@ impl Gemv {
                 }
             }
         }
+    }
+
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(v.ty, u64::from(p.held) * u64::from(p.n), u64::from(p.k))?;
+        let (x, k): (&[f32], _) = (bytemuck::cast_slice(before.x), p.k as usize);
+        let mut y = Expect::unchanged(before.y);
+        let mut weights = vec![0.0; k];
+        for i in 0..p.rows as usize {
+            let (expert, input) = match v.rows {
+                Rows::Dense => (Some(0), i),
+                Rows::Expert => (
+                    before.ids[i].min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held),
+                    i / p.share as usize,
+                ),
+            };
+            let Some(expert) = expert else { continue };
+            for j in 0..p.n {
+                planes.decode_row(before.w, u64::from(expert) * u64::from(p.n) + u64::from(j), &mut weights);
+                let at = i * p.y_stride as usize + (p.y_offset + j) as usize;
+                store(dot(&weights, &x[input * k..]), v.accumulate, &mut y[at]);
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {

@@ -76,16 +76,27 @@ impl TestWeights {
         Self::from_blocks(ty, rows, k, &random_blocks(ty, blocks, 0.05, seed))
     }
 
-    /// The exact dot product of row `row` with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms'
-    /// magnitudes. WGSL lets a device take subnormal f32 for zero, so that each weight may be off by the smallest normal.
+    /// [`dot`] of row `row` with `x`.
     pub(crate) fn dot(&self, row: usize, x: &[f32]) -> (f64, f64) {
         let k = self.planes.k() as usize;
-        let (mut sum, mut bound) = (0.0, f64::from(f32::MIN_POSITIVE));
-        for (w, x) in self.values[row * k..][..k].iter().zip(x) {
-            let (w, x) = (f64::from(*w), f64::from(*x));
-            sum += w * x;
-            bound += 1e-5 * (w * x).abs() + f64::from(f32::MIN_POSITIVE) * x.abs();
-        }
-        (sum, bound)
+        dot(&self.values[row * k..][..k], x)
     }
+}
+
+/// The exact dot product of weights with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms' magnitudes.
+/// WGSL lets a device take subnormal f32 for zero, so that each weight may be off by the smallest normal.
+pub(crate) fn dot(weights: &[f32], x: &[f32]) -> (f64, f64) {
+    let (mut sum, mut bound) = (0.0, f64::from(f32::MIN_POSITIVE));
+    for (w, x) in weights.iter().zip(x) {
+        let (w, x) = (f64::from(*w), f64::from(*x));
+        sum += w * x;
+        bound += 1e-5 * (w * x).abs() + f64::from(f32::MIN_POSITIVE) * x.abs();
+    }
+    (sum, bound)
+}
+
+/// What a [`dot`] that is written to `y`, or added to what is there, leaves, and within what bound: the sum is rounded once
+/// more.
+pub(crate) fn store((sum, bound): (f64, f64), accumulate: bool, y: &mut (f64, f64)) {
+    *y = if accumulate { (y.0 + sum, bound + 1e-7 * (y.0.abs() + sum.abs())) } else { (sum, bound) };
 }

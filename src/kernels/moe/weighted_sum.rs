@@ -55,6 +55,23 @@ impl WeightedSum {
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let (n, k) = (p.n as usize, p.k as usize);
+        let mut residual = Expect::unchanged(before.residual);
+        let tokens = before.weights.chunks_exact(k).zip(before.outputs.chunks_exact(n * k));
+        for ((weights, outputs), residual) in tokens.zip(residual.chunks_exact_mut(n)).take(p.rows as usize) {
+            for (i, (sum, bound)) in residual.iter_mut().enumerate() {
+                *bound = 1e-6 * sum.abs();
+                for (slot, weight) in weights.iter().enumerate() {
+                    let term = f64::from(*weight) * f64::from(outputs[slot * n + i]);
+                    *sum += term;
+                    *bound += 1e-6 * term.abs();
+                }
+            }
+        }
+        Some(Expected { residual: Some(Expect::Near(residual)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         [(3, 300, 2), (2, 2048, 8), (1, 1, 1)]
             .into_iter()
@@ -62,23 +79,8 @@ impl WeightedSum {
                 let mut rng = Rng::new(u64::from(n));
                 let mut random = |count: u32| -> Vec<f32> { (0..count).map(|_| rng.normal()).collect() };
                 let (weights, outputs, residual) = (random(rows * k), random(rows * k * n), random(rows * n));
-                let expected = (0..rows * n)
-                    .map(|at| {
-                        let (t, i) = (at / n, at % n);
-                        let terms = (0..k).map(|s| {
-                            let pair = t * k + s;
-                            f64::from(weights[pair as usize]) * f64::from(outputs[(pair * n + i) as usize])
-                        });
-                        let start = f64::from(residual[at as usize]);
-                        terms.fold((start, 1e-6 * start.abs()), |(sum, bound), t| (sum + t, bound + 1e-6 * t.abs()))
-                    })
-                    .collect();
-                Case {
-                    name: format!("{rows}x{k}x{n}"),
-                    params: Params { rows, n, k },
-                    data: Data { weights, outputs, residual },
-                    expected: Expected { residual: Some(Expect::Near(expected)), ..Default::default() },
-                }
+                let data = Data { weights, outputs, residual };
+                Case::of_definition(format!("{rows}x{k}x{n}"), (), Params { rows, n, k }, data)
             })
             .collect()
     }
