@@ -51,6 +51,28 @@ fn a_device_of_default_limits_meets_the_definitions() {
 }
 
 #[test]
+fn what_is_wrong_is_found() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let target = Target::from(&adapter);
+        // Eight elements too many; a factor; no WGSL at all.
+        for (kernel, from, to, found) in [
+            ("elementwise/silu_mul", "i < p.n", "i < p.n + 8u", "gate was written 0 words behind its end"),
+            ("elementwise/add_bias", "+= bias[i]", "+= 1.001 * bias[i]", "y["),
+            ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted_sum.wgsl:"),
+        ] {
+            let device = Device::new(&adapter).await.expect("a device");
+            device.edit_shaders(kernel, from, to);
+            let reports =
+                Suite::new(device.caps(), kernel).run(&device, &target, |_| ()).await.expect("the suite runs");
+            let [report] = &reports[..] else { panic!("{} reports of {kernel}", reports.len()) };
+            assert!(report.verdict().failed() && report.worst() > 1.0, "{report:#?}");
+            assert!(report.failures().any(|failure| failure.at.contains(found)), "{found}: {report:#?}");
+        }
+    });
+}
+
+#[test]
 fn the_twins_meet_the_definitions() {
     pollster::block_on(check(&Device::cpu(), &Target::cpu()));
 }

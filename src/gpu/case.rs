@@ -86,6 +86,19 @@ impl Expect {
         Self::Near(after.iter().map(|word| (value(*word), 1e-3 * value(*word).abs() + floor)).collect())
     }
 
+    /// The exact values, rounded to what the buffer holds.
+    pub fn words(&self) -> Vec<u32> {
+        let half = |value: f64| u32::from(half::f16::from_f64(value.clamp(-65504.0, 65504.0)).to_bits());
+        match self {
+            Self::Near(values) => values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect(),
+            Self::Halves(values) => {
+                let pairs = values.chunks_exact(2);
+                pairs.map(|pair| half(pair[0].0) | half(pair[1].0) << 16).collect()
+            }
+            Self::Exact(words) => words.clone(),
+        }
+    }
+
     /// The element that deviates most; `None` if there are none.
     /// A wrong number of words is an infinite deviation at the first missing one.
     pub fn worst(&self, words: &[u32]) -> Option<Deviation> {
