@@ -144,3 +144,54 @@ impl Expect {
         Some(Deviation { share: f64::INFINITY, index, found: f64::NAN, exact: f64::NAN, bound: 0.0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|v| v.to_bits()).collect()
+    }
+
+    fn share(expect: &Expect, words: &[u32]) -> f64 {
+        expect.worst(words).map_or(0.0, |worst| worst.share)
+    }
+
+    #[test]
+    fn errors_are_shares_of_their_bounds() {
+        let near = Expect::Near(vec![(1.0, 0.5), (-2.0, 0.0), (f64::NAN, 0.0)]);
+        let worst = near.worst(&bits(&[1.25, -2.0, f32::NAN]));
+        assert_eq!(worst, Some(Deviation { share: 0.5, index: 0, found: 1.25, exact: 1.0, bound: 0.5 }));
+        for wrong in [&[1.0, -2.000_000_2, f32::NAN][..], &[1.0, -2.0, 0.0], &[f32::NAN, -2.0, f32::NAN], &[1.0]] {
+            assert_eq!(share(&near, &bits(wrong)), f64::INFINITY, "{wrong:?}");
+        }
+        assert_eq!(share(&Expect::Near(vec![(f64::INFINITY, 1.0)]), &bits(&[f32::INFINITY])), 0.0);
+        assert_eq!(share(&Expect::Near(vec![(1.0, f64::NAN)]), &bits(&[2.0])), f64::INFINITY);
+        assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 4]), 0.0);
+        assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 5]), f64::INFINITY);
+        // Halves of 1 and 1.001, a unit in the last place apart.
+        assert_eq!(share(&Expect::Halves(vec![(1.0, 0.0), (1.0, 0.0)]), &[0x3c00_3c01]), 1.0);
+    }
+
+    #[test]
+    fn what_is_expected_meets_itself() {
+        for expect in [
+            Expect::Near(vec![(0.1, 1e-8), (f64::NAN, 0.0)]),
+            Expect::Halves(vec![(0.1, 0.0), (1e6, 1e6), (-3.0, 0.0), (0.0, 0.0)]),
+            Expect::Exact(vec![7, 8]),
+        ] {
+            assert!(share(&expect, &expect.words()) <= 1.0, "{expect:?}");
+        }
+    }
+
+    #[test]
+    fn twins_are_met_within_a_thousandth() {
+        let (before, after) = (bits(&[0.0, 0.0, 5.0]), bits(&[1.0, -1.0, 5.0]));
+        let near = Expect::near_twin("vec4<f32>", &before, &after);
+        assert!(share(&near, &bits(&[1.001, -0.999, 5.0])) < 1.0);
+        for wrong in [[1.01, -1.0, 5.0], [-1.0, 1.0, 5.0], [1.0, -1.0, 0.0]] {
+            assert!(share(&near, &bits(&wrong)) > 1.0, "{wrong:?}");
+        }
+        assert_eq!(Expect::near_twin("u32", &[1], &[2]), Expect::Exact(vec![2]));
+    }
+}
