@@ -315,7 +315,7 @@ fn clap_refuses_the_rest() -> Result {
         assert!(output.stdout.is_empty() && !stderr(&output).contains("panic"), "{args:?}: {}", stderr(&output));
     }
     let help = success(&ferrum(&["--help"])?)?;
-    assert!(["Exit codes:", "  130  "].iter().all(|part| help.contains(part)), "{help}");
+    assert!(["Exit codes:", "    7  a self-test failed", "  130  "].iter().all(|part| help.contains(part)), "{help}");
     Ok(())
 }
 
@@ -377,6 +377,62 @@ fn devices_and_info_tell_what_there_is() -> Result {
         assert!(info.contains(part), "{part:?} is not in: {info}");
     }
     Ok(())
+}
+
+#[test]
+fn conformance_tells_whether_kernels_compute_right() -> Result {
+    for options in [&[][..], &["--mask", "portable"], &["--device", "cpu"]] {
+        let args = [&["conformance", "-k", "elementwise/"], options].concat();
+        let table = success(&ferrum(&args)?)?;
+        for part in ["KERNEL", "elementwise/silu_mul", "pass", " 0 failed; worst error "] {
+            assert!(table.contains(part), "{part:?} is not in: {table}");
+        }
+        // Subgroups are an optional feature, and the twins have none.
+        assert!(options.is_empty() || !table.contains("Subgroup"), "{table}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&success(&ferrum(&["conformance", "--json", "--device", "cpu", "-k", "Q4K"])?)?)?;
+    let kernels = json["kernels"].as_array().ok_or("no kernels")?;
+    assert!(kernels.iter().all(|k| k["verdict"] == "pass" && k["cases"][0]["passed"] == true), "{json}");
+    assert!(kernels.iter().all(|k| k["variant"].as_str().is_some_and(|v| v.contains("Q4K"))), "{json}");
+    assert_eq!((json["totals"]["failed"].as_u64(), json["device"].as_str()), (Some(0), Some("cpu")));
+
+    let listed = ferrum(&["conformance", "--list", "-k", "gemv"])?;
+    assert!(success(&listed)?.lines().skip(1).all(|line| line.contains("linear/gemv")));
+    assert!(!stderr(&listed).contains("device:"), "nothing is run: {}", stderr(&listed));
+    refused(&["conformance", "-k", "no such kernel"], 2, &["no such kernel"])?;
+    refused(&["conformance", "--device", "no such device"], 4, &["no such device"])
+}
+
+#[test]
+fn conformance_replays_a_model() -> Result {
+    let model = file("replayed.gguf", &TinyModel::default().to_bytes()?)?;
+    let table = success(&ferrum(&["conformance", "--model", &model])?)?;
+    for part in ["moe/router_topk", "linear/gemm", "linear/gemv", " steps; worst error "] {
+        assert!(table.contains(part), "{part:?} is not in: {table}");
+    }
+    let args = ["conformance", "--model", &model, "--tokens", "1,2", "--kv-type", "f32", "--device", "cpu", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&args)?)?)?;
+    let steps = json["steps"].as_array().ok_or("no steps")?;
+    assert!(steps.iter().all(|step| step["passed"] == true) && json["failed"] == 0, "{json}");
+    assert_eq!((&steps[0]["pass"], &steps[0]["part"]), (&"prompt".into(), &"embedding".into()));
+    assert_eq!(steps.last().map(|step| (&step["pass"], &step["part"])), Some((&"token".into(), &"head".into())));
+    refused(&["conformance", "--model", &model, "--tokens", "1,999999"], 2, &["999999"])?;
+    refused(&["conformance", "--model", "no such file"], 3, &["no such file"])
+}
+
+#[test]
+fn kernels_can_be_looked_at() -> Result {
+    let list = success(&ferrum(&["kernels", "list"])?)?;
+    assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
+    let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
+    assert!(few.lines().count() >= 2 && few.lines().skip(1).all(|line| line.contains("silu")), "{few}");
+    let dump = success(&ferrum(&["kernels", "dump", "elementwise/rms_norm", "--variant", "Subgroup"])?)?;
+    assert!(dump.starts_with("// elementwise/rms_norm Subgroup\n") && dump.contains("subgroupAdd"), "{dump}");
+    let doc = success(&ferrum(&["kernels", "doc"])?)?;
+    assert!(doc.starts_with("# Kernels\n"), "{doc}");
+    refused(&["kernels", "dump", "rms"], 2, &["\"rms\"", "elementwise/rms_norm"])?;
+    refused(&["kernels", "dump", "elementwise/rms_norm", "--variant", "Q4K"], 2, &["Q4K"])
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Choosing and opening the device.
 
-use ferrum_wgpu::gpu::{Adapter, AdapterKind, Device, GpuError};
+use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError};
 
 use super::exit::Failure;
 use super::output::note;
@@ -47,11 +47,25 @@ impl Place {
 
     /// Opens the device and names it on standard error.
     pub async fn open(&self) -> Result<Device, Failure> {
+        self.open_masked(None).await
+    }
+
+    /// What a device that is opened with `mask` can do.
+    pub fn caps(&self, mask: Option<&Caps>) -> Caps {
+        let caps = match self {
+            Self::Cpu => Device::cpu().caps().clone(),
+            Self::Adapter(adapter) => adapter.caps(),
+        };
+        mask.map_or(caps.clone(), |mask| caps.and(mask))
+    }
+
+    /// As [`Place::open`], but the device can do no more than `mask`. The twins do not mind.
+    pub async fn open_masked(&self, mask: Option<&Caps>) -> Result<Device, Failure> {
         let Self::Adapter(adapter) = self else {
             note(format_args!("device: cpu"));
             return Ok(Device::cpu());
         };
-        let device = Device::new(adapter).await?;
+        let device = Device::masked(adapter, &self.caps(mask)).await?;
         let (name, backend, kind, driver) = (adapter.name(), adapter.backend(), adapter.kind(), adapter.driver());
         note(format_args!("device: {name} ({backend}, {kind}, {driver})"));
         if kind == AdapterKind::Software {

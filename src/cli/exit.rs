@@ -19,12 +19,13 @@ pub enum Code {
     Device = 4,
     Memory = 5,
     Lost = 6,
+    SelfTest = 7,
     Interrupted = 130,
 }
 
 impl Code {
     /// All of them with their meaning, as `--help` shows them.
-    const TABLE: [(Self, &str); 8] = [
+    const TABLE: [(Self, &str); 9] = [
         (Self::Success, "all went well"),
         (Self::Runtime, "something failed that is none of the following"),
         (Self::Usage, "wrong use: bad option values, a prompt longer than the context, a token id out of range"),
@@ -32,6 +33,7 @@ impl Code {
         (Self::Device, "no suitable device, or no such device"),
         (Self::Memory, "out of memory, or a buffer larger than the device allows"),
         (Self::Lost, "the device was lost"),
+        (Self::SelfTest, "a self-test failed"),
         (Self::Interrupted, "interrupted by Ctrl-C"),
     ];
 
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn the_table_has_each_code_once() {
         let codes = Code::TABLE.map(|(code, _)| code as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 130]);
-        assert_eq!(Code::table().lines().count(), 9);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 130]);
+        assert_eq!(Code::table().lines().count(), 10);
     }
 }

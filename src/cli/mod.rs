@@ -2,12 +2,14 @@
 
 mod args;
 mod chat;
+mod conformance;
 mod device;
 mod devices;
 mod exit;
 mod generate;
 mod info;
 mod interrupt;
+mod kernels;
 mod load;
 mod logits;
 mod output;
@@ -42,6 +44,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     Devices(devices::DevicesArgs),
     Info(info::InfoArgs),
+    Conformance(conformance::ConformanceArgs),
+    Kernels(kernels::KernelsArgs),
 }
 
 /// Reads the arguments, runs the command, and says what went wrong.
@@ -69,6 +73,8 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Logits(args) => logits::logits(args).await,
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,
+        Command::Conformance(args) => conformance::conformance(args).await,
+        Command::Kernels(args) => kernels::kernels(args),
     }
 }
 

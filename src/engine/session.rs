@@ -2,7 +2,7 @@
 
 use super::EngineError;
 use crate::{
-    gpu::{Program, Readback},
+    gpu::{Device, Program, Readback},
     kernels::{KvType, Reduce},
     model::{Activations, Decoder, KvCache, Model, Tiers, kv_layer_elements},
 };
@@ -228,8 +228,42 @@ impl Session {
         Ok(logits)
     }
 
+    /// Appends `tokens`, computing the logits of the last, by programs that `run` runs in the session's place, step by step
+    /// if it likes. This is how a model's dispatches are replayed one by one.
+    ///
+    /// # Errors
+    /// [`EngineError`] and those of `run`; the sequence is then as before.
+    pub async fn forward_by<E: From<EngineError>>(
+        &mut self,
+        tokens: &[u32],
+        mut run: impl AsyncFnMut(&Device, &Program) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.check(tokens)?;
+        let (start, device) = (self.len, self.model.device().clone());
+        for chunk in tokens.chunks(self.prefill_rows as usize) {
+            let result = match self.prepare(chunk, 1).await {
+                Ok(program) => run(&device, program).await,
+                Err(error) => Err(error.into()),
+            };
+            if result.is_err() {
+                self.len = start;
+                return result;
+            }
+            self.len += chunk.len() as u32;
+        }
+        Ok(())
+    }
+
     /// Submits the forward pass of one chunk.
     async fn run(&mut self, tokens: &[u32], logit_rows: u32) -> Result<(), EngineError> {
+        let device = self.model.device().clone();
+        self.prepare(tokens, logit_rows).await?.run(&device)?;
+        self.len += tokens.len() as u32;
+        Ok(())
+    }
+
+    /// Writes the inputs of the forward pass of one chunk, and gives the program that computes it.
+    async fn prepare(&mut self, tokens: &[u32], logit_rows: u32) -> Result<&Program, EngineError> {
         let device = self.model.device().clone();
         let rows = tokens.len() as u32;
         let positions: Vec<u32> = (self.len..self.len + rows).collect();
@@ -252,8 +286,6 @@ impl Session {
             prepared.program.prepare(&device, plan).await?;
             prepared.shape = shape;
         }
-        prepared.program.run(&device)?;
-        self.len += rows;
-        Ok(())
+        Ok(&prepared.program)
     }
 }

@@ -60,6 +60,11 @@ impl<T: Element> Buffer<T> {
         Self { raw: Arc::new(raw), element: PhantomData }
     }
 
+    /// The array in a buffer of a plan.
+    pub(crate) fn of(raw: &Arc<RawBuffer>) -> Self {
+        Self { raw: Arc::clone(raw), element: PhantomData }
+    }
+
     /// The number of whole elements.
     pub fn len(&self) -> u64 {
         self.raw.bytes / size_of::<T>() as u64

@@ -1,6 +1,8 @@
 //! Test cases of kernels: inputs, and what must come out.
 
-use super::Kernel;
+use std::fmt;
+
+use super::{Data, Host, Kernel, host_slots};
 
 /// One dispatch of `K` with its inputs and what it must compute.
 #[derive(Debug)]
@@ -15,6 +17,17 @@ pub struct Case<K: Kernel> {
     pub expected: K::Expected,
 }
 
+impl<K: Kernel> Case<K> {
+    /// A case that expects what [`Kernel::expected`] makes of its inputs.
+    pub fn of_definition(name: impl Into<String>, variant: K::Variant, params: K::Params, data: K::Data) -> Self {
+        let mut words = data.words();
+        let before = K::Host::bind(host_slots(&K::bindings(&variant), &mut words));
+        // A case that expects nothing fails.
+        let expected = K::expected(variant, &params, before).unwrap_or_default();
+        Self { name: name.into(), params, data, expected }
+    }
+}
+
 /// What a written buffer must hold.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
@@ -26,47 +39,159 @@ pub enum Expect {
     Exact(Vec<u32>),
 }
 
+/// A value that was found in place of another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deviation {
+    /// Its distance as a share of the bound: over 1 is a failure, and a NaN is infinitely wrong.
+    pub share: f64,
+    /// The element.
+    pub index: usize,
+    /// What is there.
+    pub found: f64,
+    /// What should be.
+    pub exact: f64,
+    /// The largest allowed distance.
+    pub bound: f64,
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { index, found, exact, bound, .. } = self;
+        write!(f, "[{index}] is {found}, not {exact} ± {bound:.1e}")
+    }
+}
+
 impl Expect {
-    /// The worst error as a share of its bound (over 1 is a failure; a NaN is infinitely wrong), and where it is.
-    /// A wrong number of words is a failure at the first missing one.
-    pub fn worst(&self, words: &[u32]) -> (f64, usize) {
-        let share = |found: f64, exact: f64, bound: f64| {
-            let error = (found - exact).abs();
-            if error == 0.0 || (found.is_nan() && exact.is_nan()) {
+    /// Floats that stay as they are, for a definition to overwrite those that do not.
+    pub fn unchanged(values: &[f32]) -> Vec<(f64, f64)> {
+        values.iter().map(|v| (f64::from(*v), 0.0)).collect()
+    }
+
+    /// What a buffer that held `before` must hold where the twin has left `after`, for kernels that give no bound: floats may
+    /// be off by 1e-3 of their value and as much of the root mean square of those that the twin has written; other words are
+    /// exact. A wrong index, sign or factor is seen so, a wrong rounding is not.
+    pub fn near_twin(element: &str, before: &[u32], after: &[u32]) -> Self {
+        if !element.contains("f32") {
+            return Self::Exact(after.to_vec());
+        }
+        let value = |word: u32| f64::from(f32::from_bits(word));
+        let (mut squares, mut count) = (0.0, 0u32);
+        for (_, after) in before.iter().zip(after).filter(|(before, after)| before != after) {
+            if value(*after).is_finite() {
+                squares += value(*after) * value(*after);
+                count += 1;
+            }
+        }
+        let floor = 1e-3 * (squares / f64::from(count.max(1))).sqrt() + f64::from(f32::MIN_POSITIVE);
+        Self::Near(after.iter().map(|word| (value(*word), 1e-3 * value(*word).abs() + floor)).collect())
+    }
+
+    /// The exact values, rounded to what the buffer holds.
+    pub fn words(&self) -> Vec<u32> {
+        let half = |value: f64| u32::from(half::f16::from_f64(value.clamp(-65504.0, 65504.0)).to_bits());
+        match self {
+            Self::Near(values) => values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect(),
+            Self::Halves(values) => {
+                let pairs = values.chunks_exact(2);
+                pairs.map(|pair| half(pair[0].0) | half(pair[1].0) << 16).collect()
+            }
+            Self::Exact(words) => words.clone(),
+        }
+    }
+
+    /// The element that deviates most; `None` if there are none.
+    /// A wrong number of words is an infinite deviation at the first missing one.
+    pub fn worst(&self, words: &[u32]) -> Option<Deviation> {
+        let mut worst: Option<Deviation> = None;
+        let mut see = |index, found: f64, exact: f64, bound: f64| {
+            let share = if found == exact || (found.is_nan() && exact.is_nan()) {
                 0.0
-            } else if error.is_nan() {
-                f64::INFINITY
             } else {
-                error / bound
+                let share = (found - exact).abs() / bound;
+                if share.is_nan() { f64::INFINITY } else { share }
+            };
+            if worst.is_none_or(|worst| share > worst.share) {
+                worst = Some(Deviation { share, index, found, exact, bound });
             }
         };
-        let (wanted, shares): (usize, Vec<f64>) = match self {
-            Self::Near(values) => (
-                values.len(),
-                values.iter().zip(words).map(|(v, w)| share(f64::from(f32::from_bits(*w)), v.0, v.1)).collect(),
-            ),
+        let wanted = match self {
+            Self::Near(values) => {
+                for (i, ((exact, bound), word)) in values.iter().zip(words).enumerate() {
+                    see(i, f64::from(f32::from_bits(*word)), *exact, *bound);
+                }
+                values.len()
+            }
             Self::Halves(values) => {
                 let halves = words.iter().flat_map(|w| [*w as u16, (*w >> 16) as u16]);
-                let found = halves.map(|bits| f64::from(half::f16::from_bits(bits).to_f32()));
                 let smallest = 1.0 / f64::from(1 << 14);
                 let last_place = |v: f64| if v.abs() < smallest { smallest } else { v.abs() / 1024.0 };
-                let shares = values.iter().zip(found).map(|(v, found)| share(found, v.0, v.1 + last_place(v.0)));
-                (values.len() / 2, shares.collect())
+                for (i, ((exact, bound), half)) in values.iter().zip(halves).enumerate() {
+                    see(i, f64::from(half::f16::from_bits(half).to_f32()), *exact, bound + last_place(*exact));
+                }
+                values.len() / 2
             }
-            Self::Exact(values) => (
-                values.len(),
-                values.iter().zip(words).map(|(a, b)| if a == b { 0.0 } else { f64::INFINITY }).collect(),
-            ),
+            Self::Exact(values) => {
+                for (i, (exact, word)) in values.iter().zip(words).enumerate() {
+                    see(i, f64::from(*word), f64::from(*exact), 0.0);
+                }
+                values.len()
+            }
         };
-        if wanted != words.len() {
-            return (f64::INFINITY, shares.len());
+        if wanted == words.len() {
+            return worst;
         }
-        let mut worst = (0.0, 0);
-        for (i, share) in shares.into_iter().enumerate() {
-            if share > worst.0 {
-                worst = (share, i);
-            }
+        let index = wanted.min(words.len());
+        Some(Deviation { share: f64::INFINITY, index, found: f64::NAN, exact: f64::NAN, bound: 0.0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|v| v.to_bits()).collect()
+    }
+
+    fn share(expect: &Expect, words: &[u32]) -> f64 {
+        expect.worst(words).map_or(0.0, |worst| worst.share)
+    }
+
+    #[test]
+    fn errors_are_shares_of_their_bounds() {
+        let near = Expect::Near(vec![(1.0, 0.5), (-2.0, 0.0), (f64::NAN, 0.0)]);
+        let worst = near.worst(&bits(&[1.25, -2.0, f32::NAN]));
+        assert_eq!(worst, Some(Deviation { share: 0.5, index: 0, found: 1.25, exact: 1.0, bound: 0.5 }));
+        for wrong in [&[1.0, -2.000_000_2, f32::NAN][..], &[1.0, -2.0, 0.0], &[f32::NAN, -2.0, f32::NAN], &[1.0]] {
+            assert_eq!(share(&near, &bits(wrong)), f64::INFINITY, "{wrong:?}");
         }
-        worst
+        assert_eq!(share(&Expect::Near(vec![(f64::INFINITY, 1.0)]), &bits(&[f32::INFINITY])), 0.0);
+        assert_eq!(share(&Expect::Near(vec![(1.0, f64::NAN)]), &bits(&[2.0])), f64::INFINITY);
+        assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 4]), 0.0);
+        assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 5]), f64::INFINITY);
+        // Halves of 1 and 1.001, a unit in the last place apart.
+        assert_eq!(share(&Expect::Halves(vec![(1.0, 0.0), (1.0, 0.0)]), &[0x3c00_3c01]), 1.0);
+    }
+
+    #[test]
+    fn what_is_expected_meets_itself() {
+        for expect in [
+            Expect::Near(vec![(0.1, 1e-8), (f64::NAN, 0.0)]),
+            Expect::Halves(vec![(0.1, 0.0), (1e6, 1e6), (-3.0, 0.0), (0.0, 0.0)]),
+            Expect::Exact(vec![7, 8]),
+        ] {
+            assert!(share(&expect, &expect.words()) <= 1.0, "{expect:?}");
+        }
+    }
+
+    #[test]
+    fn twins_are_met_within_a_thousandth() {
+        let (before, after) = (bits(&[0.0, 0.0, 5.0]), bits(&[1.0, -1.0, 5.0]));
+        let near = Expect::near_twin("vec4<f32>", &before, &after);
+        assert!(share(&near, &bits(&[1.001, -0.999, 5.0])) < 1.0);
+        for wrong in [[1.01, -1.0, 5.0], [-1.0, 1.0, 5.0], [1.0, -1.0, 0.0]] {
+            assert!(share(&near, &bits(&wrong)) > 1.0, "{wrong:?}");
+        }
+        assert_eq!(Expect::near_twin("u32", &[1], &[2]), Expect::Exact(vec![2]));
     }
 }

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use super::{
-    Adapter, AdapterKind, Buffer, Caps, Element, GpuError, RawBuffer, buffer::Storage, pipeline::PipelineCache,
+    Adapter, AdapterKind, Buffer, Caps, Element, GpuError, RawBuffer,
+    buffer::Storage,
+    pipeline::{Edit, PipelineCache},
 };
 
 /// A place to hold buffers and run plans. Clones share it.
@@ -136,6 +138,15 @@ impl Device {
         match &self.inner.kind {
             Kind::Gpu(gpu) => Some(gpu),
             Kind::Cpu => None,
+        }
+    }
+
+    /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
+    /// computes something else. Those compiled already stay, and the twins have no shaders.
+    pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {
+        if let Some(gpu) = self.gpu() {
+            let [kernel, from, to] = [kernel, from, to].map(str::to_owned);
+            gpu.pipelines.edits().push(Edit { kernel, from, to });
         }
     }
 

@@ -19,6 +19,8 @@ impl<T: Copy + Eq + Hash + Debug + Send + Sync + 'static> Variant for T {}
 pub trait Kernel: Copy + Debug + Send + Sync + 'static {
     /// Path of the body below `wgsl/`, without the ending.
     const NAME: &'static str;
+    /// Its doc comment: what it computes, in which shapes, within what bound.
+    const DOC: &'static str;
     /// What distinguishes its shaders.
     type Variant: Variant;
     /// The uniform parameters.
@@ -47,7 +49,21 @@ pub trait Kernel: Copy + Debug + Send + Sync + 'static {
     fn cpu(variant: Self::Variant, params: &Self::Params, host: Self::Host<'_>);
     /// Inputs with what must come out, for the conformance suite.
     fn cases(variant: Self::Variant) -> Vec<Case<Self>>;
+    /// What the buffers must hold after a dispatch on any inputs, given what they hold `before`, which stays as it is:
+    /// the definition in f64 with the documented bound. `None` where the kernel has none but its twin, and then
+    /// [`Expect::near_twin`](super::Expect::near_twin) judges.
+    fn expected(variant: Self::Variant, params: &Self::Params, before: Self::Host<'_>) -> Option<Self::Expected>;
 }
+
+/// Stands in for the function `definition` of a kernel that has none: the macro `kernel!` calls the kernel's own, if there
+/// is one, since inherent functions come first.
+pub trait NoDefinition: Kernel {
+    #[doc(hidden)]
+    fn definition(_: Self::Variant, _: &Self::Params, _: Self::Host<'_>) -> Option<Self::Expected> {
+        None
+    }
+}
+impl<K: Kernel> NoDefinition for K {}
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +157,16 @@ impl<'a> HostSlot<'a> {
     }
 }
 
+/// The slots of buffers that are held as words, one of which each binding has.
+pub(crate) fn host_slots<'a>(bindings: &[Binding], words: &'a mut [Vec<u32>]) -> Vec<HostSlot<'a>> {
+    let slot = |(words, binding): (&'a mut Vec<u32>, &Binding)| match (binding.present, binding.access) {
+        (false, _) => HostSlot::Absent,
+        (true, Access::Read) => HostSlot::Read(words),
+        (true, Access::Write) => HostSlot::Write(words),
+    };
+    words.iter_mut().zip(bindings).map(slot).collect()
+}
+
 fn elements<T: Element>(words: &[u32]) -> &[T] {
     bytemuck::cast_slice(&words[..words.len() - words.len() % (size_of::<T>() / 4)])
 }
@@ -171,10 +197,14 @@ pub trait Op: Debug + Send + Sync {
     fn bindings(&self) -> Vec<Binding>;
     /// The uniform parameters' bytes.
     fn params(&self) -> &[u8];
+    /// The uniform parameters in their `Debug` form.
+    fn shape(&self) -> String;
     /// Its grid.
     fn grid(&self) -> Grid;
     /// Runs the twin.
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>);
+    /// [`Kernel::expected`], per binding.
+    fn expected(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>>;
 }
 
 /// A dispatch of `K`.
@@ -213,11 +243,17 @@ impl<K: Kernel> Op for Dispatch<K> {
     fn params(&self) -> &[u8] {
         bytemuck::bytes_of(&self.params)
     }
+    fn shape(&self) -> String {
+        format!("{:?}", self.params)
+    }
     fn grid(&self) -> Grid {
         K::grid(self.variant, &self.params)
     }
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>) {
         K::cpu(self.variant, &self.params, K::Host::bind(slots));
+    }
+    fn expected(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>> {
+        K::expected(self.variant, &self.params, K::Host::bind(before)).map(Expected::list)
     }
 }
 
@@ -277,7 +313,8 @@ pub(crate) fn check_aliases(
 }
 
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
-/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type.
+/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; that for
+/// [`Kernel::expected`] is called `definition`, and may be missing.
 ///
 /// ```text
 /// kernel! {
@@ -293,12 +330,12 @@ pub(crate) fn check_aliases(
 /// ```
 macro_rules! kernel {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $doc:literal])+
         pub struct $Kernel:ident($name:literal) for $Variant:ty;
         params { $($(#[$pmeta:meta])* $param:ident: $ptype:ident),* $(,)? }
         binds { $($(#[$bmeta:meta])* $bind:ident: $access:ident [$element:ty] $(if $when:expr)?),* $(,)? }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug)]
         pub struct $Kernel;
 
@@ -350,6 +387,7 @@ macro_rules! kernel {
 
         impl $crate::gpu::Kernel for $Kernel {
             const NAME: &'static str = $name;
+            const DOC: &'static str = concat!($($doc, "\n"),+);
             type Variant = $Variant;
             type Params = Params;
             type Binds<'a> = Binds<'a>;
@@ -374,6 +412,11 @@ macro_rules! kernel {
             fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
             fn cpu(variant: $Variant, params: &Params, host: Host<'_>) { $Kernel::cpu(variant, params, host) }
             fn cases(variant: $Variant) -> Vec<$crate::gpu::Case<Self>> { $Kernel::cases(variant) }
+            fn expected(variant: $Variant, params: &Params, before: Host<'_>) -> Option<Expected> {
+                #[allow(unused_imports)]
+                use $crate::gpu::NoDefinition as _;
+                $Kernel::definition(variant, params, before)
+            }
         }
     };
     (@buffer $element:ty) => { &'a $crate::gpu::Buffer<$element> };

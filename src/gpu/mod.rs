@@ -10,6 +10,8 @@ mod caps;
 mod case;
 mod device;
 mod error;
+#[cfg(not(target_arch = "wasm32"))]
+mod inspect;
 mod kernel;
 mod pipeline;
 mod plan;
@@ -19,15 +21,18 @@ mod source;
 pub use adapter::{Adapter, AdapterKind};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
-pub use case::{Case, Expect};
+pub use case::{Case, Deviation, Expect};
 pub use device::Device;
 pub use error::GpuError;
+#[cfg(not(target_arch = "wasm32"))]
+pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, Op, PipelineKey, Variant, shader,
+    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, Op, PipelineKey, Variant,
+    shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use program::{Program, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
-pub(crate) use kernel::{erase, kernel};
+pub(crate) use kernel::{erase, host_slots, kernel};
 pub(crate) use source::wgsl;

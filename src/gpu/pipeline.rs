@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    GpuError,
+    GpuError, Shader,
     kernel::{Access, Op, PipelineKey},
 };
 
@@ -22,11 +22,25 @@ pub(crate) struct Pipeline {
 #[derive(Debug, Default)]
 pub(crate) struct PipelineCache {
     compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    edits: Mutex<Vec<Edit>>,
+}
+
+/// A replacement in the shaders of one kernel, by name: how tests make a kernel compute wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    pub(crate) kernel: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 impl PipelineCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The edits that are made to shaders before they are compiled.
+    pub(crate) fn edits(&self) -> std::sync::MutexGuard<'_, Vec<Edit>> {
+        self.edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pipeline of `op` on `device`, compiled if it is not yet.
@@ -35,16 +49,19 @@ impl PipelineCache {
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = Arc::new(Pipeline::compile(device, op).await?);
+        let mut shader = op.shader();
+        for edit in self.edits().iter().filter(|edit| edit.kernel == op.kernel()) {
+            shader.replace(&edit.from, &edit.to);
+        }
+        let pipeline = Arc::new(Pipeline::compile(device, op, shader).await?);
         self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 }
 
 impl Pipeline {
-    async fn compile(device: &wgpu::Device, op: &dyn Op) -> Result<Self, GpuError> {
+    async fn compile(device: &wgpu::Device, op: &dyn Op, shader: Shader) -> Result<Self, GpuError> {
         let name = op.kernel();
-        let shader = op.shader();
         tracing::debug!(kernel = name, variant = op.variant(), "compile");
         let entry = |binding, ty, has_dynamic_offset, min_binding_size| wgpu::BindGroupLayoutEntry {
             binding,

@@ -24,6 +24,11 @@ impl Step {
         &*self.op
     }
 
+    /// Its buffers in the order of the kernel's bindings, as words; `None` where the variant has none.
+    pub fn buffers(&self) -> impl Iterator<Item = Option<Buffer<u32>>> {
+        self.buffers.iter().map(|buffer| buffer.as_ref().map(Buffer::of))
+    }
+
     /// The part of the model it belongs to.
     pub fn label(&self) -> &str {
         &self.label

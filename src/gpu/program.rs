@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -65,9 +66,17 @@ impl Program {
     /// [`GpuError::Lost`], or a fault left by an earlier submission; on the CPU [`GpuError::OutOfRange`] for a buffer
     /// of another device.
     pub fn run(&self, device: &Device) -> Result<(), GpuError> {
+        self.run_steps(device, 0..self.plan.steps.len())
+    }
+
+    /// Runs some of the plan's steps; those that it does not have are left out.
+    ///
+    /// # Errors
+    /// Those of [`Program::run`].
+    pub fn run_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
         match (&self.gpu, device.gpu()) {
-            (Some(program), Some(gpu)) => program.submit(gpu),
-            _ => self.plan.steps.iter().try_for_each(run_twin),
+            (Some(program), Some(gpu)) => program.submit(gpu, program.steps.get(steps).unwrap_or_default()),
+            _ => self.plan.steps.get(steps).unwrap_or_default().iter().try_for_each(run_twin),
         }
     }
 }
@@ -141,11 +150,11 @@ impl GpuProgram {
         Ok(bind_group)
     }
 
-    fn submit(&self, gpu: &Gpu) -> Result<(), GpuError> {
+    fn submit(&self, gpu: &Gpu, steps: &[Encoded]) -> Result<(), GpuError> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in &self.steps {
+            for step in steps {
                 pass.set_pipeline(&step.pipeline.compute);
                 pass.set_bind_group(0, &step.bind_group, &[step.params_offset]);
                 let [x, y, z] = step.workgroups;

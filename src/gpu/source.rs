@@ -82,6 +82,11 @@ impl Source {
         self
     }
 
+    /// Invocations of a workgroup.
+    pub fn workgroup(&self) -> u32 {
+        self.workgroup
+    }
+
     /// The whole module: constants, `Params`, bindings, entry point, fragments in order.
     pub(crate) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
         let mut text = String::new();
@@ -137,6 +142,11 @@ pub struct Shader {
 }
 
 impl Shader {
+    /// Replaces `from` by `to` wherever it occurs.
+    pub(crate) fn replace(&mut self, from: &str, to: &str) {
+        self.text = self.text.replace(from, to);
+    }
+
     /// A compiler's message with its positions in this text (`wgsl:LINE:COLUMN`) as positions in the files.
     pub(crate) fn locate(&self, message: &str) -> String {
         let mut out = String::new();

@@ -120,6 +120,17 @@ impl Attention {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let at = Places { positions: before.positions, table: before.table };
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv, scale: p.scale };
+        let mut y = Expect::unchanged(before.y);
+        let heads = (p.rows * p.heads) as usize;
+        for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
+            y.copy_from_slice(&attend(v, p, &keys, before.q, i, u32::MAX));
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         Trial::all(v).into_iter().map(|trial| case(v, trial)).collect()
     }

@@ -226,6 +226,14 @@ impl Written {
         Self { layout, kv, head_dim, heads: vec![(f64::from(UNTOUCHED), 0.0); layout.heads() * head_dim] }
     }
 
+    /// A cache that holds `words` before.
+    pub(super) fn over(layout: Layout, kv: KvType, head_dim: u32, words: &[u32]) -> Self {
+        let head_dim = head_dim as usize;
+        let pairs = layout.heads() * head_dim / 2;
+        let heads = (0..pairs).flat_map(|pair| kv.read(words, pair)).map(|value| (f64::from(value), 0.0)).collect();
+        Self { layout, kv, head_dim, heads }
+    }
+
     /// Expects a head of a row at the row's position: exact values with bounds.
     pub(super) fn expect(&mut self, at: &Places<'_>, place: (Side, usize, u32), head: &[(f64, f64)]) {
         let (side, row, kv_head) = place;
@@ -233,14 +241,18 @@ impl Written {
         self.heads[to * self.head_dim..][..self.head_dim].copy_from_slice(head);
     }
 
-    /// The cache before, and what is expected after.
+    /// The untouched cache before, and what is expected after.
     pub(super) fn finish(self) -> (Vec<u32>, Expect) {
         let mut words = vec![0; self.heads.len() * self.kv.bytes() as usize / 4];
         (0..self.heads.len() / 2).for_each(|pair| self.kv.write(&mut words, pair, [UNTOUCHED; 2]));
-        let expected = match self.kv {
+        (words, self.expected())
+    }
+
+    /// What is expected after.
+    pub(super) fn expected(self) -> Expect {
+        match self.kv {
             KvType::F32 => Expect::Near(self.heads),
             KvType::F16 => Expect::Halves(self.heads),
-        };
-        (words, expected)
+        }
     }
 }

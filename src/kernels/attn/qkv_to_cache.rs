@@ -126,6 +126,23 @@ impl QkvToCache {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let (layout, hd) = (layout!(v, p), v.head_dim as usize);
+        let at = Places { positions: before.positions, table: before.table };
+        let projections = projections!(v, p, before);
+        let (mut q, mut kv) = (Expect::unchanged(before.q), Written::over(layout, v.kv, v.head_dim, before.kv));
+        for row in 0..p.rows as usize {
+            for (role, head) in projections.heads(row, layout.position(&at, row)) {
+                match role {
+                    Role::Query(i) => q[(row * p.heads as usize + i as usize) * hd..][..hd].copy_from_slice(&head),
+                    Role::Key(i) => kv.expect(&at, (Side::Key, row, i), &head),
+                    Role::Value(i) => kv.expect(&at, (Side::Value, row, i), &head),
+                }
+            }
+        }
+        Some(Expected { q: Some(Expect::Near(q)), kv: Some(kv.expected()), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         test_shapes(v.head_dim).into_iter().map(|(heads, kv_heads, rows)| case(v, heads, kv_heads, rows)).collect()
     }

@@ -58,6 +58,18 @@ impl AddRows {
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let mut y = Expect::unchanged(before.y);
+        for t in 0..p.rows {
+            let (from, to) = ((t * p.x_stride + p.x_offset) as usize, (t * p.y_stride + p.y_offset) as usize);
+            for ((value, bound), x) in y[to..].iter_mut().zip(&before.x[from..]).take(p.n as usize) {
+                let term = f64::from(p.factor) * f64::from(*x);
+                (*value, *bound) = (*value + term, 1e-6 * (value.abs() + term.abs()));
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         [
             ("a bias", Params { rows: 3, n: 300, x_stride: 0, x_offset: 0, y_stride: 310, y_offset: 7, factor: 1.0 }),
@@ -77,20 +89,7 @@ impl AddRows {
             let mut rng = Rng::new(u64::from(p.n));
             let x: Vec<f32> = (0..p.rows * p.x_stride.max(p.n)).map(|_| rng.normal()).collect();
             let y: Vec<f32> = (0..p.rows * p.y_stride).map(|_| rng.normal()).collect();
-            let mut expected: Vec<(f64, f64)> = y.iter().map(|y| (f64::from(*y), 0.0)).collect();
-            for (at, (value, bound)) in (0u32..).zip(&mut expected) {
-                let (t, i) = (at / p.y_stride, (at % p.y_stride).wrapping_sub(p.y_offset));
-                if i < p.n {
-                    let term = f64::from(p.factor) * f64::from(x[(t * p.x_stride + p.x_offset + i) as usize]);
-                    (*value, *bound) = (*value + term, 1e-6 * (value.abs() + term.abs()));
-                }
-            }
-            Case {
-                name: name.to_owned(),
-                params,
-                data: Data { x, y },
-                expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
-            }
+            Case::of_definition(name, (), params, Data { x, y })
         })
         .collect()
     }

@@ -76,6 +76,19 @@ impl SiluMul {
         }
     }
 
+    fn definition(layout: Layout, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let n = p.n as usize;
+        let mut y = Expect::unchanged(before.y);
+        for row in 0..p.rows as usize {
+            for i in 0..n {
+                let [gate, up] = layout.gate_and_up(before.x, before.y, row, i, n);
+                let bound = 5e-6 * (f64::from(gate) * f64::from(up)).abs() + f64::from(f32::MIN_POSITIVE);
+                y[row * n + i] = (gated(gate, up), bound);
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases(layout: Layout) -> Vec<Case<Self>> {
         let mut rng = Rng::new(5);
         let hard = [0.0, -0.0, 1e-30, -1e-30, 20.0, -20.0, 79.0, -79.0, 100.0, -100.0, 1e4, -1e4];
@@ -86,13 +99,6 @@ impl SiluMul {
             .map(|(name, rows, gate)| {
                 let n = gate.len() / rows;
                 let up: Vec<f32> = gate.iter().map(|_| rng.normal()).collect();
-                let mut expected: Vec<_> = gate
-                    .iter()
-                    .zip(&up)
-                    .map(|(g, u)| (gated(*g, *u), 5e-6 * f64::from(g * u).abs() + f64::from(f32::MIN_POSITIVE)))
-                    .collect();
-                // What lies behind the last element must stay.
-                expected.push((f64::NAN, 0.0));
                 let x = match layout {
                     Layout::Split => up,
                     Layout::Halves => {
@@ -101,13 +107,10 @@ impl SiluMul {
                     Layout::Alternating => gate.iter().zip(&up).flat_map(|(g, u)| [*g, *u]).collect(),
                 };
                 let mut y = if layout == Layout::Split { gate } else { vec![f32::NAN; gate.len()] };
+                // What lies behind the last element must stay.
                 y.push(f32::NAN);
-                Case {
-                    name: name.to_owned(),
-                    params: Params { rows: rows as u32, n: n as u32 },
-                    data: Data { x, y },
-                    expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
-                }
+                let params = Params { rows: rows as u32, n: n as u32 };
+                Case::of_definition(name, layout, params, Data { x, y })
             })
             .collect()
     }

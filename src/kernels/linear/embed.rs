@@ -64,6 +64,19 @@ impl Embed {
         }
     }
 
+    fn definition(ty: WeightType, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(ty, u64::from(p.held), u64::from(p.k))?;
+        let mut y = Expect::unchanged(before.y);
+        let mut weights = vec![0.0; p.k as usize];
+        for (id, y) in before.ids.iter().zip(y.chunks_exact_mut(p.k as usize)).take(p.rows as usize) {
+            if let Some(row) = (*id).min(p.n - 1).checked_sub(p.first_row).filter(|row| *row < p.held) {
+                planes.decode_row(before.w, u64::from(row), &mut weights);
+                y.iter_mut().zip(&weights).for_each(|(y, w)| *y = near(*w));
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases(ty: WeightType) -> Vec<Case<Self>> {
         let block = ty.block_len() as u64;
         let mut cases: Vec<_> = [2 * block.max(32), 2048, block.max(36)]
@@ -80,6 +93,12 @@ impl Embed {
     }
 }
 
+/// A decoded weight and the bound on a kernel's.
+fn near(weight: f32) -> (f64, f64) {
+    let weight = f64::from(weight);
+    (weight, weight.abs() / f64::from(1 << 22) + f64::from(f32::MIN_POSITIVE))
+}
+
 fn case(name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Case<Embed>> {
     let (held, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
     // The last id is out of range and becomes the last row.
@@ -91,7 +110,7 @@ fn case(name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Ca
             let value = |i| row.map_or(f32::NAN, |row| weights.values[(row * k + i) as usize]);
             (0..k).map(value).collect::<Vec<_>>()
         })
-        .map(|w| (f64::from(w), f64::from(w.abs()) / f64::from(1 << 22) + f64::from(f32::MIN_POSITIVE)))
+        .map(near)
         .collect();
     let params = Params {
         rows: ids.len() as u32,

@@ -1,6 +1,6 @@
 //! Matrix times many rows: `Y = X · Wᵀ`.
 
-use super::{Epilogue, Rows, TestWeights, quant};
+use super::{Epilogue, Rows, TestWeights, dot, quant};
 use crate::{
     gpu::{Caps, Case, Expect, Fragment, Grid, Source, kernel, wgsl},
     kernels::moe::bucket,
@@ -104,22 +104,9 @@ impl Gemm {
         let Some(planes) = Planes::new(v.ty, rows, u64::from(p.k)) else { return };
         let x: &[f32] = bytemuck::cast_slice(host.x);
         let (k, n) = (p.k as usize, p.n);
-        // The rows that meet each matrix.
-        let mut runs: Vec<(u32, Vec<usize>)> = Vec::new();
-        match v.rows {
-            Rows::Dense => runs.push((0, (0..p.rows as usize).collect())),
-            Rows::Expert => {
-                for [expert, first, end, _] in host.tiles.iter().take(p.tiles as usize) {
-                    let held = (*expert).min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held);
-                    let (Some(held), true) = (held, first < end) else { continue };
-                    let pairs = &host.pairs[*first as usize..(*end).min(p.rows) as usize];
-                    runs.push((held, pairs.iter().map(|pair| (*pair).min(p.rows - 1) as usize).collect()));
-                }
-            }
-        }
         let mut weights = [vec![0.0; k], vec![0.0; k]];
-        for (matrix, rows) in runs {
-            let first = u64::from(matrix) * u64::from(p.matrix_rows);
+        for (matrix, rows) in runs(v, p, &host) {
+            let first = matrix * p.matrix_rows;
             for j in 0..n {
                 v.epilogue.decode(&planes, host.w, first, j, &mut weights);
                 for i in &rows {
@@ -127,10 +114,29 @@ impl Gemm {
                     let x = &x[input * k..];
                     let dot = |w: &Vec<f32>| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
                     let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-                    *y = v.epilogue.apply(*y, weights.each_ref().map(dot)) as f32;
+                    *y = v.epilogue.apply(f64::from(*y), weights.each_ref().map(dot)) as f32;
                 }
             }
         }
+    }
+
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(v.ty, u64::from(p.held) * u64::from(p.matrix_rows), u64::from(p.k))?;
+        let x: &[f32] = bytemuck::cast_slice(before.x);
+        let mut y = Expect::unchanged(before.y);
+        let mut weights = [vec![0.0; p.k as usize], vec![0.0; p.k as usize]];
+        for (matrix, rows) in runs(v, p, &before) {
+            for j in 0..p.n {
+                v.epilogue.decode(&planes, before.w, matrix * p.matrix_rows, j, &mut weights);
+                for i in &rows {
+                    let input = if v.rows == Rows::Expert { i / p.share as usize } else { *i };
+                    let x = &x[input * p.k as usize..];
+                    let y = &mut y[i * p.y_stride as usize + (p.y_offset + j) as usize];
+                    *y = v.epilogue.bounded(y.0, weights.each_ref().map(|w| dot(w, x)));
+                }
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
@@ -140,6 +146,21 @@ impl Gemm {
             shapes.push((2, 5, 36));
         }
         shapes.into_iter().enumerate().filter_map(|(seed, shape)| case(v, shape, seed as u64)).collect()
+    }
+}
+
+/// The matrices that rows meet, each with its rows of the output.
+fn runs(v: Variant, p: &Params, host: &Host<'_>) -> Vec<(u32, Vec<usize>)> {
+    match v.rows {
+        Rows::Dense => vec![(0, (0..p.rows as usize).collect())],
+        Rows::Expert => {
+            let tiles = host.tiles.iter().take(p.tiles as usize).filter_map(|[expert, first, end, _]| {
+                let held = (*expert).min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held)?;
+                let pairs = host.pairs.get(*first as usize..(*end).min(p.rows) as usize)?;
+                Some((held, pairs.iter().map(|pair| (*pair).min(p.rows - 1) as usize).collect()))
+            });
+            tiles.collect()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
-use super::{Epilogue, Rows, TestWeights, quant};
+use super::{Epilogue, Rows, TestWeights, dot, quant};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::{Planes, Rng, WeightType},
@@ -109,7 +109,7 @@ impl Gemv {
             let products =
                 weights.each_ref().map(|w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>());
             let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-            *y = v.epilogue.apply(*y, products) as f32;
+            *y = v.epilogue.apply(f64::from(*y), products) as f32;
         };
         match v.rows {
             // A row of weights is decoded once for all rows of the input.
@@ -123,7 +123,7 @@ impl Gemv {
                 for i in 0..p.rows as usize {
                     let id = host.ids[p.ids_offset as usize + i].min(p.experts - 1);
                     let Some(held) = id.checked_sub(p.first_expert).filter(|e| *e < p.held) else { continue };
-                    let first = u64::from(held) * u64::from(p.matrix_rows);
+                    let first = held * p.matrix_rows;
                     for j in 0..n {
                         v.epilogue.decode(&planes, host.w, first, j, &mut weights);
                         output(i, j, &weights);
@@ -131,6 +131,30 @@ impl Gemv {
                 }
             }
         }
+    }
+
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(v.ty, u64::from(p.held) * u64::from(p.matrix_rows), u64::from(p.k))?;
+        let x: &[f32] = bytemuck::cast_slice(before.x);
+        let mut y = Expect::unchanged(before.y);
+        let mut weights = [vec![0.0; p.k as usize], vec![0.0; p.k as usize]];
+        for i in 0..p.rows {
+            let (held, input) = match v.rows {
+                Rows::Dense => (Some(0), i),
+                Rows::Expert => {
+                    let id = before.ids[(p.ids_offset + i) as usize].min(p.experts - 1);
+                    (id.checked_sub(p.first_expert).filter(|e| *e < p.held), i / p.share)
+                }
+            };
+            let Some(held) = held else { continue };
+            let x = &x[p.x_offset as usize + input as usize * p.k as usize..];
+            for j in 0..p.n {
+                v.epilogue.decode(&planes, before.w, held * p.matrix_rows, j, &mut weights);
+                let y = &mut y[(i * p.y_stride + p.y_offset + j) as usize];
+                *y = v.epilogue.bounded(y.0, weights.each_ref().map(|w| dot(w, x)));
+            }
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {

@@ -80,23 +80,41 @@ impl Epilogue {
             .with(wgsl!("lib/silu.wgsl"))
     }
 
-    /// Decodes the weight rows of output `out` of the matrix that starts at row `first`: one, or gate and value.
-    fn decode(self, planes: &Planes, words: &[[u32; 4]], first: u64, out: u32, weights: &mut [Vec<f32>; 2]) {
-        let [weight, value] = weights;
+    /// The weight rows of output `out` of the matrix that starts at row `first`: gate and value, or twice the same.
+    fn weight_rows(self, first: u32, out: u32) -> [u32; 2] {
+        if self == Self::Gate { [first + 2 * out, first + 2 * out + 1] } else { [first + out; 2] }
+    }
+
+    /// Decodes the weight rows of output `out` of the matrix that starts at row `first`.
+    fn decode(self, planes: &Planes, words: &[[u32; 4]], first: u32, out: u32, weights: &mut [Vec<f32>; 2]) {
+        let [row, value_row] = self.weight_rows(first, out);
+        planes.decode_row(words, u64::from(row), &mut weights[0]);
+        if self == Self::Gate {
+            planes.decode_row(words, u64::from(value_row), &mut weights[1]);
+        }
+    }
+
+    /// [`Epilogue::apply`] of products with their bounds, with the bound on what comes out. A sum is rounded once more.
+    /// Gated, the errors of both products reach the output, the gate's with a slope of at most 1.1, and 5e-6 for the gate
+    /// itself.
+    fn bounded(self, before: f64, products: [(f64, f64); 2]) -> (f64, f64) {
+        let [(product, bound), (value, value_bound)] = products;
+        let exact = self.apply(before, [product, value]);
         match self {
-            Self::Store | Self::Accumulate => planes.decode_row(words, first + u64::from(out), weight),
+            Self::Store => (exact, bound),
+            Self::Accumulate => (exact, bound + 1e-7 * (before.abs() + product.abs())),
             Self::Gate => {
-                planes.decode_row(words, first + 2 * u64::from(out), weight);
-                planes.decode_row(words, first + 2 * u64::from(out) + 1, value);
+                let silu = self.apply(before, [product, 1.0]);
+                (exact, value.abs() * 1.1 * bound + silu.abs() * value_bound + 5e-6 * (product * value).abs())
             }
         }
     }
 
     /// What becomes of the products of an output's weight rows (one, or gate and value), with what is there before.
-    fn apply(self, before: f32, products: [f64; 2]) -> f64 {
+    fn apply(self, before: f64, products: [f64; 2]) -> f64 {
         match self {
             Self::Store => products[0],
-            Self::Accumulate => f64::from(before) + products[0],
+            Self::Accumulate => before + products[0],
             Self::Gate => products[0] / (1.0 + (-products[0]).exp()) * products[1],
         }
     }
@@ -131,33 +149,27 @@ impl TestWeights {
         Self::from_blocks(ty, rows, k, &random_blocks(ty, blocks, 0.05, seed))
     }
 
-    /// The exact dot product of row `row` with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms'
-    /// magnitudes. WGSL lets a device take subnormal f32 for zero, so that each weight may be off by the smallest normal.
+    /// [`dot`] of row `row` with `x`.
     pub(crate) fn dot(&self, row: usize, x: &[f32]) -> (f64, f64) {
         let k = self.planes.k() as usize;
-        let (mut sum, mut bound) = (0.0, f64::from(f32::MIN_POSITIVE));
-        for (w, x) in self.values[row * k..][..k].iter().zip(x) {
-            let (w, x) = (f64::from(*w), f64::from(*x));
-            sum += w * x;
-            bound += 1e-5 * (w * x).abs() + f64::from(f32::MIN_POSITIVE) * x.abs();
-        }
-        (sum, bound)
+        dot(&self.values[row * k..][..k], x)
     }
 
-    /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound. Gated:
-    /// the errors of both products reach the output, the gate's with a slope of at most 1.1, and 5e-6 for the gate itself.
+    /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound.
     fn output(&self, epilogue: Epilogue, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
-        let row = first + if epilogue == Epilogue::Gate { 2 * out } else { out };
-        let (product, bound) = self.dot(row as usize, x);
-        match epilogue {
-            Epilogue::Store => (product, bound),
-            Epilogue::Accumulate => (epilogue.apply(before, [product, 0.0]), bound + 1e-7 * f64::from(before.abs())),
-            Epilogue::Gate => {
-                let (value, value_bound) = self.dot(row as usize + 1, x);
-                let gated = epilogue.apply(before, [product, value]);
-                let silu = epilogue.apply(before, [product, 1.0]);
-                (gated, value.abs() * 1.1 * bound + silu.abs() * value_bound + 5e-6 * (product * value).abs())
-            }
-        }
+        let products = epilogue.weight_rows(first, out).map(|row| self.dot(row as usize, x));
+        epilogue.bounded(f64::from(before), products)
     }
+}
+
+/// The exact dot product of weights with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms' magnitudes.
+/// WGSL lets a device take subnormal f32 for zero, so that each weight may be off by the smallest normal.
+pub(crate) fn dot(weights: &[f32], x: &[f32]) -> (f64, f64) {
+    let (mut sum, mut bound) = (0.0, f64::from(f32::MIN_POSITIVE));
+    for (w, x) in weights.iter().zip(x) {
+        let (w, x) = (f64::from(*w), f64::from(*x));
+        sum += w * x;
+        bound += 1e-5 * (w * x).abs() + f64::from(f32::MIN_POSITIVE) * x.abs();
+    }
+    (sum, bound)
 }

@@ -68,6 +68,21 @@ impl RouterTopk {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let k = p.k as usize;
+        let (mut ids, mut weights) = (before.ids.to_vec(), Expect::unchanged(before.weights));
+        let outputs = ids.chunks_exact_mut(k).zip(weights.chunks_exact_mut(k));
+        for (logits, (ids, weights)) in
+            before.logits.chunks_exact(p.experts as usize).zip(outputs).take(p.rows as usize)
+        {
+            for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.k)) {
+                (*id, *weight) = (exact_id, (exact, 1e-5 * exact + 1e-37));
+            }
+        }
+        let (ids, weights) = (Some(Expect::Exact(ids)), Some(Expect::Near(weights)));
+        Some(Expected { ids, weights, ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         let mut rng = Rng::new(9);
         let mut random =
@@ -85,18 +100,9 @@ impl RouterTopk {
         ]
         .into_iter()
         .map(|(name, rows, experts, k, logits)| {
-            let chosen: Vec<_> = logits.chunks_exact(experts as usize).flat_map(|l| route(v, l, k)).collect();
             let outputs = (rows * k) as usize;
-            Case {
-                name: name.to_owned(),
-                params: Params { rows, experts, k },
-                data: Data { logits, ids: vec![u32::MAX; outputs], weights: vec![f32::NAN; outputs] },
-                expected: Expected {
-                    ids: Some(Expect::Exact(chosen.iter().map(|(id, _)| *id).collect())),
-                    weights: Some(Expect::Near(chosen.iter().map(|(_, w)| (*w, 1e-5 * w + 1e-37)).collect())),
-                    ..Default::default()
-                },
-            }
+            let data = Data { logits, ids: vec![u32::MAX; outputs], weights: vec![f32::NAN; outputs] };
+            Case::of_definition(name, v, Params { rows, experts, k }, data)
         })
         .collect()
     }

@@ -1,0 +1,91 @@
+//! `kernels`: what kernels there are, and what they are made of.
+
+use clap::{Args, Subcommand};
+use ferrum_wgpu::conformance::{KernelEntry, VariantEntry, catalog, coverage};
+use ferrum_wgpu::gpu::{Access, workgroup_bytes};
+
+use super::exit::{Code, Failure};
+use super::output::{print, table};
+
+/// Show the kernels.
+#[derive(Debug, Args)]
+pub struct KernelsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List every kernel's variants, with their bindings (those that are written with a star), workgroups and their memory.
+    List {
+        /// Only kernels whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
+    /// Print a kernel's WGSL as it is compiled: that of its first variant, or of the first that --variant matches.
+    Dump {
+        /// The kernel's name, as `list` shows it.
+        name: String,
+        /// A part of the variant's name.
+        #[arg(long, value_name = "PART", default_value = "")]
+        variant: String,
+    },
+    /// Print docs/KERNELS.md.
+    Doc,
+}
+
+/// Prints what was asked for. No device is touched.
+pub fn kernels(args: &KernelsArgs) -> Result<Code, Failure> {
+    print(&match &args.action {
+        Action::List { name } => list(name)?,
+        Action::Dump { name, variant } => dump(name, variant)?,
+        Action::Doc => coverage(),
+    })?;
+    Ok(Code::Success)
+}
+
+fn no_kernel(name: &str) -> Failure {
+    let names = catalog().iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
+    Failure::usage(format!("no kernel is called {name:?}; there are {names}"))
+}
+
+/// A variant's `Debug` form without what all have.
+pub fn short(variant: &str) -> &str {
+    let fields = variant.strip_prefix("Variant { ").and_then(|rest| rest.strip_suffix(" }"));
+    if variant == "()" { "-" } else { fields.unwrap_or(variant) }
+}
+
+fn list(name: &str) -> Result<String, Failure> {
+    let kernels: Vec<KernelEntry> = catalog().into_iter().filter(|kernel| kernel.name.contains(name)).collect();
+    if kernels.is_empty() {
+        return Err(no_kernel(name));
+    }
+    let mut rows = vec![["KERNEL", "VARIANT", "BINDINGS", "WORKGROUP", "MEMORY", "NEEDS"].map(str::to_owned)];
+    for kernel in &kernels {
+        rows.extend(kernel.variants.iter().map(|variant| row(kernel.name, variant)));
+    }
+    Ok(table(&rows, &[3, 4]))
+}
+
+fn row(kernel: &str, variant: &VariantEntry) -> [String; 6] {
+    let star = |access| if access == Access::Write { "*" } else { "" };
+    let bindings = variant.bindings.iter().filter(|b| b.present);
+    let bindings = bindings.map(|b| format!("{}{}: {}", b.name, star(b.access), b.element)).collect::<Vec<_>>();
+    let needs = [(variant.needs_subgroups, "subgroups"), (variant.needs_pack_f16, "f16-kv")];
+    let needs = needs.into_iter().filter_map(|(needs, name)| needs.then_some(name)).collect::<Vec<_>>();
+    [
+        kernel.to_owned(),
+        short(&variant.variant).to_owned(),
+        bindings.join(", "),
+        variant.workgroup.to_string(),
+        workgroup_bytes(&variant.shader).map_or_else(|| "?".to_owned(), |bytes| bytes.to_string()),
+        needs.join(", "),
+    ]
+}
+
+fn dump(name: &str, wanted: &str) -> Result<String, Failure> {
+    let kernel = catalog().into_iter().find(|kernel| kernel.name == name).ok_or_else(|| no_kernel(name))?;
+    let variant = kernel.variants.into_iter().find(|variant| variant.variant.contains(wanted));
+    let variant = variant.ok_or_else(|| Failure::usage(format!("{name} has no variant {wanted:?}")))?;
+    Ok(format!("// {name} {}\n{}", variant.variant, variant.shader.text))
+}

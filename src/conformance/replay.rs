@@ -1,0 +1,102 @@
+//! A real forward pass, dispatch by dispatch, each compared with its definition on the very inputs that it had.
+
+use std::ops::ControlFlow;
+
+use crate::gpu::{Access, Deviation, Device, Expect, GpuError, Program, Readback, Step, host_slots};
+
+/// How one dispatch came out.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// Its number in the plan, and how many there are.
+    pub step: (usize, usize),
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// The variant's `Debug` form.
+    pub variant: String,
+    /// The part of the model, as `blk.3 ffn`.
+    pub part: String,
+    /// The parameters in their `Debug` form.
+    pub shape: String,
+    /// Whether the kernel gives a bound of its own; if not, [`Expect::near_twin`] has judged.
+    pub own_bound: bool,
+    /// The binding and the element that deviates most from its definition.
+    pub worst: Option<(&'static str, Deviation)>,
+}
+
+impl Replayed {
+    /// The worst error as a share of its bound.
+    pub fn share(&self) -> f64 {
+        self.worst.map_or(0.0, |(_, deviation)| deviation.share)
+    }
+
+    /// Within the bound.
+    pub fn passed(&self) -> bool {
+        self.share() <= 1.0
+    }
+}
+
+/// Runs the plan of `program` step by step: reads what a dispatch is given, runs it, reads what it leaves, and compares that
+/// with the kernel's definition. Each step has the device's own results as inputs, so that errors do not add up, and the
+/// first step out of its bound is the one that is wrong. Goes on until `seen` has enough.
+///
+/// # Errors
+/// Those of running and reading; wrong results go to `seen`.
+pub async fn replay(
+    device: &Device,
+    program: &Program,
+    mut seen: impl FnMut(Replayed) -> ControlFlow<()>,
+) -> Result<(), GpuError> {
+    let steps = program.plan().steps();
+    let most = steps.iter().flat_map(Step::buffers).flatten().map(|buffer| buffer.len()).max().unwrap_or(0);
+    let readback = Readback::new::<u32>(device, most).await?;
+    for (i, step) in steps.iter().enumerate() {
+        let (op, bindings) = (step.op(), step.op().bindings());
+        let mut before = Vec::with_capacity(bindings.len());
+        for buffer in step.buffers() {
+            before.push(match buffer {
+                Some(buffer) => readback.read(device, &buffer, buffer.len()).await?,
+                None => Vec::new(),
+            });
+        }
+        program.run_steps(device, i..i + 1)?;
+        let own = op.expected(host_slots(&bindings, &mut before));
+        let own_bound = own.is_some();
+        let expected = own.unwrap_or_else(|| by_twin(step, &mut before));
+        let mut worst: Option<(&'static str, Deviation)> = None;
+        for ((binding, buffer), expected) in bindings.iter().zip(step.buffers()).zip(expected) {
+            let (Access::Write, Some(buffer), Some(expected)) = (binding.access, buffer, expected) else { continue };
+            let after = readback.read(device, &buffer, buffer.len()).await?;
+            if let Some(found) = expected.worst(&after)
+                && worst.is_none_or(|(_, worst)| found.share > worst.share)
+            {
+                worst = Some((binding.name, found));
+            }
+        }
+        let replayed = Replayed {
+            step: (i, steps.len()),
+            kernel: op.kernel(),
+            variant: op.variant(),
+            part: step.label().to_owned(),
+            shape: op.shape(),
+            own_bound,
+            worst,
+        };
+        if seen(replayed).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What the twin makes of `before`, with the bounds for kernels that have none of their own.
+fn by_twin(step: &Step, before: &mut [Vec<u32>]) -> Vec<Option<Expect>> {
+    let (op, bindings) = (step.op(), step.op().bindings());
+    let written = |i: usize| bindings.get(i).is_some_and(|b| b.present && b.access == Access::Write);
+    let kept: Vec<Option<Vec<u32>>> =
+        before.iter().enumerate().map(|(i, words)| written(i).then(|| words.clone())).collect();
+    op.run_cpu(host_slots(&bindings, before));
+    let near = |((binding, kept), after): ((&crate::gpu::Binding, Option<Vec<u32>>), &mut Vec<u32>)| {
+        kept.map(|kept| Expect::near_twin(binding.element, &kept, after))
+    };
+    bindings.iter().zip(kept).zip(before).map(near).collect()
+}

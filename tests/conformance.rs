@@ -1,0 +1,108 @@
+//! Every kernel's cases against their f64 definitions: on the default adapter, on the same with no more than WebGPU's
+//! defaults, and by the twins; and docs/KERNELS.md against the kernels.
+
+use std::collections::BTreeMap;
+
+use ferrum_wgpu::{
+    conformance::{Report, Suite, Target, Verdict, coverage},
+    gpu::{Adapter, Caps, Device},
+};
+
+async fn check(device: &Device, target: &Target) {
+    let suite = Suite::new(device.caps(), "");
+    let reports = suite.run(device, target, |_| ()).await.expect("the suite runs");
+    assert_eq!(reports.len(), suite.len());
+    let mut kernels: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
+    for report in &reports {
+        assert!(!report.outcomes.is_empty(), "{} {} has no cases", report.kernel, report.variant);
+        let (variants, cases, worst) = kernels.entry(report.kernel).or_default();
+        (*variants, *cases, *worst) = (*variants + 1, *cases + report.outcomes.len(), worst.max(report.worst()));
+    }
+    println!("{} {}", target.adapter, target.driver);
+    for (kernel, (variants, cases, worst)) in &kernels {
+        println!("  {kernel:24} {variants:4} variants {cases:4} cases, worst {:5.1} % of its bound", 100.0 * worst);
+    }
+    // An unexpected pass is a failure of the table of expectations.
+    let fine = |r: &&Report| matches!(r.verdict(), Verdict::Pass | Verdict::ExpectedFailure(_));
+    let wrong: Vec<_> = reports.iter().filter(|r| !fine(r)).map(|r| (r, r.verdict())).collect();
+    assert!(wrong.is_empty(), "{} of {} variants are not as expected: {wrong:#?}", wrong.len(), reports.len());
+    assert!(kernels.len() >= 10 && reports.len() > 60, "only {} variants ran", reports.len());
+}
+
+async fn adapter() -> Adapter {
+    Adapter::find(None).await.expect("an adapter: `make setup` installs a software one")
+}
+
+#[test]
+fn the_device_meets_the_definitions() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        check(&Device::new(&adapter).await.expect("a device"), &Target::from(&adapter)).await;
+    });
+}
+
+#[test]
+fn a_device_of_default_limits_meets_the_definitions() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let device = Device::masked(&adapter, &Caps::portable()).await.expect("a device");
+        check(&device, &Target::from(&adapter)).await;
+    });
+}
+
+/// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
+const MUTATIONS: [(&str, &str, &str, &str); 20] = [
+    ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
+    ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
+    ("elementwise/rms_norm", "+ p.eps", "", "y["),
+    ("elementwise/fused_add_rms_norm", "residual[at] = value", "residual[at] = x[at]", "residual["),
+    // A tail, a scale, a wrong plane, a lost bit.
+    ("linear/gemv", "unit < p.row_units; unit += LANES", "unit + LANES < p.row_units; unit += LANES", "y["),
+    ("linear/embed", "select(first, last, pair >= 2u)", "select(first, last, pair >= 1u)", "y["),
+    ("linear/embed", "w[blocks * 12u + block]", "w[blocks * 12u]", "y["),
+    ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
+    // A swapped index, a missing clamp.
+    ("linear/gemm", "sum1 += w4 * inputs[b + 1u]", "sum1 += w4 * inputs[b]", "y["),
+    ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
+    ("linear/embed", "min(ids[tile.y], p.n - 1u)", "ids[tile.y]", "y["),
+    ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
+    ("attn/attention_merge", "exp(parts[part + HEAD_DIM] - largest)", "1.0", "y["),
+    ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
+    ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
+    // Ties, a bucket's border, a slot left out.
+    ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
+    ("moe/bucket", "min(start + TILE_M, mine)", "start + TILE_M", "tiles["),
+    ("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k", "residual["),
+    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "y["),
+    // No WGSL at all.
+    ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
+];
+
+#[test]
+fn what_is_wrong_is_found() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let target = Target::from(&adapter);
+        for (kernel, from, to, found) in MUTATIONS {
+            let device = Device::new(&adapter).await.expect("a device");
+            device.edit_shaders(kernel, from, to);
+            let reports =
+                Suite::new(device.caps(), kernel).run(&device, &target, |_| ()).await.expect("the suite runs");
+            let failures: Vec<_> = reports.iter().filter(|r| r.kernel == kernel).flat_map(Report::failures).collect();
+            assert!(!failures.is_empty(), "{kernel} with {to:?} passes");
+            assert!(failures.iter().any(|failure| failure.at.contains(found)), "{found}: {failures:#?}");
+        }
+    });
+}
+
+#[test]
+fn the_twins_meet_the_definitions() {
+    pollster::block_on(check(&Device::cpu(), &Target::cpu()));
+}
+
+#[test]
+fn the_list_of_kernels_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/KERNELS.md");
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(written == coverage(), "make it anew: cargo run -- kernels doc > docs/KERNELS.md");
+}
