@@ -84,35 +84,90 @@ fn all_fit_default_limits() {
     }
 }
 
+/// A language of a backend, and how naga writes it.
+struct Language {
+    name: &'static str,
+    write: fn(&naga::Module, &ModuleInfo) -> Result<(), Box<dyn std::error::Error>>,
+    /// Why shaders with subgroup operations are not written in it, if they are not.
+    without_subgroups: Option<&'static str>,
+}
+
+const LANGUAGES: [Language; 6] = [
+    Language {
+        name: "SPIR-V",
+        write: |module, info| {
+            spv::write_vec(module, info, &spv::Options::default(), None)?;
+            Ok(())
+        },
+        without_subgroups: None,
+    },
+    Language {
+        name: "MSL 2.4",
+        write: |module, info| {
+            // wgpu gives every binding a slot; here any will do.
+            let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
+            msl::write_string(module, info, &options, &msl::PipelineOptions::default())?;
+            Ok(())
+        },
+        without_subgroups: None,
+    },
+    Language {
+        name: "HLSL, shader model 6.0",
+        write: |module, info| write_hlsl(module, info, hlsl::ShaderModel::V6_0),
+        without_subgroups: None,
+    },
+    Language {
+        name: "HLSL, shader model 5.1",
+        write: |module, info| write_hlsl(module, info, hlsl::ShaderModel::V5_1),
+        without_subgroups: Some("wave operations came with 6.0: wgpu offers no subgroups where FXC compiles"),
+    },
+    Language {
+        name: "GLSL 4.30",
+        write: |module, info| write_glsl(module, info, glsl::Version::Desktop(430)),
+        without_subgroups: None,
+    },
+    Language {
+        name: "GLSL ES 3.10",
+        write: |module, info| write_glsl(module, info, glsl::Version::new_gles(310)),
+        without_subgroups: None,
+    },
+];
+
+fn write_hlsl(
+    module: &naga::Module,
+    info: &ModuleInfo,
+    shader_model: hlsl::ShaderModel,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut text = String::new();
+    let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
+    hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(module, info, None)?;
+    Ok(())
+}
+
+fn write_glsl(
+    module: &naga::Module,
+    info: &ModuleInfo,
+    version: glsl::Version,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut text = String::new();
+    let options = glsl::Options { version, writer_flags: glsl::WriterFlags::empty(), ..Default::default() };
+    let pipeline = glsl::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: "main".to_owned(),
+        multiview: None,
+    };
+    glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default())?.write()?;
+    Ok(())
+}
+
 #[test]
 fn all_translate_to_every_backend() {
     for (composed, subgroups) in all() {
         let (module, info) = parse(&composed, subgroups);
-        let name = &composed.name;
-        spv::write_vec(&module, &info, &spv::Options::default(), None)
-            .unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
-        // wgpu gives every binding a slot; here any will do.
-        let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
-        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
-            .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
-        let mut text = String::new();
-        let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
-        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
-            .write(&module, &info, None)
-            .unwrap_or_else(|e| panic!("{name}: HLSL: {e}"));
-        let mut text = String::new();
-        let options = glsl::Options {
-            version: glsl::Version::Desktop(430),
-            writer_flags: glsl::WriterFlags::empty(),
-            ..Default::default()
-        };
-        let pipeline = glsl::PipelineOptions {
-            shader_stage: naga::ShaderStage::Compute,
-            entry_point: "main".to_owned(),
-            multiview: None,
-        };
-        glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
-            .and_then(|mut writer| writer.write())
-            .unwrap_or_else(|e| panic!("{name}: GLSL: {e}"));
+        for Language { name, write, without_subgroups } in &LANGUAGES {
+            if !subgroups || without_subgroups.is_none() {
+                write(&module, &info).unwrap_or_else(|error| panic!("{}: {name}: {error}", composed.name));
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
-STAGES=(lavapipe swiftshader gl translations tint dxc targets)
+STAGES=(lavapipe swiftshader gl translations tint dxc targets browser)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer ones are fine too, if their verdicts on the known bad shaders are right.
 WEBGPU=webgpu@0.6.2

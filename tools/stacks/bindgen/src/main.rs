@@ -1,0 +1,15 @@
+//! Writes the JavaScript that a browser's page needs beside a WebAssembly module: `bindgen-wasm MODULE FOLDER`.
+//!
+//! What wasm-bindgen's command line does, whose version has to be exactly the library's: so it comes from Cargo.lock.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(module), Some(folder)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: bindgen-wasm MODULE FOLDER".into());
+    };
+    let mut bindgen = wasm_bindgen_cli_support::Bindgen::new();
+    bindgen.input_path(module).typescript(false).web(true)?.generate(folder)?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The conformance suite for a browser's page: the same cases as natively, as the same table.
+
+#[path = "../../../../examples/suite/table.rs"]
+mod table;
+
+use ferrum_wgpu::{
+    conformance,
+    gpu::{Adapter, Device, GpuError},
+};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console)]
+    fn error(text: &str);
+}
+
+/// Runs the cases of the kernels whose names contain `pattern` on the browser's adapter: the table, thrown where a case
+/// failed or none ran.
+#[wasm_bindgen]
+pub async fn suite(pattern: String) -> Result<String, String> {
+    std::panic::set_hook(Box::new(|info| error(&info.to_string())));
+    let (text, passed) = run(&pattern).await.map_err(|error| error.to_string())?;
+    if passed { Ok(text) } else { Err(text) }
+}
+
+async fn run(pattern: &str) -> Result<(String, bool), GpuError> {
+    let adapter = Adapter::find(None).await?;
+    let device = Device::new(&adapter).await?;
+    let (table, passed) = table::table(&conformance::run(&device, pattern).await?);
+    Ok((format!("{}, {}\n{table}", adapter.backend(), adapter.features().join(" ")), passed))
+}
