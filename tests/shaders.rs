@@ -84,10 +84,13 @@ fn all_fit_default_limits() {
     }
 }
 
+/// Translates a module.
+type Write = fn(&naga::Module, &ModuleInfo) -> Result<(), Box<dyn std::error::Error>>;
+
 /// A language of a backend, and how naga writes it.
 struct Language {
     name: &'static str,
-    write: fn(&naga::Module, &ModuleInfo) -> Result<(), Box<dyn std::error::Error>>,
+    write: Write,
     /// Why shaders with subgroup operations are not written in it, if they are not.
     without_subgroups: Option<&'static str>,
 }

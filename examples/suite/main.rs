@@ -8,7 +8,7 @@ mod table;
 use std::error::Error;
 
 use ferrum_wgpu::{
-    conformance,
+    conformance::{Suite, Target},
     gpu::{Adapter, Device},
 };
 
@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 return Err(format!("this is not {part}").into());
             }
         }
-        let (table, passed) = table::table(&conformance::run(&device, "").await?);
+        let suite = Suite::new(device.caps(), "");
+        let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await?);
         print!("{table}");
         if passed { Ok(()) } else { Err("the suite failed".into()) }
     })

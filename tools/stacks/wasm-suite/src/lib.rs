@@ -4,7 +4,7 @@
 mod table;
 
 use ferrum_wgpu::{
-    conformance,
+    conformance::{Suite, Target},
     gpu::{Adapter, Device, GpuError},
 };
 use wasm_bindgen::prelude::*;
@@ -27,6 +27,7 @@ pub async fn suite(pattern: String) -> Result<String, String> {
 async fn run(pattern: &str) -> Result<(String, bool), GpuError> {
     let adapter = Adapter::find(None).await?;
     let device = Device::new(&adapter).await?;
-    let (table, passed) = table::table(&conformance::run(&device, pattern).await?);
+    let suite = Suite::new(device.caps(), pattern);
+    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await?);
     Ok((format!("{}, {}\n{table}", adapter.backend(), adapter.features().join(" ")), passed))
 }
