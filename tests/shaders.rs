@@ -84,10 +84,13 @@ fn all_fit_default_limits() {
     }
 }
 
+/// Whether naga can write a module in a language.
+type Written = Result<(), Box<dyn std::error::Error>>;
+
 /// A language of a backend, and how naga writes it.
 struct Language {
     name: &'static str,
-    write: fn(&naga::Module, &ModuleInfo) -> Result<(), Box<dyn std::error::Error>>,
+    write: fn(&naga::Module, &ModuleInfo) -> Written,
     /// Why shaders with subgroup operations are not written in it, if they are not.
     without_subgroups: Option<&'static str>,
 }
@@ -133,22 +136,14 @@ const LANGUAGES: [Language; 6] = [
     },
 ];
 
-fn write_hlsl(
-    module: &naga::Module,
-    info: &ModuleInfo,
-    shader_model: hlsl::ShaderModel,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn write_hlsl(module: &naga::Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel) -> Written {
     let mut text = String::new();
     let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
     hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(module, info, None)?;
     Ok(())
 }
 
-fn write_glsl(
-    module: &naga::Module,
-    info: &ModuleInfo,
-    version: glsl::Version,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn write_glsl(module: &naga::Module, info: &ModuleInfo, version: glsl::Version) -> Written {
     let mut text = String::new();
     let options = glsl::Options { version, writer_flags: glsl::WriterFlags::empty(), ..Default::default() };
     let pipeline = glsl::PipelineOptions {
