@@ -1,6 +1,7 @@
 //! Prefill and decode of a model on the default adapter: `cargo bench --bench decode [-- MODEL.gguf]`.
 //!
-//! Prints tokens per second of the best of several rounds, warm-up discarded, and the dispatches of a token.
+//! Prints tokens per second of the best of several rounds, warm-up discarded, for prompts that are computed row by row and
+//! by tiles, and the dispatches of a token.
 
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use ferrum_wgpu::{
     engine::{Session, SessionOptions, argmax},
     gguf::Gguf,
     gpu::{Adapter, Device},
-    model::Model,
+    model::{Model, Tiers},
 };
 
 const PROMPT: usize = 128;
@@ -30,27 +31,31 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let model = Model::load(&device, &gguf, |_, _| ()).await?;
     println!("load            {:>8.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    let mut session = Session::new(&model, &SessionOptions::default()).await?;
     let vocab = model.config().vocab;
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % vocab).collect();
-    let (mut prefill, mut decode) = (f64::INFINITY, f64::INFINITY);
-    for round in 0..=ROUNDS {
-        session.truncate(0);
-        let start = Instant::now();
-        let mut logits = session.forward(&prompt).await?;
-        let filled = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        for _ in 0..GENERATED {
-            logits = session.forward(&[argmax(&logits).unwrap_or(0)]).await?;
+    for (name, tiers) in [("row by row", Tiers::SOFTWARE), ("by tiles", Tiers::GPU)] {
+        let options = SessionOptions { tiers: Some(tiers), ..Default::default() };
+        let mut session = Session::new(&model, &options).await?;
+        let (mut prefill, mut decode) = (f64::INFINITY, f64::INFINITY);
+        for round in 0..=ROUNDS {
+            session.truncate(0);
+            let start = Instant::now();
+            let mut logits = session.forward(&prompt).await?;
+            let filled = start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            for _ in 0..GENERATED {
+                logits = session.forward(&[argmax(&logits).unwrap_or(0)]).await?;
+            }
+            let decoded = start.elapsed().as_secs_f64();
+            // The first round compiles the kernels.
+            if round > 0 {
+                (prefill, decode) = (prefill.min(filled), decode.min(decoded));
+            }
         }
-        let decoded = start.elapsed().as_secs_f64();
-        // The first round compiles the kernels.
-        if round > 0 {
-            (prefill, decode) = (prefill.min(filled), decode.min(decoded));
-        }
+        println!("{name}");
+        println!("  pp{PROMPT:<12} {:>8.1} t/s", PROMPT as f64 / prefill);
+        println!("  tg{GENERATED:<12} {:>8.1} t/s", GENERATED as f64 / decode);
+        println!("  dispatches    {:>8} a token", session.decode_dispatches());
     }
-    println!("pp{PROMPT:<14} {:>8.1} t/s", PROMPT as f64 / prefill);
-    println!("tg{GENERATED:<14} {:>8.1} t/s", GENERATED as f64 / decode);
-    println!("dispatches      {:>8} a token", session.decode_dispatches());
     Ok(())
 }
