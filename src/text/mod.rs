@@ -4,8 +4,8 @@
 //! template, like a hostile prompt, gives a [`TextError`], not a panic.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), ferrum_wgpu::text::TextError> {
-//! # let file: ferrum_wgpu::gguf::Gguf = todo!();
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let file = ferrum_wgpu::gguf::Gguf::open("model.gguf")?;
 //! use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, Tokenizer};
 //!
 //! let tokenizer = Tokenizer::from_gguf(&file)?;
