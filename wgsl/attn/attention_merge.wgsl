@@ -6,19 +6,14 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let end = (seen.y + CHUNK - 1u) / CHUNK;
     let out_head = tile.y * p.heads + tile.x;
     let from_parts = out_head * p.chunks * (HEAD_DIM + 2u);
-    var largest = -1e30;
-    for (var chunk = first; chunk < end; chunk += 1u) {
-        largest = max(largest, parts[from_parts + chunk * (HEAD_DIM + 2u) + HEAD_DIM]);
-    }
-    for (var i = invocation; i < HEAD_DIM; i += WG) {
-        var mass = 0.0;
-        var sum = 0.0;
+    for (var pair = invocation; pair < PAIRS; pair += WG) {
+        var all = sums_of_nothing();
         for (var chunk = first; chunk < end; chunk += 1u) {
             let part = from_parts + chunk * (HEAD_DIM + 2u);
-            let weight = exp(parts[part + HEAD_DIM] - largest);
-            mass += weight * parts[part + HEAD_DIM + 1u];
-            sum += weight * parts[part + i];
+            let values = vec2<f32>(parts[part + 2u * pair], parts[part + 2u * pair + 1u]);
+            all = sums_joined(all, Sums(parts[part + HEAD_DIM], parts[part + HEAD_DIM + 1u], values));
         }
-        y[out_head * HEAD_DIM + i] = sum / mass;
+        y[out_head * HEAD_DIM + 2u * pair] = all.values.x / all.mass;
+        y[out_head * HEAD_DIM + 2u * pair + 1u] = all.values.y / all.mass;
     }
 }

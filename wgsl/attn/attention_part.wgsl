@@ -6,7 +6,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let chunk = tile.x / p.heads;
     let head = tile.x - chunk * p.heads;
     let all = kv_seen(min(kv_position(row) + 1u, p.chunks * CHUNK));
-    let seen = vec2<u32>(max(all.x, chunk * CHUNK), min(all.y, (chunk + 1u) * CHUNK));
+    let seen = sums_chunk(all, chunk);
     if seen.x >= seen.y {
         return;
     }

@@ -6,18 +6,8 @@ var<workgroup> scan_weight: array<f32, WG>;
 // Where the keys are, so that a block is looked up once for all of a head's elements.
 var<workgroup> scan_key: array<u32, WG>;
 
-const PAIRS = HEAD_DIM / 2u;
-const LOWEST = -1e30;
-
-// The largest score, and the sums of exp(score - largest), alone and times the pair of values that is this
-// invocation's.
-struct Scan {
-    largest: f32,
-    mass: f32,
-    values: vec2<f32>,
-}
-
-fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Scan {
+// Their sums, the values' those of the pair that is this invocation's.
+fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Sums {
     let kv_head = head / p.group;
     let to_values = kv_values();
     for (var i = invocation; i < HEAD_DIM; i += WG) {
@@ -25,7 +15,7 @@ fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Scan {
     }
     workgroupBarrier();
 
-    var scan = Scan(LOWEST, 0.0, vec2<f32>(0.0));
+    var scan = sums_of_nothing();
     for (var base = seen.x; base < seen.y; base += WG) {
         let position = base + invocation;
         var score = LOWEST;

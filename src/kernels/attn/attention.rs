@@ -1,7 +1,7 @@
 //! Causal grouped-query attention over a cache.
 
 use super::{
-    Cache, TESTED_HEAD_DIMS,
+    CHUNK, Cache, TESTED_HEAD_DIMS,
     attend::{Keys, seen},
     cache::{Layout, Places, layout},
     head::random,
@@ -91,8 +91,10 @@ impl Variant {
             .fill(source)
             .with(self.kv.load())
             .with(wgsl!("attn/window.wgsl"))
+            .with(wgsl!("attn/sums.wgsl"))
             .with(wgsl!("attn/scan.wgsl"))
             .constant("HEAD_DIM", self.head_dim)
+            .constant("CHUNK", CHUNK)
     }
 }
 

@@ -60,6 +60,7 @@ impl AttentionMerge {
         v.cache
             .positions(Source::new(wgsl!("attn/attention_merge.wgsl"), workgroup(v.head_dim)))
             .with(wgsl!("attn/window.wgsl"))
+            .with(wgsl!("attn/sums.wgsl"))
             .constant("HEAD_DIM", v.head_dim)
             .constant("CHUNK", CHUNK)
     }

@@ -67,7 +67,7 @@ impl AttentionPart {
     }
 
     fn source(v: Variant) -> Source {
-        v.scan(wgsl!("attn/attention_part.wgsl")).constant("CHUNK", CHUNK)
+        v.scan(wgsl!("attn/attention_part.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

@@ -14,8 +14,8 @@ use crate::{
 kernel! {
     /// `y[h, t] = x[t, h]`, RMS-normed with `norm` and rotated by the angles of `positions[t]` as the mode says.
     ///
-    /// Shapes: `x` `[rows, heads, HD]` f32, `norm` `[HD]`, `rotations` `[capacity, HD/2]` of (cos, sin), `positions`
-    /// `[rows]` (clamped to the capacity), `y` `[heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair; a
+    /// Shapes: `x` `[rows, heads, HD]` f32, `norm` `[HD]`, `rotations` `[capacity, HD/2]` of (cos, sin), `positions` as
+    /// [`Cache`] has them (clamped to the capacity), `y` `[heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair; a
     /// transposition is exact. Measured worst on lavapipe: 0.1 of it.
     pub struct QkNormRope("attn/qk_norm_rope") for Variant;
     params {
@@ -62,6 +62,8 @@ pub struct Variant {
     pub mode: Mode,
     /// RoPE turns neighbours `(2i, 2i + 1)`, as Llama GGUFs have it, and not `(i, i + HD/2)`.
     pub interleaved: bool,
+    /// Whether a sequence is behind each position.
+    pub cache: Cache,
     /// How sums over the head are taken.
     pub reduce: Reduce,
 }
@@ -72,11 +74,12 @@ impl QkNormRope {
         for head_dim in TESTED_HEAD_DIMS {
             for reduce in Reduce::available(caps) {
                 for (mode, interleaved) in [Mode::NormRope, Mode::Rope].iter().flat_map(|m| [(*m, false), (*m, true)]) {
-                    all.push(Variant { head_dim, mode, interleaved, reduce: *reduce });
+                    let variant = |cache| Variant { head_dim, mode, interleaved, cache, reduce: *reduce };
+                    all.extend(Cache::ALL.map(variant));
                 }
             }
-            let (mode, reduce) = (Mode::Transpose, Reduce::Shared);
-            all.push(Variant { head_dim, mode, interleaved: false, reduce });
+            let (mode, cache, reduce) = (Mode::Transpose, Cache::Contiguous, Reduce::Shared);
+            all.push(Variant { head_dim, mode, interleaved: false, cache, reduce });
         }
         all
     }
@@ -89,7 +92,7 @@ impl QkNormRope {
                 .constant("HEAD_DIM", v.head_dim),
             Mode::NormRope | Mode::Rope => {
                 let norm = v.mode == Mode::NormRope;
-                Cache::Contiguous.positions(turning(body, v.head_dim, norm, v.interleaved, v.reduce))
+                v.cache.positions(turning(body, v.head_dim, norm, v.interleaved, v.reduce))
             }
         }
     }
@@ -119,7 +122,7 @@ fn moved(v: Variant, p: &Params, turn: &Turn<'_>, positions: &[u32], row: usize,
     match v.mode {
         Mode::Transpose => head.map(|x| (x, 0.0)).collect(),
         Mode::NormRope | Mode::Rope => {
-            turn.turn(head.collect(), Cache::Contiguous.position(positions, p.capacity, row))
+            turn.turn(head.collect(), v.cache.position(positions, p.capacity, row))
         }
     }
 }
@@ -131,7 +134,7 @@ fn case(v: Variant, heads: u32, rows: u32) -> Case<QkNormRope> {
     let x = random(&mut rng, rows * heads * hd);
     let norm = if v.mode == Mode::NormRope { random(&mut rng, hd) } else { Vec::new() };
     let rotations = test_rotations(capacity, hd);
-    let positions = test_positions(Cache::Contiguous, rows);
+    let positions = test_positions(v.cache, rows);
     let turn = Turn { norm: &norm, eps: p.eps, interleaved: v.interleaved, rotations: &rotations };
     // A head more than there are, which must stay as it is.
     let mut y = vec![(f64::NAN, 0.0); ((heads * rows + 1) * hd) as usize];
