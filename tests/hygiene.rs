@@ -164,7 +164,7 @@ fn bodies_leave_directives_and_formats_to_the_composer() {
     for (path, text) in files("wgsl", "wgsl") {
         for line in text.lines() {
             let code = line.split("//").next().unwrap_or_default();
-            let directive = ["enable ", "requires ", "diagnostic(", "#", "@group", "@binding"];
+            let directive = ["enable ", "requires ", "diagnostic(", "#", "@group", "@binding", "num_workgroups"];
             assert!(!directive.iter().any(|d| code.contains(d)), "{}: {line}", path.display());
         }
         if !path.starts_with("wgsl/quant") {

@@ -60,7 +60,7 @@ async fn check(device: &Device) {
     argmax::record(&mut rec, (count, VOCAB), &logits, &full, &ids).expect("distinct buffers");
     let mut greedy = Program::new(device);
     greedy.prepare(device, rec.finish()).await.expect("a program");
-    greedy.run(device).expect("it runs");
+    greedy.submit(device).expect("it runs");
     let likeliest: Vec<u32> = rows.iter().filter_map(|(logits, _)| host_argmax(logits)).collect();
     assert_eq!(read.read(device, &ids, count.into()).await.expect("ids"), likeliest);
 
@@ -79,7 +79,7 @@ async fn check(device: &Device) {
         program.prepare(device, rec.finish()).await.expect("a program");
         let mut samplers: Vec<_> = options().map(|o| Sampler::new(o).expect("valid options")).collect();
         for number in 0..DRAWS {
-            program.run(device).expect("it runs");
+            program.submit(device).expect("it runs");
             let drawn = read.read(device, &ids, count.into()).await.expect("ids");
             for (t, (sampler, (logits, options))) in samplers.iter_mut().zip(&rows).enumerate() {
                 let wanted = sampler.sample(logits).expect("a token");

@@ -58,7 +58,7 @@ pub async fn replay(
                 None => Vec::new(),
             });
         }
-        program.run_steps(device, i..i + 1)?;
+        program.run_steps(device, i..i + 1).await?;
         let own = op.expected(host_slots(&bindings, &mut before));
         let own_bound = own.is_some();
         let expected = own.unwrap_or_else(|| by_twin(step, &mut before));

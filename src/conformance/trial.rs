@@ -65,7 +65,7 @@ async fn dispatch(
     }
     let mut program = Program::new(device);
     program.prepare(device, Plan::single(op, &buffers)).await?;
-    program.run(device)?;
+    program.run(device).await?;
     let most = words.iter().map(Vec::len).max().unwrap_or(0);
     let readback = Readback::new::<u32>(device, most as u64).await?;
     for (words, buffer) in words.iter_mut().zip(&buffers) {

@@ -254,10 +254,10 @@ impl Session {
         Ok(())
     }
 
-    /// Submits the forward pass of one chunk.
+    /// Runs the forward pass of one chunk.
     async fn run(&mut self, tokens: &[u32], logit_rows: u32) -> Result<(), EngineError> {
         let device = self.model.device().clone();
-        self.prepare(tokens, logit_rows).await?.run(&device)?;
+        self.prepare(tokens, logit_rows).await?.run(&device).await?;
         self.len += tokens.len() as u32;
         Ok(())
     }

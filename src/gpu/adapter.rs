@@ -44,10 +44,19 @@ impl Adapter {
     /// GL is asked for only where no other backend has an adapter. Indirect dispatches are not validated by wgpu on
     /// these adapters' devices: their arguments are written by our kernels, within bounds that the kernels keep.
     pub async fn enumerate() -> Vec<Self> {
+        Self::all(false).await
+    }
+
+    /// For tests: as [`Adapter::enumerate`], but the adapters' devices validate indirect dispatches, as browsers do.
+    pub async fn enumerate_validating() -> Vec<Self> {
+        Self::all(true).await
+    }
+
+    async fn all(validate_indirect: bool) -> Vec<Self> {
         for backends in [wgpu::Backends::PRIMARY, wgpu::Backends::GL] {
             let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
             descriptor.backends = backends;
-            descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
+            descriptor.flags.set(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL, validate_indirect);
             let found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
             let mut adapters: Vec<Self> =
                 found.into_iter().map(|wgpu| Self { info: wgpu.get_info(), wgpu }).filter(Self::computes).collect();
@@ -85,7 +94,9 @@ impl Adapter {
     }
 
     fn computes(&self) -> bool {
-        self.wgpu.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        // Indirect dispatches are missing only where much else is: any buffer may hold a grid.
+        let needed = wgpu::DownlevelFlags::COMPUTE_SHADERS | wgpu::DownlevelFlags::INDIRECT_EXECUTION;
+        self.wgpu.get_downlevel_capabilities().flags.contains(needed)
     }
 
     /// The device's name.
@@ -118,8 +129,10 @@ impl Adapter {
     pub fn caps(&self) -> super::Caps {
         let flags = self.wgpu.get_downlevel_capabilities().flags;
         let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
-        let subgroups = self.wgpu.features().contains(wgpu::Features::SUBGROUP);
-        super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups)
+        let has = self.wgpu.features();
+        let subgroups = has.contains(wgpu::Features::SUBGROUP);
+        let timestamps = has.contains(wgpu::Features::TIMESTAMP_QUERY);
+        super::Caps { timestamps, ..super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups) }
     }
 
     /// The features that matter to kernels, by name.

@@ -7,6 +7,8 @@ use std::{
 
 use bytemuck::Pod;
 
+use super::{GpuError, device::Gpu};
+
 /// A type that a storage buffer can be an array of, with its WGSL name. Sizes are multiples of four bytes.
 pub trait Element: Pod {
     /// The type's name in WGSL.
@@ -58,6 +60,13 @@ impl<T> Clone for Buffer<T> {
 impl<T: Element> Buffer<T> {
     pub(crate) fn new(raw: RawBuffer) -> Self {
         Self { raw: Arc::new(raw), element: PhantomData }
+    }
+
+    /// A GPU's buffer that no dispatch binds, and no limit on bindings is about.
+    pub(crate) async fn unbound(gpu: &Gpu, label: &str, len: u64, usage: wgpu::BufferUsages) -> Result<Self, GpuError> {
+        let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
+        let storage = Storage::Gpu(gpu.buffer(label, bytes, usage).await?);
+        Ok(Self::new(RawBuffer { id: u64::MAX, label: label.to_owned(), bytes, storage }))
     }
 
     /// The array in a buffer of a plan.

@@ -9,6 +9,8 @@ pub struct Caps {
     pub pack_f16: bool,
     /// Subgroup operations work. A shader must not assume a subgroup's size.
     pub subgroups: bool,
+    /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
+    pub timestamps: bool,
     /// Storage buffers a shader may bind.
     pub max_storage_buffers: u32,
     /// Largest storage binding, in bytes.
@@ -36,6 +38,7 @@ impl Caps {
         Self {
             pack_f16: self.pack_f16 && other.pack_f16,
             subgroups: self.subgroups && other.subgroups,
+            timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
             max_binding_bytes: self.max_binding_bytes.min(other.max_binding_bytes),
             max_buffer_bytes: self.max_buffer_bytes.min(other.max_buffer_bytes),
@@ -48,7 +51,10 @@ impl Caps {
 
     /// The features that a device needs for it.
     pub(crate) fn features(&self) -> wgpu::Features {
-        if self.subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
+        let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SUBGROUP, self.subgroups);
+        features.set(wgpu::Features::TIMESTAMP_QUERY, self.timestamps);
+        features
     }
 
     /// The limits to ask for: WebGPU's defaults where `adapter` has them, and in what kernels use no more than these.
@@ -74,11 +80,12 @@ impl Caps {
         self.max_binding_bytes.min(self.max_buffer_bytes)
     }
 
-    /// The capabilities of a device made with `limits`.
+    /// The capabilities of a device made with `limits`, without timestamps.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,
             subgroups,
+            timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,

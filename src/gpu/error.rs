@@ -63,8 +63,8 @@ pub enum GpuError {
         /// Workgroups along y.
         y: u32,
     },
-    /// One dispatch binds a buffer for writing and binds it again.
-    #[error("kernel {kernel} binds {buffer} twice, once for writing")]
+    /// One dispatch binds a buffer for writing, and binds it again or takes its grid from it.
+    #[error("kernel {kernel} uses {buffer} twice, once for writing")]
     Aliased {
         /// The kernel's name.
         kernel: &'static str,
@@ -78,6 +78,15 @@ pub enum GpuError {
         what: &'static str,
         /// The buffer's label.
         buffer: String,
+    },
+    /// A program was submitted whose plan has steps on the host: they wait for the GPU.
+    #[error("the plan has steps on the host, so that it cannot be submitted without waiting")]
+    HostSteps,
+    /// There is no clock to time stages by: the device has no timestamps, or the host (in a browser) no clock.
+    #[error("{device} cannot time its work")]
+    NoTimestamps {
+        /// The device's name.
+        device: String,
     },
     /// wgpu refused a call.
     #[error("the GPU refused {what}: {message}")]

@@ -1,22 +1,26 @@
 //! The spine below the kernels: devices, buffers, kernel declarations, plans and their running.
 //!
 //! A [`Kernel`] is declared once; a [`Recorder`] turns dispatches into a [`Plan`], which is data; a [`Program`] is a plan
-//! made ready for a [`Device`], and runs it in one compute pass, or by the kernels' twins on the CPU. This is the one
-//! module that calls wgpu.
+//! made ready for a [`Device`], and runs it in compute passes, or by the kernels' twins on the CPU. This is the one module
+//! that calls wgpu.
 
 mod adapter;
 mod buffer;
 mod caps;
 mod case;
 mod device;
+mod encode;
 mod error;
+mod host_steps;
 #[cfg(not(target_arch = "wasm32"))]
 mod inspect;
 mod kernel;
 mod pipeline;
 mod plan;
+mod profile;
 mod program;
 mod source;
+mod twin;
 
 pub use adapter::{Adapter, AdapterKind};
 pub use buffer::{Buffer, Element, RawBuffer};
@@ -31,6 +35,7 @@ pub use kernel::{
     shader,
 };
 pub use plan::{Plan, Recorder, Step};
+pub use profile::StageTime;
 pub use program::{Program, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Binds, Buffer, GpuError, Kernel, Op, RawBuffer,
+    Access, Binds, Buffer, GpuError, Grid, Kernel, Op, RawBuffer,
     kernel::{Dispatch, check_aliases},
 };
 
@@ -16,6 +16,18 @@ pub struct Step {
     pub(crate) buffers: Vec<Option<Arc<RawBuffer>>>,
     /// The part of the model it belongs to, as `blk.3 router`.
     pub(crate) label: String,
+    /// Where a GPU finds the grid, if not in the kernel's parameters.
+    pub(crate) args: Option<GridArgs>,
+    /// Run by the twin, whatever the device.
+    pub(crate) on_host: bool,
+}
+
+/// A grid in a buffer: three words, x, y and z.
+#[derive(Debug)]
+pub(crate) struct GridArgs {
+    pub(crate) buffer: Arc<RawBuffer>,
+    /// Its first byte.
+    pub(crate) offset: u64,
 }
 
 impl Step {
@@ -27,6 +39,12 @@ impl Step {
     /// Its buffers in the order of the kernel's bindings, as words; `None` where the variant has none.
     pub fn buffers(&self) -> impl Iterator<Item = Option<Buffer<u32>>> {
         self.buffers.iter().map(|buffer| buffer.as_ref().map(Buffer::of))
+    }
+
+    /// The buffers that it writes.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &Arc<RawBuffer>> {
+        let bound = self.buffers.iter().zip(self.op.bindings());
+        bound.filter(|(_, binding)| binding.access == Access::Write).filter_map(|(buffer, _)| buffer.as_ref())
     }
 
     /// The part of the model it belongs to.
@@ -45,7 +63,7 @@ impl Plan {
     /// A plan of one dispatch, its buffers in the order of the bindings.
     pub(crate) fn single(op: Box<dyn Op>, buffers: &[Option<Buffer<u32>>]) -> Self {
         let buffers = buffers.iter().map(|b| b.as_ref().map(|b| Arc::clone(&b.raw))).collect();
-        Self { steps: vec![Step { op, buffers, label: String::new() }] }
+        Self { steps: vec![Step { op, buffers, label: String::new(), args: None, on_host: false }] }
     }
 
     /// The dispatches.
@@ -59,6 +77,7 @@ impl Plan {
 pub struct Recorder {
     plan: Plan,
     scope: String,
+    on_host: bool,
 }
 
 impl Recorder {
@@ -72,16 +91,60 @@ impl Recorder {
         self.scope = name.into();
     }
 
+    /// Whether the next dispatches are run by their twins on the host although the device is a GPU:
+    /// [`Program::run`](super::Program::run) then waits for the GPU, reads their buffers, and writes what they change.
+    pub fn on_host(&mut self, on: bool) {
+        self.on_host = on;
+    }
+
     /// Appends a dispatch of `K`; one with an empty grid is left out.
     ///
     /// # Errors
     /// [`GpuError::Aliased`] when a written buffer is bound twice.
     pub fn dispatch<K: Kernel>(
         &mut self,
+        kernel: K,
+        variant: K::Variant,
+        params: K::Params,
+        binds: K::Binds<'_>,
+    ) -> Result<(), GpuError> {
+        self.record(kernel, variant, params, binds, None)
+    }
+
+    /// As [`Recorder::dispatch`], but on a GPU the grid is the three words x, y and z that `args` has from element
+    /// `first` on when the dispatch begins, written by an earlier one.
+    ///
+    /// It must be the kernel's own grid, less workgroups that would do nothing: what the dispatch computes is the same, so
+    /// that the twin and the definition cover the kernel's own grid. That one is checked against the device's limit, and is
+    /// the upper bound of what may be written.
+    ///
+    /// # Errors
+    /// [`GpuError::Aliased`] when a written buffer is bound twice or is `args`; [`GpuError::GridTooLarge`] when the
+    /// kernel's grid would be folded ([`Grid::FOLD`]); [`GpuError::OutOfRange`] when `args` has fewer words.
+    pub fn dispatch_indirect<K: Kernel>(
+        &mut self,
+        kernel: K,
+        variant: K::Variant,
+        params: K::Params,
+        binds: K::Binds<'_>,
+        args: &Buffer<u32>,
+        first: u32,
+    ) -> Result<(), GpuError> {
+        let end = u64::from(first) + 3;
+        if end > args.len() {
+            return Err(GpuError::OutOfRange { what: "a grid", buffer: args.raw.label.clone() });
+        }
+        let args = GridArgs { buffer: Arc::clone(&args.raw), offset: 4 * u64::from(first) };
+        self.record(kernel, variant, params, binds, Some(args))
+    }
+
+    fn record<K: Kernel>(
+        &mut self,
         _kernel: K,
         variant: K::Variant,
         params: K::Params,
         binds: K::Binds<'_>,
+        args: Option<GridArgs>,
     ) -> Result<(), GpuError> {
         let op = Dispatch::<K> { variant, params };
         let grid = op.grid();
@@ -92,7 +155,18 @@ impl Recorder {
         let buffers: Vec<_> =
             binds.list().into_iter().zip(&bindings).map(|(buffer, b)| buffer.filter(|_| b.present)).collect();
         check_aliases(K::NAME, &bindings, &buffers)?;
-        self.plan.steps.push(Step { op: Box::new(op), buffers, label: self.scope.clone() });
+        if let Some(args) = &args {
+            // Who writes the words knows nothing of folding.
+            if grid.x > Grid::FOLD {
+                return Err(GpuError::GridTooLarge { kernel: K::NAME, x: grid.x, y: grid.y });
+            }
+            let mut written = buffers.iter().zip(&bindings).filter(|(_, b)| b.access == Access::Write);
+            if written.any(|(buffer, _)| buffer.as_ref().is_some_and(|b| b.id == args.buffer.id)) {
+                return Err(GpuError::Aliased { kernel: K::NAME, buffer: args.buffer.label.clone() });
+            }
+        }
+        let (label, on_host) = (self.scope.clone(), self.on_host);
+        self.plan.steps.push(Step { op: Box::new(op), buffers, label, args, on_host });
         Ok(())
     }
 

@@ -1,44 +1,25 @@
-//! A plan made ready for a device, and its running: one compute pass on a GPU, or the twins one after the other.
+//! A plan made ready for a device, and its running: compute passes on a GPU, or the twins one after the other.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{ops::Range, sync::PoisonError};
 
 use super::{
-    Access, Buffer, Device, Element, GpuError, HostSlot, Plan, RawBuffer, Step, buffer::Storage, device::Gpu,
-    pipeline::Pipeline,
+    Buffer, Device, Element, GpuError, Plan, RawBuffer, Step, buffer::Storage, device::Gpu, encode::GpuProgram,
+    host_steps::HostSteps, twin,
 };
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
 #[derive(Debug)]
 pub struct Program {
     plan: Plan,
-    gpu: Option<GpuProgram>,
-}
-
-#[derive(Debug)]
-struct GpuProgram {
-    params: Option<wgpu::Buffer>,
-    /// By pipeline and buffers: a plan that differs from the last only in parameters makes none.
-    bind_groups: HashMap<(*const Pipeline, Vec<u64>), wgpu::BindGroup>,
-    steps: Vec<Encoded>,
-}
-
-#[derive(Debug)]
-struct Encoded {
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    params_offset: u32,
-    workgroups: [u32; 3],
+    pub(super) gpu: Option<GpuProgram>,
+    /// What steps on the host need, where there are some beside a GPU's.
+    pub(super) host: Option<HostSteps>,
 }
 
 impl Program {
     /// A program that does nothing yet.
     pub fn new(device: &Device) -> Self {
-        let gpu = device.gpu().map(|_| GpuProgram { params: None, bind_groups: HashMap::new(), steps: Vec::new() });
-        Self { plan: Plan::default(), gpu }
+        Self { plan: Plan::default(), gpu: device.gpu().map(|_| GpuProgram::default()), host: None }
     }
 
     /// The plan it runs.
@@ -49,160 +30,91 @@ impl Program {
     /// Takes `plan` in place of the one before, reusing bind groups and the parameter buffer.
     ///
     /// # Errors
-    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::GridTooLarge`], [`GpuError::OutOfMemory`].
+    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::GridTooLarge`], [`GpuError::OutOfMemory`],
+    /// [`GpuError::OutOfRange`] for a buffer of another device. The program then does nothing.
     pub async fn prepare(&mut self, device: &Device, plan: Plan) -> Result<(), GpuError> {
+        // A program that failed to be prepared must not run in part.
+        (self.plan, self.host) = (Plan::default(), None);
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
-            // A program that failed to be prepared must not run in part.
-            program.steps.clear();
             program.prepare(gpu, device.caps(), &plan).await?;
+            self.host = HostSteps::new(device, gpu, &plan).await?;
         }
         self.plan = plan;
         Ok(())
     }
 
-    /// Runs the plan. On a GPU this only submits: reading a result waits.
+    /// True when steps run on the host beside a GPU's ([`Recorder::on_host`](super::Recorder::on_host)):
+    /// [`Program::submit`] is then refused.
+    pub fn has_host_steps(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// The plan's steps in `count` ranges of about as many steps, in order, for as many submissions: a driver may end
+    /// one that takes seconds. Fewer where there are fewer steps.
+    pub fn parts(&self, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (steps, count) = (self.plan.steps.len(), count.max(1));
+        let count = count.min(steps);
+        (0..count).map(move |i| i * steps / count..(i + 1) * steps / count)
+    }
+
+    /// Runs the plan. Steps of a GPU are only submitted: reading a result waits, and so does a step on the host.
     ///
     /// # Errors
     /// [`GpuError::Lost`], or a fault left by an earlier submission; on the CPU [`GpuError::OutOfRange`] for a buffer
     /// of another device.
-    pub fn run(&self, device: &Device) -> Result<(), GpuError> {
-        self.run_steps(device, 0..self.plan.steps.len())
+    pub async fn run(&self, device: &Device) -> Result<(), GpuError> {
+        self.run_steps(device, 0..self.plan.steps.len()).await
     }
 
-    /// Runs some of the plan's steps; those that it does not have are left out.
+    /// Runs some of the plan's steps; a range that the plan does not have is empty.
     ///
     /// # Errors
     /// Those of [`Program::run`].
-    pub fn run_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
-        match (&self.gpu, device.gpu()) {
-            (Some(program), Some(gpu)) => program.submit(gpu, program.steps.get(steps).unwrap_or_default()),
-            _ => self.plan.steps.get(steps).unwrap_or_default().iter().try_for_each(run_twin),
-        }
-    }
-}
-
-impl GpuProgram {
-    async fn prepare(&mut self, gpu: &Gpu, caps: &super::Caps, plan: &Plan) -> Result<(), GpuError> {
-        let stride = u64::from(caps.uniform_alignment.max(16));
-        let slots: Vec<u64> =
-            plan.steps.iter().map(|s| (s.op.params().len() as u64).div_ceil(stride) * stride).collect();
-        let bytes: u64 = slots.iter().sum();
-        let params = match self.params.take().filter(|buffer| buffer.size() >= bytes) {
-            Some(buffer) => buffer,
-            None => {
-                self.bind_groups.clear();
-                let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-                gpu.buffer("parameters", bytes.max(stride), usage).await?
+    pub async fn run_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
+        let Some(host) = &self.host else { return self.submit_steps(device, steps) };
+        let mut first = steps.start;
+        for run in self.steps(steps).chunk_by(|a, b| a.on_host == b.on_host) {
+            let range = first..first + run.len();
+            first = range.end;
+            if run.iter().any(|step| step.on_host) {
+                host.run(device, run).await?;
+            } else {
+                self.submit_steps(device, range)?;
             }
+        }
+        Ok(())
+    }
+
+    /// As [`Program::run`], but never waits for a GPU.
+    ///
+    /// # Errors
+    /// Those of [`Program::run`], and [`GpuError::HostSteps`] for a program that has some.
+    pub fn submit(&self, device: &Device) -> Result<(), GpuError> {
+        self.submit_steps(device, 0..self.plan.steps.len())
+    }
+
+    /// As [`Program::run_steps`], but never waits for a GPU.
+    ///
+    /// # Errors
+    /// Those of [`Program::run`], and [`GpuError::HostSteps`] where some of the steps are such.
+    pub fn submit_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
+        let (Some(program), Some(gpu)) = (&self.gpu, device.gpu()) else {
+            return self.steps(steps).iter().try_for_each(twin::run);
         };
-        let mut contents = Vec::with_capacity(bytes as usize);
-        let mut steps = Vec::with_capacity(plan.steps.len());
-        for (step, slot) in plan.steps.iter().zip(slots) {
-            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await?;
-            let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
-            let (grid, kernel) = (step.op.grid(), step.op.kernel());
-            let workgroups = grid.workgroups(caps.max_workgroups_per_dimension).ok_or(GpuError::GridTooLarge {
-                kernel,
-                x: grid.x,
-                y: grid.y,
-            })?;
-            let params_offset = contents.len() as u32;
-            contents.extend_from_slice(step.op.params());
-            contents.resize(params_offset as usize + slot as usize, 0u8);
-            steps.push(Encoded { pipeline, bind_group, params_offset, workgroups });
+        if self.steps(steps.clone()).iter().any(|step| step.on_host) {
+            return Err(GpuError::HostSteps);
         }
-        gpu.queue.write_buffer(&params, 0, &contents);
-        self.params = Some(params);
-        self.steps = steps;
-        gpu.check()
+        program.submit(gpu, steps)
     }
 
-    fn bind_group(
-        &mut self,
-        gpu: &Gpu,
-        params: &wgpu::Buffer,
-        pipeline: &Arc<Pipeline>,
-        step: &Step,
-    ) -> Result<wgpu::BindGroup, GpuError> {
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        if let Some(bind_group) = self.bind_groups.get(&(Arc::as_ptr(pipeline), ids)) {
-            return Ok(bind_group.clone());
-        }
-        let mut entries = vec![wgpu::BindGroupEntry {
-            binding: 0,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: params,
-                offset: 0,
-                size: std::num::NonZeroU64::new(step.op.params().len() as u64),
-            }),
-        }];
-        for (buffer, binding) in step.buffers.iter().flatten().zip(1..) {
-            let Storage::Gpu(storage) = &buffer.storage else { return Err(foreign(buffer)) };
-            entries.push(wgpu::BindGroupEntry { binding, resource: storage.as_entire_binding() });
-        }
-        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(step.op.kernel()),
-            layout: &pipeline.layout,
-            entries: &entries,
-        });
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        self.bind_groups.insert((Arc::as_ptr(pipeline), ids), bind_group.clone());
-        Ok(bind_group)
-    }
-
-    fn submit(&self, gpu: &Gpu, steps: &[Encoded]) -> Result<(), GpuError> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in steps {
-                pass.set_pipeline(&step.pipeline.compute);
-                pass.set_bind_group(0, &step.bind_group, &[step.params_offset]);
-                let [x, y, z] = step.workgroups;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        gpu.queue.submit([encoder.finish()]);
-        gpu.check()
+    /// The plan's steps in a range; none for one that the plan does not have.
+    fn steps(&self, range: Range<usize>) -> &[Step] {
+        self.plan.steps.get(range).unwrap_or_default()
     }
 }
 
-fn foreign(buffer: &RawBuffer) -> GpuError {
+pub(super) fn foreign(buffer: &RawBuffer) -> GpuError {
     GpuError::OutOfRange { what: "a binding", buffer: buffer.label.clone() }
-}
-
-enum Guard<'a> {
-    Absent,
-    Read(RwLockReadGuard<'a, Vec<u32>>),
-    Write(RwLockWriteGuard<'a, Vec<u32>>),
-}
-
-/// Runs a step's twin on host memory. The recorder has seen to it that no buffer is written and bound twice.
-fn run_twin(step: &Step) -> Result<(), GpuError> {
-    let mut guards = Vec::with_capacity(step.buffers.len());
-    for (buffer, binding) in step.buffers.iter().zip(step.op.bindings()) {
-        guards.push(match buffer {
-            None => Guard::Absent,
-            Some(buffer) => match (&buffer.storage, binding.access) {
-                (Storage::Host(memory), Access::Read) => {
-                    Guard::Read(memory.read().unwrap_or_else(PoisonError::into_inner))
-                }
-                (Storage::Host(memory), Access::Write) => {
-                    Guard::Write(memory.write().unwrap_or_else(PoisonError::into_inner))
-                }
-                (Storage::Gpu(_), _) => return Err(foreign(buffer)),
-            },
-        });
-    }
-    let slots = guards
-        .iter_mut()
-        .map(|guard| match guard {
-            Guard::Absent => HostSlot::Absent,
-            Guard::Read(words) => HostSlot::Read(words),
-            Guard::Write(words) => HostSlot::Write(words),
-        })
-        .collect();
-    step.op.run_cpu(slots);
-    Ok(())
 }
 
 /// Reads buffers back through one staging buffer that is made once.

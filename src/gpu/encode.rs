@@ -1,0 +1,137 @@
+//! A plan encoded for a GPU: pipelines, bind groups, parameters, grids, and their submission.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use super::{
+    Caps, GpuError, Plan, RawBuffer, Step, buffer::Storage, device::Gpu, pipeline::Pipeline, program::foreign,
+};
+
+/// What a GPU needs for a plan.
+#[derive(Debug, Default)]
+pub(super) struct GpuProgram {
+    params: Option<wgpu::Buffer>,
+    /// By pipeline and buffers: a plan that differs from the last only in parameters makes none.
+    bind_groups: HashMap<(*const Pipeline, Vec<u64>), wgpu::BindGroup>,
+    /// One a step; `None` for those that run on the host.
+    steps: Vec<Option<Encoded>>,
+}
+
+#[derive(Debug)]
+struct Encoded {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    params_offset: u32,
+    grid: EncodedGrid,
+}
+
+#[derive(Debug)]
+enum EncodedGrid {
+    Direct([u32; 3]),
+    /// The three words that are at a byte of a buffer when the dispatch begins.
+    Indirect(wgpu::Buffer, u64),
+}
+
+impl GpuProgram {
+    /// Takes `plan` in place of the one before.
+    pub(super) async fn prepare(&mut self, gpu: &Gpu, caps: &Caps, plan: &Plan) -> Result<(), GpuError> {
+        self.steps.clear();
+        let stride = u64::from(caps.uniform_alignment.max(16));
+        let slot = |step: &Step| (step.op.params().len() as u64).div_ceil(stride) * stride;
+        let bytes: u64 = plan.steps.iter().map(slot).sum();
+        let params = match self.params.take().filter(|buffer| buffer.size() >= bytes) {
+            Some(buffer) => buffer,
+            None => {
+                self.bind_groups.clear();
+                let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+                gpu.buffer("parameters", bytes.max(stride), usage).await?
+            }
+        };
+        let mut contents = Vec::with_capacity(bytes as usize);
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            if step.on_host {
+                steps.push(None);
+                continue;
+            }
+            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await?;
+            let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
+            let grid = step.op.grid();
+            // An indirect grid is no larger than this one.
+            let workgroups = grid
+                .workgroups(caps.max_workgroups_per_dimension)
+                .ok_or_else(|| GpuError::GridTooLarge { kernel: step.op.kernel(), x: grid.x, y: grid.y })?;
+            let grid = match &step.args {
+                Some(args) => EncodedGrid::Indirect(storage(&args.buffer)?.clone(), args.offset),
+                None => EncodedGrid::Direct(workgroups),
+            };
+            let params_offset = contents.len() as u32;
+            contents.extend_from_slice(step.op.params());
+            contents.resize(params_offset as usize + slot(step) as usize, 0u8);
+            steps.push(Some(Encoded { pipeline, bind_group, params_offset, grid }));
+        }
+        gpu.queue.write_buffer(&params, 0, &contents);
+        self.params = Some(params);
+        self.steps = steps;
+        gpu.check()
+    }
+
+    fn bind_group(
+        &mut self,
+        gpu: &Gpu,
+        params: &wgpu::Buffer,
+        pipeline: &Arc<Pipeline>,
+        step: &Step,
+    ) -> Result<wgpu::BindGroup, GpuError> {
+        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
+        if let Some(bind_group) = self.bind_groups.get(&(Arc::as_ptr(pipeline), ids)) {
+            return Ok(bind_group.clone());
+        }
+        let mut entries = vec![wgpu::BindGroupEntry {
+            binding: 0,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: params,
+                offset: 0,
+                size: std::num::NonZeroU64::new(step.op.params().len() as u64),
+            }),
+        }];
+        for (buffer, binding) in step.buffers.iter().flatten().zip(1..) {
+            entries.push(wgpu::BindGroupEntry { binding, resource: storage(buffer)?.as_entire_binding() });
+        }
+        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(step.op.kernel()),
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
+        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
+        self.bind_groups.insert((Arc::as_ptr(pipeline), ids), bind_group.clone());
+        Ok(bind_group)
+    }
+
+    /// Submits some of the steps, in one compute pass.
+    pub(super) fn submit(&self, gpu: &Gpu, steps: Range<usize>) -> Result<(), GpuError> {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), steps);
+        gpu.queue.submit([encoder.finish()]);
+        gpu.check()
+    }
+
+    /// Appends some of the steps to a pass, but for those that run on the host.
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, steps: Range<usize>) {
+        for step in self.steps.get(steps).unwrap_or_default().iter().flatten() {
+            pass.set_pipeline(&step.pipeline.compute);
+            pass.set_bind_group(0, &step.bind_group, &[step.params_offset]);
+            match &step.grid {
+                EncodedGrid::Direct([x, y, z]) => pass.dispatch_workgroups(*x, *y, *z),
+                EncodedGrid::Indirect(args, offset) => pass.dispatch_workgroups_indirect(args, *offset),
+            }
+        }
+    }
+}
+
+/// The memory of a GPU's buffer.
+pub(super) fn storage(buffer: &RawBuffer) -> Result<&wgpu::Buffer, GpuError> {
+    match &buffer.storage {
+        Storage::Gpu(storage) => Ok(storage),
+        Storage::Host(_) => Err(foreign(buffer)),
+    }
+}

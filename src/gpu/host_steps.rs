@@ -1,0 +1,66 @@
+//! Steps of a GPU's plan that run on the host, by their twins.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{
+    Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, device::Gpu, encode::storage, program::foreign, twin,
+};
+
+/// What steps on the host go through: their buffers are gathered into one, so that a run of them waits only once.
+#[derive(Debug)]
+pub(super) struct HostSteps {
+    gathered: Buffer<u32>,
+    readback: Readback,
+}
+
+impl HostSteps {
+    /// Room for the runs of such steps in `plan`; `None` where there are none.
+    pub(super) async fn new(device: &Device, gpu: &Gpu, plan: &Plan) -> Result<Option<Self>, GpuError> {
+        let runs = plan.steps.chunk_by(|a, b| a.on_host == b.on_host).filter(|run| run.iter().any(|s| s.on_host));
+        let Some(words) = runs.map(|run| bound(run).values().map(|b| b.bytes / 4).sum::<u64>()).max() else {
+            return Ok(None);
+        };
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let gathered = Buffer::unbound(gpu, "buffers of steps on the host", words, usage).await?;
+        Ok(Some(Self { gathered, readback: Readback::new::<u32>(device, words).await? }))
+    }
+
+    /// Runs steps on the host, after all that was submitted before.
+    pub(super) async fn run(&self, device: &Device, steps: &[Step]) -> Result<(), GpuError> {
+        let Some(gpu) = device.gpu() else { return Err(foreign(&self.gathered.raw)) };
+        let buffers = bound(steps);
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut bytes = 0;
+        for buffer in buffers.values() {
+            encoder.copy_buffer_to_buffer(storage(buffer)?, 0, storage(&self.gathered.raw)?, bytes, buffer.bytes);
+            bytes += buffer.bytes;
+        }
+        gpu.queue.submit([encoder.finish()]);
+        let words = self.readback.read(device, &self.gathered, bytes / 4).await?;
+        let mut memory = HashMap::with_capacity(buffers.len());
+        let mut rest = &words[..];
+        for (id, buffer) in &buffers {
+            let (words, others) = rest.split_at_checked(buffer.bytes as usize / 4).ok_or_else(|| foreign(buffer))?;
+            memory.insert(*id, RwLock::new(words.to_vec()));
+            rest = others;
+        }
+        for step in steps {
+            twin::run_on(step, |buffer| memory.get(&buffer.id))?;
+        }
+        // Once each, though several steps may write it.
+        for buffer in steps.iter().flat_map(Step::written) {
+            let Some(words) = memory.remove(&buffer.id) else { continue };
+            let words = words.into_inner().unwrap_or_else(PoisonError::into_inner);
+            device.write(&Buffer::<u32>::of(buffer), 0, &words).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The buffers that steps bind, by their id.
+fn bound(steps: &[Step]) -> BTreeMap<u64, &Arc<RawBuffer>> {
+    steps.iter().flat_map(|step| step.buffers.iter().flatten()).map(|buffer| (buffer.id, buffer)).collect()
+}

@@ -1,0 +1,165 @@
+//! How long the stages of a program take.
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Buffer, Device, GpuError, Program, Readback, Step, device::Gpu, encode::GpuProgram, encode::storage, twin,
+};
+
+/// What a run of steps with the same label took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageTime {
+    /// The label that [`Recorder::scope`](super::Recorder::scope) gave the steps.
+    pub label: String,
+    /// How many they are.
+    pub dispatches: usize,
+    /// By the GPU's clock; for steps on the host by the host's.
+    pub time: Duration,
+}
+
+/// Stages timed by one query set: each writes two of the queries that a set may have.
+const STAGES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+/// Stages sent to the GPU at a time: a driver may end a submission that takes seconds.
+const STAGES_PER_SUBMISSION: usize = 64;
+
+impl Program {
+    /// Runs the plan and times its stages: the runs of steps that have the same label, in order. On a GPU each is a compute
+    /// pass between two timestamps; nothing waits between them, but that steps on the host do.
+    ///
+    /// # Errors
+    /// Those of [`Program::run`]; [`GpuError::NoTimestamps`] for a GPU without timestamps, and in a browser, where there is
+    /// no clock, for what runs on the host.
+    pub async fn profile(&self, device: &Device) -> Result<Vec<StageTime>, GpuError> {
+        let mut stages = Vec::new();
+        let mut times = Vec::new();
+        let mut first = 0;
+        for run in self.plan().steps().chunk_by(|a, b| a.label == b.label && a.on_host == b.on_host) {
+            stages.push((first..first + run.len(), run));
+            times.push(StageTime { label: run[0].label.clone(), dispatches: run.len(), time: Duration::ZERO });
+            first += run.len();
+        }
+        match (&self.gpu, device.gpu()) {
+            (Some(program), Some(gpu)) => self.time_gpu(device, (program, gpu), &stages, &mut times).await?,
+            _ => {
+                for ((_, steps), timed) in stages.iter().zip(&mut times) {
+                    let start = clock(device)?;
+                    steps.iter().try_for_each(twin::run)?;
+                    timed.time = start.elapsed();
+                }
+            }
+        }
+        Ok(times)
+    }
+
+    async fn time_gpu(
+        &self,
+        device: &Device,
+        (program, gpu): (&GpuProgram, &Gpu),
+        stages: &[(Range<usize>, &[Step])],
+        times: &mut [StageTime],
+    ) -> Result<(), GpuError> {
+        if !device.caps().timestamps {
+            return Err(GpuError::NoTimestamps { device: device.name().to_owned() });
+        }
+        let on_host = |steps: &[Step]| steps.iter().any(|step| step.on_host);
+        let timers = Timers::new(gpu, stages.iter().filter(|(_, steps)| !on_host(steps)).count()).await?;
+        let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
+        for (i, (range, steps)) in stages.iter().enumerate() {
+            if let Some(host) = self.host.as_ref().filter(|_| on_host(steps)) {
+                gpu.queue.submit([std::mem::replace(&mut encoding, encoder()).finish()]);
+                // What is under way is no part of the stage.
+                gpu.wait().await?;
+                let start = clock(device)?;
+                host.run(device, steps).await?;
+                gpu.wait().await?;
+                times[i].time = start.elapsed();
+                continue;
+            }
+            let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes: timers.writes(timed) };
+            program.encode(&mut encoding.begin_compute_pass(&pass), range.clone());
+            on_gpu.push(i);
+            timed += 1;
+            if timed % STAGES_PER_SUBMISSION == 0 {
+                gpu.queue.submit([std::mem::replace(&mut encoding, encoder()).finish()]);
+            }
+        }
+        timers.resolve(&mut encoding)?;
+        gpu.queue.submit([encoding.finish()]);
+        gpu.check()?;
+        for (i, time) in on_gpu.into_iter().zip(timers.read(device, gpu).await?) {
+            times[i].time = time;
+        }
+        Ok(())
+    }
+}
+
+/// A pair of timestamps for each of some stages.
+struct Timers {
+    stages: usize,
+    sets: Vec<wgpu::QuerySet>,
+    resolved: Buffer<[u32; 2]>,
+}
+
+impl Timers {
+    async fn new(gpu: &Gpu, stages: usize) -> Result<Self, GpuError> {
+        let set = |first: usize| {
+            gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("stages"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * STAGES_PER_SET.min(stages - first) as u32,
+            })
+        };
+        let sets = (0..stages).step_by(STAGES_PER_SET).map(set).collect();
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = Buffer::unbound(gpu, "timestamps", 2 * stages as u64, usage).await?;
+        Ok(Self { stages, sets, resolved })
+    }
+
+    /// Where the pass of a stage writes its timestamps.
+    fn writes(&self, stage: usize) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
+        let first = 2 * (stage % STAGES_PER_SET) as u32;
+        self.sets.get(stage / STAGES_PER_SET).map(|query_set| wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        })
+    }
+
+    /// Brings all timestamps together.
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), GpuError> {
+        let resolved = storage(&self.resolved.raw)?;
+        for (i, set) in self.sets.iter().enumerate() {
+            let first = i * STAGES_PER_SET;
+            let queries = 2 * STAGES_PER_SET.min(self.stages - first) as u32;
+            encoder.resolve_query_set(set, 0..queries, resolved, 2 * first as u64 * u64::from(wgpu::QUERY_SIZE));
+        }
+        Ok(())
+    }
+
+    /// How long each stage took.
+    async fn read(&self, device: &Device, gpu: &Gpu) -> Result<Vec<Duration>, GpuError> {
+        let len = 2 * self.stages as u64;
+        let readback = Readback::new::<[u32; 2]>(device, len).await?;
+        let stamps = readback.read(device, &self.resolved, len).await?;
+        let nanoseconds = f64::from(gpu.queue.get_timestamp_period());
+        let ticks = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
+        let time = |pair: &[[u32; 2]]| {
+            // A clock that has wrapped around says nothing.
+            let ticks = ticks(pair[1]).saturating_sub(ticks(pair[0]));
+            Duration::from_nanos((ticks as f64 * nanoseconds) as u64)
+        };
+        Ok(stamps.chunks_exact(2).map(time).collect())
+    }
+}
+
+/// The host's clock; there is none in a browser.
+fn clock(device: &Device) -> Result<Instant, GpuError> {
+    if cfg!(target_arch = "wasm32") {
+        return Err(GpuError::NoTimestamps { device: device.name().to_owned() });
+    }
+    Ok(Instant::now())
+}
