@@ -16,6 +16,7 @@ mod kernel;
 mod pipeline;
 mod plan;
 mod program;
+mod readback;
 mod source;
 
 pub use adapter::{Adapter, AdapterKind};
@@ -31,7 +32,8 @@ pub use kernel::{
     shader,
 };
 pub use plan::{Plan, Recorder, Step};
-pub use program::{Program, Readback};
+pub use program::Program;
+pub use readback::Readback;
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};
