@@ -19,6 +19,7 @@ mod pipeline;
 mod plan;
 mod profile;
 mod program;
+mod readback;
 mod source;
 mod twin;
 
@@ -36,7 +37,8 @@ pub use kernel::{
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
-pub use program::{Program, Readback};
+pub use program::Program;
+pub use readback::Readback;
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};

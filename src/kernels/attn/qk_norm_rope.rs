@@ -121,9 +121,7 @@ fn moved(v: Variant, p: &Params, turn: &Turn<'_>, positions: &[u32], row: usize,
     let head = head.iter().map(|x| f64::from(*x));
     match v.mode {
         Mode::Transpose => head.map(|x| (x, 0.0)).collect(),
-        Mode::NormRope | Mode::Rope => {
-            turn.turn(head.collect(), v.cache.position(positions, p.capacity, row))
-        }
+        Mode::NormRope | Mode::Rope => turn.turn(head.collect(), v.cache.position(positions, p.capacity, row)),
     }
 }
 
