@@ -8,7 +8,7 @@ use std::{
 use bytemuck::Pod;
 
 /// A type that a storage buffer can be an array of, with its WGSL name. Sizes are multiples of four bytes.
-pub trait Element: Pod {
+pub trait Element: Pod + Send + Sync {
     /// The type's name in WGSL.
     const WGSL: &'static str;
 }

@@ -9,6 +9,7 @@ mod buffer;
 mod caps;
 mod case;
 mod device;
+mod driver;
 mod error;
 #[cfg(not(target_arch = "wasm32"))]
 mod inspect;
@@ -17,9 +18,10 @@ mod pipeline;
 mod plan;
 mod program;
 mod readback;
+mod scope;
 mod source;
 
-pub use adapter::{Adapter, AdapterKind};
+pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
 pub use case::{Case, Deviation, Expect};
@@ -33,7 +35,7 @@ pub use kernel::{
 };
 pub use plan::{Plan, Recorder, Step};
 pub use program::Program;
-pub use readback::Readback;
+pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};

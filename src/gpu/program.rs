@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Access, Device, GpuError, HostSlot, Plan, RawBuffer, Step, buffer::Storage, device::Gpu, pipeline::Pipeline,
+    Access, Device, GpuError, HostSlot, Plan, RawBuffer, Step, buffer::Storage, driver::Gpu, pipeline::Pipeline,
 };
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
@@ -20,8 +20,8 @@ pub struct Program {
 #[derive(Debug)]
 struct GpuProgram {
     params: Option<wgpu::Buffer>,
-    /// By pipeline and buffers: a plan that differs from the last only in parameters makes none.
-    bind_groups: HashMap<(*const Pipeline, Vec<u64>), wgpu::BindGroup>,
+    /// By the pipeline's address and buffers: a plan that differs from the last only in parameters makes none.
+    bind_groups: HashMap<(usize, Vec<u64>), wgpu::BindGroup>,
     steps: Vec<Encoded>,
 }
 
@@ -97,7 +97,7 @@ impl GpuProgram {
         let mut contents = Vec::with_capacity(bytes as usize);
         let mut steps = Vec::with_capacity(plan.steps.len());
         for (step, slot) in plan.steps.iter().zip(slots) {
-            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await?;
+            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await.map_err(|error| gpu.blame(error))?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let (grid, kernel) = (step.op.grid(), step.op.kernel());
             let workgroups = grid.workgroups(caps.max_workgroups_per_dimension).ok_or(GpuError::GridTooLarge {
@@ -110,7 +110,7 @@ impl GpuProgram {
             contents.resize(params_offset as usize + slot as usize, 0u8);
             steps.push(Encoded { pipeline, bind_group, params_offset, workgroups });
         }
-        gpu.queue.write_buffer(&params, 0, &contents);
+        gpu.write(&params, 0, &contents)?;
         self.params = Some(params);
         self.steps = steps;
         gpu.check()
@@ -123,8 +123,8 @@ impl GpuProgram {
         pipeline: &Arc<Pipeline>,
         step: &Step,
     ) -> Result<wgpu::BindGroup, GpuError> {
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        if let Some(bind_group) = self.bind_groups.get(&(Arc::as_ptr(pipeline), ids)) {
+        let key = (Arc::as_ptr(pipeline).addr(), step.buffers.iter().flatten().map(|b| b.id).collect());
+        if let Some(bind_group) = self.bind_groups.get(&key) {
             return Ok(bind_group.clone());
         }
         let mut entries = vec![wgpu::BindGroupEntry {
@@ -139,28 +139,31 @@ impl GpuProgram {
             let Storage::Gpu(storage) = &buffer.storage else { return Err(foreign(buffer)) };
             entries.push(wgpu::BindGroupEntry { binding, resource: storage.as_entire_binding() });
         }
-        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(step.op.kernel()),
-            layout: &pipeline.layout,
-            entries: &entries,
-        });
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        self.bind_groups.insert((Arc::as_ptr(pipeline), ids), bind_group.clone());
+        let bind_group = gpu.now(step.op.kernel(), || {
+            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(step.op.kernel()),
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        self.bind_groups.insert(key, bind_group.clone());
         Ok(bind_group)
     }
 
     fn submit(&self, gpu: &Gpu, steps: &[Encoded]) -> Result<(), GpuError> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in steps {
-                pass.set_pipeline(&step.pipeline.compute);
-                pass.set_bind_group(0, &step.bind_group, &[step.params_offset]);
-                let [x, y, z] = step.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+        gpu.now("a submission", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                for step in steps {
+                    pass.set_pipeline(&step.pipeline.compute);
+                    pass.set_bind_group(0, &step.bind_group, &[step.params_offset]);
+                    let [x, y, z] = step.workgroups;
+                    pass.dispatch_workgroups(x, y, z);
+                }
             }
-        }
-        gpu.queue.submit([encoder.finish()]);
+            gpu.queue.submit([encoder.finish()]);
+        })?;
         gpu.check()
     }
 }
