@@ -37,9 +37,21 @@ pub struct Buffer<T> {
 pub struct RawBuffer {
     /// Unique among the buffers of a device.
     pub(crate) id: u64,
+    /// Its device's.
+    pub(crate) identity: Identity,
     pub(crate) label: String,
     pub(crate) bytes: u64,
     pub(crate) storage: Storage,
+}
+
+/// What tells devices apart. wgpu does not where they are of two instances: it takes the one's buffers for others of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity(Arc<()>);
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Where a buffer's words are.

@@ -8,7 +8,7 @@ use std::sync::{
 use super::{
     Adapter, Buffer, Caps, Element, GpuError, RawBuffer, Requirements,
     adapter::{caps_of, kernels_need},
-    buffer::Storage,
+    buffer::{Identity, Storage},
     driver::{Allowance, Gpu},
     pipeline::Edit,
 };
@@ -23,6 +23,7 @@ pub struct Device {
 struct Inner {
     kind: Kind,
     caps: Caps,
+    identity: Identity,
     next_buffer: AtomicU64,
 }
 
@@ -88,7 +89,7 @@ impl Device {
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        Self { inner: Arc::new(Inner { kind, caps, next_buffer: AtomicU64::new(0) }) }
+        Self { inner: Arc::new(Inner { kind, caps, identity: Identity::default(), next_buffer: AtomicU64::new(0) }) }
     }
 
     /// What it can do.
@@ -144,9 +145,8 @@ impl Device {
         }
     }
 
-    /// True for two of one device.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.inner.identity
     }
 
     /// A buffer of `len` elements, all zero.
@@ -183,7 +183,13 @@ impl Device {
             }
         };
         let id = self.inner.next_buffer.fetch_add(1, Ordering::Relaxed);
-        Ok(Buffer::new(RawBuffer { id, label: label.to_owned(), bytes, storage }))
+        Ok(Buffer::new(RawBuffer {
+            id,
+            identity: self.inner.identity.clone(),
+            label: label.to_owned(),
+            bytes,
+            storage,
+        }))
     }
 
     /// A buffer that holds `data`.
@@ -221,7 +227,8 @@ impl Device {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let offset = start.saturating_mul(size_of::<T>() as u64);
         let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
-        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > buffer.raw.bytes) {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
             return Err(outside());
         }
         match (&buffer.raw.storage, &self.inner.kind) {

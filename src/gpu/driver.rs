@@ -134,9 +134,13 @@ impl Gpu {
         if let Ok(Some(error)) = caught.error_now() {
             return Err(GpuError::from_wgpu(error, "a probe of the device"));
         }
+        // A device that is lost already gives an invalid buffer in silence, and refuses every use of it.
+        let ((), caught) = self::caught(&device, || queue.write_buffer(&probe, 0, &[]));
         let gpu = Self::new(info, device, queue, Owner::Application { probe });
-        gpu.check()?;
-        Ok(gpu)
+        match caught.error_now() {
+            Ok(Some(error)) => Err(gpu.lose(error.to_string())),
+            _ => Ok(gpu),
+        }
     }
 
     /// Makes `calls` without waiting, and gives their error. In a browser it is the next wait that gives it.

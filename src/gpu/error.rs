@@ -102,6 +102,9 @@ pub enum GpuError {
     /// What was read has been handed over before.
     #[error("what was read has been handed over before")]
     AlreadyRead,
+    /// A program is used on another device than it was made for.
+    #[error("a program is used on another device than it was made for")]
+    OtherDevice,
     /// wgpu refused a call.
     #[error("the GPU refused {what}: {message}")]
     Validation {

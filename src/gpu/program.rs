@@ -7,12 +7,16 @@ use std::{
 };
 
 use super::{
-    Access, Device, GpuError, HostSlot, Plan, RawBuffer, Step, buffer::Storage, driver::Gpu, pipeline::Pipeline,
+    Access, Device, GpuError, HostSlot, Plan, RawBuffer, Step,
+    buffer::{Identity, Storage},
+    driver::Gpu,
+    pipeline::Pipeline,
 };
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
 #[derive(Debug)]
 pub struct Program {
+    device: Identity,
     plan: Plan,
     gpu: Option<GpuProgram>,
 }
@@ -37,7 +41,7 @@ impl Program {
     /// A program that does nothing yet.
     pub fn new(device: &Device) -> Self {
         let gpu = device.gpu().map(|_| GpuProgram { params: None, bind_groups: HashMap::new(), steps: Vec::new() });
-        Self { plan: Plan::default(), gpu }
+        Self { device: device.identity().clone(), plan: Plan::default(), gpu }
     }
 
     /// The plan it runs.
@@ -48,8 +52,14 @@ impl Program {
     /// Takes `plan` in place of the one before, reusing bind groups and the parameter buffer.
     ///
     /// # Errors
-    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::GridTooLarge`], [`GpuError::OutOfMemory`].
+    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::GridTooLarge`], [`GpuError::OutOfMemory`],
+    /// [`GpuError::Lost`]; [`GpuError::OutOfRange`] for a buffer of another device, [`GpuError::OtherDevice`].
     pub async fn prepare(&mut self, device: &Device, plan: Plan) -> Result<(), GpuError> {
+        self.is_of(device)?;
+        let mut buffers = plan.steps.iter().flat_map(|step| step.buffers.iter().flatten());
+        if let Some(buffer) = buffers.find(|buffer| buffer.identity != self.device) {
+            return Err(foreign(buffer));
+        }
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
             // A program that failed to be prepared must not run in part.
             program.steps.clear();
@@ -62,10 +72,13 @@ impl Program {
     /// Runs the plan. On a GPU this only submits: reading a result waits.
     ///
     /// # Errors
-    /// [`GpuError::Lost`], or a fault left by an earlier submission; on the CPU [`GpuError::OutOfRange`] for a buffer
-    /// of another device.
+    /// [`GpuError::Lost`], or a fault left by an earlier submission; [`GpuError::OtherDevice`].
     pub fn run(&self, device: &Device) -> Result<(), GpuError> {
         self.run_steps(device, 0..self.plan.steps.len())
+    }
+
+    fn is_of(&self, device: &Device) -> Result<(), GpuError> {
+        if *device.identity() == self.device { Ok(()) } else { Err(GpuError::OtherDevice) }
     }
 
     /// Runs some of the plan's steps; those that it does not have are left out.
@@ -73,6 +86,7 @@ impl Program {
     /// # Errors
     /// Those of [`Program::run`].
     pub fn run_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
+        self.is_of(device)?;
         match (&self.gpu, device.gpu()) {
             (Some(program), Some(gpu)) => program.submit(gpu, program.steps.get(steps).unwrap_or_default()),
             _ => self.plan.steps.get(steps).unwrap_or_default().iter().try_for_each(run_twin),
@@ -168,7 +182,7 @@ impl GpuProgram {
     }
 }
 
-pub(super) fn foreign(buffer: &RawBuffer) -> GpuError {
+fn foreign(buffer: &RawBuffer) -> GpuError {
     GpuError::OutOfRange { what: "a binding", buffer: buffer.label.clone() }
 }
 

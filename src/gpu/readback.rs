@@ -12,7 +12,6 @@ use super::{
     Buffer, Device, Element, GpuError,
     buffer::Storage,
     driver::{Gpu, lock},
-    program::foreign,
 };
 
 /// Reads buffers back through a ring of staging buffers that are made once.
@@ -88,7 +87,8 @@ impl Readback {
         let ring = &self.ring;
         let bytes = len.saturating_mul(size_of::<T>() as u64);
         let outside = || GpuError::OutOfRange { what: "a read", buffer: buffer.raw.label.clone() };
-        if bytes > buffer.raw.bytes || bytes > ring.bytes || !ring.device.is(device) {
+        let of_one_device = [ring.device.identity(), device.identity()].iter().all(|i| **i == buffer.raw.identity);
+        if bytes > buffer.raw.bytes || bytes > ring.bytes || !of_one_device {
             return Err(outside());
         }
         let place = ring.take()?;
@@ -127,7 +127,7 @@ impl Readback {
                     copying.submission = Some(submission);
                 }
             }
-            _ => return Err(foreign(&buffer.raw)),
+            _ => return Err(outside()),
         }
         Ok(pending)
     }
@@ -187,7 +187,7 @@ impl<T: Element> Pending<T> {
     /// [`GpuError::Lost`], a fault left by an earlier submission, [`GpuError::OutOfRange`] for another device than it was
     /// started on; [`GpuError::AlreadyRead`] when the elements have been handed over before.
     pub async fn wait(&mut self, device: &Device) -> Result<Vec<T>, GpuError> {
-        if !self.ring.device.is(device) {
+        if self.ring.device.identity() != device.identity() {
             return Err(GpuError::OutOfRange { what: "a read", buffer: self.label.clone() });
         }
         if let (State::Copying(copying), Some(gpu)) = (&mut self.state, device.gpu()) {
