@@ -54,7 +54,7 @@ async fn check(device: &Device) {
     let [full, free]: [Buffer<[u32; 2]>; 2] =
         [device.alloc("full", lists).await.expect(upload), device.alloc("free", lists).await.expect(upload)];
     let ids: Buffer<u32> = device.alloc("ids", count.into()).await.expect(upload);
-    let read = Readback::new::<u32>(device, count.into()).await.expect(upload);
+    let read = Readback::new::<u32>(device, count.into(), 1).await.expect(upload);
 
     let mut rec = Recorder::new();
     argmax::record(&mut rec, (count, VOCAB), &logits, &full, &ids).expect("distinct buffers");

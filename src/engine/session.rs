@@ -111,7 +111,7 @@ impl Session {
         let prefill_rows = options.prefill_rows.min(capacity);
         let logit_rows = options.logit_rows.min(prefill_rows);
         let activations = Activations::new(device, config, prefill_rows, logit_rows).await?;
-        let readback = Readback::new::<f32>(device, activations.logits.len()).await?;
+        let readback = Readback::new::<f32>(device, activations.logits.len(), 1).await?;
         let prepared = || Prepared { program: Program::new(device), shape: None };
         Ok(Self {
             kv: KvCache { layers, rotations, ty, capacity },
