@@ -64,7 +64,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 20] = [
     // A swapped index, a missing clamp.
     ("linear/gemm", "sum1 += w4 * inputs[b + 1u]", "sum1 += w4 * inputs[b]", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
-    ("linear/embed", "min(ids[tile.y], p.n - 1u)", "ids[tile.y]", "y["),
+    ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
     ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
     ("attn/attention_merge", "exp(parts[part + HEAD_DIM] - largest)", "1.0", "y["),
     ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
