@@ -6,7 +6,7 @@ use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
 kernel! {
     /// In two stages the id of each row's largest logit, of equal ones the lowest: first the first candidate of each 1,024
     /// logits, then the id of the first of these, for the row's sequence. It can be counted for
-    /// [`penalties`](super::penalties).
+    /// [`super::penalties`].
     ///
     /// Shapes: rows `first ..` of `logits` `[_, n]` and `best` `[rows, ⌈n / 1024⌉]`, keys with ids; then these as
     /// `candidates` `[rows, n]`, entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped),

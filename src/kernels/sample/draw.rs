@@ -10,7 +10,7 @@ kernel! {
     /// The id of a row's sequence is drawn from the candidates or from all tokens of the row: their logits are divided by
     /// the temperature, then cut by top-k, top-p and min-p in this order. The draw is Philox's number of seed and counter,
     /// and the counter moves on; at a temperature of 0 the likeliest is taken, and it does not. The id can be counted for
-    /// [`penalties`](super::penalties).
+    /// [`super::penalties`].
     ///
     /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or rows `first ..` of `logits` `[_, vocab]` f32;
     /// entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped), no two of them the same;

@@ -9,7 +9,9 @@ use crate::{
 };
 
 kernel! {
-    /// The logits of each row become [`penalised`] ones, with its sequence's penalties, counts and bias.
+    /// `l = logits[t, i] + bias[s, i]`; if `counts[s, i] > 0`, `l = l > 0 ? l / repetition : l · repetition`; if the token
+    /// was generated, `l = l − presence − frequency · times`; then `logits[t, i] = l`, `s` being the row's sequence. The
+    /// host's is [`penalised`].
     ///
     /// Shapes: rows `first ..` of `logits` f32 `[_, n]` and of `picks` `[_, 2]`, whose second number is the sequence
     /// (clamped); `penalties` `[sequences]` of repetition (1 is none), presence, frequency (0 is none), and whether the

@@ -7,8 +7,8 @@ kernel! {
     /// The first [`MAX_TOP_K`] of each 1,024 candidates of a row, in order; run on its own results until one list of each
     /// row is left.
     ///
-    /// Shapes: rows `first ..` of `logits` `[_, n]`, or `candidates` `[rows, n]`; `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with ids, and where there are
-    /// fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
+    /// Shapes: rows `first ..` of `logits` `[_, n]`, or `candidates` `[rows, n]`; `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with
+    /// ids, and where there are fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
     pub struct TopK("sample/top_k") for Stage;
     params {
         /// Rows.
