@@ -51,7 +51,7 @@ fn a_device_of_default_limits_meets_the_definitions() {
 }
 
 /// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
-const MUTATIONS: [(&str, &str, &str, &str); 20] = [
+const MUTATIONS: [(&str, &str, &str, &str); 24] = [
     ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
@@ -64,7 +64,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 20] = [
     // A swapped index, a missing clamp.
     ("linear/gemm", "sum1 += w4 * inputs[b + 1u]", "sum1 += w4 * inputs[b]", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
-    ("linear/embed", "min(ids[tile.y], p.n - 1u)", "ids[tile.y]", "y["),
+    ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
     ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
     ("attn/attention_merge", "exp(parts[part + HEAD_DIM] - largest)", "1.0", "y["),
     ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
@@ -73,7 +73,12 @@ const MUTATIONS: [(&str, &str, &str, &str); 20] = [
     ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
     ("moe/bucket", "min(start + TILE_M, mine)", "start + TILE_M", "tiles["),
     ("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k", "residual["),
-    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "y["),
+    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "best["),
+    // Another row's sequence, penalties where there are none, a token that is none.
+    ("sample/draw", "picks[p.first + row].y", "picks[row].y", "draws["),
+    ("sample/penalties", "&& penalty.w != 0.0", "", "logits["),
+    ("sample/argmax", "candidate.x == 0u", "false", "ids["),
+    ("attn/copy_blocks", "kv[pair.x", "kv[pair.y", "kv["),
     // No WGSL at all.
     ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
 ];

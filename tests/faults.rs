@@ -16,7 +16,7 @@ async fn counts(device: &Device) {
     let y = device.upload("y", &[0.0; N as usize]).await.expect("y");
     let mut program = Program::new(device);
     program.prepare(device, count_up(&y, &ones)).await.expect("a program");
-    program.run(device).expect("it runs");
+    program.submit(device).expect("it runs");
     let readback = Readback::new::<f32>(device, N.into(), 1).await.expect("a ring");
     assert_eq!(readback.read(device, &y, N.into()).await.expect("values"), [1.0; N as usize]);
 }
@@ -40,7 +40,7 @@ fn memory_that_runs_out_is_an_error_and_the_device_goes_on() {
             }
             device.fail_allocations_after(u64::MAX);
             program.prepare(&device, count_up(&y, &ones)).await.expect("memory is back");
-            program.run(&device).expect("it runs");
+            program.submit(&device).expect("it runs");
             counts(&device).await;
         }
     });
@@ -59,7 +59,7 @@ fn a_shader_that_does_not_compile_is_an_error_and_the_device_goes_on() {
             let GpuError::Shader { kernel, message, .. } = &error else { panic!("{error}") };
             assert!(*kernel == "elementwise/add_rows" && message.contains("no_such_member"), "{error}");
         }
-        program.run(&device).expect("it has nothing to run");
+        program.submit(&device).expect("it has nothing to run");
         device.edit_shaders("elementwise/add_rows", "p.no_such_member", "p.factor");
         counts(&device).await;
     });
@@ -74,12 +74,12 @@ fn every_call_on_a_lost_device_says_so() {
         let mut program = Program::new(&device);
         program.prepare(&device, count_up(&y, &ones)).await.expect("a program");
         let readback = Readback::new::<f32>(&device, N.into(), 2).await.expect("a ring");
-        program.run(&device).expect("it runs");
+        program.submit(&device).expect("it runs");
         let mut under_way = readback.start(&device, &y, 1).expect("a place");
         device.lose();
         let lost = |error: Option<GpuError>| assert!(matches!(error, Some(GpuError::Lost(_))), "{error:?}");
         for _ in 0..2 {
-            lost(program.run(&device).err());
+            lost(program.submit(&device).err());
             lost(under_way.wait(&device).await.err());
             lost(device.alloc::<f32>("late", 1).await.err());
             lost(device.write(&y, 0, &[0.0]).await.err());

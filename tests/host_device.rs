@@ -115,7 +115,7 @@ impl Counter {
     async fn count(&self, steps: u32) {
         self.device.write_now(&self.y, 0, &[0.0; N as usize]).expect("a write");
         for step in 1..=steps {
-            self.program.run(&self.device).expect("it runs");
+            self.program.submit(&self.device).expect("it runs");
             let values = self.readback.read(&self.device, &self.y, N.into()).await.expect("values");
             assert_eq!(values, [step as f32; N as usize]);
         }
@@ -149,7 +149,7 @@ fn an_application_keeps_its_handlers() {
             foreign(device.write_now(y, 0, &[1.0]).err());
             foreign(Program::new(device).prepare(device, count_up(y, ones)).await.err());
         }
-        assert!(matches!(counter.program.run(&stranger.device), Err(GpuError::OtherDevice)));
+        assert!(matches!(counter.program.submit(&stranger.device), Err(GpuError::OtherDevice)));
         counter.count(2).await;
         application.no_errors();
         drop((counter, device, other, ones, y));
@@ -191,7 +191,7 @@ fn nothing_blocks_and_a_wait_may_be_dropped() {
         counter.device.write(&counter.y, 0, &[0.0; N as usize]).await.expect("a write");
         let mut polls = 0;
         for step in 1..=20 {
-            counter.program.run(&counter.device).expect("it runs");
+            counter.program.submit(&counter.device).expect("it runs");
             let mut pending = counter.readback.start(&counter.device, &counter.y, N.into()).expect("a place");
             // Every poll is of a new future.
             let values = loop {
@@ -207,7 +207,7 @@ fn nothing_blocks_and_a_wait_may_be_dropped() {
         for _ in 0..20 {
             // Readings that are given up while they are under way.
             for _ in 0..2 {
-                counter.program.run(&counter.device).expect("it runs");
+                counter.program.submit(&counter.device).expect("it runs");
                 let started = counter.readback.start(&counter.device, &counter.y, N.into());
                 if let Ok(mut pending) = started {
                     let wait = pin!(pending.wait(&counter.device));
@@ -230,14 +230,14 @@ fn an_applications_device_is_lost_for_us_too() {
             let Counter { device, mut program, readback, ones, y } = Counter::new(application.lend()).await;
             let idle = application.lend();
             let (idle_ones, idle_y) = buffers(&idle).await;
-            program.run(&device).expect("it runs");
+            program.submit(&device).expect("it runs");
             let mut under_way = readback.start(&device, &y, 1).expect("a place");
             application.device.destroy();
             if polled {
                 application.device.poll(wgpu::PollType::wait_indefinitely()).expect("a poll");
             }
             let lost = |error: Option<GpuError>| assert!(matches!(error, Some(GpuError::Lost(_))), "{error:?}");
-            lost(program.run(&device).err());
+            lost(program.submit(&device).err());
             lost(under_way.wait(&device).await.err());
             lost(device.alloc::<f32>("late", 1).await.err());
             lost(device.write(&y, 0, &[0.0]).await.err());

@@ -148,7 +148,7 @@ async fn prepared(device: &Device, plan: Plan) -> Program {
 }
 
 async fn read(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
-    let readback = Readback::new::<f32>(device, buffer.len()).await.expect("a reader");
+    let readback = Readback::new::<f32>(device, buffer.len(), 1).await.expect("a reader");
     readback.read(device, buffer, buffer.len()).await.expect("what it holds")
 }
 

@@ -269,6 +269,8 @@ impl Session {
         let positions: Vec<u32> = (self.len..self.len + rows).collect();
         device.write(&self.activations.ids, 0, tokens).await?;
         device.write(&self.activations.positions, 0, &positions).await?;
+        let picks: Vec<[u32; 2]> = (rows - logit_rows..rows).map(|row| [row, 0]).collect();
+        device.write(&self.activations.picks, 0, &picks).await?;
         let shape = Some((rows, logit_rows));
         let prepared = if rows == 1 { &mut self.decode } else { &mut self.prefill };
         if prepared.shape != shape {

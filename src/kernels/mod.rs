@@ -43,6 +43,7 @@ registry![
     attn::split_qkv_norm_rope::SplitQkvNormRope,
     attn::kv_cache_append::KvCacheAppend,
     attn::transpose_heads::TransposeHeads,
+    attn::copy_blocks::CopyBlocks,
     moe::router_topk::RouterTopk,
     moe::bucket::Bucket,
     moe::weighted_sum::WeightedSum,

@@ -13,6 +13,8 @@ pub(crate) struct Activations {
     pub(crate) ids: Buffer<u32>,
     /// Positions `[rows]`, written by the host.
     pub(crate) positions: Buffer<u32>,
+    /// The residual's row of each row of logits, and its sequence `[logit_rows, 2]`, written by the host.
+    pub(crate) picks: Buffer<[u32; 2]>,
     /// The residual stream `[rows, hidden]`.
     pub(crate) residual: Buffer<f32>,
     /// What a norm leaves `[rows, hidden]`.
@@ -71,6 +73,7 @@ struct Sizes {
     q: u64,
     inner: u64,
     routed: Option<RoutedSizes>,
+    logit_rows: u64,
     logits: u64,
 }
 
@@ -106,6 +109,7 @@ impl Sizes {
             q: rows * u64::from(config.q_len()),
             inner: rows * u64::from(slots) * u64::from(inner),
             routed,
+            logit_rows: u64::from(logit_rows),
             logits: u64::from(logit_rows) * u64::from(config.vocab),
         }
     }
@@ -116,7 +120,7 @@ impl Activations {
     pub(crate) fn bytes(config: &Config, rows: u32, logit_rows: u32) -> u64 {
         let s = Sizes::new(config, rows, logit_rows);
         let routed = s.routed.map_or(0, |r| r.logits + 3 * r.pairs + r.outputs + 2 * r.experts + 1 + 4 * r.tiles + 6);
-        4 * (2 * s.rows + 2 * s.hidden + s.qkv + 2 * s.q + 2 * s.inner + routed + s.logits)
+        4 * (2 * s.rows + 2 * s.logit_rows + 2 * s.hidden + s.qkv + 2 * s.q + 2 * s.inner + routed + s.logits)
     }
 
     pub(crate) async fn new(device: &Device, config: &Config, rows: u32, logit_rows: u32) -> Result<Self, GpuError> {
@@ -124,6 +128,7 @@ impl Activations {
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
             positions: device.alloc("positions", s.rows).await?,
+            picks: device.alloc("picked rows", s.logit_rows).await?,
             residual: device.alloc("residual", s.hidden).await?,
             normed: device.alloc("normed residual", s.hidden).await?,
             qkv: device.alloc("qkv", s.qkv).await?,

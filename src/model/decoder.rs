@@ -53,7 +53,7 @@ impl Decoder<'_> {
             let planes = &part.planes;
             rec.dispatch(
                 embed::Embed,
-                planes.ty(),
+                embed::Variant { ty: planes.ty(), ids: embed::Ids::Given },
                 embed::Params {
                     rows,
                     n: table.n,
@@ -62,8 +62,9 @@ impl Decoder<'_> {
                     k: table.k,
                     row_units: planes.row_units(),
                     units: planes.units(),
+                    sequences: 0,
                 },
-                embed::Binds { w: &part.words, ids: &a.ids, y: &a.residual },
+                embed::Binds { w: &part.words, ids: &a.ids, positions: None, y: &a.residual },
             )?;
         }
         for (i, (layer, kv)) in self.weights.layers.iter().zip(&self.kv.layers).enumerate() {
@@ -73,25 +74,32 @@ impl Decoder<'_> {
             self.feed_forward(&mut rec, layer)?;
         }
         rec.scope("head");
-        self.norm(&mut rec, &self.weights.output_norm, rows - logit_rows, logit_rows)?;
+        self.norm(&mut rec, &self.weights.output_norm, Some(&a.picks), logit_rows)?;
         let head = self.weights.output.as_ref().unwrap_or(&self.weights.embedding);
         self.linear(&mut rec, head, Rows::Tokens(logit_rows), &a.normed, Output::new(&a.logits, head.n))?;
         Ok(rec.finish())
     }
 
-    fn norm(&self, rec: &mut Recorder, w: &Buffer<f32>, first_row: u32, rows: u32) -> Result<(), GpuError> {
+    fn norm(
+        &self,
+        rec: &mut Recorder,
+        w: &Buffer<f32>,
+        picks: Option<&Buffer<[u32; 2]>>,
+        rows: u32,
+    ) -> Result<(), GpuError> {
         let a = self.activations;
+        let picked = if picks.is_some() { rms_norm::Rows::Picked } else { rms_norm::Rows::All };
         rec.dispatch(
             rms_norm::RmsNorm,
-            self.reduce,
-            rms_norm::Params { rows, n: self.config.hidden, first_row, eps: self.config.eps },
-            rms_norm::Binds { x: &a.residual, w, y: &a.normed },
+            rms_norm::Variant { reduce: self.reduce, rows: picked },
+            rms_norm::Params { rows, n: self.config.hidden, x_rows: self.rows, eps: self.config.eps },
+            rms_norm::Binds { x: &a.residual, w, picks, y: &a.normed },
         )
     }
 
     fn attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
         let (a, c, rows) = (self.activations, self.config, self.rows);
-        self.norm(rec, &layer.attn_norm, 0, rows)?;
+        self.norm(rec, &layer.attn_norm, None, rows)?;
         let stride = c.q_len() + 2 * c.kv_len();
         for (linear, offset) in [(&layer.q, 0), (&layer.k, c.q_len()), (&layer.v, c.q_len() + c.kv_len())] {
             self.biased(rec, linear, &a.normed, Output { offset, ..Output::new(&a.qkv, stride) })?;
@@ -132,7 +140,7 @@ impl Decoder<'_> {
 
     fn feed_forward(&self, rec: &mut Recorder, layer: &LayerWeights) -> Result<(), GpuError> {
         let (a, rows) = (self.activations, self.rows);
-        self.norm(rec, &layer.ffn_norm, 0, rows)?;
+        self.norm(rec, &layer.ffn_norm, None, rows)?;
         let block = &layer.feed_forward;
         // Activations are made from the same configuration as the weights: all three are there, or none.
         let (Some(router), Some(routing), FeedForward::Experts { count, used, normalise, .. }) =
