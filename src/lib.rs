@@ -10,6 +10,7 @@ pub mod engine;
 pub mod gguf;
 pub mod gpu;
 pub mod kernels;
+pub mod kv;
 pub mod model;
 pub mod quant;
 pub mod text;

@@ -2,6 +2,8 @@
 
 mod error;
 mod sampler;
+#[allow(dead_code, reason = "sessions do not use it yet")]
+mod scheduler;
 mod session;
 
 pub use error::EngineError;
