@@ -29,7 +29,7 @@ struct Inner {
 
 #[derive(Debug)]
 enum Kind {
-    Gpu(Gpu),
+    Gpu(Box<Gpu>),
     Cpu(Allowance),
 }
 
@@ -69,7 +69,7 @@ impl Device {
             })
             .await
             .map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
-        Ok(Self::from_kind(Kind::Gpu(Gpu::ours(&adapter.wgpu.get_info(), device, queue)), caps))
+        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::ours(&adapter.wgpu.get_info(), device, queue))), caps))
     }
 
     /// A device that the application has made of `adapter` and goes on using, with all that kernels can use of it:
@@ -85,7 +85,7 @@ impl Device {
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self, GpuError> {
         let caps = caps_of(adapter, device.features(), &device.limits());
         kernels_need(adapter, &caps)?;
-        Ok(Self::from_kind(Kind::Gpu(Gpu::of_application(&adapter.get_info(), device, queue)?), caps))
+        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::of_application(&adapter.get_info(), device, queue)?)), caps))
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
