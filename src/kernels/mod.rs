@@ -28,6 +28,7 @@ macro_rules! registry {
 registry![
     linear::embed::Embed,
     linear::gemv::Gemv,
+    linear::gemv_columns::GemvColumns,
     linear::gemm::Gemm,
     elementwise::rms_norm::RmsNorm,
     elementwise::silu_mul::SiluMul,

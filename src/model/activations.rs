@@ -3,7 +3,7 @@
 use super::{Config, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::moe::bucket,
+    kernels::{linear::gemv_columns::COLUMNS, moe::bucket},
 };
 
 /// The buffers between the kernels of a forward pass, for up to `rows` tokens at a time.
@@ -96,7 +96,8 @@ impl Sizes {
                     logits: u64::from(rows) * u64::from(count),
                     pairs,
                     outputs: pairs * u64::from(config.hidden),
-                    tiles: u64::from(bucket::max_tiles(rows.saturating_mul(used), count)),
+                    // Of the smallest tiles: the most there can be.
+                    tiles: u64::from(bucket::max_tiles(rows.saturating_mul(used), count, COLUMNS)),
                 };
                 (used, inner, Some(routed))
             }

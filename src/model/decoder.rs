@@ -1,7 +1,7 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, FeedForward, Tiers,
+    Config, FeedForward, Product, Tiers,
     activations::{Activations, Routing},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Linear, Matrix, MatrixPart, Weights},
 };
@@ -11,7 +11,7 @@ use crate::{
         KvType, Reduce,
         attn::{Cache, attention, qkv_to_cache},
         elementwise::{add_rows, rms_norm, silu_mul},
-        linear::{self, Epilogue, embed, gemm, gemv},
+        linear::{self, Epilogue, embed, gemm, gemv, gemv_columns},
         moe::{bucket, router_topk, weighted_sum},
     },
 };
@@ -157,13 +157,19 @@ impl Decoder<'_> {
             router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
         )?;
         let (pairs, hidden) = (rows * used, self.config.hidden);
-        let tiles = (pairs >= self.tiers.bucket_pairs.saturating_mul(count)).then(|| bucket::max_tiles(pairs, count));
+        let product = self.product(rows);
+        let tile_rows = match product {
+            Product::Gemv => gemv_columns::COLUMNS,
+            Product::Gemm => gemm::TILE_M,
+        };
+        let tiles = (rows > 1 && self.tiers.by_buckets(product, pairs, count))
+            .then(|| bucket::max_tiles(pairs, count, tile_rows));
         if let Some(max_tiles) = tiles {
             let b = &routing.buckets;
             rec.dispatch(
                 bucket::Bucket,
                 (),
-                bucket::Params { pairs, experts: count, max_tiles, first_grid: 0, second_grid: 0 },
+                bucket::Params { pairs, experts: count, tile_rows, max_tiles, first_grid: 0, second_grid: 0 },
                 bucket::Binds {
                     ids: &routing.ids,
                     counts: &b.counts,
@@ -215,6 +221,11 @@ impl Decoder<'_> {
         }
     }
 
+    /// The order of sums of so many rows: a single one is always multiplied as tokens that are generated are.
+    fn product(&self, rows: u32) -> Product {
+        if rows == 1 { Product::Gemv } else { self.tiers.prefill }
+    }
+
     fn residual(&self) -> Output<'_> {
         let (residual, hidden) = (&self.activations.residual, self.config.hidden);
         Output { epilogue: Epilogue::Accumulate, ..Output::new(residual, hidden) }
@@ -258,10 +269,20 @@ impl Decoder<'_> {
             Rows::Tokens(count) => (count, 1, linear::Rows::Dense),
             Rows::Pairs { pairs, share, .. } => (pairs, share, linear::Rows::Expert),
         };
-        let (tiles, buckets, ids) = match rows {
-            Rows::Tokens(count) => ((count >= self.tiers.gemm_rows).then(|| count.div_ceil(gemm::TILE_M)), None, None),
-            Rows::Pairs { tiles, routing, .. } => (tiles, Some(&routing.buckets), Some(&routing.ids)),
+        let (product, tiles, buckets, ids) = match rows {
+            Rows::Tokens(count) => {
+                let product = self.product(count);
+                let tiles = match product {
+                    Product::Gemm => Some(count.div_ceil(gemm::TILE_M)),
+                    Product::Gemv => (count >= self.tiers.columns_rows).then(|| count.div_ceil(gemv_columns::COLUMNS)),
+                };
+                (product, tiles, None, None)
+            }
+            Rows::Pairs { tiles, routing, .. } => {
+                (self.product(self.rows), tiles, Some(&routing.buckets), Some(&routing.ids))
+            }
         };
+        let (pairs, tile_list) = (buckets.map(|b| &b.pairs), buckets.map(|b| &b.tiles));
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {
             let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
             // A single matrix is split by rows, a stack by experts.
@@ -271,8 +292,8 @@ impl Decoder<'_> {
             };
             let (n, y_offset) = (epilogue.outputs(matrix_rows), out.offset + first_output);
             let held = planes.rows() as u32 / matrix_rows;
-            match tiles {
-                Some(tiles) => rec.dispatch(
+            match (product, tiles) {
+                (Product::Gemm, Some(tiles)) => rec.dispatch(
                     gemm::Gemm,
                     gemm::Variant { ty, rows: kind, epilogue },
                     gemm::Params {
@@ -290,9 +311,30 @@ impl Decoder<'_> {
                         held,
                         matrix_rows,
                     },
-                    gemm::Binds { w, x, pairs: buckets.map(|b| &b.pairs), tiles: buckets.map(|b| &b.tiles), y },
+                    gemm::Binds { w, x, pairs, tiles: tile_list, y },
                 )?,
-                None => rec.dispatch(
+                (Product::Gemv, Some(tiles)) => rec.dispatch(
+                    gemv_columns::GemvColumns,
+                    gemv_columns::Variant { ty, rows: kind, epilogue },
+                    gemv_columns::Params {
+                        rows: count,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        tiles,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
+                        x_offset: 0,
+                    },
+                    gemv_columns::Binds { w, x, pairs, tiles: tile_list, y },
+                )?,
+                (_, None) => rec.dispatch(
                     gemv::Gemv,
                     gemv::Variant { ty, rows: kind, epilogue },
                     gemv::Params {

@@ -17,7 +17,7 @@ use crate::{gguf::Gguf, gpu::Device};
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
-pub use tiers::Tiers;
+pub use tiers::{Product, Tiers};
 
 pub(crate) use activations::Activations;
 pub(crate) use decoder::{Decoder, KvCache};
