@@ -4,11 +4,11 @@ mod common;
 
 use common::golden::{Golden, Tolerance};
 use ferrum_wgpu::{
-    engine::{Session, SessionOptions},
+    engine::{Engine, EngineOptions},
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{Model, Tiers},
+    model::{Model, PlanOptions, Tiers},
 };
 
 async fn gpu() -> Device {
@@ -28,21 +28,29 @@ const TILES: Way = Way { prefill_rows: 128, tiers: Tiers::GPU };
 /// Chunks of 5 tokens, which end in remainders, row by row.
 const ROWS: Way = Way { prefill_rows: 5, tiers: Tiers::SOFTWARE };
 
-fn session_options(kv_type: KvType, context: usize, way: Way) -> SessionOptions {
+fn engine_options(kv_type: KvType, context: usize, way: Way) -> EngineOptions {
     let Way { prefill_rows, tiers } = way;
     let context = Some(context as u32);
-    SessionOptions { kv_type: Some(kv_type), context, prefill_rows, logit_rows: prefill_rows, tiers: Some(tiers) }
+    EngineOptions {
+        kv_type: Some(kv_type),
+        context,
+        prefill_rows,
+        logit_rows: prefill_rows,
+        plan: PlanOptions { tiers: Some(tiers), ..PlanOptions::default() },
+        ..EngineOptions::default()
+    }
 }
 
 /// The rows of logits that `golden` lists, prompt and continuation.
 async fn rows(model: &Model, golden: &Golden, kv_type: KvType, way: Way) -> Vec<Vec<f32>> {
     let expected = if kv_type == KvType::F32 { &golden.f32 } else { &golden.f16 };
     let context = golden.tokens.len() + expected.greedy.len();
-    let mut session = Session::new(model, &session_options(kv_type, context, way)).await.expect("a session");
+    let options = engine_options(kv_type, context, way);
+    let mut session = Engine::new(model, &options).await.expect("an engine").session();
     let mut rows = Vec::new();
     session.forward_each(&golden.tokens, |row| rows.push(row.to_vec())).await.expect("a prefill");
     for token in &expected.greedy {
-        rows.push(session.forward(&[*token]).await.expect("a step"));
+        rows.push(session.decode(*token).await.expect("a step"));
     }
     rows
 }

@@ -85,14 +85,14 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
     let none = [3.0, 3.0, 3.0, 0.0];
     let mut rng = Rng::new(1);
     [
-        (5, greedy, none),
+        (5, greedy.clone(), none),
         (0, greedy, [1.1, 0.5, 0.25, 1.0]),
         (9, SamplingOptions { seed: u64::MAX, ..Default::default() }, none),
-        (2, SamplingOptions { top_k: 64, min_p: 0.05, seed: 1 << 40, ..all }, [1.0, 0.0, 0.5, 1.0]),
-        (3, SamplingOptions { top_p: 0.9, seed: 6, ..all }, none),
-        (7, SamplingOptions { temperature: 0.7, top_k: 1000, top_p: 0.97, seed: 5, ..all }, [1.3, 1.0, 0.0, 1.0]),
-        (1, SamplingOptions { top_k: 1, ..all }, none),
-        (6, SamplingOptions { seed: 7, ..all }, [1.0, 2.0, 1.0, 1.0]),
+        (2, SamplingOptions { top_k: 64, min_p: 0.05, seed: 1 << 40, ..all.clone() }, [1.0, 0.0, 0.5, 1.0]),
+        (3, SamplingOptions { top_p: 0.9, seed: 6, ..all.clone() }, none),
+        (7, SamplingOptions { temperature: 0.7, top_k: 1000, top_p: 0.97, seed: 5, ..all.clone() }, [1.3, 1.0, 0.0, 1.0]),
+        (1, SamplingOptions { top_k: 1, ..all.clone() }, none),
+        (6, SamplingOptions { seed: 7, ..all.clone() }, [1.0, 2.0, 1.0, 1.0]),
     ]
     .into_iter()
     .map(|(slot, options, penalties)| {
@@ -104,7 +104,7 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
             bias[id] = [0.0, 0.0, 1.5, -100.0][i % 4];
             counts[id] = if i % 3 == 0 { IN_PROMPT } else { 0 };
         }
-        let sampler = Sampler::new(options).expect("valid options");
+        let sampler = Sampler::new(options.clone()).expect("valid options");
         Sequence { slot, options, penalties, bias, counts, sampler, drawn: 0, logits, likely }
     })
     .collect()

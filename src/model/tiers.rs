@@ -37,8 +37,8 @@ impl Tiers {
         if device.is_software() { Self::SOFTWARE } else { Self::GPU }
     }
 
-    /// Whether `pairs` pairs of `experts` experts are multiplied by buckets.
-    pub(crate) fn by_buckets(&self, product: Product, pairs: u32, experts: u32) -> bool {
-        product == Product::Gemm || pairs >= self.bucket_pairs.saturating_mul(experts)
+    /// Whether prompts and drawn tokens have the same order of sums.
+    pub(crate) fn one_order(&self) -> bool {
+        self.prefill == Product::Gemv
     }
 }

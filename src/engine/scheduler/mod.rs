@@ -127,16 +127,19 @@ impl Scheduler {
     }
 
     /// Whether a sequence has a request.
+    #[cfg(test)]
     pub(crate) fn is_busy(&self, id: SequenceId) -> bool {
         self.sequences.get(&id).is_some_and(|sequence| sequence.request.is_some())
     }
 
     /// Requests that wait or run.
+    #[cfg(test)]
     pub(crate) fn requests(&self) -> usize {
         self.requests.len()
     }
 
     /// Steps whose tokens the host does not know yet.
+    #[cfg(test)]
     pub(crate) fn under_way(&self) -> usize {
         self.flights.len()
     }

@@ -27,6 +27,7 @@ impl Scheduler {
                 prompts: Vec::new(),
                 picks: Vec::new(),
             };
+            self.admit_single_tokens();
             self.plan_decode(&mut step);
             self.plan_prompts(&mut step);
             if step.rows() > 0 {
@@ -43,6 +44,7 @@ impl Scheduler {
     }
 
     /// The device has not taken a step. It will be planned again, unless something else is to be done then.
+    #[cfg(test)]
     pub(crate) fn abandon(&mut self, step: &Step) {
         if self.planned.as_ref().is_some_and(|planned| planned.step == step.id) {
             self.abandon_planned();
@@ -64,6 +66,19 @@ impl Scheduler {
         }
     }
 
+    /// Gives requests of a single token, which has no row of a prompt, their slots.
+    fn admit_single_tokens(&mut self) {
+        let requests: Vec<_> = self.requests.values().take(self.slots.len()).copied().collect();
+        for id in requests {
+            let Some(sequence) = self.sequences.get(&id) else { continue };
+            let Some(request) = &sequence.request else { continue };
+            if request.slot.is_none() && (!request.has_rows(&sequence.table) || self.admit(id, 1).is_none()) {
+                // Who comes later waits.
+                break;
+            }
+        }
+    }
+
     /// A row for each sequence that draws and has a block for it. One without pauses.
     fn plan_decode(&mut self, step: &mut Step) {
         for (&number, &id) in &self.requests {
@@ -71,10 +86,13 @@ impl Scheduler {
             let Some(request) = &sequence.request else { continue };
             let Some(slot) = request.slot else { break };
             let position = sequence.table.len();
-            if !request.has_prompt(&sequence.table)
-                || request.draws >= request.most()
-                || position >= self.limits.context
-            {
+            let given = request.want == Want::Next;
+            let due = if given {
+                request.has_rows(&sequence.table) && !request.has_prompt(&sequence.table)
+            } else {
+                request.has_prompt(&sequence.table) && request.draws < request.most() && position < self.limits.context
+            };
+            if !due {
                 continue;
             }
             let Ok(copy) = self.pool.grow(&mut sequence.table, 1) else { continue };
@@ -82,16 +100,17 @@ impl Scheduler {
             step.copies.extend(copy);
             step.blocks.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, sequence.table.blocks()));
             let row = step.decode.len() as u32;
-            step.picks.push(Pick { row, sequence: id, request: number, slot, give: Give::Draw });
-            step.decode.push(DecodeRow { sequence: id, request: number, slot, position, token });
+            let give = if given { Give::Logits { last: true } } else { Give::Draw };
+            step.picks.push(Pick { row, sequence: id, request: number, slot, give });
+            step.decode.push(DecodeRow { sequence: id, request: number, slot, position, token, given });
         }
     }
 
-    /// Rows of prompts, in order of arrival: while one lacks blocks, later ones get none, and no slot.
+    /// Rows of prompts, in order of arrival. Who lacks blocks has taken all but those that are kept for who draws, so that
+    /// later ones get none, and no slot.
     fn plan_prompts(&mut self, step: &mut Step) {
         let mut rows_left = self.limits.prefill_rows.max(1);
         let mut logits_left = self.limits.logit_rows.max(1);
-        let mut lacking = false;
         // No more can run.
         let requests: Vec<_> = self.requests.iter().take(self.slots.len()).map(|(number, id)| (*number, *id)).collect();
         for (number, id) in requests {
@@ -100,20 +119,19 @@ impl Scheduler {
             }
             let Some(sequence) = self.sequences.get(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
-            if request.has_prompt(&sequence.table) {
+            if request.has_rows(&sequence.table) {
                 continue;
             }
-            let (each, start, prompt_end) = (request.want == Want::Each, request.start, request.prompt_end);
+            let (each, start, prompt_end) = (request.want == Want::Each, request.start, request.rows_end());
             let slot = match request.slot {
                 Some(slot) => slot,
-                None if lacking => break,
                 None => match self.admit(id, rows_left) {
                     Some(slot) => slot,
                     None => break,
                 },
             };
             // Those that draw come first, in the next step too.
-            let spare = if lacking { 0 } else { self.pool.free().saturating_sub(self.reserve(id, true)) };
+            let spare = self.pool.free().saturating_sub(self.reserve(id, true));
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let position = sequence.table.len();
             let mut rows = (prompt_end - position).min(rows_left);
@@ -123,9 +141,7 @@ impl Scheduler {
             if rows == 0 {
                 break;
             }
-            let fits = self.pool.fits(&sequence.table, spare);
-            lacking |= fits < rows;
-            rows = rows.min(fits);
+            rows = rows.min(self.pool.fits(&sequence.table, spare));
             if rows == 0 {
                 continue;
             }

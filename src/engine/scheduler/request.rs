@@ -9,6 +9,8 @@ pub(crate) struct SequenceId(pub(super) u64);
 pub(crate) enum Want {
     /// The logits of the last token.
     Last,
+    /// The logits of the last token, which is computed as one that was drawn.
+    Next,
     /// The logits of each of its tokens.
     Each,
     /// Tokens that continue it.
@@ -135,7 +137,7 @@ impl Request {
     pub(super) fn most(&self) -> u32 {
         match self.want {
             Want::Draw { most, .. } => most,
-            Want::Last | Want::Each => 0,
+            Want::Last | Want::Next | Want::Each => 0,
         }
     }
 
@@ -143,6 +145,16 @@ impl Request {
     pub(super) fn end(&self, context: u32) -> u32 {
         // The last token that is drawn is not computed.
         self.prompt_end.saturating_add(self.most().saturating_sub(1)).min(context)
+    }
+
+    /// Where its prompt's rows end.
+    pub(super) fn rows_end(&self) -> u32 {
+        self.prompt_end - u32::from(self.want == Want::Next)
+    }
+
+    /// Whether its prompt's rows have all been submitted.
+    pub(super) fn has_rows(&self, table: &Table) -> bool {
+        table.len() >= self.rows_end()
     }
 
     /// Whether the tokens that it appends, and those before, have all been submitted.

@@ -34,8 +34,9 @@ impl Scheduler {
         if !draws.is_empty() {
             self.flights.push_back(Flight { step: step.id, draws });
         }
-        for rows in &step.prompts {
-            self.end_without_draws(rows.sequence, rows.request);
+        let of_prompts = step.prompts.iter().map(|rows| (rows.sequence, rows.request));
+        for (id, request) in of_prompts.chain(step.decode.iter().map(|row| (row.sequence, row.request))) {
+            self.end_without_draws(id, request);
         }
         Ok(())
     }

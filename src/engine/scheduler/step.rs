@@ -41,8 +41,10 @@ pub(crate) struct DecodeRow {
     pub(super) request: u64,
     pub(crate) slot: u32,
     pub(crate) position: u32,
-    /// The token, if the host knows it. In any case it is what was drawn last for the slot.
+    /// The token, if the host knows it. Unless it is given it is what was drawn last for the slot.
     pub(crate) token: Option<u32>,
+    /// The token was not drawn: the device does not know it.
+    pub(crate) given: bool,
 }
 
 /// Some of a prompt's rows.
@@ -85,6 +87,7 @@ impl Step {
     }
 
     /// The sequences for which a token is drawn, in order of the rows.
+    #[cfg(test)]
     pub(crate) fn draws(&self) -> impl Iterator<Item = SequenceId> {
         self.picks.iter().filter(|pick| pick.give == Give::Draw).map(|pick| pick.sequence)
     }

@@ -61,7 +61,8 @@ kernel! {
 }
 
 const WG: u32 = 128;
-const TILE_N: u32 = 64;
+/// Weight rows that a workgroup multiplies.
+pub const TILE_N: u32 = 64;
 /// Rows of the output that a workgroup computes.
 pub const TILE_M: u32 = 32;
 

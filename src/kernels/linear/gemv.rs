@@ -62,7 +62,7 @@ kernel! {
 
 const WG: u32 = 64;
 /// Weight rows that a workgroup multiplies.
-const TILE: u32 = 32;
+pub const TILE: u32 = 32;
 
 impl Gemv {
     fn variants(_: &Caps) -> Vec<Variant> {

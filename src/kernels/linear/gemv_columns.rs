@@ -61,7 +61,7 @@ kernel! {
 
 const WG: u32 = 64;
 /// Weight rows that a workgroup multiplies.
-const TILE: u32 = 64;
+pub const TILE: u32 = 64;
 /// Rows of the output that a workgroup computes.
 pub const COLUMNS: u32 = 4;
 
