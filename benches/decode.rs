@@ -1,7 +1,7 @@
 //! Prefill and decode of a model on the default adapter: `cargo bench --bench decode [-- MODEL.gguf]`.
 //!
-//! Prints tokens per second of the best of several rounds, warm-up discarded, for prompts that are computed row by row and
-//! by tiles, and the dispatches of a token.
+//! Prints tokens per second of the best of several rounds, warm-up discarded, for prompts that are computed row by row, some
+//! rows at once and by tiles, and the dispatches of a token.
 
 use std::time::Instant;
 
@@ -33,7 +33,8 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     println!("load            {:>8.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let vocab = model.config().vocab;
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % vocab).collect();
-    for (name, tiers) in [("row by row", Tiers::SOFTWARE), ("by tiles", Tiers::GPU)] {
+    let one_by_one = Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..Tiers::SOFTWARE };
+    for (name, tiers) in [("row by row", one_by_one), ("some at once", Tiers::SOFTWARE), ("by tiles", Tiers::GPU)] {
         let options = SessionOptions { tiers: Some(tiers), ..Default::default() };
         let mut session = Session::new(&model, &options).await?;
         let (mut prefill, mut decode) = (f64::INFINITY, f64::INFINITY);
