@@ -90,7 +90,11 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
         (9, SamplingOptions { seed: u64::MAX, ..Default::default() }, none),
         (2, SamplingOptions { top_k: 64, min_p: 0.05, seed: 1 << 40, ..all.clone() }, [1.0, 0.0, 0.5, 1.0]),
         (3, SamplingOptions { top_p: 0.9, seed: 6, ..all.clone() }, none),
-        (7, SamplingOptions { temperature: 0.7, top_k: 1000, top_p: 0.97, seed: 5, ..all.clone() }, [1.3, 1.0, 0.0, 1.0]),
+        (
+            7,
+            SamplingOptions { temperature: 0.7, top_k: 1000, top_p: 0.97, seed: 5, ..all.clone() },
+            [1.3, 1.0, 0.0, 1.0],
+        ),
         (1, SamplingOptions { top_k: 1, ..all.clone() }, none),
         (6, SamplingOptions { seed: 7, ..all.clone() }, [1.0, 2.0, 1.0, 1.0]),
     ]

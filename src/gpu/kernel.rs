@@ -82,6 +82,11 @@ impl Order {
         Self { name, subgroups: false }
     }
 
+    /// The same, with parts of the sums taken by subgroups or not.
+    pub const fn subgroups(self, taken: bool) -> Self {
+        Self { subgroups: taken, ..self }
+    }
+
     /// What it is called: of a kernel that shares it with no other, the kernel's name.
     pub const fn name(self) -> &'static str {
         self.name

@@ -30,7 +30,7 @@ impl Tiers {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
     pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2 };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 1 };
+    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2 };
 
     /// Those that suit `device`.
     pub fn of(device: &Device) -> Self {
