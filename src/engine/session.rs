@@ -4,7 +4,7 @@ use super::EngineError;
 use crate::{
     gpu::{Device, Program, Readback},
     kernels::{KvType, Reduce},
-    model::{Activations, Decoder, KvCache, Model, Tiers, kv_layer_elements},
+    model::{Activations, Decoder, KvCache, Model, Tiers, kv_layer_words},
 };
 
 /// How a [`Session`] is made.
@@ -93,7 +93,7 @@ impl Session {
                 return Err(EngineError::Option { option, value: rows.to_string(), range: "at least 1" });
             }
         }
-        let words = kv_layer_elements(config, capacity) * ty.bytes() / 4;
+        let words = kv_layer_words(config, capacity, ty);
         let mut layers = Vec::new();
         for i in 0..config.layers {
             layers.push(device.alloc(&format!("KV cache of blk.{i}"), words).await?);

@@ -36,7 +36,7 @@ impl MemoryPlan {
             }
         }
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
-        let layer = kv_layer_elements(&config, context) * kv_type.bytes();
+        let layer = 4 * kv_layer_words(&config, context, kv_type);
         if layer > largest.1 {
             largest = ("the KV cache of a layer".to_owned(), layer);
         }
@@ -55,7 +55,7 @@ impl MemoryPlan {
     }
 }
 
-/// Elements of a layer's cache `[2, kv_heads, context, head_dim]`.
-pub(crate) fn kv_layer_elements(config: &Config, context: u32) -> u64 {
-    2 * u64::from(config.kv_len()) * u64::from(context)
+/// Words of a layer's cache `[2, kv_heads, context, head_dim]`.
+pub(crate) fn kv_layer_words(config: &Config, context: u32, kv_type: KvType) -> u64 {
+    2 * u64::from(config.kv_heads) * u64::from(context) * u64::from(kv_type.head_words(config.head_dim))
 }

@@ -21,7 +21,7 @@ pub use tiers::Tiers;
 
 pub(crate) use activations::Activations;
 pub(crate) use decoder::{Decoder, KvCache};
-pub(crate) use memory::kv_layer_elements;
+pub(crate) use memory::kv_layer_words;
 pub(crate) use weights::Weights;
 
 /// A model on a device: immutable, cheap to clone, shared by its sessions.
