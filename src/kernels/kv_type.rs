@@ -76,12 +76,12 @@ impl KvType {
 
     /// How a head of `head_dim` elements is in words.
     pub(crate) fn packing(self, head_dim: u32) -> Packing {
-        let (pack, unpack): (fn(&[f64], &mut [u32]), fn(&[u32], &mut [f64])) = match self {
-            Self::F16 => (pack_halves, unpack_halves),
-            Self::F32 => (pack_floats, unpack_floats),
-            Self::Q8_0 => (pack_runs, unpack_runs),
-        };
-        Packing { numbers: head_dim as usize, words: self.head_words(head_dim) as usize, pack, unpack }
+        let (numbers, words) = (head_dim as usize, self.head_words(head_dim) as usize);
+        match self {
+            Self::F16 => Packing { numbers, words, pack: pack_halves, unpack: unpack_halves },
+            Self::F32 => Packing { numbers, words, pack: pack_floats, unpack: unpack_floats },
+            Self::Q8_0 => Packing { numbers, words, pack: pack_runs, unpack: unpack_runs },
+        }
     }
 
     /// What a cache must hold where a head is stored that is exactly so, each element with its bound, to which that of the

@@ -7,7 +7,7 @@ use crate::{
     quant::Rng,
 };
 
-/// The `cache` slot: how the slots of a cache are arranged.
+/// The `cache` slot: how the slots of a cache are arranged. The `HD` elements of a head are as [`KvType`] stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Cache {
     /// One sequence's slots, `[2, kv_heads, capacity, HD]` with K first; `positions` is `[rows]`.

@@ -19,7 +19,8 @@ kernel! {
     ///
     /// Shapes: `k` and `v` `[kv_heads, rows, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions
     /// clamped to the capacity, sequences and blocks to those there are). Exact in f32; stored as f16 within one unit
-    /// in the last place, as Q8_0 within half of a scale. Measured worst on lavapipe: 0.5 of it in f16, 1.0 in Q8_0.
+    /// in the last place, as Q8_0 within 0.5001 of the run's scale. Measured worst on lavapipe: 0.5 of it in f16, 1.0 in
+    /// Q8_0.
     pub struct KvCacheAppend("attn/kv_cache_append") for Variant;
     params {
         /// Tokens.

@@ -19,8 +19,8 @@ kernel! {
     /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32, `bias` of a row, `norm` `[2, HD]`, `rotations`
     /// `[capacity, HD/2]` of (cos, sin), `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to the
     /// capacity, sequences and blocks to those there are), `q` `[rows, heads, HD]`. Bound: 3e-6 of the length of the
-    /// rotated pair, 1e-6 of a value's terms; stored as f16 one unit in the last place more, as
-    /// Q8_0 half of a scale. Measured worst on lavapipe: 0.1 of it in f32, 0.5 in f16, 1.0 in Q8_0.
+    /// rotated pair, 1e-6 of a value's terms; stored as f16 one unit in the last place more, as Q8_0
+    /// 0.5001 of the run's scale. Measured worst on lavapipe: 0.1 of it in f32, 0.5 in f16, 1.0 in Q8_0.
     pub struct QkvToCache("attn/qkv_to_cache") for Variant;
     params {
         /// Tokens.
