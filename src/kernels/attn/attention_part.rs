@@ -87,6 +87,16 @@ impl AttentionPart {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let at = Places { positions: before.positions, table: before.table };
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv, scale: p.scale };
+        let mut sums = Expect::unchanged(before.parts);
+        for (to, part) in parts(v, p, &keys, before.q) {
+            sums[to..].iter_mut().zip(part.unnormalised()).for_each(|(to, exact)| *to = exact);
+        }
+        Some(Expected { parts: Some(Expect::Near(sums)), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         trials(v).into_iter().map(|(trial, chunks)| case(v, trial, chunks)).collect()
     }
