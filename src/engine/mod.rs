@@ -8,6 +8,7 @@ mod lane;
 mod options;
 mod pace;
 mod profile;
+mod requirements;
 mod runner;
 mod sampler;
 mod scheduler;
