@@ -76,13 +76,8 @@ impl AttentionMerge {
             let position = v.cache.position(host.positions, p.capacity, i / p.heads as usize);
             let context = (position + 1).min(p.chunks * CHUNK);
             let parts = parts.chunks_exact(hd + 2).zip(0..);
-            let seen: Vec<_> = parts.filter(|(_, chunk)| !of_chunk(*chunk, context, p.window).is_empty()).collect();
-            let largest = seen.iter().map(|(part, _)| f64::from(part[hd])).fold(f64::NEG_INFINITY, f64::max);
-            let weighted = |element: usize| -> f64 {
-                seen.iter().map(|(part, _)| (f64::from(part[hd]) - largest).exp() * f64::from(part[element])).sum()
-            };
-            let mass = weighted(hd + 1);
-            y.iter_mut().enumerate().for_each(|(i, y)| *y = (weighted(i) / mass) as f32);
+            let seen = parts.filter(|(_, chunk)| !of_chunk(*chunk, context, p.window).is_empty());
+            merge(&seen.map(|(part, _)| part).collect::<Vec<_>>(), y);
         }
     }
 
@@ -91,6 +86,17 @@ impl AttentionMerge {
         let of = attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, reduce: Reduce::Shared };
         trials(of).into_iter().map(|(trial, chunks)| case(of, trial, chunks)).collect()
     }
+}
+
+/// A head `y` from the sums of its chunks.
+pub(super) fn merge(parts: &[&[f32]], y: &mut [f32]) {
+    let hd = y.len();
+    let largest = parts.iter().map(|part| f64::from(part[hd])).fold(f64::NEG_INFINITY, f64::max);
+    let weighted = |element: usize| -> f64 {
+        parts.iter().map(|part| (f64::from(part[hd]) - largest).exp() * f64::from(part[element])).sum()
+    };
+    let mass = weighted(hd + 1);
+    y.iter_mut().enumerate().for_each(|(i, y)| *y = (weighted(i) / mass) as f32);
 }
 
 fn case(v: attention::Variant, trial: Trial, chunks: u32) -> Case<AttentionMerge> {
