@@ -66,7 +66,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 20] = [
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(ids[tile.y], p.n - 1u)", "ids[tile.y]", "y["),
     ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
-    ("attn/attention_merge", "exp(parts[part + HEAD_DIM] - largest)", "1.0", "y["),
+    ("attn/attention_merge", "let of_b = exp(b.largest - largest)", "let of_b = 1.0", "y["),
     ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
     // Ties, a bucket's border, a slot left out.
@@ -86,12 +86,29 @@ fn what_is_wrong_is_found() {
         for (kernel, from, to, found) in MUTATIONS {
             let device = Device::new(&adapter).await.expect("a device");
             device.edit_shaders(kernel, from, to);
-            let reports =
-                Suite::new(device.caps(), kernel).run(&device, &target, |_| ()).await.expect("the suite runs");
+            // Variants with tiles of halves would find the same again.
+            let caps = Caps { f16: false, ..device.caps().clone() };
+            let reports = Suite::new(&caps, kernel).run(&device, &target, |_| ()).await.expect("the suite runs");
             let failures: Vec<_> = reports.iter().filter(|r| r.kernel == kernel).flat_map(Report::failures).collect();
             assert!(!failures.is_empty(), "{kernel} with {to:?} passes");
             assert!(failures.iter().any(|failure| failure.at.contains(found)), "{found}: {failures:#?}");
         }
+    });
+}
+
+#[test]
+fn halves_that_overflow_are_found() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let device = Device::new(&adapter).await.expect("a device");
+        if !device.caps().f16 {
+            println!("{} has no f16", adapter.name());
+            return;
+        }
+        device.edit_shaders("linear/gemm", "clamp(values, vec4<f32>(-65504.0), vec4<f32>(65504.0))", "values");
+        let suite = Suite::new(device.caps(), "ty: Q4K, rows: Dense, epilogue: Store, tile: F16");
+        let reports = suite.run(&device, &Target::from(&adapter), |_| ()).await.expect("the suite runs");
+        assert!(!reports.is_empty() && reports.iter().all(|report| report.verdict() == Verdict::Fail), "{reports:#?}");
     });
 }
 

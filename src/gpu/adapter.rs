@@ -132,7 +132,8 @@ impl Adapter {
         let has = self.wgpu.features();
         let subgroups = has.contains(wgpu::Features::SUBGROUP);
         let timestamps = has.contains(wgpu::Features::TIMESTAMP_QUERY);
-        super::Caps { timestamps, ..super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups) }
+        let f16 = has.contains(wgpu::Features::SHADER_F16);
+        super::Caps { f16, timestamps, ..super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups) }
     }
 
     /// The features that matter to kernels, by name.

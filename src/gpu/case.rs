@@ -33,6 +33,14 @@ impl<K: Kernel> Case<K> {
 pub enum Expect {
     /// Floats: the exact value in f64, and the largest allowed distance from it.
     Near(Vec<(f64, f64)>),
+    /// The same, and of those that may be off at all the sum of squared distances is at most `nmse` of that of the exact
+    /// values (normalised mean squared error): what is rounded much, but nowhere on purpose in one direction.
+    NearInMean {
+        /// The exact values, each with the largest allowed distance from it.
+        values: Vec<(f64, f64)>,
+        /// The largest allowed share.
+        nmse: f64,
+    },
     /// Halves, two in a word: the distance grows by the half's last place, or 2⁻¹⁴ where the device flushes small ones.
     Halves(Vec<(f64, f64)>),
     /// Words, exactly.
@@ -58,6 +66,26 @@ impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, found, exact, bound, .. } = self;
         write!(f, "[{index}] is {found}, not {exact} ± {bound:.1e}")
+    }
+}
+
+impl Deviation {
+    /// This one, or where all distances together are a larger share of what is allowed in the mean, with that share: were
+    /// each divided by it, they would just meet `nmse`.
+    fn or_in_mean(self, values: &[(f64, f64)], words: &[u32], nmse: f64) -> Self {
+        let (mut errors, mut squares) = (0.0, 0.0);
+        for ((exact, bound), word) in values.iter().zip(words) {
+            if *bound > 0.0 {
+                errors += (f64::from(f32::from_bits(*word)) - exact).powi(2);
+                squares += exact.powi(2);
+            }
+        }
+        // Of no squares at all the bounds alone judge.
+        let share = (errors / (nmse * squares)).sqrt();
+        if share.is_finite() && share > self.share {
+            return Self { share, bound: (self.found - self.exact).abs() / share, ..self };
+        }
+        self
     }
 }
 
@@ -90,7 +118,9 @@ impl Expect {
     pub fn words(&self) -> Vec<u32> {
         let half = |value: f64| u32::from(half::f16::from_f64(value.clamp(-65504.0, 65504.0)).to_bits());
         match self {
-            Self::Near(values) => values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect(),
+            Self::Near(values) | Self::NearInMean { values, .. } => {
+                values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect()
+            }
             Self::Halves(values) => {
                 let pairs = values.chunks_exact(2);
                 pairs.map(|pair| half(pair[0].0) | half(pair[1].0) << 16).collect()
@@ -115,7 +145,7 @@ impl Expect {
             }
         };
         let wanted = match self {
-            Self::Near(values) => {
+            Self::Near(values) | Self::NearInMean { values, .. } => {
                 for (i, ((exact, bound), word)) in values.iter().zip(words).enumerate() {
                     see(i, f64::from(f32::from_bits(*word)), *exact, *bound);
                 }
@@ -138,7 +168,10 @@ impl Expect {
             }
         };
         if wanted == words.len() {
-            return worst;
+            return match self {
+                Self::NearInMean { values, nmse } => worst.map(|worst| worst.or_in_mean(values, words, *nmse)),
+                Self::Near(_) | Self::Halves(_) | Self::Exact(_) => worst,
+            };
         }
         let index = wanted.min(words.len());
         Some(Deviation { share: f64::INFINITY, index, found: f64::NAN, exact: f64::NAN, bound: 0.0 })
@@ -165,6 +198,14 @@ mod tests {
         for wrong in [&[1.0, -2.000_000_2, f32::NAN][..], &[1.0, -2.0, 0.0], &[f32::NAN, -2.0, f32::NAN], &[1.0]] {
             assert_eq!(share(&near, &bits(wrong)), f64::INFINITY, "{wrong:?}");
         }
+        let mean = Expect::NearInMean { values: vec![(3.0, 0.1), (4.0, 0.1), (9.0, 0.0)], nmse: 1e-4 };
+        // Errors of a hundredth of what there is: 0.03² + 0.04² of 25.
+        assert!((share(&mean, &bits(&[3.03, 4.04, 9.0])) - 1.0).abs() < 1e-3);
+        assert!((share(&mean, &bits(&[3.0, 4.08, 9.0])) - 1.6).abs() < 1e-3);
+        assert!((share(&mean, &bits(&[3.0, 4.0, 9.0])) == 0.0));
+        assert_eq!(share(&mean, &bits(&[f32::NAN, 4.0, 9.0])), f64::INFINITY);
+        let nothing = Expect::NearInMean { values: vec![(0.0, 0.1)], nmse: 1e-4 };
+        assert!((share(&nothing, &bits(&[0.05])) - 0.5).abs() < 1e-6);
         assert_eq!(share(&Expect::Near(vec![(f64::INFINITY, 1.0)]), &bits(&[f32::INFINITY])), 0.0);
         assert_eq!(share(&Expect::Near(vec![(1.0, f64::NAN)]), &bits(&[2.0])), f64::INFINITY);
         assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 4]), 0.0);

@@ -266,7 +266,7 @@ impl Decoder<'_> {
             match tiles {
                 Some(tiles) => rec.dispatch(
                     gemm::Gemm,
-                    gemm::Variant { ty, rows: kind, epilogue },
+                    gemm::Variant { ty, rows: kind, epilogue, tile: linear::TileType::F32 },
                     gemm::Params {
                         rows: count,
                         n,

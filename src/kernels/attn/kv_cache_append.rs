@@ -87,6 +87,14 @@ impl KvCacheAppend {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let layout = layout!(v, p);
+        let at = Places { positions: before.positions, table: before.table };
+        let mut kv = Written::over(layout, v.kv, v.head_dim, before.kv);
+        appended(v, p, &at, before.k, before.v, &mut kv);
+        Some(Expected { kv: Some(kv.expected()), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         test_shapes(v.head_dim).into_iter().map(|(_, kv_heads, rows)| case(v, kv_heads, rows)).collect()
     }
@@ -102,6 +110,15 @@ fn heads<'a>(v: Variant, p: &Params, keys: &'a [f32], values: &'a [f32]) -> Vec<
         .collect()
 }
 
+/// Expects every head where it goes.
+fn appended(v: Variant, p: &Params, at: &Places<'_>, keys: &[f32], values: &[f32], kv: &mut Written) {
+    let limit = if v.kv == KvType::F16 { 65504.0 } else { f64::INFINITY };
+    for (side, row, head, values) in heads(v, p, keys, values) {
+        let exact: Vec<_> = values.iter().map(|x| (f64::from(*x).clamp(-limit, limit), 0.0)).collect();
+        kv.expect(at, (side, row, head), &exact);
+    }
+}
+
 fn case(variant: Variant, kv_heads: u32, rows: u32) -> Case<KvCacheAppend> {
     let (layout, table) = Layout::tested(variant.cache, kv_heads, 9, 4);
     let Layout { capacity, sequences, max_blocks, block, blocks, .. } = layout;
@@ -114,11 +131,7 @@ fn case(variant: Variant, kv_heads: u32, rows: u32) -> Case<KvCacheAppend> {
     let positions = test_positions(variant.cache, rows);
     let at = Places { positions: &positions, table: &table };
     let mut kv = Written::new(layout, variant.kv, variant.head_dim);
-    for (side, row, head, values) in heads(variant, &p, &k, &v) {
-        let limit = if variant.kv == KvType::F16 { 65504.0 } else { f64::INFINITY };
-        let exact: Vec<_> = values.iter().map(|x| (f64::from(*x).min(limit), 0.0)).collect();
-        kv.expect(&at, (side, row, head), &exact);
-    }
+    appended(variant, &p, &at, &k, &v, &mut kv);
     let (words, kv) = kv.finish();
     let expected = Expected { kv: Some(kv), ..Default::default() };
     let data = Data { k, v, table: table.clone(), positions: positions.clone(), kv: words };

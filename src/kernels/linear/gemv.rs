@@ -1,6 +1,6 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
-use super::{Epilogue, Rows, TestWeights, dot, quant};
+use super::{Epilogue, Rows, TestWeights, TileType, dot, quant};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::{Planes, Rng, WeightType},
@@ -209,7 +209,7 @@ fn case(v: Variant, name: String, rows: u32, n: u32, k: u64, blocks: Option<Vec<
             if v.epilogue == Epilogue::Accumulate {
                 y[at] = 0.5;
             }
-            expected[at] = weights.output(v.epilogue, bound_expert * matrix_rows, j, input, y[at]);
+            expected[at] = weights.output(v.epilogue, TileType::F32, bound_expert * matrix_rows, j, input, y[at]);
         }
     }
     let params = Params {
