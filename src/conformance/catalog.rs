@@ -92,11 +92,13 @@ impl KernelEntry {
         (self.defines)()
     }
 
-    /// Its variants in families that need the same, in order of their first: what they need, by name, how many they are,
-    /// and of each of the [`STACKS`] how many it judges.
+    /// Its variants in families that need the same, those that need the least first: what they need, by name, how many they
+    /// are, and of each of the [`STACKS`] how many it judges.
     fn families(&self) -> Vec<(String, usize, Vec<usize>)> {
         let mut families: Vec<(String, usize, Vec<usize>)> = Vec::new();
-        for variant in &self.variants {
+        let mut variants: Vec<&VariantEntry> = self.variants.iter().collect();
+        variants.sort_by_key(|variant| variant.needs.len());
+        for variant in variants {
             let needs = variant.needs.iter().map(|feature| feature.name()).collect::<Vec<_>>().join(" + ");
             let place = families.iter().position(|(other, ..)| *other == needs).unwrap_or_else(|| {
                 families.push((needs, 0, vec![0; STACKS.len()]));
@@ -183,6 +185,7 @@ fn stack_table(text: &mut String, kernels: &[KernelEntry]) {
                 all if all == count => "●".to_owned(),
                 some => some.to_string(),
             });
+            let needs = if needs.is_empty() { "nothing" } else { &needs };
             let _ = writeln!(text, "| {name} | {needs} | {count} | {} |", cells.collect::<Vec<_>>().join(" | "));
         }
     }
