@@ -1,19 +1,20 @@
 //! Prefill and decode of a model on the default adapter: `cargo bench --bench decode [-- MODEL.gguf]`.
 //!
 //! Prints tokens per second of the best of several rounds, warm-up discarded, for prompts that are computed row by row and
-//! by tiles, and the dispatches of a token.
+//! by tiles, of one sequence and of several at once, and the dispatches of a token.
 
 use std::time::Instant;
 
 use ferrum_wgpu::{
-    engine::{Session, SessionOptions, argmax},
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions, Session},
     gguf::Gguf,
     gpu::{Adapter, Device},
-    model::{Model, Tiers},
+    model::{Model, PlanOptions, Tiers},
 };
 
 const PROMPT: usize = 128;
-const GENERATED: usize = 32;
+const GENERATED: u32 = 32;
+const BATCH: u32 = 16;
 const ROUNDS: usize = 3;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,28 +35,50 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     let vocab = model.config().vocab;
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % vocab).collect();
     for (name, tiers) in [("row by row", Tiers::SOFTWARE), ("by tiles", Tiers::GPU)] {
-        let options = SessionOptions { tiers: Some(tiers), ..Default::default() };
-        let mut session = Session::new(&model, &options).await?;
-        let (mut prefill, mut decode) = (f64::INFINITY, f64::INFINITY);
-        for round in 0..=ROUNDS {
+        let plan = PlanOptions { tiers: Some(tiers), ..Default::default() };
+        let context = Some(256);
+        let options = EngineOptions { plan, context, prefix_sharing: false, ..Default::default() };
+        let engine = Engine::new(&model, &options).await?;
+        let mut session = engine.session();
+        let mut prefill = f64::INFINITY;
+        for _ in 0..=ROUNDS {
             session.truncate(0);
             let start = Instant::now();
-            let mut logits = session.forward(&prompt).await?;
-            let filled = start.elapsed().as_secs_f64();
-            let start = Instant::now();
-            for _ in 0..GENERATED {
-                logits = session.forward(&[argmax(&logits).unwrap_or(0)]).await?;
-            }
-            let decoded = start.elapsed().as_secs_f64();
-            // The first round compiles the kernels.
-            if round > 0 {
-                (prefill, decode) = (prefill.min(filled), decode.min(decoded));
-            }
+            session.forward(&prompt).await?;
+            prefill = prefill.min(start.elapsed().as_secs_f64());
         }
         println!("{name}");
         println!("  pp{PROMPT:<12} {:>8.1} t/s", PROMPT as f64 / prefill);
-        println!("  tg{GENERATED:<12} {:>8.1} t/s", GENERATED as f64 / decode);
-        println!("  dispatches    {:>8} a token", session.decode_dispatches());
+        println!("  tg{GENERATED:<12} {:>8.1} t/s", decode(&mut [session]).await?);
+        println!("  dispatches    {:>8} a token", engine.decode_dispatches().await);
+        let many = EngineOptions { sequences: BATCH, kv_tokens: Some(BATCH * 64), ..options };
+        let engine = Engine::new(&model, &many).await?;
+        let mut sessions: Vec<_> = (0..BATCH).map(|_| engine.session()).collect();
+        println!("  tg{GENERATED} x {BATCH:<7} {:>8.1} t/s", decode(&mut sessions).await?);
     }
     Ok(())
+}
+
+/// Tokens per second of all sequences together, generated after a short prompt; the best round.
+async fn decode(sessions: &mut [Session]) -> Result<f64, Box<dyn std::error::Error>> {
+    let options =
+        GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(GENERATED), ..Default::default() };
+    let mut best = f64::INFINITY;
+    for _ in 0..=ROUNDS {
+        let mut replies = Vec::new();
+        for (session, token) in sessions.iter_mut().zip(1..) {
+            session.truncate(0);
+            replies.push(session.generate(&[token], &options)?);
+        }
+        // With the first token of each the prompts are done.
+        for reply in &mut replies {
+            reply.next().await?;
+        }
+        let start = Instant::now();
+        for reply in &mut replies {
+            while reply.next().await?.is_some() {}
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(f64::from(GENERATED - 1) * sessions.len() as f64 / best)
 }

@@ -1,7 +1,7 @@
 //! Asks a model a question: `cargo run --release --example generate -- models/demo-q4_k_m.gguf "Who are you?"`.
 
 use ferrum_wgpu::{
-    engine::{Sampler, SamplingOptions, Session, SessionOptions},
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
     gguf::Gguf,
     gpu::{Adapter, Device},
     model::Model,
@@ -15,17 +15,17 @@ async fn generate(path: &str, question: &str) -> Result<(), Box<dyn std::error::
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_metadata(gguf.metadata())?;
     let prompt = template.render(&[Message::user(question)], &RenderOptions::default())?;
-    let mut sampler = Sampler::new(SamplingOptions::from_metadata(gguf.metadata())?)?;
-    let mut session = Session::new(&model, &SessionOptions::default()).await?;
+    let options = GenerateOptions {
+        sampling: SamplingOptions::from_metadata(gguf.metadata())?,
+        stop: tokenizer.stop_ids().to_vec(),
+        ..Default::default()
+    };
+    let engine = Engine::new(&model, &EngineOptions::default()).await?;
+    let mut session = engine.session();
     let mut text = tokenizer.decode_stream();
-    let mut logits = session.forward(&tokenizer.encode_prompt(&prompt)?).await?;
-    while session.len() < session.capacity() {
-        let token = sampler.sample(&logits)?;
-        if tokenizer.is_stop(token) {
-            break;
-        }
+    let mut reply = session.generate(&tokenizer.encode_prompt(&prompt)?, &options)?;
+    while let Some(token) = reply.next().await? {
         print!("{}", text.push(token)?.unwrap_or_default());
-        logits = session.forward(&[token]).await?;
     }
     println!("{}", text.finish().unwrap_or_default());
     Ok(())

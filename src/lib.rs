@@ -2,7 +2,9 @@
 //! run through wgpu.
 //!
 //! The library prints nothing, reads no environment and keeps no globals. All functions that touch a device are async;
-//! natively they can be driven by any executor, as `pollster::block_on`.
+//! natively any executor drives them, as `pollster::block_on`, and they are `Send`, so that it may do so from any thread. Waiting
+//! for a device of ours blocks the thread for as long as the GPU takes; for an application's own device
+//! ([`gpu::Device::from_wgpu`]) nothing blocks.
 #![deny(missing_docs, unsafe_code)]
 
 pub mod conformance;
@@ -10,6 +12,7 @@ pub mod engine;
 pub mod gguf;
 pub mod gpu;
 pub mod kernels;
+pub mod kv;
 pub mod model;
 pub mod quant;
 pub mod text;

@@ -459,8 +459,8 @@ fn kernels_can_be_looked_at() -> Result {
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
     let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
     assert!(few.lines().count() >= 2 && few.lines().skip(1).all(|line| line.contains("silu")), "{few}");
-    let dump = success(&ferrum(&["kernels", "dump", "elementwise/rms_norm", "--variant", "Subgroup"])?)?;
-    assert!(dump.starts_with("// elementwise/rms_norm Subgroup\n") && dump.contains("subgroupAdd"), "{dump}");
+    let dump = success(&ferrum(&["kernels", "dump", "elementwise/fused_add_rms_norm", "--variant", "Subgroup"])?)?;
+    assert!(dump.starts_with("// elementwise/fused_add_rms_norm Subgroup\n") && dump.contains("subgroupAdd"), "{dump}");
     let doc = success(&ferrum(&["kernels", "doc"])?)?;
     assert!(doc.starts_with("# Kernels\n"), "{doc}");
     refused(&["kernels", "dump", "rms"], 2, &["\"rms\"", "elementwise/rms_norm"])?;

@@ -51,13 +51,16 @@ fn a_device_of_default_limits_meets_the_definitions() {
 }
 
 /// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
-const MUTATIONS: [(&str, &str, &str, &str); 21] = [
+const MUTATIONS: [(&str, &str, &str, &str); 27] = [
     ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
     ("elementwise/fused_add_rms_norm", "residual[at] = value", "residual[at] = x[at]", "residual["),
     // A tail, a scale, a wrong plane, a lost bit.
     ("linear/gemv", "unit < p.row_units; unit += LANES", "unit + LANES < p.row_units; unit += LANES", "y["),
+    // A column of the wrong tile, a total without its last lane.
+    ("linear/gemv_columns", "min(first_row + 2u, end - 1u)", "min(first_row + 3u, end - 1u)", "y["),
+    ("linear/gemv_columns", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
     ("linear/embed", "select(first, last, pair >= 2u)", "select(first, last, pair >= 1u)", "y["),
     ("linear/embed", "w[blocks * 12u + block]", "w[blocks * 12u]", "y["),
     ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
@@ -65,16 +68,21 @@ const MUTATIONS: [(&str, &str, &str, &str); 21] = [
     ("linear/gemm", "f32(inputs[b + 1u])", "f32(inputs[b])", "y["),
     ("linear/gemm", "workgroupBarrier();", "", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
-    ("linear/embed", "min(ids[tile.y], p.n - 1u)", "ids[tile.y]", "y["),
+    ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
     ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
     ("attn/attention_merge", "let of_b = exp(b.largest - largest)", "let of_b = 1.0", "y["),
     ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
     // Ties, a bucket's border, a slot left out.
     ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
-    ("moe/bucket", "min(start + TILE_M, mine)", "start + TILE_M", "tiles["),
+    ("moe/bucket", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
     ("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k", "residual["),
-    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "y["),
+    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "best["),
+    // Another row's sequence, penalties where there are none, a token that is none.
+    ("sample/draw", "picks[p.first + row].y", "picks[row].y", "draws["),
+    ("sample/penalties", "&& penalty.w != 0.0", "", "logits["),
+    ("sample/argmax", "candidate.x == 0u", "false", "ids["),
+    ("attn/copy_blocks", "kv[pair.x", "kv[pair.y", "kv["),
     // No WGSL at all.
     ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
 ];

@@ -31,15 +31,16 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Each module and the modules of the crate that it may use.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("text", &["gguf"]),
     ("gpu", &[]),
+    ("kv", &[]),
     ("kernels", &["gpu", "quant"]),
     ("conformance", &["gpu", "kernels"]),
     ("model", &["gguf", "gpu", "kernels", "quant"]),
-    ("engine", &["gguf", "gpu", "kernels", "model", "text"]),
+    ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant", "text"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),
     ("cli", &["conformance", "engine", "error", "gguf", "gpu", "kernels", "model", "text", "quant"]),
 ];

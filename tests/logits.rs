@@ -4,11 +4,11 @@ mod common;
 
 use common::golden::{Golden, Tolerance};
 use ferrum_wgpu::{
-    engine::{Session, SessionOptions},
+    engine::{Engine, EngineOptions},
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{Model, Tiers},
+    model::{Model, PlanOptions, Product, Tiers},
 };
 
 async fn gpu() -> Device {
@@ -25,24 +25,32 @@ struct Way {
 
 /// Whole prompts, by tiles as on a GPU.
 const TILES: Way = Way { prefill_rows: 128, tiers: Tiers::GPU };
-/// Chunks of 5 tokens, which end in remainders, row by row.
+/// Chunks of 5 tokens, which end in remainders, some rows at once.
 const ROWS: Way = Way { prefill_rows: 5, tiers: Tiers::SOFTWARE };
 
-fn session_options(kv_type: KvType, context: usize, way: Way) -> SessionOptions {
+fn engine_options(kv_type: KvType, context: usize, way: Way) -> EngineOptions {
     let Way { prefill_rows, tiers } = way;
     let context = Some(context as u32);
-    SessionOptions { kv_type: Some(kv_type), context, prefill_rows, logit_rows: prefill_rows, tiers: Some(tiers) }
+    EngineOptions {
+        kv_type: Some(kv_type),
+        context,
+        prefill_rows,
+        logit_rows: prefill_rows,
+        plan: PlanOptions { tiers: Some(tiers), ..PlanOptions::default() },
+        ..EngineOptions::default()
+    }
 }
 
 /// The rows of logits that `golden` lists, prompt and continuation.
 async fn rows(model: &Model, golden: &Golden, kv_type: KvType, way: Way) -> Vec<Vec<f32>> {
     let expected = if kv_type == KvType::F32 { &golden.f32 } else { &golden.f16 };
     let context = golden.tokens.len() + expected.greedy.len();
-    let mut session = Session::new(model, &session_options(kv_type, context, way)).await.expect("a session");
+    let options = engine_options(kv_type, context, way);
+    let mut session = Engine::new(model, &options).await.expect("an engine").session();
     let mut rows = Vec::new();
     session.forward_each(&golden.tokens, |row| rows.push(row.to_vec())).await.expect("a prefill");
     for token in &expected.greedy {
-        rows.push(session.forward(&[*token]).await.expect("a step"));
+        rows.push(session.decode(*token).await.expect("a step"));
     }
     rows
 }
@@ -94,4 +102,26 @@ fn twins_agree_with_the_reference() {
 #[test]
 fn chunks_of_a_prompt_make_no_difference_beyond_the_bound() {
     pollster::block_on(async { check_tiny_models(&gpu().await, ROWS).await });
+}
+
+#[test]
+fn cutting_a_prompt_changes_no_bit() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let goldens = Golden::read_all("tiny.json").expect("goldens");
+        let tiers = |columns_rows, bucket_pairs| Tiers { prefill: Product::Gemv, columns_rows, bucket_pairs };
+        for (name, tiny) in common::tiny_model::tiny_models() {
+            let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
+            let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
+            let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
+            let one_by_one = Way { prefill_rows: 1, tiers: tiers(u32::MAX, u32::MAX) };
+            let one_by_one = rows(&model, golden, KvType::F32, one_by_one).await;
+            for (prefill_rows, columns_rows, bucket_pairs) in [(128, u32::MAX, u32::MAX), (5, 2, u32::MAX), (128, 2, 0)]
+            {
+                let way = Way { prefill_rows, tiers: tiers(columns_rows, bucket_pairs) };
+                let same = rows(&model, golden, KvType::F32, way).await == one_by_one;
+                assert!(same, "{name}: {prefill_rows} rows at once by {:?}", way.tiers);
+            }
+        }
+    });
 }

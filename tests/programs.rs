@@ -74,7 +74,7 @@ impl Layer {
             counts: device.alloc("counts", EXPERTS.into()).await.expect(fits),
             offsets: device.alloc("offsets", u64::from(EXPERTS) + 1).await.expect(fits),
             sorted: device.alloc("sorted", PAIRS.into()).await.expect(fits),
-            tiles: device.alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS).into()).await.expect(fits),
+            tiles: device.alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M).into()).await.expect(fits),
             grids: device.alloc("grids", 6).await.expect(fits),
             w: device.upload("w", &words).await.expect(fits),
             planes,
@@ -94,7 +94,7 @@ impl Layer {
             units: self.planes.units(),
             y_stride: N,
             y_offset: 0,
-            tiles: bucket::max_tiles(PAIRS, EXPERTS),
+            tiles: bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M),
             share: USED,
             experts: EXPERTS,
             first_expert: 0,
@@ -114,12 +114,19 @@ impl Layer {
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
         rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true }, params, binds).expect("a step");
         rec.on_host(how.host_bucket);
-        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS);
+        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M);
         let columns = N.div_ceil(64);
         rec.dispatch(
             bucket::Bucket,
             (),
-            bucket::Params { pairs: PAIRS, experts: EXPERTS, max_tiles, first_grid: 1, second_grid: columns },
+            bucket::Params {
+                pairs: PAIRS,
+                experts: EXPERTS,
+                tile_rows: gemm::TILE_M,
+                max_tiles,
+                first_grid: 1,
+                second_grid: columns,
+            },
             bucket::Binds {
                 ids: &self.ids,
                 counts: &self.counts,
@@ -149,7 +156,7 @@ async fn prepared(device: &Device, plan: Plan) -> Program {
 }
 
 async fn read(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
-    let readback = Readback::new::<f32>(device, buffer.len()).await.expect("a reader");
+    let readback = Readback::new::<f32>(device, buffer.len(), 1).await.expect("a reader");
     readback.read(device, buffer, buffer.len()).await.expect("what it holds")
 }
 

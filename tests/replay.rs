@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
     conformance::{Replayed, replay},
-    engine::{EngineError, Session, SessionOptions},
+    engine::{Engine, EngineError, EngineOptions},
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
@@ -24,8 +24,8 @@ async fn replayed(device: &Device, arch: Arch, kv_type: Option<KvType>) -> Vec<R
     let gguf = TinyModel { arch, ..TinyModel::default() }.to_bytes().expect("a file");
     let gguf = Gguf::from_bytes(gguf).expect("a GGUF");
     let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
-    let options = SessionOptions { context: Some(16), kv_type, ..SessionOptions::default() };
-    let mut session = Session::new(&model, &options).await.expect("a session");
+    let options = EngineOptions { context: Some(16), kv_type, ..EngineOptions::default() };
+    let mut session = Engine::new(&model, &options).await.expect("an engine").session();
     let mut steps: Vec<Replayed> = Vec::new();
     for tokens in [&[1, 5, 9, 2, 250, 3, 77, 8, 100][..], &[4]] {
         let run = session.forward_by(tokens, async |device, program| {
@@ -87,7 +87,7 @@ fn a_wrong_kernel_is_named() {
     assert!(attention.shape.contains("capacity: 16"), "{attention:?}");
 
     let router = found("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other < e || other == 1u");
-    assert_eq!(router.part, "blk.0 ffn");
+    assert_eq!(router.part, "blk.0 route");
     found("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k");
     found("attn/qkv_to_cache", "p.eps", "(p.eps + 0.01)");
     found("linear/gemv", "= silu(", "= 1.001 * silu(");

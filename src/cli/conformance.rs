@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ferrum_wgpu::conformance::{Replayed, Report, Suite, Target, Verdict, replay};
-use ferrum_wgpu::engine::{EngineError, Session, SessionOptions};
+use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, Session};
 use ferrum_wgpu::gpu::{Caps, Device};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
@@ -216,11 +216,11 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
     if needed > u64::from(capacity) {
         return Err(EngineError::ContextFull { needed, capacity }.into());
     }
-    let options = SessionOptions { context: Some(needed as u32), kv_type: args.kv_type, ..SessionOptions::default() };
+    let options = EngineOptions { context: Some(needed as u32), kv_type: args.kv_type, ..EngineOptions::default() };
     let mask = args.mask.map(Mask::caps);
     let device = Place::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
     let model = load::load(&device, &gguf).await?;
-    let mut session = Session::new(&model, &options).await?;
+    let mut session = Engine::new(&model, &options).await?.session();
 
     let mut steps: Vec<(&'static str, Replayed)> = Vec::new();
     let next = tokens.iter().copied().last().map_or(0, |last| (last + 1) % vocab);

@@ -127,11 +127,13 @@ failure_from! {
     },
     EngineError => |error| match error {
         EngineError::Gpu(gpu) => gpu_code(gpu),
+        EngineError::Model(_) | EngineError::OtherModel => Code::Model,
         EngineError::KvType { .. } => Code::Device,
-        EngineError::NotANumber => Code::Runtime,
+        EngineError::DeviceLost => Code::Lost,
         EngineError::NoTokens
         | EngineError::TokenId { .. }
         | EngineError::ContextFull { .. }
+        | EngineError::NeverFits { .. }
         | EngineError::Context { .. }
         | EngineError::Option { .. } => Code::Usage,
         _ => Code::Runtime,

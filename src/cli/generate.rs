@@ -1,22 +1,21 @@
-//! Replies: feeding the prompt, sampling, and writing the text as it comes.
+//! Replies: feeding the prompt, and writing the text as it comes.
 
 use std::time::{Duration, Instant};
 
-use ferrum_wgpu::engine::{Sampler, Session};
-use ferrum_wgpu::text::Tokenizer;
+use ferrum_wgpu::engine::{GenerateOptions, Progress, Reply as Tokens, Session, Stop as EngineStop};
+use ferrum_wgpu::text::{StopStrings, Tokenizer};
 
 use super::exit::Failure;
 use super::interrupt::Interrupt;
 use super::output::{note, print};
-
-/// Tokens of a prompt that are computed between two looks at Ctrl-C.
-const CHUNK: usize = 512;
 
 /// Why a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The model ended its turn.
     EndOfTurn,
+    /// A stop string came.
+    Text,
     /// It has as many tokens as were asked for.
     Limit,
     /// No more tokens fit.
@@ -30,12 +29,11 @@ pub enum Stop {
 pub struct Generator<'a> {
     pub session: Session,
     pub tokenizer: &'a Tokenizer,
-    pub sampler: Sampler,
-    /// The most tokens of a reply.
-    pub limit: Option<u32>,
+    /// How tokens are drawn, and how many.
+    pub options: GenerateOptions,
+    /// Strings at which a reply ends.
+    pub stops: StopStrings,
     pub interrupt: Interrupt,
-    /// The tokens that the session holds.
-    computed: Vec<u32>,
 }
 
 /// What a reply was made of.
@@ -60,18 +58,16 @@ impl Timing {
     }
 }
 
-impl<'a> Generator<'a> {
-    /// One that has computed nothing.
-    pub fn new(
-        session: Session,
-        tokenizer: &'a Tokenizer,
-        sampler: Sampler,
-        limit: Option<u32>,
-        interrupt: Interrupt,
-    ) -> Self {
-        Self { session, tokenizer, sampler, limit, interrupt, computed: Vec::new() }
-    }
+/// How a reply came about.
+#[derive(Debug, Default)]
+struct Course {
+    /// Tokens of the prompt that had not to be computed.
+    known: usize,
+    prompt: Timing,
+    reply: Timing,
+}
 
+impl Generator<'_> {
     /// Writes the model's reply to `prompt` to standard output, with a newline at its end, and on standard error what
     /// is to be said about it. Of the prompt only what differs from the tokens computed before is computed.
     pub async fn reply(&mut self, prompt: &[u32]) -> Result<Reply, Failure> {
@@ -81,77 +77,78 @@ impl<'a> Generator<'a> {
         self.interrupt.end();
         // Also after half a reply: what is said next is to have a line of its own.
         let ended = if made.is_ok() || !text.is_empty() { print("\n") } else { Ok(()) };
-        let (stop, count, [prompt_time, reply_time]) = made?;
+        let (stop, course) = made?;
         ended?;
         if stop == Stop::ContextFull {
             note(format_args!("note: the context of {} tokens is full", self.session.capacity()));
         }
-        let reused = prompt.len() - prompt_time.tokens;
-        let reused = if reused > 0 { format!(" (and {reused} known)") } else { String::new() };
-        note(format_args!("prompt: {} tokens{reused}, {}", prompt_time.tokens, prompt_time.show()));
-        note(format_args!("generation: {count} tokens, {}", reply_time.show()));
+        let Course { known, prompt, reply } = course;
+        let known = if known > 0 { format!(" (and {known} known)") } else { String::new() };
+        note(format_args!("prompt: {} tokens{known}, {}", prompt.tokens, prompt.show()));
+        note(format_args!("generation: {} tokens, {}", reply.tokens, reply.show()));
         Ok(Reply { text, stop })
     }
 
-    /// Adds the reply to `text` while it writes it. Gives why it ended, its tokens, and the tokens and times of the two
-    /// phases: the last token of a reply need not be computed.
-    async fn make(&mut self, prompt: &[u32], text: &mut String) -> Result<(Stop, u32, [Timing; 2]), Failure> {
-        let [mut fed, mut drawn] = [Timing::default(), Timing::default()];
-        let known = common_prefix(&self.computed, prompt).min(prompt.len().saturating_sub(1));
-        self.computed.truncate(known);
-        self.session.truncate(known as u32);
-
-        let start = Instant::now();
-        let mut logits = Vec::new();
-        for chunk in prompt.get(known..).unwrap_or_default().chunks(CHUNK) {
-            if self.interrupt.requested() {
-                break;
-            }
-            logits = self.forward(chunk).await?;
-            fed.tokens += chunk.len();
-        }
-        fed.time = start.elapsed();
-
-        let start = Instant::now();
+    /// Adds the reply to `text` while it writes it. Gives why it ended, and how it came about.
+    async fn make(&mut self, prompt: &[u32], text: &mut String) -> Result<(Stop, Course), Failure> {
+        let mut course = Course::default();
+        let held = common_prefix(&self.session.tokens(), prompt).min(prompt.len().saturating_sub(1));
+        self.session.truncate(held as u32);
+        let mut start = Instant::now();
         let mut stream = self.tokenizer.decode_stream();
-        let mut count = 0;
+        let mut stops = self.stops.clone();
+        let new = prompt.get(held..).unwrap_or_default();
+        let mut tokens = self.session.generate(new, &self.options)?;
         let stop = loop {
-            if self.interrupt.requested() {
-                break Stop::Interrupted;
+            let progress = match next(&mut tokens, &self.interrupt).await? {
+                Some(progress) => progress,
+                None => break Stop::Interrupted,
+            };
+            if course.prompt.time.is_zero() && progress != Progress::Computed {
+                course.prompt.time = start.elapsed();
+                start = Instant::now();
             }
-            if self.limit.is_some_and(|limit| count >= limit) {
-                break Stop::Limit;
-            }
-            let id = self.sampler.sample(&logits)?;
-            if self.tokenizer.is_stop(id) {
-                break Stop::EndOfTurn;
-            }
-            if self.session.len() >= self.session.capacity() {
-                break Stop::ContextFull;
-            }
-            count += 1;
-            if let Some(piece) = stream.push(id)? {
-                print(&piece)?;
-                text.push_str(&piece);
-            }
-            if self.limit.is_none_or(|limit| count < limit) {
-                logits = self.forward(&[id]).await?;
-                drawn.tokens += 1;
+            match progress {
+                Progress::Computed => {}
+                Progress::Token(id) => {
+                    course.reply.tokens += 1;
+                    let Some(piece) = stream.push(id)? else { continue };
+                    if write(&mut stops, &piece, text)? {
+                        break Stop::Text;
+                    }
+                }
+                Progress::Ended(EngineStop::Token(_)) => break Stop::EndOfTurn,
+                Progress::Ended(EngineStop::Limit) => break Stop::Limit,
+                Progress::Ended(EngineStop::ContextFull) => break Stop::ContextFull,
             }
         };
-        if let Some(rest) = stream.finish() {
-            print(&rest)?;
-            text.push_str(&rest);
+        course.known = held + tokens.cached() as usize;
+        course.prompt.tokens = prompt.len() - course.known;
+        course.reply.time = start.elapsed();
+        drop(tokens);
+        if stop != Stop::Text {
+            let rest = stream.finish().unwrap_or_default();
+            if !write(&mut stops, &rest, text)? {
+                let rest = stops.finish();
+                print(&rest)?;
+                text.push_str(&rest);
+            }
         }
-        drawn.time = start.elapsed();
-        Ok((stop, count, [fed, drawn]))
+        Ok((stop, course))
     }
+}
 
-    async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Failure> {
-        let logits = self.session.forward(tokens).await?;
-        self.computed.extend_from_slice(tokens);
-        Ok(logits)
-    }
+/// What comes next of a reply; `None` after Ctrl-C.
+async fn next(tokens: &mut Tokens<'_>, interrupt: &Interrupt) -> Result<Option<Progress>, Failure> {
+    if interrupt.requested() { Ok(None) } else { Ok(Some(tokens.step().await?)) }
+}
+
+/// Writes a piece, and adds it to `text`, up to a stop string; gives whether there was one.
+fn write(stops: &mut StopStrings, piece: &str, text: &mut String) -> Result<bool, Failure> {
+    let (piece, stopped) = stops.push(piece);
+    print(&piece)?;
+    text.push_str(&piece);
+    Ok(stopped)
 }
 
 /// How many tokens two sequences have in common from the start.

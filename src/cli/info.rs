@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ferrum_wgpu::engine::SessionOptions;
+use ferrum_wgpu::engine::{Engine, EngineOptions};
 use ferrum_wgpu::gguf::Gguf;
 use ferrum_wgpu::gpu::{Caps, Device};
 use ferrum_wgpu::kernels::KvType;
@@ -36,12 +36,12 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     print(&contents(&gguf))?;
 
     let config = Config::from_gguf(&gguf)?;
-    let options = SessionOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
+    let options = EngineOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
     let context = options.context_for(config.context_length)?;
     let target = Target::find(args.device.device.as_deref()).await?;
     let can_f16 = target.as_ref().is_none_or(|target| target.caps.pack_f16);
     let kv_type = args.kv_type.unwrap_or(if can_f16 { KvType::F16 } else { KvType::F32 });
-    let plan = MemoryPlan::new(&gguf, context, kv_type, options.prefill_rows.min(context))?;
+    let plan = Engine::memory(&gguf, &options, kv_type)?;
     let fits = match &target {
         Some(target) => target.fits(&plan),
         None => "there is no GPU adapter here to check it against".to_owned(),

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ferrum_wgpu::engine::{EngineError, Session, SessionOptions, argmax};
+use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, argmax};
 use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, MemoryPlan};
+use ferrum_wgpu::model::Config;
 
 use super::args::{DeviceArg, kv_type};
 use super::device::Place;
@@ -58,15 +58,14 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     }
     // It fits: `needed` is at most a u32.
     let context = args.ctx.unwrap_or(needed as u32);
-    let defaults = SessionOptions::default();
+    let defaults = EngineOptions::default();
     let logit_rows = (LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
-    let options = SessionOptions { context: Some(context), kv_type: Some(args.kv_type), logit_rows, ..defaults };
-    options.context_for(config.context_length)?;
-    MemoryPlan::new(&gguf, context, args.kv_type, options.prefill_rows)?;
+    let options = EngineOptions { context: Some(context), kv_type: Some(args.kv_type), logit_rows, ..defaults };
+    Engine::memory(&gguf, &options, args.kv_type)?;
 
     let device = Place::choose(args.device.device.as_deref()).await?.open().await?;
     let model = load::load(&device, &gguf).await?;
-    let mut session = Session::new(&model, &options).await?;
+    let mut session = Engine::new(&model, &options).await?.session();
 
     let mut rows = Vec::new();
     let mut last = Vec::new();
@@ -81,7 +80,7 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     for _ in 0..args.greedy {
         let id = argmax(&last).ok_or(EngineError::NoTokens)?;
         greedy.push(id);
-        last = session.forward(&[id]).await?;
+        last = session.decode(id).await?;
         rows.push(top(&last, args.top));
     }
     let rows = rows.into_iter().collect::<Option<Vec<_>>>().ok_or(EngineError::NotANumber)?;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use ferrum_wgpu::engine::{Session, SessionOptions};
+use ferrum_wgpu::engine::{Engine, EngineOptions, GenerateOptions, Profile};
 use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, MemoryPlan};
-use ferrum_wgpu::text::Message;
+use ferrum_wgpu::model::Config;
+use ferrum_wgpu::text::{Message, StopStrings};
 
 use super::args::{DeviceArg, kv_type};
 use super::chat::Chat;
@@ -15,7 +15,7 @@ use super::device::Place;
 use super::exit::{Code, Failure};
 use super::generate::{Generator, Stop};
 use super::interrupt::Interrupt;
-use super::output::note;
+use super::output::{note, table};
 use super::sampling::SamplingArgs;
 use super::{load, prompt, repl};
 
@@ -48,6 +48,12 @@ pub struct RunArgs {
     /// How the KV cache is stored; without it f16 where the device can, else f32.
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
+    /// End an answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Say at the end where the device's time went, stage by stage.
+    #[arg(long)]
+    profile: bool,
     /// Read the whole file into memory instead of mapping it.
     #[arg(long)]
     no_mmap: bool,
@@ -63,13 +69,14 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let prompt = prompt::read(args.prompt.as_deref())?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
-    let options = SessionOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
+    let options =
+        EngineOptions { context: args.ctx, kv_type: args.kv_type, profile: args.profile, ..Default::default() };
     let context = options.context_for(config.context_length)?;
-    let plan = MemoryPlan::new(&gguf, context, args.kv_type.unwrap_or_default(), options.prefill_rows)?;
+    let plan = Engine::memory(&gguf, &options, args.kv_type.unwrap_or_default())?;
     tracing::info!(weights = plan.weights, kv = plan.kv, activations = plan.activations, "memory in bytes");
     let think = (args.think || args.no_think).then_some(args.think);
     let chat = Chat::new(&gguf, &config, think)?;
-    let (sampler, sampling) = args.sampling.sampler(gguf.metadata())?;
+    let (sampling, described) = args.sampling.options(gguf.metadata(), config.vocab)?;
     let mut conversation: Vec<Message> = args.system.iter().map(Message::system).collect();
     let ids = match prompt {
         Some(prompt) => {
@@ -85,22 +92,57 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let model = load::load(&device, &gguf).await?;
     // A file that was read as a whole takes memory.
     drop(gguf);
-    let session = Session::new(&model, &options).await?;
-    let (seconds, kv_type) = (start.elapsed().as_secs_f64(), session.kv_type().name());
+    let engine = Engine::new(&model, &options).await?;
+    let (seconds, kv_type) = (start.elapsed().as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
     if chat.assumed_chatml {
         note(format_args!("note: the file has no chat template; ChatML is used"));
     }
-    note(format_args!("{sampling}"));
+    note(format_args!("{described}"));
 
     // At the prompt of a conversation Ctrl-C is one of the ways to quit.
     let interrupt = Interrupt::install(if ids.is_none() { Code::Success } else { Code::Interrupted })?;
-    let mut generator = Generator::new(session, &chat.tokenizer, sampler, args.max_tokens, interrupt);
-    match ids {
-        None => repl::repl(&chat, &mut generator, conversation).await,
-        Some(ids) => Ok(match generator.reply(&ids).await?.stop {
+    let stop = chat.tokenizer.stop_ids().to_vec();
+    let mut generator = Generator {
+        session: engine.session(),
+        tokenizer: &chat.tokenizer,
+        options: GenerateOptions { sampling, max_tokens: args.max_tokens, stop },
+        stops: StopStrings::new(&args.stop),
+        interrupt,
+    };
+    let code = match ids {
+        None => repl::repl(&chat, &mut generator, conversation).await?,
+        Some(ids) => match generator.reply(&ids).await?.stop {
             Stop::Interrupted => Code::Interrupted,
-            Stop::EndOfTurn | Stop::Limit | Stop::ContextFull => Code::Success,
-        }),
+            Stop::EndOfTurn | Stop::Text | Stop::Limit | Stop::ContextFull => Code::Success,
+        },
+    };
+    if args.profile {
+        note(format_args!("{}", profile(&engine.profile().await)));
     }
+    Ok(code)
+}
+
+/// Where the time went, as a table.
+fn profile(profile: &Profile) -> String {
+    let mut rows = vec![["phase", "stage", "dispatches", "ms", "share", "us/token"].map(str::to_owned)];
+    for (phase, total) in &profile.phases {
+        let all: f64 = total.stages.values().map(|stage| stage.time.as_secs_f64()).sum();
+        let row = |stage: &str, dispatches: u64, seconds: f64| {
+            [
+                phase.name().to_owned(),
+                stage.to_owned(),
+                dispatches.to_string(),
+                format!("{:.2}", seconds * 1e3),
+                format!("{:.1} %", if all > 0.0 { 100.0 * seconds / all } else { 0.0 }),
+                format!("{:.1}", seconds * 1e6 / total.rows.max(1) as f64),
+            ]
+        };
+        for (stage, of_stage) in &total.stages {
+            rows.push(row(stage.name(), of_stage.dispatches, of_stage.time.as_secs_f64()));
+        }
+        let passes = format!("all of {} passes, {} tokens", total.passes, total.rows);
+        rows.push(row(&passes, total.stages.values().map(|stage| stage.dispatches).sum(), all));
+    }
+    table(&rows, &[2, 3, 4, 5])
 }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ferrum_wgpu::engine::{Sampler, SamplingOptions};
+use ferrum_wgpu::engine::SamplingOptions;
 use ferrum_wgpu::gguf::Metadata;
 
 use super::exit::Failure;
@@ -24,27 +24,46 @@ pub struct SamplingArgs {
     /// Drop tokens less likely than P times the likeliest.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
+    /// Divide positive logits of tokens in the prompt or the reply by this, multiply negative ones; 1 changes none.
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
+    /// Take this from the logits of tokens in the reply.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Take this from a token's logit for each time that it is in the reply.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Add to the logit of a token; may be given several times.
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    logit_bias: Vec<(u32, f32)>,
     /// Seed; equal seeds draw equal tokens. Without it the clock's.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
+/// `ID=BIAS`.
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("not of the form ID=BIAS")?;
+    let id = id.trim().parse().map_err(|error| format!("token id: {error}"))?;
+    Ok((id, bias.trim().parse().map_err(|error| format!("bias: {error}"))?))
+}
+
 impl SamplingArgs {
     /// Checks what was given.
     pub fn check(&self) -> Result<(), Failure> {
-        Sampler::new(self.over(SamplingOptions::default()))?;
-        Ok(())
+        Ok(self.over(SamplingOptions::default()).check(u32::MAX)?)
     }
 
-    /// The sampler for a file, and a line that says what it does and who says so. To be called after
-    /// [`SamplingArgs::check`].
-    pub fn sampler(&self, metadata: &Metadata) -> Result<(Sampler, String), Failure> {
+    /// The options for a file whose vocabulary has `vocab` tokens, and a line that says what they are and who says so. To be
+    /// called after [`SamplingArgs::check`].
+    pub fn options(&self, metadata: &Metadata, vocab: u32) -> Result<(SamplingOptions, String), Failure> {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-        let seed = self.seed.unwrap_or_else(clock);
-        let options = SamplingOptions { seed, ..self.over(SamplingOptions::from_metadata(metadata)?) };
-        // The flags have been checked: what is wrong now is in the file.
-        let sampler = Sampler::new(options).map_err(|error| Failure::model(format!("general.sampling: {error}")))?;
-        Ok((sampler, self.describe(&options, metadata)))
+        let from_file = SamplingOptions::from_metadata(metadata)?;
+        from_file.check(vocab).map_err(|error| Failure::model(format!("general.sampling: {error}")))?;
+        let options = SamplingOptions { seed: self.seed.unwrap_or_else(clock), ..self.over(from_file) };
+        options.check(vocab)?;
+        let description = self.describe(&options, metadata);
+        Ok((options, description))
     }
 
     /// The options that were given, the others from `base`.
@@ -54,6 +73,10 @@ impl SamplingArgs {
             top_k: self.top_k.unwrap_or(base.top_k),
             top_p: self.top_p.unwrap_or(base.top_p),
             min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
+            logit_bias: self.logit_bias.clone(),
             seed: self.seed.unwrap_or(base.seed),
         }
     }

@@ -48,7 +48,7 @@ pub async fn replay(
 ) -> Result<(), GpuError> {
     let steps = program.plan().steps();
     let most = steps.iter().flat_map(Step::buffers).flatten().map(|buffer| buffer.len()).max().unwrap_or(0);
-    let readback = Readback::new::<u32>(device, most).await?;
+    let readback = Readback::new::<u32>(device, most, 1).await?;
     for (i, step) in steps.iter().enumerate() {
         let (op, bindings) = (step.op(), step.op().bindings());
         let mut before = Vec::with_capacity(bindings.len());

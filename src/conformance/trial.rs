@@ -67,7 +67,7 @@ async fn dispatch(
     program.prepare(device, Plan::single(op, &buffers)).await?;
     program.run(device).await?;
     let most = words.iter().map(Vec::len).max().unwrap_or(0);
-    let readback = Readback::new::<u32>(device, most as u64).await?;
+    let readback = Readback::new::<u32>(device, most as u64, 1).await?;
     for (words, buffer) in words.iter_mut().zip(&buffers) {
         if let Some(buffer) = buffer {
             *words = readback.read(device, buffer, words.len() as u64).await?;

@@ -1,7 +1,10 @@
-use crate::gpu::GpuError;
+use std::sync::Arc;
 
-/// Why a session could not do what it was asked. It stays as it was before the call.
-#[derive(Debug, thiserror::Error)]
+use super::scheduler::Refusal;
+use crate::{gpu::GpuError, model::ModelError};
+
+/// Why a session could not do what it was asked. It stays as it was before the call, and so do all others.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// No token was given.
@@ -22,6 +25,23 @@ pub enum EngineError {
         needed: u64,
         /// Tokens it can have.
         capacity: u32,
+    },
+    /// The sequence would need more blocks than the KV cache has.
+    #[error("{needed} blocks are needed, of a KV cache of {blocks}")]
+    NeverFits {
+        /// Blocks that the sequence would need.
+        needed: u64,
+        /// All blocks.
+        blocks: u32,
+    },
+    /// The sequences hold all blocks of the KV cache, and none of them goes on: when one is dropped or truncated, there is
+    /// room again.
+    #[error("the KV cache is full: {needed} blocks are needed, {free} are free")]
+    PoolFull {
+        /// Blocks that were needed.
+        needed: u32,
+        /// Blocks that were free.
+        free: u32,
     },
     /// A context of no tokens, or longer than the model computes right.
     #[error("a context of {asked} tokens is not possible with this model: 1 to {longest}")]
@@ -50,7 +70,49 @@ pub enum EngineError {
     /// A logit is not a number: the weights or the driver are broken.
     #[error("the model's output is not a number")]
     NotANumber,
+    /// The sequence has a request under way.
+    #[error("the sequence has a request under way")]
+    Busy,
+    /// The sequence has no request of which there could be news.
+    #[error("the sequence has no request")]
+    NoRequest,
+    /// What the device had computed is lost: [`Engine::recover`](super::Engine::recover).
+    #[error("what the device had computed is lost")]
+    DeviceLost,
+    /// A file to recover from is another model's.
+    #[error("the file is not the model that the engine was made for")]
+    OtherModel,
+    /// The file is no model that can be run.
+    #[error(transparent)]
+    Model(Arc<ModelError>),
     /// The device failed.
     #[error(transparent)]
-    Gpu(#[from] GpuError),
+    Gpu(Arc<GpuError>),
+}
+
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(Arc::new(error))
+    }
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Gpu(error) => error.into(),
+            error => Self::Model(Arc::new(error)),
+        }
+    }
+}
+
+impl From<Refusal> for EngineError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoTokens => Self::NoTokens,
+            Refusal::Unknown => Self::NoRequest,
+            Refusal::Busy => Self::Busy,
+            Refusal::Context { needed, capacity } => Self::ContextFull { needed, capacity },
+            Refusal::Pool { needed, blocks } => Self::NeverFits { needed, blocks },
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! Choosing the next token from logits, on the host.
 
+use std::collections::{HashMap, HashSet};
+
 use super::EngineError;
 use crate::{
     gguf::{GgufError, Metadata},
-    kernels::sample::{draw, philox},
+    kernels::sample::{draw, penalties, philox},
 };
 
-/// How tokens are drawn. Logits are divided by the temperature, then cut by `top_k`, `top_p` and `min_p` in this order,
-/// as Hugging Face's generation does, for which model authors recommend their values.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How tokens are drawn. To each logit its bias is added, then the penalties change those of tokens that were seen; the
+/// results are divided by the temperature, then cut by `top_k`, `top_p` and `min_p` in this order, as Hugging Face's
+/// generation does, for which model authors recommend their values.
+#[derive(Clone, Debug, PartialEq)]
 pub struct SamplingOptions {
     /// 0 takes the likeliest token always; of equal ones the lowest id.
     pub temperature: f32,
@@ -18,6 +21,14 @@ pub struct SamplingOptions {
     pub top_p: f32,
     /// Drops tokens less likely than `min_p` times the likeliest; 0 drops none.
     pub min_p: f32,
+    /// Positive logits of tokens in the prompt or the reply are divided by it, negative ones multiplied; 1 changes none.
+    pub repetition_penalty: f32,
+    /// Is taken from the logits of tokens in the reply.
+    pub presence_penalty: f32,
+    /// Is taken from the logit of a token for each time that it is in the reply.
+    pub frequency_penalty: f32,
+    /// What is added to the logits of some tokens.
+    pub logit_bias: Vec<(u32, f32)>,
     /// The draws' seed: equal seeds draw equal tokens.
     pub seed: u64,
 }
@@ -25,11 +36,26 @@ pub struct SamplingOptions {
 impl Default for SamplingOptions {
     /// What Qwen3's authors recommend.
     fn default() -> Self {
-        Self { temperature: 0.6, top_k: 20, top_p: 0.95, min_p: 0.0, seed: 0 }
+        Self {
+            temperature: 0.6,
+            top_k: 20,
+            top_p: 0.95,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
 impl SamplingOptions {
+    /// The likeliest token always.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
     /// The options that a file recommends (`general.sampling.*`), the default for those it does not name.
     ///
     /// # Errors
@@ -42,8 +68,54 @@ impl SamplingOptions {
             top_k: metadata.u32("general.sampling.top_k")?.unwrap_or(default.top_k),
             top_p: float("top_p")?.unwrap_or(default.top_p),
             min_p: float("min_p")?.unwrap_or(default.min_p),
-            seed: default.seed,
+            ..default
         })
+    }
+
+    /// Checks every value's range; ids of biased tokens are below `vocab`.
+    ///
+    /// # Errors
+    /// [`EngineError::Option`] for a value out of its range, [`EngineError::TokenId`].
+    pub fn check(&self, vocab: u32) -> Result<(), EngineError> {
+        let check = |option, value: f32, ok: bool, range| {
+            if ok { Ok(()) } else { Err(EngineError::Option { option, value: value.to_string(), range }) }
+        };
+        let (repetition, top_p, min_p) = (self.repetition_penalty, self.top_p, self.min_p);
+        check("temperature", self.temperature, self.temperature >= 0.0 && self.temperature.is_finite(), "at least 0")?;
+        check("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1")?;
+        check("min_p", min_p, (0.0..=1.0).contains(&min_p), "between 0 and 1")?;
+        check("repetition_penalty", repetition, repetition > 0.0 && repetition.is_finite(), "above 0")?;
+        check("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite")?;
+        check("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite")?;
+        for &(id, bias) in &self.logit_bias {
+            check("logit_bias", bias, bias.is_finite(), "finite")?;
+            if id >= vocab {
+                return Err(EngineError::TokenId { id, vocab });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether logits are changed before they are divided by the temperature.
+    pub(crate) fn penalises(&self) -> bool {
+        let neutral = Self::default();
+        self.repetition_penalty != neutral.repetition_penalty
+            || self.presence_penalty != neutral.presence_penalty
+            || self.frequency_penalty != neutral.frequency_penalty
+            || !self.logit_bias.is_empty()
+    }
+
+    /// What the kernels take: repetition, presence and frequency penalty, and whether there is any of them or a bias.
+    pub(crate) fn penalties(&self) -> [f32; 4] {
+        let any = if self.penalises() { 1.0 } else { 0.0 };
+        [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, any]
+    }
+
+    /// What the kernels take: temperature, top-k, top-p, min-p.
+    pub(crate) fn cuts(&self) -> [f32; 4] {
+        // Below it a temperature takes the likeliest anyway, and the kernels' divisions stay finite.
+        let temperature = if self.temperature < 1e-30 { 0.0 } else { self.temperature };
+        [temperature, self.top_k as f32, self.top_p, self.min_p]
     }
 }
 
@@ -53,6 +125,8 @@ pub struct Sampler {
     options: SamplingOptions,
     /// Draws so far: with the seed it determines the next.
     drawn: u64,
+    /// How often each token was drawn, and whether it is in the prompt, as [`penalties`] counts them.
+    counts: HashMap<u32, u32>,
 }
 
 impl Sampler {
@@ -61,14 +135,8 @@ impl Sampler {
     /// # Errors
     /// [`EngineError::Option`] for a value out of its range.
     pub fn new(options: SamplingOptions) -> Result<Self, EngineError> {
-        let check = |option, value: f32, ok: bool, range| {
-            if ok { Ok(()) } else { Err(EngineError::Option { option, value: value.to_string(), range }) }
-        };
-        let SamplingOptions { temperature, top_p, min_p, .. } = options;
-        check("temperature", temperature, temperature >= 0.0 && temperature.is_finite(), "at least 0")?;
-        check("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1")?;
-        check("min_p", min_p, (0.0..=1.0).contains(&min_p), "between 0 and 1")?;
-        Ok(Self { options, drawn: 0 })
+        options.check(u32::MAX)?;
+        Ok(Self { options, drawn: 0, counts: HashMap::new() })
     }
 
     /// The options.
@@ -76,21 +144,80 @@ impl Sampler {
         &self.options
     }
 
+    /// Tells it the prompt's tokens, for the repetition penalty.
+    pub fn seen(&mut self, prompt: &[u32]) {
+        if self.options.penalises() {
+            prompt.iter().for_each(|id| *self.counts.entry(*id).or_default() |= penalties::IN_PROMPT);
+        }
+    }
+
     /// The next token for `logits`, one for each id.
     ///
     /// # Errors
     /// [`EngineError::NotANumber`] when a logit is none; [`EngineError::NoTokens`] when there are none.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
+        let penalised = self.penalised(logits);
+        let logits = penalised.as_deref().unwrap_or(logits);
         if logits.iter().any(|l| l.is_nan()) {
             return Err(EngineError::NotANumber);
         }
         let likeliest = argmax(logits).ok_or(EngineError::NoTokens)?;
-        if self.options.temperature == 0.0 {
-            return Ok(likeliest);
+        let [temperature, ..] = self.options.cuts();
+        let id = if temperature == 0.0 {
+            likeliest
+        } else {
+            let number = philox::uniform(self.options.seed, self.drawn);
+            self.drawn += 1;
+            draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest)
+        };
+        if self.options.penalises() {
+            *self.counts.entry(id).or_default() += 1;
         }
-        let number = philox::uniform(self.options.seed, self.drawn);
-        self.drawn += 1;
-        Ok(draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest))
+        Ok(id)
+    }
+
+    /// The draws' state as the kernels take it: seed and counter, low words first.
+    pub(crate) fn seed_and_counter(&self) -> [u32; 4] {
+        let [seed, drawn] = [self.options.seed, self.drawn].map(|n| [n as u32, (n >> 32) as u32]);
+        [seed[0], seed[1], drawn[0], drawn[1]]
+    }
+
+    /// How often each of `vocab` tokens was seen, as the kernels take it.
+    pub(crate) fn counts(&self, vocab: u32) -> Vec<u32> {
+        let mut counts = vec![0; vocab as usize];
+        for (id, count) in &self.counts {
+            counts.get_mut(*id as usize).into_iter().for_each(|of_id| *of_id = *count);
+        }
+        counts
+    }
+
+    /// The bias of each of `vocab` tokens.
+    pub(crate) fn biases(&self, vocab: u32) -> Vec<f32> {
+        let mut biases = vec![0.0; vocab as usize];
+        for (id, by) in &self.options.logit_bias {
+            biases.get_mut(*id as usize).into_iter().for_each(|bias| *bias += by);
+        }
+        biases
+    }
+
+    /// The logits with bias and penalties, where there are any.
+    fn penalised(&self, logits: &[f32]) -> Option<Vec<f32>> {
+        let options = &self.options;
+        if !options.penalises() {
+            return None;
+        }
+        let strengths = options.penalties();
+        let mut changed = logits.to_vec();
+        let mut bias: HashMap<u32, f32> = HashMap::new();
+        options.logit_bias.iter().for_each(|(id, by)| *bias.entry(*id).or_default() += by);
+        let concerned: HashSet<u32> = self.counts.keys().chain(bias.keys()).copied().collect();
+        for id in concerned {
+            if let Some(logit) = changed.get_mut(id as usize) {
+                let (by, count) = (bias.get(&id).copied(), self.counts.get(&id).copied());
+                *logit = penalties::penalised(*logit, by.unwrap_or(0.0), count.unwrap_or(0), strengths);
+            }
+        }
+        Some(changed)
     }
 
     /// The tokens that are kept with their unnormalised probabilities, likeliest first.
@@ -132,32 +259,49 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equal_ids() {
-        let mut greedy = sampler(SamplingOptions { temperature: 0.0, ..Default::default() });
+        let mut greedy = sampler(SamplingOptions::greedy());
         assert_eq!(greedy.sample(&[0.0, 3.0, 3.0, 1.0]).ok(), Some(1));
     }
 
     #[test]
     fn cuts_keep_what_they_say() {
         let logits: Vec<f32> = [0.5f32, 0.25, 0.125, 0.0625, 0.0625].map(f32::ln).to_vec();
-        let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 1 };
+        let all = || SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1, ..Default::default() };
         let ids =
             |options| -> Vec<u32> { sampler(options).candidates(&logits, 0).into_iter().map(|(id, _)| id).collect() };
-        assert_eq!(ids(all), [0, 1, 2, 3, 4]);
-        assert_eq!(ids(SamplingOptions { top_k: 2, ..all }), [0, 1]);
-        assert_eq!(ids(SamplingOptions { top_p: 0.7, ..all }), [0, 1]);
-        assert_eq!(ids(SamplingOptions { min_p: 0.2, ..all }), [0, 1, 2]);
+        assert_eq!(ids(all()), [0, 1, 2, 3, 4]);
+        assert_eq!(ids(SamplingOptions { top_k: 2, ..all() }), [0, 1]);
+        assert_eq!(ids(SamplingOptions { top_p: 0.7, ..all() }), [0, 1]);
+        assert_eq!(ids(SamplingOptions { min_p: 0.2, ..all() }), [0, 1, 2]);
     }
 
     #[test]
     fn draws_follow_the_probabilities_and_the_seed() {
         let logits = [0.7f32.ln(), 0.3f32.ln()];
-        let options = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 };
+        let options = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 42, ..Default::default() };
         let draw = |mut s: Sampler| -> Vec<u32> { (0..4000).filter_map(|_| s.sample(&logits).ok()).collect() };
-        let drawn = draw(sampler(options));
+        let drawn = draw(sampler(options.clone()));
         let ones = drawn.iter().filter(|id| **id == 1).count();
         assert!((1100..1300).contains(&ones), "{ones} of 4000 at a probability of 0.3");
-        assert_eq!(drawn, draw(sampler(options)));
+        assert_eq!(drawn, draw(sampler(options.clone())));
         assert_ne!(drawn, draw(sampler(SamplingOptions { seed: 43, ..options })));
+    }
+
+    #[test]
+    fn penalties_and_biases_change_the_choice() {
+        let logits = [1.0, 1.2, -0.5];
+        let choices = |options: SamplingOptions| -> Vec<u32> {
+            let mut s = sampler(options);
+            s.seen(&[1]);
+            (0..4).filter_map(|_| s.sample(&logits).ok()).collect()
+        };
+        let greedy = SamplingOptions::greedy;
+        assert_eq!(choices(greedy()), [1, 1, 1, 1]);
+        // 1.2 / 1.5 is less than 1, and then both have been seen.
+        assert_eq!(choices(SamplingOptions { repetition_penalty: 1.5, ..greedy() }), [0, 1, 1, 1]);
+        assert_eq!(choices(SamplingOptions { presence_penalty: 0.3, ..greedy() }), [1, 0, 1, 1]);
+        assert_eq!(choices(SamplingOptions { frequency_penalty: 0.3, ..greedy() }), [1, 0, 1, 0]);
+        assert_eq!(choices(SamplingOptions { logit_bias: vec![(2, 9.0)], ..greedy() }), [2, 2, 2, 2]);
     }
 
     #[test]

@@ -1,164 +1,113 @@
-//! One sequence: its KV cache, its buffers, its prepared plans.
+//! A sequence of an engine, and what is asked of it.
 
-use super::EngineError;
-use crate::{
-    gpu::{Device, Program, Readback},
-    kernels::{KvType, Reduce},
-    model::{Activations, Decoder, KvCache, Model, Tiers, kv_layer_elements},
+use super::{
+    Engine, EngineError, Sampler, SamplingOptions,
+    engine::News,
+    runner::Drawing,
+    scheduler::{End, SequenceId, Want},
 };
+use crate::gpu::{Device, Program};
 
-/// How a [`Session`] is made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionOptions {
-    /// Tokens that fit. `None`: the model's own context, 4,096 at most.
-    pub context: Option<u32>,
-    /// How the KV cache is stored. `None`: f16 where the device can, else f32.
-    pub kv_type: Option<KvType>,
-    /// Tokens of a prompt that are computed at a time.
-    pub prefill_rows: u32,
-    /// Tokens whose logits are kept at a time by [`Session::forward_each`]: it computes no more at once.
-    pub logit_rows: u32,
-    /// Which kernels rows are given to. `None`: those that suit the device.
-    pub tiers: Option<Tiers>,
-}
-
-/// The longest context that is taken by itself: memory grows with it.
-const DEFAULT_CONTEXT: u32 = 4096;
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self { context: None, kv_type: None, prefill_rows: 128, logit_rows: 1, tiers: None }
-    }
-}
-
-impl SessionOptions {
-    /// The context that a model of `longest` tokens gets.
-    ///
-    /// # Errors
-    /// [`EngineError::Context`] when it is more than the model has.
-    pub fn context_for(&self, longest: u32) -> Result<u32, EngineError> {
-        match self.context {
-            None => Ok(longest.min(DEFAULT_CONTEXT)),
-            Some(asked) if asked == 0 || asked > longest => Err(EngineError::Context { asked, longest }),
-            Some(asked) => Ok(asked),
-        }
-    }
-}
-
-/// A sequence of tokens that a model continues.
+/// A sequence of tokens that a model continues. Its share of the KV cache is given back when it is dropped.
 #[derive(Debug)]
 pub struct Session {
-    model: Model,
-    kv: KvCache,
-    activations: Activations,
-    prefill_rows: u32,
-    tiers: Tiers,
-    /// Tokens in the cache.
-    len: u32,
-    /// The plan for one token, kept ready.
-    decode: Prepared,
-    /// The plan for any other number of tokens: its last shape is kept.
-    prefill: Prepared,
-    readback: Readback,
+    engine: Engine,
+    id: SequenceId,
 }
 
-/// A program and the shape that it was prepared for.
-#[derive(Debug)]
-struct Prepared {
-    program: Program,
-    /// Rows and rows with logits.
-    shape: Option<(u32, u32)>,
+/// What is asked for by [`Session::generate`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// How tokens are drawn.
+    pub sampling: SamplingOptions,
+    /// The most tokens. `None`: as many as the context holds.
+    pub max_tokens: Option<u32>,
+    /// Tokens that end the reply; they are not part of it.
+    pub stop: Vec<u32>,
 }
 
-/// What is handed the logits of a token.
-type Sink<'a> = &'a mut dyn FnMut(&[f32]);
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self { sampling: SamplingOptions::default(), max_tokens: None, stop: Vec::new() }
+    }
+}
+
+/// What has become of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Something was computed.
+    Computed,
+    /// Its next token.
+    Token(u32),
+    /// It is at its end.
+    Ended(Stop),
+}
+
+/// Why a reply ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// This token was drawn.
+    Token(u32),
+    /// It has as many tokens as were asked for.
+    Limit,
+    /// No more tokens fit.
+    ContextFull,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.schedule().release(self.id);
+    }
+}
 
 impl Session {
-    /// An empty sequence.
-    ///
-    /// # Errors
-    /// [`EngineError`] for options that cannot be, or when memory runs out.
-    pub async fn new(model: &Model, options: &SessionOptions) -> Result<Self, EngineError> {
-        let (device, config) = (model.device(), model.config());
-        let capacity = options.context_for(config.context_length)?;
-        let can_f16 = device.caps().pack_f16;
-        let ty = match options.kv_type {
-            Some(KvType::F16) if !can_f16 => return Err(EngineError::KvType { device: device.name().to_owned() }),
-            Some(ty) => ty,
-            None if can_f16 => KvType::F16,
-            None => KvType::F32,
-        };
-        for (option, rows) in [("prefill_rows", options.prefill_rows), ("logit_rows", options.logit_rows)] {
-            if rows == 0 {
-                return Err(EngineError::Option { option, value: rows.to_string(), range: "at least 1" });
-            }
-        }
-        let words = kv_layer_elements(config, capacity) * ty.bytes() / 4;
-        let mut layers = Vec::new();
-        for i in 0..config.layers {
-            layers.push(device.alloc(&format!("KV cache of blk.{i}"), words).await?);
-        }
-        let frequencies = &model.weights().rope_frequencies;
-        let mut rotations = Vec::with_capacity(capacity as usize * frequencies.len());
-        for position in 0..capacity {
-            // In f64: shaders' sine and cosine are coarse, and f32 positions times frequencies too.
-            rotations.extend(frequencies.iter().map(|frequency| {
-                let (sin, cos) = (f64::from(position) * frequency).sin_cos();
-                [cos as f32, sin as f32]
-            }));
-        }
-        let rotations = device.upload("rotations", &rotations).await?;
-        let prefill_rows = options.prefill_rows.min(capacity);
-        let logit_rows = options.logit_rows.min(prefill_rows);
-        let activations = Activations::new(device, config, prefill_rows, logit_rows).await?;
-        let readback = Readback::new::<f32>(device, activations.logits.len()).await?;
-        let prepared = || Prepared { program: Program::new(device), shape: None };
-        Ok(Self {
-            kv: KvCache { layers, rotations, ty, capacity },
-            activations,
-            prefill_rows,
-            tiers: options.tiers.unwrap_or_else(|| Tiers::of(device)),
-            len: 0,
-            decode: prepared(),
-            prefill: prepared(),
-            readback,
-            model: model.clone(),
-        })
+    pub(super) fn new(engine: Engine, id: SequenceId) -> Self {
+        Self { engine, id }
     }
 
-    /// The model that it continues with.
-    pub fn model(&self) -> &Model {
-        &self.model
+    /// The engine that computes it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Its tokens: those it was given, and those that were drawn.
+    pub fn tokens(&self) -> Vec<u32> {
+        self.engine.schedule().scheduler.tokens(self.id).unwrap_or_default().to_vec()
     }
 
     /// Tokens in the sequence.
     pub fn len(&self) -> u32 {
-        self.len
+        self.engine.schedule().scheduler.tokens(self.id).map_or(0, |tokens| tokens.len() as u32)
     }
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Tokens that fit.
     pub fn capacity(&self) -> u32 {
-        self.kv.capacity
+        self.engine.context()
     }
 
-    /// How the KV cache is stored.
-    pub fn kv_type(&self) -> KvType {
-        self.kv.ty
+    /// Another sequence of the same tokens. They share what is computed until one of them goes on.
+    ///
+    /// # Errors
+    /// None for a session without a reply under way, which a borrow cannot have.
+    pub fn fork(&self) -> Result<Self, EngineError> {
+        let mut schedule = self.engine.schedule();
+        let id = schedule.scheduler.fork(self.id)?;
+        schedule.open(id);
+        drop(schedule);
+        Ok(Self::new(self.engine.clone(), id))
     }
 
     /// Forgets all tokens but the first `len`.
     pub fn truncate(&mut self, len: u32) {
-        self.len = self.len.min(len);
-    }
-
-    /// Dispatches of the plan for one token; zero before the first.
-    pub fn decode_dispatches(&self) -> usize {
-        self.decode.program.plan().steps().len()
+        let mut schedule = self.engine.schedule();
+        // A call whose future was dropped may have left a request.
+        schedule.cancel(self.id);
+        let _ = schedule.scheduler.truncate(self.id, len);
     }
 
     /// Appends `tokens` and returns the logits `[vocab]` of the last.
@@ -166,13 +115,18 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before.
     pub async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.check(tokens)?;
-        let start = self.len;
-        let result = self.append(tokens, None).await;
-        if result.is_err() {
-            self.len = start;
-        }
-        result
+        self.ask(tokens, Want::Last)?;
+        self.last_logits().await
+    }
+
+    /// Appends `token` as if it had been drawn and returns its logits `[vocab]`: with the kernels and the order of sums that
+    /// [`Session::generate`] has for the tokens of a reply.
+    ///
+    /// # Errors
+    /// [`EngineError`]; the sequence is then as before.
+    pub async fn decode(&mut self, token: u32) -> Result<Vec<f32>, EngineError> {
+        self.ask(&[token], Want::Next)?;
+        self.last_logits().await
     }
 
     /// Appends `tokens` and hands the logits `[vocab]` of each to `sink`, in order.
@@ -180,56 +134,22 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before, though `sink` may have seen some.
     pub async fn forward_each(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
-        self.check(tokens)?;
-        let start = self.len;
-        let result = self.append(tokens, Some(&mut sink)).await;
-        if result.is_err() {
-            self.len = start;
-        }
-        result.map(|_| ())
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        let vocab = self.model.config().vocab;
-        if tokens.is_empty() {
-            return Err(EngineError::NoTokens);
-        }
-        if let Some(&id) = tokens.iter().find(|id| **id >= vocab) {
-            return Err(EngineError::TokenId { id, vocab });
-        }
-        let needed = u64::from(self.len) + tokens.len() as u64;
-        if needed > u64::from(self.capacity()) {
-            return Err(EngineError::ContextFull { needed, capacity: self.capacity() });
-        }
-        Ok(())
-    }
-
-    /// Runs checked tokens chunk by chunk; the logits of the last token, or of all to the sink.
-    async fn append(&mut self, tokens: &[u32], mut sink: Option<Sink<'_>>) -> Result<Vec<f32>, EngineError> {
-        let vocab = self.model.config().vocab as usize;
-        let most_logits = (self.activations.logits.len() / vocab as u64) as usize;
-        let chunk =
-            if sink.is_some() { most_logits.min(self.prefill_rows as usize) } else { self.prefill_rows as usize };
-        let mut logits = Vec::new();
-        let mut left = tokens.len();
-        for chunk in tokens.chunks(chunk) {
-            left -= chunk.len();
-            // Only the last chunk's last row matters, unless all do.
-            let wanted = if sink.is_some() { chunk.len() } else { 1 };
-            self.run(chunk, wanted as u32).await?;
-            if sink.is_some() || left == 0 {
-                let len = (wanted * vocab) as u64;
-                logits = self.readback.read(self.model.device(), &self.activations.logits, len).await?;
-            }
-            if let Some(sink) = &mut sink {
-                logits.chunks_exact(vocab).for_each(sink);
+        self.ask(tokens, Want::Each)?;
+        loop {
+            match self.next().await? {
+                News::Logits { logits, last } => {
+                    sink(&logits);
+                    if last {
+                        return Ok(());
+                    }
+                }
+                other => self.unexpected(other)?,
             }
         }
-        Ok(logits)
     }
 
-    /// Appends `tokens`, computing the logits of the last, by programs that `run` runs in the session's place, step by step
-    /// if it likes. This is how a model's dispatches are replayed one by one.
+    /// Appends `tokens` by programs that `run` runs in the engine's place, step by step if it likes: this is how a model's
+    /// dispatches are replayed one by one. A single token that follows others is computed as a drawn one.
     ///
     /// # Errors
     /// [`EngineError`] and those of `run`; the sequence is then as before.
@@ -238,54 +158,156 @@ impl Session {
         tokens: &[u32],
         mut run: impl AsyncFnMut(&Device, &Program) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.check(tokens)?;
-        let (start, device) = (self.len, self.model.device().clone());
-        for chunk in tokens.chunks(self.prefill_rows as usize) {
-            let result = match self.prepare(chunk, 1).await {
-                Ok(program) => run(&device, program).await,
-                Err(error) => Err(error.into()),
-            };
-            if result.is_err() {
-                self.len = start;
-                return result;
+        let next = tokens.len() == 1 && !self.is_empty();
+        self.ask(tokens, if next { Want::Next } else { Want::Last })?;
+        loop {
+            match self.engine.next_by(self.id, &mut run).await {
+                Ok(News::Logits { .. }) => return Ok(()),
+                Ok(other) => self.unexpected(other)?,
+                Err(error) => {
+                    self.engine.schedule().cancel(self.id);
+                    return Err(error);
+                }
             }
-            self.len += chunk.len() as u32;
         }
-        Ok(())
     }
 
-    /// Runs the forward pass of one chunk.
-    async fn run(&mut self, tokens: &[u32], logit_rows: u32) -> Result<(), EngineError> {
-        let device = self.model.device().clone();
-        self.prepare(tokens, logit_rows).await?.run(&device).await?;
-        self.len += tokens.len() as u32;
-        Ok(())
+    /// Appends `prompt`, and a reply to it: its tokens come from [`Reply::next`]. The prompt may be empty when the last reply
+    /// is to be continued.
+    ///
+    /// # Errors
+    /// [`EngineError`] for options or tokens that cannot be, and at once for what can never fit.
+    pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Reply<'_>, EngineError> {
+        let vocab = self.engine.config().vocab;
+        options.sampling.check(vocab)?;
+        let mut sampler = Sampler::new(options.sampling.clone())?;
+        sampler.seen(&self.tokens());
+        sampler.seen(prompt);
+        let most = options.max_tokens.unwrap_or(u32::MAX);
+        self.ask(prompt, Want::Draw { most, stops: options.stop.clone() })?;
+        let mut schedule = self.engine.schedule();
+        let number = schedule.number();
+        schedule.drawings.insert(self.id, Drawing { number, sampler });
+        drop(schedule);
+        Ok(Reply { session: self, cached: 0, stop: None })
     }
 
-    /// Writes the inputs of the forward pass of one chunk, and gives the program that computes it.
-    async fn prepare(&mut self, tokens: &[u32], logit_rows: u32) -> Result<&Program, EngineError> {
-        let device = self.model.device().clone();
-        let rows = tokens.len() as u32;
-        let positions: Vec<u32> = (self.len..self.len + rows).collect();
-        device.write(&self.activations.ids, 0, tokens).await?;
-        device.write(&self.activations.positions, 0, &positions).await?;
-        let shape = Some((rows, logit_rows));
-        let prepared = if rows == 1 { &mut self.decode } else { &mut self.prefill };
-        if prepared.shape != shape {
-            let decoder = Decoder {
-                config: self.model.config(),
-                weights: self.model.weights(),
-                activations: &self.activations,
-                kv: &self.kv,
-                rows,
-                reduce: Reduce::best(device.caps()),
-                tiers: self.tiers,
-            };
-            let plan = decoder.record(logit_rows)?;
-            prepared.shape = None;
-            prepared.program.prepare(&device, plan).await?;
-            prepared.shape = shape;
+    /// Makes a request of the scheduler.
+    fn ask(&mut self, tokens: &[u32], want: Want) -> Result<(), EngineError> {
+        let vocab = self.engine.config().vocab;
+        if let Some(&id) = tokens.iter().find(|id| **id >= vocab) {
+            return Err(EngineError::TokenId { id, vocab });
         }
-        Ok(&prepared.program)
+        let mut schedule = self.engine.schedule();
+        // A call whose future was dropped may have left a request.
+        schedule.cancel(self.id);
+        Ok(schedule.scheduler.submit(self.id, tokens, want)?)
+    }
+
+    async fn next(&self) -> Result<News, EngineError> {
+        loop {
+            if let Some(news) = self.engine.step(self.id).await? {
+                return Ok(news);
+            }
+        }
+    }
+
+    async fn last_logits(&mut self) -> Result<Vec<f32>, EngineError> {
+        loop {
+            match self.next().await? {
+                News::Logits { logits, last: true } => return Ok(logits),
+                other => self.unexpected(other)?,
+            }
+        }
+    }
+
+    /// News that do not end a request for logits well.
+    fn unexpected(&self, news: News) -> Result<(), EngineError> {
+        match news {
+            News::Failed(error) => Err(error),
+            News::Ended(end) => Err(error_of(end)),
+            News::Admitted { .. } | News::Token(_) | News::Logits { .. } => Ok(()),
+        }
+    }
+}
+
+/// What a request ended with that should have ended otherwise.
+fn error_of(end: End) -> EngineError {
+    match end {
+        End::PoolFull { needed, free } => EngineError::PoolFull { needed, free },
+        End::DeviceLost => EngineError::DeviceLost,
+        End::Stop(_) | End::Limit | End::ContextFull => EngineError::NoRequest,
+    }
+}
+
+/// A reply that is being made. When it is dropped it ends; what there is of it stays in the session.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    session: &'a mut Session,
+    cached: u32,
+    stop: Option<Stop>,
+}
+
+impl Drop for Reply<'_> {
+    fn drop(&mut self) {
+        if self.stop.is_none() {
+            self.session.engine.schedule().cancel(self.session.id);
+        }
+    }
+}
+
+impl Reply<'_> {
+    /// The next token, after the prompt has been computed; `None` when the reply is at its end.
+    ///
+    /// # Errors
+    /// [`EngineError`]; the session then has the tokens that were given.
+    pub async fn next(&mut self) -> Result<Option<u32>, EngineError> {
+        loop {
+            match self.step().await? {
+                Progress::Computed => {}
+                Progress::Token(token) => return Ok(Some(token)),
+                Progress::Ended(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Drives the device no more than a step further: for callers who want to do something in between, as to look whether
+    /// they should stop.
+    ///
+    /// # Errors
+    /// Those of [`Reply::next`].
+    pub async fn step(&mut self) -> Result<Progress, EngineError> {
+        if let Some(stop) = self.stop {
+            return Ok(Progress::Ended(stop));
+        }
+        match self.session.engine.step(self.session.id).await? {
+            Some(News::Token(token)) => Ok(Progress::Token(token)),
+            Some(News::Failed(error)) => Err(error),
+            Some(News::Ended(end)) => {
+                let stop = match end {
+                    End::Stop(token) => Stop::Token(token),
+                    End::Limit => Stop::Limit,
+                    End::ContextFull => Stop::ContextFull,
+                    End::PoolFull { .. } | End::DeviceLost => return Err(error_of(end)),
+                };
+                self.stop = Some(stop);
+                Ok(Progress::Ended(stop))
+            }
+            Some(News::Admitted { cached }) => {
+                self.cached = cached;
+                Ok(Progress::Computed)
+            }
+            Some(News::Logits { .. }) | None => Ok(Progress::Computed),
+        }
+    }
+
+    /// Why it ended; `None` before.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    /// Tokens of the prompt that were found in the KV cache and not computed: known from the first token on.
+    pub fn cached(&self) -> u32 {
+        self.cached
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::GpuError;
+use super::{Caps, GpuError};
 
 /// An adapter of this machine and what it says of itself.
 #[derive(Clone, Debug)]
@@ -126,14 +126,8 @@ impl Adapter {
     }
 
     /// What a device made from it can do.
-    pub fn caps(&self) -> super::Caps {
-        let flags = self.wgpu.get_downlevel_capabilities().flags;
-        let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
-        let has = self.wgpu.features();
-        let subgroups = has.contains(wgpu::Features::SUBGROUP);
-        let timestamps = has.contains(wgpu::Features::TIMESTAMP_QUERY);
-        let f16 = has.contains(wgpu::Features::SHADER_F16);
-        super::Caps { f16, timestamps, ..super::Caps::from_limits(&self.wgpu.limits(), halves, subgroups) }
+    pub fn caps(&self) -> Caps {
+        caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
     }
 
     /// The features that matter to kernels, by name.
@@ -156,5 +150,55 @@ impl Adapter {
     /// Smallest and largest subgroup the adapter reports, in invocations.
     pub fn subgroup_sizes(&self) -> (u32, u32) {
         (self.info.subgroup_min_size, self.info.subgroup_max_size)
+    }
+}
+
+/// What a device of `adapter` with these features and limits can do.
+pub(crate) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+    let flags = adapter.get_downlevel_capabilities().flags;
+    let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
+    let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
+    let f16 = features.contains(wgpu::Features::SHADER_F16);
+    Caps { f16, timestamps, ..Caps::from_limits(limits, halves, features.contains(wgpu::Features::SUBGROUP)) }
+}
+
+/// Refuses a device that is poorer than WebGPU's defaults, and poorer than its adapter, in what kernels cannot do without.
+pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(), GpuError> {
+    let best = caps_of(adapter, adapter.features(), &adapter.limits()).and(&Caps::portable());
+    let counts = |caps: &Caps| {
+        [
+            ("storage buffers", caps.max_storage_buffers),
+            ("invocations of a workgroup", caps.max_workgroup_invocations),
+            ("bytes of workgroup memory", caps.max_workgroup_bytes),
+        ]
+    };
+    for ((what, has), (_, needs)) in counts(device).into_iter().zip(counts(&best)) {
+        if has < needs {
+            let adapter = adapter.get_info().name;
+            return Err(GpuError::Unsuited { adapter, what, has, needs });
+        }
+    }
+    Ok(())
+}
+
+/// What an application asks for when it makes a device that is to be ours too ([`Device::from_wgpu`](super::Device)).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Requirements {
+    /// The features that kernels make use of. None of them is indispensable.
+    pub features: wgpu::Features,
+    /// The limits that kernels make use of, as high as the adapter has them; WebGPU's defaults where they are no matter. The
+    /// application may raise any of them.
+    pub limits: wgpu::Limits,
+}
+
+impl Requirements {
+    /// All that kernels can use of `adapter`.
+    pub fn of(adapter: &wgpu::Adapter) -> Self {
+        Self::with(&caps_of(adapter, adapter.features(), &adapter.limits()), adapter)
+    }
+
+    /// What a device of `adapter` needs to have for `caps`.
+    pub(crate) fn with(caps: &Caps, adapter: &wgpu::Adapter) -> Self {
+        Self { features: caps.features(), limits: caps.limits(&adapter.limits()) }
     }
 }

@@ -7,10 +7,10 @@ use std::{
 
 use bytemuck::Pod;
 
-use super::{GpuError, device::Gpu};
+use super::{Device, GpuError, driver::Gpu};
 
 /// A type that a storage buffer can be an array of, with its WGSL name. Sizes are multiples of four bytes.
-pub trait Element: Pod {
+pub trait Element: Pod + Send + Sync {
     /// The type's name in WGSL.
     const WGSL: &'static str;
 }
@@ -39,9 +39,21 @@ pub struct Buffer<T> {
 pub struct RawBuffer {
     /// Unique among the buffers of a device.
     pub(crate) id: u64,
+    /// Its device's.
+    pub(crate) identity: Identity,
     pub(crate) label: String,
     pub(crate) bytes: u64,
     pub(crate) storage: Storage,
+}
+
+/// What tells devices apart. wgpu does not where they are of two instances: it takes the one's buffers for others of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity(Arc<()>);
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Where a buffer's words are.
@@ -63,10 +75,16 @@ impl<T: Element> Buffer<T> {
     }
 
     /// A GPU's buffer that no dispatch binds, and no limit on bindings is about.
-    pub(crate) async fn unbound(gpu: &Gpu, label: &str, len: u64, usage: wgpu::BufferUsages) -> Result<Self, GpuError> {
+    pub(crate) async fn unbound(
+        (device, gpu): (&Device, &Gpu),
+        label: &str,
+        len: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Self, GpuError> {
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
         let storage = Storage::Gpu(gpu.buffer(label, bytes, usage).await?);
-        Ok(Self::new(RawBuffer { id: u64::MAX, label: label.to_owned(), bytes, storage }))
+        let identity = device.identity().clone();
+        Ok(Self::new(RawBuffer { id: u64::MAX, identity, label: label.to_owned(), bytes, storage }))
     }
 
     /// The array in a buffer of a plan.

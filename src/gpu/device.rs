@@ -1,14 +1,16 @@
 //! Where plans run: a GPU through wgpu, or the CPU by the kernels' twins.
 
 use std::sync::{
-    Arc, Mutex, PoisonError, RwLock,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
 };
 
 use super::{
-    Adapter, AdapterKind, Buffer, Caps, Element, GpuError, RawBuffer,
-    buffer::Storage,
-    pipeline::{Edit, PipelineCache},
+    Adapter, Buffer, Caps, Element, GpuError, RawBuffer, Requirements,
+    adapter::{caps_of, kernels_need},
+    buffer::{Identity, Storage},
+    driver::{Allowance, Gpu},
+    pipeline::Edit,
 };
 
 /// A place to hold buffers and run plans. Clones share it.
@@ -21,37 +23,15 @@ pub struct Device {
 struct Inner {
     kind: Kind,
     caps: Caps,
+    identity: Identity,
     next_buffer: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Gpu(Gpu),
-    Cpu,
+    Gpu(Box<Gpu>),
+    Cpu(Allowance),
 }
-
-/// A wgpu device with its queue.
-#[derive(Debug)]
-pub(crate) struct Gpu {
-    pub(crate) device: wgpu::Device,
-    pub(crate) queue: wgpu::Queue,
-    pub(crate) pipelines: PipelineCache,
-    pub(crate) name: String,
-    software: bool,
-    /// The first error that no scope caught, or the reason of the device's loss.
-    fault: Arc<Mutex<Option<Fault>>>,
-    /// Bytes written since the queue was last waited for.
-    uploading: AtomicU64,
-}
-
-#[derive(Debug)]
-enum Fault {
-    Lost(String),
-    Uncaptured(GpuError),
-}
-
-/// Staging memory of uploads is freed when their submission is done: this much may be waiting.
-const UPLOAD_IN_FLIGHT: u64 = 32 << 20;
 
 impl Device {
     /// The twins on the CPU: no driver is touched.
@@ -62,7 +42,7 @@ impl Device {
         // Host memory has no binding limit; the twins read any number of slices.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
-        Self::from_kind(Kind::Cpu, caps)
+        Self::from_kind(Kind::Cpu(Allowance::new()), caps)
     }
 
     /// A device of `adapter`, with all that kernels can use of it.
@@ -79,41 +59,39 @@ impl Device {
     /// [`GpuError::RequestDevice`] when the driver refuses.
     pub async fn masked(adapter: &Adapter, mask: &Caps) -> Result<Self, GpuError> {
         let caps = adapter.caps().and(mask);
+        let Requirements { features, limits } = Requirements::with(&caps, &adapter.wgpu);
         let (device, queue) = adapter
             .wgpu
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("ferrum-wgpu"),
-                required_features: caps.features(),
-                required_limits: caps.limits(&adapter.wgpu.limits()),
+                required_features: features,
+                required_limits: limits,
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
             })
             .await
             .map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
-        let fault = Arc::new(Mutex::new(None));
-        let (lost, uncaptured) = (Arc::clone(&fault), Arc::clone(&fault));
-        device.set_device_lost_callback(move |reason, message| {
-            if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
-                *lock(&lost) = Some(Fault::Lost(message));
-            }
-        });
-        device.on_uncaptured_error(Arc::new(move |error| {
-            lock(&uncaptured).get_or_insert(Fault::Uncaptured(GpuError::from_wgpu(error, "a submission")));
-        }));
-        let gpu = Gpu {
-            device,
-            queue,
-            pipelines: PipelineCache::default(),
-            name: adapter.name().to_owned(),
-            software: adapter.kind() == AdapterKind::Software,
-            fault,
-            uploading: AtomicU64::new(0),
-        };
-        Ok(Self::from_kind(Kind::Gpu(gpu), caps))
+        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::ours(&adapter.wgpu.get_info(), device, queue))), caps))
+    }
+
+    /// A device that the application has made of `adapter` and goes on using, with all that kernels can use of it:
+    /// [`Requirements`] says what to ask for when it is made.
+    ///
+    /// The application's handlers of errors and of the device's loss stay as they are, and our errors do not reach them.
+    /// Nothing here blocks: what has to wait polls the device and wakes itself, so that it goes on whether the application
+    /// polls or not. The loss of the device is [`GpuError::Lost`] from the next call on.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsuited`] when the device was made with less than kernels need and its adapter has; errors of the
+    /// device.
+    pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self, GpuError> {
+        let caps = caps_of(adapter, device.features(), &device.limits());
+        kernels_need(adapter, &caps)?;
+        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::of_application(&adapter.get_info(), device, queue)?)), caps))
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        Self { inner: Arc::new(Inner { kind, caps, next_buffer: AtomicU64::new(0) }) }
+        Self { inner: Arc::new(Inner { kind, caps, identity: Identity::default(), next_buffer: AtomicU64::new(0) }) }
     }
 
     /// What it can do.
@@ -139,7 +117,7 @@ impl Device {
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.inner.kind {
             Kind::Gpu(gpu) => Some(gpu),
-            Kind::Cpu => None,
+            Kind::Cpu(_) => None,
         }
     }
 
@@ -152,10 +130,32 @@ impl Device {
         }
     }
 
+    /// For tests: from now on this many allocations succeed, and all others fail as if memory had run out, until
+    /// `u64::MAX` is set.
+    pub fn fail_allocations_after(&self, allocations: u64) {
+        match &self.inner.kind {
+            Kind::Gpu(gpu) => gpu.allowance.set(allocations),
+            Kind::Cpu(allowance) => allowance.set(allocations),
+        }
+    }
+
+    /// For tests: the device is lost, as by a driver's reset. One of an application is only refused here from now on. The
+    /// twins have nothing to lose.
+    pub fn lose(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.destroy();
+        }
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
     /// A buffer of `len` elements, all zero.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`] over the device's binding limit, [`GpuError::OutOfMemory`] when there is none left.
+    /// [`GpuError::TooLarge`] over the device's binding limit, [`GpuError::OutOfMemory`] when there is none left,
+    /// [`GpuError::Lost`].
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
@@ -175,8 +175,11 @@ impl Device {
                 )
                 .await?,
             ),
-            Kind::Cpu => {
+            Kind::Cpu(allowance) => {
                 let out_of_memory = || GpuError::OutOfMemory { label: label.to_owned(), bytes };
+                if !allowance.take() {
+                    return Err(out_of_memory());
+                }
                 let words = usize::try_from(bytes / 4).map_err(|_| out_of_memory())?;
                 let mut memory = Vec::new();
                 memory.try_reserve_exact(words).map_err(|_| out_of_memory())?;
@@ -185,7 +188,13 @@ impl Device {
             }
         };
         let id = self.inner.next_buffer.fetch_add(1, Ordering::Relaxed);
-        Ok(Buffer::new(RawBuffer { id, label: label.to_owned(), bytes, storage }))
+        Ok(Buffer::new(RawBuffer {
+            id,
+            identity: self.inner.identity.clone(),
+            label: label.to_owned(),
+            bytes,
+            storage,
+        }))
     }
 
     /// A buffer that holds `data`.
@@ -201,98 +210,42 @@ impl Device {
     /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way.
     ///
     /// # Errors
-    /// [`GpuError::OutOfRange`] when `data` does not fit there.
+    /// [`GpuError::OutOfRange`] when `data` does not fit there, [`GpuError::Lost`].
     pub async fn write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
+        let much_under_way = self.copy_in(buffer, start, data)?;
+        match self.gpu() {
+            Some(gpu) if much_under_way => gpu.flush().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Device::write`] without ever waiting, for the small inputs of a step: memory for what is under way is not bounded.
+    ///
+    /// # Errors
+    /// Those of [`Device::write`].
+    pub fn write_now<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
+        self.copy_in(buffer, start, data).map(|_| ())
+    }
+
+    /// Overwrites elements, and says whether so much is under way that it should be waited for.
+    fn copy_in<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<bool, GpuError> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let offset = start.saturating_mul(size_of::<T>() as u64);
         let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
-        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > buffer.raw.bytes) {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
             return Err(outside());
         }
         match (&buffer.raw.storage, &self.inner.kind) {
-            (Storage::Gpu(target), Kind::Gpu(gpu)) => {
-                gpu.queue.write_buffer(target, offset, bytes);
-                let waiting = gpu.uploading.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
-                if waiting >= UPLOAD_IN_FLIGHT {
-                    gpu.queue.submit([]);
-                    gpu.wait().await?;
-                }
-                Ok(())
-            }
-            (Storage::Host(memory), Kind::Cpu) => {
+            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytes),
+            (Storage::Host(memory), Kind::Cpu(_)) => {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
                 let start = usize::try_from(offset / 4).map_err(|_| outside())?;
                 let words: &[u32] = bytemuck::cast_slice(data);
                 memory.get_mut(start..start + words.len()).ok_or_else(outside)?.copy_from_slice(words);
-                Ok(())
+                Ok(false)
             }
             _ => Err(outside()),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Gpu {
-    /// A wgpu buffer, with an error where wgpu would make an invalid one.
-    pub(crate) async fn buffer(
-        &self,
-        label: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer, GpuError> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes,
-            usage,
-            mapped_at_creation: false,
-        });
-        let (validation, memory) = (validation.pop(), memory.pop());
-        if let Some(error) = validation.await {
-            return Err(GpuError::from_wgpu(error, label));
-        }
-        match memory.await {
-            Some(_) => Err(GpuError::OutOfMemory { label: label.to_owned(), bytes }),
-            None => Ok(buffer),
-        }
-    }
-
-    /// Waits until all submitted work is done, and reports what went wrong in it.
-    pub(crate) async fn wait(&self) -> Result<(), GpuError> {
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            let _ = sender.send(());
-        });
-        self.finish(receiver).await?;
-        self.uploading.store(0, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Drives the device until `receiver` has its answer.
-    pub(crate) async fn finish<T>(&self, receiver: futures_channel::oneshot::Receiver<T>) -> Result<T, GpuError> {
-        // Natively callbacks run inside poll; in a browser the event loop runs them.
-        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
-            self.check()?;
-            return Err(GpuError::Lost(error.to_string()));
-        }
-        self.check()?;
-        receiver.await.map_err(|_| GpuError::Lost("the driver dropped a request".to_owned()))
-    }
-
-    /// The first error that no scope caught, once; a lost device stays lost.
-    pub(crate) fn check(&self) -> Result<(), GpuError> {
-        let mut fault = lock(&self.fault);
-        match &*fault {
-            None => Ok(()),
-            Some(Fault::Lost(message)) => Err(GpuError::Lost(message.clone())),
-            Some(Fault::Uncaptured(_)) => match fault.take() {
-                Some(Fault::Uncaptured(error)) => Err(error),
-                _ => Ok(()),
-            },
         }
     }
 }

@@ -3,15 +3,15 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::{
-    Caps, GpuError, Plan, RawBuffer, Step, buffer::Storage, device::Gpu, pipeline::Pipeline, program::foreign,
+    Caps, GpuError, Plan, RawBuffer, Step, buffer::Storage, driver::Gpu, pipeline::Pipeline, program::foreign,
 };
 
 /// What a GPU needs for a plan.
 #[derive(Debug, Default)]
 pub(super) struct GpuProgram {
     params: Option<wgpu::Buffer>,
-    /// By pipeline and buffers: a plan that differs from the last only in parameters makes none.
-    bind_groups: HashMap<(*const Pipeline, Vec<u64>), wgpu::BindGroup>,
+    /// By the pipeline's address and buffers: a plan that differs from the last only in parameters makes none.
+    bind_groups: HashMap<(usize, Vec<u64>), wgpu::BindGroup>,
     /// One a step; `None` for those that run on the host.
     steps: Vec<Option<Encoded>>,
 }
@@ -53,7 +53,7 @@ impl GpuProgram {
                 steps.push(None);
                 continue;
             }
-            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await?;
+            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await.map_err(|error| gpu.blame(error))?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let grid = step.op.grid();
             // An indirect grid is no larger than this one.
@@ -69,7 +69,7 @@ impl GpuProgram {
             contents.resize(params_offset as usize + slot(step) as usize, 0u8);
             steps.push(Some(Encoded { pipeline, bind_group, params_offset, grid }));
         }
-        gpu.queue.write_buffer(&params, 0, &contents);
+        gpu.write(&params, 0, &contents)?;
         self.params = Some(params);
         self.steps = steps;
         gpu.check()
@@ -82,8 +82,8 @@ impl GpuProgram {
         pipeline: &Arc<Pipeline>,
         step: &Step,
     ) -> Result<wgpu::BindGroup, GpuError> {
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        if let Some(bind_group) = self.bind_groups.get(&(Arc::as_ptr(pipeline), ids)) {
+        let key = (Arc::as_ptr(pipeline).addr(), step.buffers.iter().flatten().map(|b| b.id).collect());
+        if let Some(bind_group) = self.bind_groups.get(&key) {
             return Ok(bind_group.clone());
         }
         let mut entries = vec![wgpu::BindGroupEntry {
@@ -97,21 +97,24 @@ impl GpuProgram {
         for (buffer, binding) in step.buffers.iter().flatten().zip(1..) {
             entries.push(wgpu::BindGroupEntry { binding, resource: storage(buffer)?.as_entire_binding() });
         }
-        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(step.op.kernel()),
-            layout: &pipeline.layout,
-            entries: &entries,
-        });
-        let ids = step.buffers.iter().flatten().map(|b| b.id).collect();
-        self.bind_groups.insert((Arc::as_ptr(pipeline), ids), bind_group.clone());
+        let bind_group = gpu.now(step.op.kernel(), || {
+            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(step.op.kernel()),
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        self.bind_groups.insert(key, bind_group.clone());
         Ok(bind_group)
     }
 
     /// Submits some of the steps, in one compute pass.
     pub(super) fn submit(&self, gpu: &Gpu, steps: Range<usize>) -> Result<(), GpuError> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), steps);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.now("a submission", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            self.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), steps);
+            gpu.queue.submit([encoder.finish()]);
+        })?;
         gpu.check()
     }
 

@@ -23,6 +23,20 @@ pub enum GpuError {
         /// The driver's reason.
         source: wgpu::RequestDeviceError,
     },
+    /// An application's device was made with less than kernels need.
+    #[error(
+        "the device made of {adapter} has {has} {what}, but kernels need {needs}: `Requirements` says what to ask for"
+    )]
+    Unsuited {
+        /// The adapter's name.
+        adapter: String,
+        /// What there is too little of.
+        what: &'static str,
+        /// What the device has.
+        has: u32,
+        /// What kernels need.
+        needs: u32,
+    },
     /// A buffer is larger than the device allows.
     #[error("{label} needs {bytes} bytes, but the device binds at most {limit}")]
     TooLarge {
@@ -88,6 +102,18 @@ pub enum GpuError {
         /// The device's name.
         device: String,
     },
+    /// All staging buffers of a [`Readback`](super::Readback) are taken.
+    #[error("all {depth} staging buffers of a readback are taken")]
+    ReadbackFull {
+        /// How many there are.
+        depth: usize,
+    },
+    /// What was read has been handed over before.
+    #[error("what was read has been handed over before")]
+    AlreadyRead,
+    /// A program is used on another device than it was made for.
+    #[error("a program is used on another device than it was made for")]
+    OtherDevice,
     /// wgpu refused a call.
     #[error("the GPU refused {what}: {message}")]
     Validation {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, device::Gpu, encode::storage, program::foreign, twin,
+    Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, driver::Gpu, encode::storage, program::foreign, twin,
 };
 
 /// What steps on the host go through: their buffers are gathered into one, so that a run of them waits only once.
@@ -24,21 +24,27 @@ impl HostSteps {
             return Ok(None);
         };
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let gathered = Buffer::unbound(gpu, "buffers of steps on the host", words, usage).await?;
-        Ok(Some(Self { gathered, readback: Readback::new::<u32>(device, words).await? }))
+        let gathered = Buffer::unbound((device, gpu), "buffers of steps on the host", words, usage).await?;
+        Ok(Some(Self { gathered, readback: Readback::new::<u32>(device, words, 1).await? }))
     }
 
     /// Runs steps on the host, after all that was submitted before.
     pub(super) async fn run(&self, device: &Device, steps: &[Step]) -> Result<(), GpuError> {
         let Some(gpu) = device.gpu() else { return Err(foreign(&self.gathered.raw)) };
         let buffers = bound(steps);
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut bytes = 0;
-        for buffer in buffers.values() {
-            encoder.copy_buffer_to_buffer(storage(buffer)?, 0, storage(&self.gathered.raw)?, bytes, buffer.bytes);
-            bytes += buffer.bytes;
-        }
-        gpu.queue.submit([encoder.finish()]);
+        let target = storage(&self.gathered.raw)?;
+        let sources = buffers.values().map(|buffer| Ok((storage(buffer)?, buffer.bytes)));
+        let sources: Vec<_> = sources.collect::<Result<_, GpuError>>()?;
+        let bytes = gpu.now("a copy", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut to = 0;
+            for (source, bytes) in sources {
+                encoder.copy_buffer_to_buffer(source, 0, target, to, bytes);
+                to += bytes;
+            }
+            gpu.queue.submit([encoder.finish()]);
+            to
+        })?;
         let words = self.readback.read(device, &self.gathered, bytes / 4).await?;
         let mut memory = HashMap::with_capacity(buffers.len());
         let mut rest = &words[..];

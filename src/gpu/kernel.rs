@@ -41,6 +41,8 @@ pub trait Kernel: Copy + Debug + Send + Sync + 'static {
 
     /// The variants that a device with `caps` can run.
     fn variants(caps: &Caps) -> Vec<Self::Variant>;
+    /// The order in which a variant takes its sums.
+    fn order(variant: Self::Variant) -> Order;
     /// What a variant's shader is made of.
     fn source(variant: Self::Variant) -> Source;
     /// How many workgroups a dispatch has.
@@ -64,6 +66,46 @@ pub trait NoDefinition: Kernel {
     }
 }
 impl<K: Kernel> NoDefinition for K {}
+
+/// An order of summation. Where two variants have the same, one row's inputs give the same bits on one adapter, whichever
+/// of them computes it, and whatever the number of rows, tiles or chunks that are computed with it; tests/order.rs
+/// compares those that share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Order {
+    name: &'static str,
+    subgroups: bool,
+}
+
+impl Order {
+    /// The order called `name`.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, subgroups: false }
+    }
+
+    /// The same, with parts of the sums taken by subgroups or not.
+    pub const fn subgroups(self, taken: bool) -> Self {
+        Self { subgroups: taken, ..self }
+    }
+
+    /// What it is called: of a kernel that shares it with no other, the kernel's name.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Whether subgroups take parts of the sums: then it is as the adapter's subgroups are.
+    pub const fn by_subgroups(self) -> bool {
+        self.subgroups
+    }
+}
+
+/// Stands in for the function `summation` of a kernel whose order of sums is its own: one with subgroups, one without.
+pub trait NoOrder: Kernel {
+    #[doc(hidden)]
+    fn summation(variant: Self::Variant) -> Order {
+        Order { name: Self::NAME, subgroups: <Self as Kernel>::source(variant).has_subgroups() }
+    }
+}
+impl<K: Kernel> NoOrder for K {}
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +233,8 @@ pub trait Op: Debug + Send + Sync {
     fn variant(&self) -> String;
     /// What distinguishes its pipeline from others.
     fn pipeline_key(&self) -> PipelineKey;
+    /// [`Kernel::order`].
+    fn order(&self) -> Order;
     /// The composed WGSL.
     fn shader(&self) -> super::Shader;
     /// Its bindings.
@@ -233,6 +277,9 @@ impl<K: Kernel> Op for Dispatch<K> {
     }
     fn pipeline_key(&self) -> PipelineKey {
         PipelineKey { kernel: TypeId::of::<K>(), variant: Arc::new(self.variant) }
+    }
+    fn order(&self) -> Order {
+        K::order(self.variant)
     }
     fn shader(&self) -> super::Shader {
         shader::<K>(self.variant)
@@ -313,8 +360,8 @@ pub(crate) fn check_aliases(
 }
 
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
-/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; that for
-/// [`Kernel::expected`] is called `definition`, and may be missing.
+/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; those for
+/// [`Kernel::expected`] and [`Kernel::order`] are called `definition` and `summation`, and may be missing.
 ///
 /// ```text
 /// kernel! {
@@ -408,6 +455,11 @@ macro_rules! kernel {
                 }),*]
             }
             fn variants(caps: &$crate::gpu::Caps) -> Vec<$Variant> { $Kernel::variants(caps) }
+            fn order(variant: $Variant) -> $crate::gpu::Order {
+                #[allow(unused_imports)]
+                use $crate::gpu::NoOrder as _;
+                $Kernel::summation(variant)
+            }
             fn source(variant: $Variant) -> $crate::gpu::Source { $Kernel::source(variant) }
             fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
             fn cpu(variant: $Variant, params: &Params, host: Host<'_>) { $Kernel::cpu(variant, params, host) }

@@ -9,6 +9,7 @@ mod buffer;
 mod caps;
 mod case;
 mod device;
+mod driver;
 mod encode;
 mod error;
 mod host_steps;
@@ -20,10 +21,11 @@ mod plan;
 mod profile;
 mod program;
 mod readback;
+mod scope;
 mod source;
 mod twin;
 
-pub use adapter::{Adapter, AdapterKind};
+pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
 pub use case::{Case, Deviation, Expect};
@@ -32,13 +34,13 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, Op, PipelineKey, Variant,
-    shader,
+    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, Op, Order,
+    PipelineKey, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
 pub use program::Program;
-pub use readback::Readback;
+pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};

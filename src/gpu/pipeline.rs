@@ -9,6 +9,7 @@ use std::{
 use super::{
     GpuError, Shader,
     kernel::{Access, Op, PipelineKey},
+    scope::caught,
 };
 
 /// A compiled kernel variant and the layout of its bindings.
@@ -76,34 +77,33 @@ impl Pipeline {
             entries.push(entry(number, wgpu::BufferBindingType::Storage { read_only }, false, None));
         }
 
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
+        let ((compute, layout), caught) = caught(device, || {
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
+            });
+            let layout = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some("main"),
+                // Every kernel writes workgroup memory before it reads it; zeroing it costs a serial loop on Metal and DX12.
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            (compute, layout)
         });
-        let layout =
-            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(name),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            // Every kernel writes workgroup memory before it reads it; zeroing it costs a serial loop on Metal and DX12.
-            compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        let (internal, validation) = (internal.pop(), scope.pop());
-        let (internal, validation) = (internal.await, validation.await);
-        match validation.or(internal) {
+        match caught.error().await {
             Some(error) => Err(GpuError::Shader {
                 kernel: name,
                 variant: op.variant(),

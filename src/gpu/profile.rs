@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Buffer, Device, GpuError, Program, Readback, Step, device::Gpu, encode::GpuProgram, encode::storage, twin,
+    Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, encode::storage, twin,
 };
 
 /// What a run of steps with the same label took.
@@ -65,12 +65,15 @@ impl Program {
             return Err(GpuError::NoTimestamps { device: device.name().to_owned() });
         }
         let on_host = |steps: &[Step]| steps.iter().any(|step| step.on_host);
-        let timers = Timers::new(gpu, stages.iter().filter(|(_, steps)| !on_host(steps)).count()).await?;
+        let timers = Timers::new((device, gpu), stages.iter().filter(|(_, steps)| !on_host(steps)).count()).await?;
+        let send = |encoder: wgpu::CommandEncoder| {
+            gpu.now("a submission", || gpu.queue.submit([encoder.finish()])).map(|_| ())
+        };
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {
             if let Some(host) = self.host.as_ref().filter(|_| on_host(steps)) {
-                gpu.queue.submit([std::mem::replace(&mut encoding, encoder()).finish()]);
+                send(std::mem::replace(&mut encoding, encoder()))?;
                 // What is under way is no part of the stage.
                 gpu.wait().await?;
                 let start = clock(device)?;
@@ -84,11 +87,11 @@ impl Program {
             on_gpu.push(i);
             timed += 1;
             if timed % STAGES_PER_SUBMISSION == 0 {
-                gpu.queue.submit([std::mem::replace(&mut encoding, encoder()).finish()]);
+                send(std::mem::replace(&mut encoding, encoder()))?;
             }
         }
         timers.resolve(&mut encoding)?;
-        gpu.queue.submit([encoding.finish()]);
+        send(encoding)?;
         gpu.check()?;
         for (i, time) in on_gpu.into_iter().zip(timers.read(device, gpu).await?) {
             times[i].time = time;
@@ -105,7 +108,7 @@ struct Timers {
 }
 
 impl Timers {
-    async fn new(gpu: &Gpu, stages: usize) -> Result<Self, GpuError> {
+    async fn new((device, gpu): (&Device, &Gpu), stages: usize) -> Result<Self, GpuError> {
         let set = |first: usize| {
             gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("stages"),
@@ -113,9 +116,9 @@ impl Timers {
                 count: 2 * STAGES_PER_SET.min(stages - first) as u32,
             })
         };
-        let sets = (0..stages).step_by(STAGES_PER_SET).map(set).collect();
+        let sets = gpu.now("a clock", || (0..stages).step_by(STAGES_PER_SET).map(set).collect())?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = Buffer::unbound(gpu, "timestamps", 2 * stages as u64, usage).await?;
+        let resolved = Buffer::unbound((device, gpu), "timestamps", 2 * stages as u64, usage).await?;
         Ok(Self { stages, sets, resolved })
     }
 
@@ -143,7 +146,7 @@ impl Timers {
     /// How long each stage took.
     async fn read(&self, device: &Device, gpu: &Gpu) -> Result<Vec<Duration>, GpuError> {
         let len = 2 * self.stages as u64;
-        let readback = Readback::new::<[u32; 2]>(device, len).await?;
+        let readback = Readback::new::<[u32; 2]>(device, len, 1).await?;
         let stamps = readback.read(device, &self.resolved, len).await?;
         let nanoseconds = f64::from(gpu.queue.get_timestamp_period());
         let ticks = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;

@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use super::{Device, GpuError, Plan, RawBuffer, Step, encode::GpuProgram, host_steps::HostSteps, twin};
+use super::{
+    Device, GpuError, Plan, RawBuffer, Step, buffer::Identity, encode::GpuProgram, host_steps::HostSteps, twin,
+};
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
 #[derive(Debug)]
 pub struct Program {
+    device: Identity,
     plan: Plan,
     pub(super) gpu: Option<GpuProgram>,
     /// What steps on the host need, where there are some beside a GPU's.
@@ -16,7 +19,8 @@ pub struct Program {
 impl Program {
     /// A program that does nothing yet.
     pub fn new(device: &Device) -> Self {
-        Self { plan: Plan::default(), gpu: device.gpu().map(|_| GpuProgram::default()), host: None }
+        let gpu = device.gpu().map(|_| GpuProgram::default());
+        Self { device: device.identity().clone(), plan: Plan::default(), gpu, host: None }
     }
 
     /// The plan it runs.
@@ -28,10 +32,16 @@ impl Program {
     ///
     /// # Errors
     /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::GridTooLarge`], [`GpuError::OutOfMemory`],
-    /// [`GpuError::OutOfRange`] for a buffer of another device. The program then does nothing.
+    /// [`GpuError::Lost`]; [`GpuError::OutOfRange`] for a buffer of another device, [`GpuError::OtherDevice`]. The program
+    /// then does nothing.
     pub async fn prepare(&mut self, device: &Device, plan: Plan) -> Result<(), GpuError> {
+        self.is_of(device)?;
         // A program that failed to be prepared must not run in part.
         (self.plan, self.host) = (Plan::default(), None);
+        let mut buffers = plan.steps.iter().flat_map(|step| step.buffers.iter().flatten());
+        if let Some(buffer) = buffers.find(|buffer| buffer.identity != self.device) {
+            return Err(foreign(buffer));
+        }
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
             program.prepare(gpu, device.caps(), &plan).await?;
             self.host = HostSteps::new(device, gpu, &plan).await?;
@@ -57,8 +67,7 @@ impl Program {
     /// Runs the plan. Steps of a GPU are only submitted: reading a result waits, and so does a step on the host.
     ///
     /// # Errors
-    /// [`GpuError::Lost`], or a fault left by an earlier submission; on the CPU [`GpuError::OutOfRange`] for a buffer
-    /// of another device.
+    /// [`GpuError::Lost`], or a fault left by an earlier submission; [`GpuError::OtherDevice`].
     pub async fn run(&self, device: &Device) -> Result<(), GpuError> {
         self.run_steps(device, 0..self.plan.steps.len()).await
     }
@@ -95,6 +104,7 @@ impl Program {
     /// # Errors
     /// Those of [`Program::run`], and [`GpuError::HostSteps`] where some of the steps are such.
     pub fn submit_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
+        self.is_of(device)?;
         let (Some(program), Some(gpu)) = (&self.gpu, device.gpu()) else {
             return self.steps(steps).iter().try_for_each(twin::run);
         };
@@ -102,6 +112,10 @@ impl Program {
             return Err(GpuError::HostSteps);
         }
         program.submit(gpu, steps)
+    }
+
+    pub(super) fn is_of(&self, device: &Device) -> Result<(), GpuError> {
+        if *device.identity() == self.device { Ok(()) } else { Err(GpuError::OtherDevice) }
     }
 
     /// The plan's steps in a range; none for one that the plan does not have.

@@ -70,6 +70,11 @@ impl Source {
         self
     }
 
+    /// Whether fragments know their place among subgroups.
+    pub fn has_subgroups(&self) -> bool {
+        self.subgroups
+    }
+
     /// Adds a library fragment, or the one that fills a slot.
     pub fn with(mut self, fragment: Fragment) -> Self {
         let body = self.fragments.len().saturating_sub(1);

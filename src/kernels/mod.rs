@@ -28,6 +28,7 @@ macro_rules! registry {
 registry![
     linear::embed::Embed,
     linear::gemv::Gemv,
+    linear::gemv_columns::GemvColumns,
     linear::gemm::Gemm,
     elementwise::rms_norm::RmsNorm,
     elementwise::silu_mul::SiluMul,
@@ -43,6 +44,7 @@ registry![
     attn::split_qkv_norm_rope::SplitQkvNormRope,
     attn::kv_cache_append::KvCacheAppend,
     attn::transpose_heads::TransposeHeads,
+    attn::copy_blocks::CopyBlocks,
     moe::router_topk::RouterTopk,
     moe::bucket::Bucket,
     moe::weighted_sum::WeightedSum,

@@ -3,16 +3,34 @@
 use super::{Config, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::moe::bucket,
+    kernels::{
+        linear::{gemm, gemv_columns},
+        moe::bucket,
+    },
 };
 
-/// The buffers between the kernels of a forward pass, for up to `rows` tokens at a time.
+/// What passes there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Tokens of a pass.
+    pub(crate) rows: u32,
+    /// Rows of these whose logits are wanted.
+    pub(crate) logit_rows: u32,
+    /// Chunks of a context that is attended to in parts; 0 where none is.
+    pub(crate) chunks: u32,
+    /// Whether operations are fused.
+    pub(crate) fused: bool,
+}
+
+/// The buffers between the kernels of a forward pass.
 #[derive(Debug)]
 pub(crate) struct Activations {
     /// Token ids `[rows]`, written by the host.
     pub(crate) ids: Buffer<u32>,
-    /// Positions `[rows]`, written by the host.
+    /// Position and sequence of each row `[rows, 2]`, written by the host.
     pub(crate) positions: Buffer<u32>,
+    /// Row and sequence of each row of logits `[logit_rows]`, written by the host.
+    pub(crate) picks: Buffer<[u32; 2]>,
     /// The residual stream `[rows, hidden]`.
     pub(crate) residual: Buffer<f32>,
     /// What a norm leaves `[rows, hidden]`.
@@ -21,16 +39,31 @@ pub(crate) struct Activations {
     pub(crate) qkv: Buffer<f32>,
     /// Query heads `[rows, q_len]`.
     pub(crate) q: Buffer<f32>,
+    /// Where these operations are not fused.
+    pub(crate) split: Option<Split>,
+    /// Softmax sums `[rows, heads, chunks, head_dim + 2]`.
+    pub(crate) parts: Buffer<f32>,
     /// What attention leaves `[rows, q_len]`.
     pub(crate) attended: Buffer<f32>,
     /// The gate, then the gated inner values `[rows · slots, inner]`.
     pub(crate) gate: Buffer<f32>,
-    /// `[rows · slots, inner]`.
+    /// What is gated `[rows · slots, inner]`; where operations are not fused perhaps with the gate, `[rows · slots, 2·inner]`.
     pub(crate) up: Buffer<f32>,
     /// `Some` for mixtures of experts.
     pub(crate) routing: Option<Routing>,
     /// Logits `[logit_rows, vocab]`.
     pub(crate) logits: Buffer<f32>,
+}
+
+/// What is between the operations that `qkv_to_cache` fuses: heads of each token, and tokens of each head.
+#[derive(Debug)]
+pub(crate) struct Split {
+    pub(crate) q: Buffer<f32>,
+    pub(crate) k: Buffer<f32>,
+    pub(crate) v: Buffer<f32>,
+    pub(crate) q_heads: Buffer<f32>,
+    pub(crate) k_heads: Buffer<f32>,
+    pub(crate) v_heads: Buffer<f32>,
 }
 
 /// What a router decides.
@@ -57,7 +90,7 @@ pub(crate) struct Buckets {
     pub(crate) offsets: Buffer<u32>,
     /// `[rows · used]`.
     pub(crate) pairs: Buffer<u32>,
-    /// As many as [`bucket::max_tiles`] says.
+    /// As many as [`bucket::max_tiles`] says of the lowest tiles.
     pub(crate) tiles: Buffer<[u32; 4]>,
     /// Two indirect grids.
     pub(crate) grids: Buffer<u32>,
@@ -66,10 +99,15 @@ pub(crate) struct Buckets {
 /// The sizes of [`Activations`] in elements: what is planned and what is made cannot differ.
 struct Sizes {
     rows: u64,
+    picks: u64,
     hidden: u64,
     qkv: u64,
     q: u64,
+    kv: u64,
+    split: bool,
+    parts: u64,
     inner: u64,
+    up: u64,
     routed: Option<RoutedSizes>,
     logits: u64,
 }
@@ -83,54 +121,88 @@ struct RoutedSizes {
 }
 
 impl Sizes {
-    fn new(config: &Config, rows: u32, logit_rows: u32) -> Self {
+    fn new(config: &Config, room: Room) -> Self {
+        let rows = u64::from(room.rows);
         let (slots, inner, routed) = match config.feed_forward {
             FeedForward::Dense { inner } => (1, inner, None),
             FeedForward::Experts { count, used, inner, .. } => {
-                let pairs = u64::from(rows) * u64::from(used);
+                let pairs = rows * u64::from(used);
                 let routed = RoutedSizes {
                     experts: u64::from(count),
-                    logits: u64::from(rows) * u64::from(count),
+                    logits: rows * u64::from(count),
                     pairs,
                     outputs: pairs * u64::from(config.hidden),
-                    tiles: u64::from(bucket::max_tiles(rows.saturating_mul(used), count)),
+                    tiles: u64::from(bucket::max_tiles(room.rows.saturating_mul(used), count, LOWEST_TILE)),
                 };
                 (used, inner, Some(routed))
             }
         };
-        let rows = u64::from(rows);
+        let inner = rows * u64::from(slots) * u64::from(inner);
         Self {
             rows,
-            hidden: rows * u64::from(config.hidden),
+            picks: u64::from(room.logit_rows),
+            // What a norm leaves is also the rows whose logits are wanted.
+            hidden: rows.max(room.logit_rows.into()) * u64::from(config.hidden),
             qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),
             q: rows * u64::from(config.q_len()),
-            inner: rows * u64::from(slots) * u64::from(inner),
+            kv: rows * u64::from(config.kv_len()),
+            split: !room.fused,
+            parts: rows * u64::from(config.heads) * u64::from(room.chunks) * u64::from(config.head_dim + 2),
+            inner,
+            up: if room.fused { inner } else { 2 * inner },
             routed,
-            logits: u64::from(logit_rows) * u64::from(config.vocab),
+            logits: u64::from(room.logit_rows) * u64::from(config.vocab),
         }
     }
 }
 
+/// The lowest tiles that pairs are bucketed into: of these there are most.
+const LOWEST_TILE: u32 = if gemv_columns::COLUMNS < gemm::TILE_M { gemv_columns::COLUMNS } else { gemm::TILE_M };
+
 impl Activations {
     /// Bytes that [`Activations::new`] takes.
-    pub(crate) fn bytes(config: &Config, rows: u32, logit_rows: u32) -> u64 {
-        let s = Sizes::new(config, rows, logit_rows);
+    pub(crate) fn bytes(config: &Config, room: Room) -> u64 {
+        let s = Sizes::new(config, room);
         let routed = s.routed.map_or(0, |r| r.logits + 3 * r.pairs + r.outputs + 2 * r.experts + 1 + 4 * r.tiles + 6);
-        4 * (2 * s.rows + 2 * s.hidden + s.qkv + 2 * s.q + 2 * s.inner + routed + s.logits)
+        let split = if s.split { 2 * s.q + 4 * s.kv } else { 0 };
+        4 * (3 * s.rows
+            + 2 * s.picks
+            + 2 * s.hidden
+            + s.qkv
+            + 2 * s.q
+            + split
+            + s.parts
+            + s.inner
+            + s.up
+            + routed
+            + s.logits)
     }
 
-    pub(crate) async fn new(device: &Device, config: &Config, rows: u32, logit_rows: u32) -> Result<Self, GpuError> {
-        let s = Sizes::new(config, rows, logit_rows);
+    pub(crate) async fn new(device: &Device, config: &Config, room: Room) -> Result<Self, GpuError> {
+        let s = Sizes::new(config, room);
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
-            positions: device.alloc("positions", s.rows).await?,
+            positions: device.alloc("positions", 2 * s.rows).await?,
+            picks: device.alloc("picked rows", s.picks).await?,
             residual: device.alloc("residual", s.hidden).await?,
             normed: device.alloc("normed residual", s.hidden).await?,
             qkv: device.alloc("qkv", s.qkv).await?,
             q: device.alloc("query heads", s.q).await?,
+            split: match s.split {
+                true => Some(Split {
+                    q: device.alloc("split queries", s.q).await?,
+                    k: device.alloc("split keys", s.kv).await?,
+                    v: device.alloc("split values", s.kv).await?,
+                    q_heads: device.alloc("turned queries", s.q).await?,
+                    k_heads: device.alloc("turned keys", s.kv).await?,
+                    v_heads: device.alloc("turned values", s.kv).await?,
+                }),
+                false => None,
+            },
+            parts: device.alloc("attention of chunks", s.parts).await?,
             attended: device.alloc("attended values", s.q).await?,
             gate: device.alloc("ffn gate", s.inner).await?,
-            up: device.alloc("ffn up", s.inner).await?,
+            up: device.alloc("ffn up", s.up).await?,
             routing: match s.routed {
                 Some(r) => Some(Routing {
                     logits: device.alloc("router logits", r.logits).await?,

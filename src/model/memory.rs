@@ -1,14 +1,14 @@
 //! How much device memory a model takes, before anything is allocated.
 
-use super::{Activations, Config, ModelError, tensors::Tensors};
-use crate::{gguf::Gguf, kernels::KvType};
+use super::{Activations, CacheShape, Config, ModelError, Room, Sampling, tensors::Tensors};
+use crate::gguf::Gguf;
 
-/// Device memory of a model with one session, in bytes.
+/// Device memory of a model and an engine for it, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// All weights.
     pub weights: u64,
-    /// Keys and values, and the table of rotations.
+    /// Keys and values, block tables, and the table of rotations.
     pub kv: u64,
     /// The buffers between kernels.
     pub activations: u64,
@@ -18,11 +18,11 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans for `gguf` with a context of `context` tokens, `prefill_rows` of them at a time.
+    /// Plans for `gguf` with a cache, and passes of some sizes.
     ///
     /// # Errors
     /// [`ModelError`] when the file is no model that can be run.
-    pub fn new(gguf: &Gguf, context: u32, kv_type: KvType, prefill_rows: u32) -> Result<Self, ModelError> {
+    pub(crate) fn new(gguf: &Gguf, cache: CacheShape, rooms: [Room; 2]) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
         let mut weights = 0;
@@ -36,15 +36,16 @@ impl MemoryPlan {
             }
         }
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
-        let layer = kv_layer_elements(&config, context) * kv_type.bytes();
+        let layer = cache.layer_bytes(&config);
         if layer > largest.1 {
             largest = ("the KV cache of a layer".to_owned(), layer);
         }
-        let rotations = u64::from(context) * u64::from(config.head_dim) * 4;
+        let draws = rooms.iter().map(|room| room.logit_rows).max().unwrap_or(0);
+        let activations = rooms.iter().map(|room| Activations::bytes(&config, *room)).sum::<u64>();
         Ok(Self {
             weights,
-            kv: u64::from(config.layers) * layer + rotations,
-            activations: Activations::bytes(&config, prefill_rows, 1),
+            kv: cache.bytes(&config),
+            activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
             largest,
         })
     }
@@ -53,9 +54,4 @@ impl MemoryPlan {
     pub fn total(&self) -> u64 {
         self.weights + self.kv + self.activations
     }
-}
-
-/// Elements of a layer's cache `[2, kv_heads, context, head_dim]`.
-pub(crate) fn kv_layer_elements(config: &Config, context: u32) -> u64 {
-    2 * u64::from(config.kv_len()) * u64::from(context)
 }

@@ -1,10 +1,16 @@
 //! Decoders: their shape, their weights in device memory, and a forward pass as a plan.
 
 mod activations;
+mod attention;
+mod cache;
 mod config;
 mod decoder;
 mod error;
+mod feed_forward;
 mod memory;
+mod plan_options;
+mod product;
+mod sampling;
 mod split;
 mod tensors;
 mod tiers;
@@ -17,11 +23,13 @@ use crate::{gguf::Gguf, gpu::Device};
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
-pub use tiers::Tiers;
+pub use plan_options::PlanOptions;
+pub use tiers::{Product, Tiers};
 
-pub(crate) use activations::Activations;
-pub(crate) use decoder::{Decoder, KvCache};
-pub(crate) use memory::kv_layer_elements;
+pub(crate) use activations::{Activations, Room};
+pub(crate) use cache::{CacheShape, KvCache};
+pub(crate) use decoder::{Decoder, Kind, Pass};
+pub(crate) use sampling::{History, Sampling};
 pub(crate) use weights::Weights;
 
 /// A model on a device: immutable, cheap to clone, shared by its sessions.

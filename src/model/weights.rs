@@ -55,6 +55,15 @@ pub(crate) enum GateUp {
     },
 }
 
+/// The norms of query and key heads.
+#[derive(Debug)]
+pub(crate) struct QkNorm {
+    /// `[2, head_dim]`: query heads, key heads.
+    pub(crate) both: Buffer<f32>,
+    /// `[head_dim]`: key heads.
+    pub(crate) key: Buffer<f32>,
+}
+
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attn_norm: Buffer<f32>,
@@ -62,8 +71,7 @@ pub(crate) struct LayerWeights {
     pub(crate) k: Linear,
     pub(crate) v: Linear,
     pub(crate) o: Linear,
-    /// `[2, head_dim]`: query heads, key heads.
-    pub(crate) qk_norm: Option<Buffer<f32>>,
+    pub(crate) qk_norm: Option<QkNorm>,
     pub(crate) ffn_norm: Buffer<f32>,
     pub(crate) feed_forward: FeedForwardWeights,
 }
@@ -110,7 +118,12 @@ impl<'a> Upload<'a> {
                 v: self.linear(&layer.v).await?,
                 o: self.linear(&layer.o).await?,
                 qk_norm: match layer.qk_norm {
-                    Some([q, k]) => Some(self.floats(&q.name, &[self.values(q)?, self.values(k)?].concat()).await?),
+                    Some([q, k]) => {
+                        let (queries, keys) = (self.values(q)?, self.values(k)?);
+                        let both = self.device.upload(&q.name, &[&queries[..], &keys[..]].concat()).await?;
+                        self.count(4 * queries.len() as u64);
+                        Some(QkNorm { both, key: self.floats(&k.name, &keys).await? })
+                    }
                     None => None,
                 },
                 ffn_norm: self.vector(layer.ffn_norm).await?,

@@ -1,7 +1,7 @@
-// y[t] = x[first_row + t] / rms(x[first_row + t]) * w, a workgroup a row.
+// y[t] = x[from] / rms(x[from]) * w, a workgroup a row.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
-    let from_row = (p.first_row + tile.x) * p.n;
+    let from_row = pick_row(tile.x) * p.n;
     let to_row = tile.x * p.n;
     var squares = 0.0;
     for (var i = invocation; i < p.n; i += WG) {

@@ -1,4 +1,5 @@
-// Activations that meet the weights of a unit: rows of p.k floats (a multiple of 4) in `x`, as vec4.
+// Activations that meet the weights of a unit: rows of p.k floats (a multiple of 4, and if WHOLE_UNITS of 32) in `x`, as
+// vec4.
 
 // Four activations of the row that starts at vec4 `row`, from element `k` on; zero beyond the row's end, where padded
 // weights are zero too but a neighbour's activations might be infinite.
@@ -9,7 +10,8 @@ fn in_vec4(row: u32, k: u32) -> vec4<f32> {
 fn in_unit(row: u32, unit: u32) -> QInput {
     let runs = q_runs(unit);
     var input: QInput;
-    if runs.y + 16u <= p.k {
+    // A branch costs software drivers both of its sides, one by a constant does not.
+    if WHOLE_UNITS || runs.y + 16u <= p.k {
         let lo = row + (runs.x >> 2u);
         let hi = row + (runs.y >> 2u);
         input.x = array<vec4<f32>, 8>(

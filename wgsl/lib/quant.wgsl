@@ -73,10 +73,14 @@ fn q_signed_codes(lo: vec4<u32>, hi: vec4<u32>) -> array<vec4<f32>, 8> {
     );
 }
 
-// A unit's weights times the activations they meet.
-fn q_dot(unit: u32, units: u32, input: QInput) -> f32 {
-    let u = q_unit(unit, units);
+// Decoded weights times the activations they meet.
+fn q_product(u: QUnit, input: QInput) -> f32 {
     let lo = dot(u.q[0], input.x[0]) + dot(u.q[1], input.x[1]) + (dot(u.q[2], input.x[2]) + dot(u.q[3], input.x[3]));
     let hi = dot(u.q[4], input.x[4]) + dot(u.q[5], input.x[5]) + (dot(u.q[6], input.x[6]) + dot(u.q[7], input.x[7]));
     return dot(vec2<f32>(lo, hi), u.scale) + dot(input.sum, u.offset);
+}
+
+// A unit's weights times the activations they meet.
+fn q_dot(unit: u32, units: u32, input: QInput) -> f32 {
+    return q_product(q_unit(unit, units), input);
 }

@@ -1,4 +1,4 @@
-// y[t] = row ids[t] of the table, where that row is bound: an invocation decodes a unit.
+// y[t] = the row of the table that is t's id, where that row is bound: an invocation decodes a unit.
 fn write_vec4(row: u32, k: u32, value: vec4<f32>) {
     // k and p.k are multiples of 4: a vec4 is inside the row or outside.
     if k < p.k {
@@ -17,7 +17,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         return;
     }
     // The binding holds `held` rows from `first_row` on; an id before them becomes a huge number.
-    let held = min(ids[tile.y], p.n - 1u) - p.first_row;
+    let held = min(embed_id(tile.y), p.n - 1u) - p.first_row;
     if held >= p.held {
         return;
     }

@@ -1,19 +1,8 @@
-// y[i] = W x[i] for few rows i: a workgroup multiplies 32 weight rows with one row of activations. 8 lanes share a group of
-// 4 weight rows and take turns at their units; a unit's activations are fetched once for the 4 rows.
-const LANES = 8u;
+// y[i] = W x[i] for few rows i: a workgroup multiplies 32 weight rows with one row of activations. The lanes share a group
+// of 4 weight rows; a unit's activations are fetched once for the 4 rows.
 const ROWS = 4u;
 const TILE = 32u;
-
-var<workgroup> partial: array<f32, 256>; // [TILE][LANES]
-
-// The sum of one weight row over its lanes.
-fn lanes_total(row: u32) -> f32 {
-    var total = 0.0;
-    for (var i = 0u; i < LANES; i += 1u) {
-        total += partial[row * LANES + i];
-    }
-    return total;
-}
+const COLUMNS = 1u;
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
@@ -39,26 +28,12 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         );
     }
     let at = group * (ROWS * LANES) + lane;
-    partial[at] = sum.x;
-    partial[at + LANES] = sum.y;
-    partial[at + 2u * LANES] = sum.z;
-    partial[at + 3u * LANES] = sum.w;
+    lanes_partial[at] = sum.x;
+    lanes_partial[at + LANES] = sum.y;
+    lanes_partial[at + 2u * LANES] = sum.z;
+    lanes_partial[at + 3u * LANES] = sum.w;
     workgroupBarrier();
-    let out_row = tile.y * p.y_stride + p.y_offset;
-    if GATED {
-        let out = tile.x * (TILE / 2u) + invocation;
-        if invocation < TILE / 2u && out < p.n {
-            y[out_row + out] = silu(lanes_total(2u * invocation)) * lanes_total(2u * invocation + 1u);
-        }
-    } else {
-        let out = tile.x * TILE + invocation;
-        if invocation < TILE && out < p.n {
-            let total = lanes_total(invocation);
-            if ACCUMULATE {
-                y[out_row + out] += total;
-            } else {
-                y[out_row + out] = total;
-            }
-        }
+    if invocation < TILE {
+        lanes_finish(tile.x, invocation, 0u, tile.y * p.y_stride + p.y_offset);
     }
 }

@@ -1,11 +1,12 @@
 // Sorts (token, expert) pairs by expert, in one workgroup: each invocation has the experts whose number is its own modulo
-// WG, counts their pairs, and writes them in ascending order. Then the list of tiles of up to TILE_M pairs of one expert,
-// and the grids of the two expert GEMMs that go over it.
+// WG, counts their pairs, and writes them in ascending order. Then the list of tiles of up to p.tile_rows pairs of one
+// expert, and the grids of the two expert products that go over it.
 const MAX_EXPERTS = 512u;
 const PIECE = 2048u;
 
 var<workgroup> piece: array<u32, PIECE>;
 var<workgroup> count: array<u32, MAX_EXPERTS>;
+var<workgroup> tile_count: array<u32, MAX_EXPERTS>;
 
 // Brings the next piece of ids into workgroup memory.
 fn stage(first: u32, invocation: u32) {
@@ -16,11 +17,8 @@ fn stage(first: u32, invocation: u32) {
     workgroupBarrier();
 }
 
-fn tiles_of(pairs: u32) -> u32 {
-    return (pairs + TILE_M - 1u) / TILE_M;
-}
-
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
+    let tile_rows = max(p.tile_rows, 1u);
     for (var e = invocation; e < p.experts; e += WG) {
         count[e] = 0u;
     }
@@ -35,23 +33,26 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             count[e] += found;
         }
     }
+    for (var e = invocation; e < p.experts; e += WG) {
+        tile_count[e] = (count[e] + tile_rows - 1u) / tile_rows;
+    }
     workgroupBarrier();
     var all_tiles = 0u;
     for (var e = 0u; e < p.experts; e += 1u) {
-        all_tiles += tiles_of(count[e]);
+        all_tiles += tile_count[e];
     }
     for (var e = invocation; e < p.experts; e += WG) {
         var before = 0u;
         var tile = 0u;
         for (var other = 0u; other < e; other += 1u) {
             before += count[other];
-            tile += tiles_of(count[other]);
+            tile += tile_count[other];
         }
         let mine = count[e];
         counts[e] = mine;
         offsets[e] = before;
-        for (var start = 0u; start < mine; start += TILE_M) {
-            tiles[tile] = vec4<u32>(e, before + start, before + min(start + TILE_M, mine), 0u);
+        for (var start = 0u; start < mine && tile < p.max_tiles; start += tile_rows) {
+            tiles[tile] = vec4<u32>(e, before + start, before + min(start + tile_rows, mine), 0u);
             tile += 1u;
         }
     }
@@ -62,10 +63,10 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     if invocation == 0u {
         offsets[p.experts] = p.pairs;
         grids[0] = p.first_grid;
-        grids[1] = all_tiles;
+        grids[1] = min(all_tiles, p.max_tiles);
         grids[2] = 1u;
         grids[3] = p.second_grid;
-        grids[4] = all_tiles;
+        grids[4] = min(all_tiles, p.max_tiles);
         grids[5] = 1u;
     }
     // Each expert's next free place, in its invocation's own memory.

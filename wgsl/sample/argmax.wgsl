@@ -1,4 +1,4 @@
-// The first candidate of each `ITEMS` of a row, or of the whole row: then its id is the result.
+// The first candidate of each `ITEMS` of a row, or of the whole row.
 const ITEMS = 1024u;
 
 var<workgroup> first: array<vec2<u32>, WG>;
@@ -23,12 +23,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         workgroupBarrier();
     }
     if invocation == 0u {
-        if MERGE {
-            y[tile.y] = first[0].y;
-        } else {
-            let at = 2u * (tile.y * ((p.n + ITEMS - 1u) / ITEMS) + tile.x);
-            y[at] = first[0].x;
-            y[at + 1u] = first[0].y;
-        }
+        keep(tile, first[0]);
     }
 }

@@ -1,3 +1,6 @@
-fn count_token(row: u32, id: u32) {
-    counts[row * p.n + min(id, p.n - 1u)] += 1u;
+// Counts a drawn token, if there is one and the sequence is penalised.
+fn count_token(sequence: u32, id: u32) {
+    if id < p.vocab && penalties[sequence].w != 0.0 {
+        counts[sequence * p.vocab + id] += 1u;
+    }
 }

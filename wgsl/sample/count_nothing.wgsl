@@ -1,2 +1,2 @@
-fn count_token(row: u32, id: u32) {
+fn count_token(sequence: u32, id: u32) {
 }

@@ -4,16 +4,19 @@ const KEPT = 64u;
 
 var<workgroup> weight: array<f32, KEPT>;
 
-fn draw(row: u32) -> u32 {
+fn draw(row: u32, sequence: u32) -> u32 {
     let first = row * KEPT;
-    let cut = cuts[row];
+    let cut = cuts[sequence];
+    if candidates[first].x == 0u {
+        return NO_TOKEN;
+    }
     if cut.x == 0.0 {
         return candidates[first].y;
     }
     let most = select(KEPT, min(u32(cut.y), KEPT), cut.y >= 1.0);
     var count = 0u;
     var mass = 0.0;
-    while count < most && candidates[first + count].y != LAST {
+    while count < most && candidates[first + count].y != NO_TOKEN {
         mass += weight[count];
         count += 1u;
     }
@@ -35,8 +38,8 @@ fn draw(row: u32) -> u32 {
     for (var i = 0u; i < count; i += 1u) {
         mass += weight[i];
     }
-    let state = draws[row];
-    draws[row] = draw_next(state);
+    let state = draws[sequence];
+    draws[sequence] = draw_next(state);
     let drawn_mass = draw_number(state) * mass;
     var reached = weight[0];
     var drawn = 0u;
@@ -49,16 +52,17 @@ fn draw(row: u32) -> u32 {
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let row = grid_id(workgroup).x;
+    let sequence = pick_sequence(row);
     let mine = candidates[row * KEPT + invocation].x;
     let best = candidates[row * KEPT].x;
-    let temperature = max(cuts[row].x, 1e-30);
+    let temperature = max(cuts[sequence].x, 1e-30);
     // Beyond 100 the weight is zero in f32 anyway; divided, an excess could be infinite.
     let below = max(order_logit(mine) - order_logit(best), -100.0 * temperature);
     weight[invocation] = select(exp(below / temperature), 1.0, invocation == 0u);
     workgroupBarrier();
     if invocation == 0u {
-        let id = draw(row);
-        ids[row] = id;
-        count_token(row, id);
+        let id = draw(row, sequence);
+        ids[sequence] = id;
+        count_token(sequence, id);
     }
 }

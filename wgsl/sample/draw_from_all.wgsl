@@ -17,9 +17,16 @@ var<workgroup> before_mass: vec2<u32>;
 var<workgroup> kept: f32;
 var<workgroup> tie: u32;
 
-fn all_weight(row: u32, of_key: u32) -> f32 {
+// The row's place among the logits, and its sequence's temperature.
+var<private> start: u32;
+var<private> temperature: f32;
+
+fn all_key(i: u32) -> u32 {
+    return order_key(logits[start + i]);
+}
+
+fn all_weight(of_key: u32) -> f32 {
     let largest = atomicLoad(&best);
-    let temperature = max(cuts[row].x, 1e-30);
     let below = max(order_logit(of_key) - order_logit(largest), -100.0 * temperature);
     return select(exp(below / temperature), 1.0, of_key == largest);
 }
@@ -53,10 +60,10 @@ fn all_of(digit: u32) -> vec2<u32> {
 }
 
 // Leaves the mass of the tokens with at least this weight in digit 0.
-fn all_above(row: u32, least: f32, invocation: u32) {
+fn all_above(least: f32, invocation: u32) {
     all_clear(invocation);
-    for (var i = invocation; i < p.n; i += WG) {
-        let weight = all_weight(row, order_key(logits[row * p.n + i]));
+    for (var i = invocation; i < p.vocab; i += WG) {
+        let weight = all_weight(all_key(i));
         if weight >= least {
             all_count(0u, weight);
         }
@@ -65,7 +72,7 @@ fn all_above(row: u32, least: f32, invocation: u32) {
 }
 
 // Finds the key at which `most` tokens or `enough` mass are reached or, if `beyond`, passed.
-fn all_search(row: u32, most: u32, enough: f32, beyond: bool, invocation: u32) {
+fn all_search(most: u32, enough: f32, beyond: bool, invocation: u32) {
     if invocation == 0u {
         key = 0u;
         before = 0u;
@@ -75,10 +82,10 @@ fn all_search(row: u32, most: u32, enough: f32, beyond: bool, invocation: u32) {
         let shift = 24u - 8u * round;
         all_clear(invocation);
         let same = select(0xffffff00u << shift, 0u, round == 0u);
-        for (var i = invocation; i < p.n; i += WG) {
-            let mine = order_key(logits[row * p.n + i]);
+        for (var i = invocation; i < p.vocab; i += WG) {
+            let mine = all_key(i);
             if ((mine ^ key) & same) == 0u {
-                all_count((mine >> shift) & 255u, all_weight(row, mine));
+                all_count((mine >> shift) & 255u, all_weight(mine));
             }
         }
         workgroupBarrier();
@@ -106,16 +113,15 @@ fn all_search(row: u32, most: u32, enough: f32, beyond: bool, invocation: u32) {
     }
 }
 
-fn all_cut(row: u32, invocation: u32) {
-    let cut = cuts[row];
-    if cut.y >= 1.0 && cut.y < f32(p.n) {
+fn all_cut(cut: vec4<f32>, invocation: u32) {
+    if cut.y >= 1.0 && cut.y < f32(p.vocab) {
         let most = u32(cut.y);
-        all_search(row, most, 1e30, false, invocation);
+        all_search(most, 1e30, false, invocation);
         if invocation == 0u {
-            kept = all_mass(before_mass) + f32(most - before) * all_weight(row, key);
+            kept = all_mass(before_mass) + f32(most - before) * all_weight(key);
         }
     } else {
-        all_above(row, 0.0, invocation);
+        all_above(0.0, invocation);
         if invocation == 0u {
             kept = all_mass(all_of(0u));
         }
@@ -123,16 +129,16 @@ fn all_cut(row: u32, invocation: u32) {
     workgroupBarrier();
     if cut.z < 1.0 {
         let enough = cut.z * kept;
-        all_search(row, LAST, enough, false, invocation);
+        all_search(NO_TOKEN, enough, false, invocation);
         if invocation == 0u {
-            let weight = all_weight(row, key);
+            let weight = all_weight(key);
             let mass = all_mass(before_mass);
             let ties = select(1.0, max(ceil((enough - mass) / weight), 1.0), weight > 0.0);
             kept = min(kept, mass + ties * weight);
         }
     }
     if cut.w > 0.0 {
-        all_above(row, cut.w, invocation);
+        all_above(cut.w, invocation);
         if invocation == 0u {
             kept = min(kept, all_mass(all_of(0u)));
         }
@@ -142,29 +148,35 @@ fn all_cut(row: u32, invocation: u32) {
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let row = grid_id(workgroup).x;
+    let sequence = pick_sequence(row);
+    let cut = cuts[sequence];
+    start = (p.first + row) * p.vocab;
+    temperature = max(cut.x, 1e-30);
     if invocation == 0u {
         atomicStore(&best, 0u);
         tie = 0u;
     }
     workgroupBarrier();
     var largest = 0u;
-    for (var i = invocation; i < p.n; i += WG) {
-        largest = max(largest, order_key(logits[row * p.n + i]));
+    for (var i = invocation; i < p.vocab; i += WG) {
+        largest = max(largest, all_key(i));
     }
     atomicMax(&best, largest);
     workgroupBarrier();
-    if cuts[row].x == 0.0 {
+    if cut.x == 0.0 {
         if invocation == 0u {
             key = atomicLoad(&best);
         }
     } else {
-        all_cut(row, invocation);
-        let state = draws[row];
+        all_cut(cut, invocation);
+        let state = draws[sequence];
         let mass = draw_number(state) * kept;
-        all_search(row, LAST, mass, true, invocation);
+        all_search(NO_TOKEN, mass, true, invocation);
         if invocation == 0u {
-            draws[row] = draw_next(state);
-            let weight = all_weight(row, key);
+            if atomicLoad(&best) > 0u {
+                draws[sequence] = draw_next(state);
+            }
+            let weight = all_weight(key);
             tie = select(0u, u32(max((mass - all_mass(before_mass)) / weight, 0.0)), weight > 0.0);
             tie = min(tie, atomicLoad(&number_of[key & 255u]) - 1u);
         }
@@ -172,10 +184,10 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     workgroupBarrier();
     // The tokens of this key, in order: each invocation counts those of its part.
     all_clear(invocation);
-    let part = (p.n + WG - 1u) / WG;
-    let end = min((invocation + 1u) * part, p.n);
+    let part = (p.vocab + WG - 1u) / WG;
+    let end = min((invocation + 1u) * part, p.vocab);
     for (var i = invocation * part; i < end; i += 1u) {
-        if order_key(logits[row * p.n + i]) == key {
+        if all_key(i) == key {
             atomicAdd(&number_of[invocation], 1u);
         }
     }
@@ -185,10 +197,12 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         passed += atomicLoad(&number_of[other]);
     }
     for (var i = invocation * part; i < end; i += 1u) {
-        if order_key(logits[row * p.n + i]) == key {
+        if all_key(i) == key {
             if passed == tie {
-                ids[row] = i;
-                count_token(row, i);
+                // The best is a NaN where there is nothing else.
+                let id = select(NO_TOKEN, i, atomicLoad(&best) > 0u);
+                ids[sequence] = id;
+                count_token(sequence, id);
             }
             passed += 1u;
         }

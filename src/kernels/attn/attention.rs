@@ -8,7 +8,7 @@ use super::{
     workgroup,
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Fragment, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Fragment, Grid, Order, Source, kernel, wgsl},
     kernels::{KvType, Reduce},
     quant::Rng,
 };
@@ -84,6 +84,11 @@ impl Variant {
         all
     }
 
+    /// The order of whole attention and of its chunks, merged.
+    pub(super) fn summation(self) -> Order {
+        Order::new("chunks of keys").subgroups(self.reduce == Reduce::Subgroup)
+    }
+
     /// A source for a workgroup that scans keys.
     pub(super) fn scan(self, body: Fragment) -> Source {
         let source = self.reduce.fill(Source::new(body, workgroup(self.head_dim)));
@@ -101,6 +106,10 @@ impl Variant {
 impl Attention {
     fn variants(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
+    }
+
+    fn summation(v: Variant) -> Order {
+        v.summation()
     }
 
     fn source(v: Variant) -> Source {

@@ -8,7 +8,7 @@ use super::{
     attention::{Trial, Variant},
     cache::{Places, layout},
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, wgsl};
 
 kernel! {
     /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores
@@ -64,6 +64,10 @@ kernel! {
 impl AttentionPart {
     fn variants(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
+    }
+
+    fn summation(v: Variant) -> Order {
+        v.summation()
     }
 
     fn source(v: Variant) -> Source {

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod attention_merge;
 pub mod attention_part;
 mod cache;
+pub mod copy_blocks;
 mod head;
 pub mod kv_cache_append;
 pub mod qk_norm_rope;

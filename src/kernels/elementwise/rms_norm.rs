@@ -8,18 +8,19 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t] = x[first_row + t] / √(mean(x²) + eps) · w`, row by row.
+    /// `y[t] = x / √(mean(x²) + eps) · w`, row by row, `x` being row `t` of the input or row `picks[t, 0]`.
     ///
-    /// Shapes: `x` rows of `n` f32, `w` `[n]`, `y` `[rows, n]`. Bound: 5e-6 of the value plus 1e-7 of the row's RMS.
+    /// Shapes: `x` `[x_rows, n]` f32, `w` `[n]`, `picks` `[rows, 2]` of a row of `x` (clamped) and what is not used here,
+    /// `y` `[rows, n]`. Bound: 5e-6 of the value plus 1e-7 of the row's RMS.
     /// Measured worst on lavapipe: 0.04 of it.
-    pub struct RmsNorm("elementwise/rms_norm") for Reduce;
+    pub struct RmsNorm("elementwise/rms_norm") for Variant;
     params {
         /// Rows of `y`.
         rows: u32,
         /// Elements of a row.
         n: u32,
-        /// The row of `x` that becomes the first of `y`.
-        first_row: u32,
+        /// Picked: rows of `x`.
+        x_rows: u32,
         /// Added to the mean square.
         eps: f32,
     }
@@ -28,28 +29,62 @@ kernel! {
         x: read [f32],
         /// The weight of each element.
         w: read [f32],
+        /// The row of `x` of each of `y`, and its sequence.
+        picks: read [[u32; 2]] if |v| v.rows == Rows::Picked,
         /// The normed rows.
         y: write [f32],
     }
 }
 
+/// Which rows are normed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// The first ones, in order.
+    All,
+    /// Those in a list.
+    Picked,
+}
+
+impl Rows {
+    /// The row of `x` that becomes row `t`.
+    fn input(self, p: &Params, picks: &[[u32; 2]], t: usize) -> usize {
+        match self {
+            Self::All => t,
+            Self::Picked => picks[t][0].min(p.x_rows - 1) as usize,
+        }
+    }
+}
+
+/// How sums are taken, and of which rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// How the sum of squares is taken.
+    pub reduce: Reduce,
+    /// Which rows are normed.
+    pub rows: Rows,
+}
+
 impl RmsNorm {
-    fn variants(caps: &Caps) -> Vec<Reduce> {
-        Reduce::available(caps).to_vec()
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        let both = |reduce: &Reduce| [Rows::All, Rows::Picked].map(|rows| Variant { reduce: *reduce, rows });
+        Reduce::available(caps).iter().flat_map(both).collect()
     }
 
-    fn source(reduce: Reduce) -> Source {
-        reduce.fill(Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG))
+    fn source(v: Variant) -> Source {
+        v.reduce.fill(Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG)).with(match v.rows {
+            Rows::All => wgsl!("elementwise/all_rows.wgsl"),
+            Rows::Picked => wgsl!("elementwise/picked_rows.wgsl"),
+        })
     }
 
-    fn grid(_: Reduce, p: &Params) -> Grid {
+    fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.rows, y: 1 }
     }
 
-    fn cpu(_: Reduce, p: &Params, host: Host<'_>) {
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let n = p.n as usize;
-        let rows = host.x.chunks_exact(n).skip(p.first_row as usize).zip(host.y.chunks_exact_mut(n));
-        for (x, y) in rows.take(p.rows as usize) {
+        for (t, y) in host.y.chunks_exact_mut(n).enumerate().take(p.rows as usize) {
+            let x = &host.x[v.rows.input(p, host.picks, t) * n..][..n];
             let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             for (y, exact) in y.iter_mut().zip(normed(&x, host.w, p.eps)) {
                 *y = exact as f32;
@@ -57,30 +92,33 @@ impl RmsNorm {
         }
     }
 
-    fn definition(_: Reduce, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let mut y = Expect::unchanged(before.y);
-        let rows = before.x.chunks_exact(n).skip(p.first_row as usize).zip(y.chunks_exact_mut(n));
-        for (x, y) in rows.take(p.rows as usize) {
+        for (t, y) in y.chunks_exact_mut(n).enumerate().take(p.rows as usize) {
+            let x = &before.x[v.rows.input(p, before.picks, t) * n..][..n];
             let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             y.copy_from_slice(&near(&x, before.w, p.eps));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(reduce: Reduce) -> Vec<Case<Self>> {
+    fn cases(v: Variant) -> Vec<Case<Self>> {
         // One element, a tail, Qwen3-30B-A3B's hidden size; values from tiny to huge.
         [(1, 1, 1.0), (3, 300, 1e-6), (2, 2048, 1.0), (2, 257, 1e4)]
             .into_iter()
             .map(|(rows, n, size)| {
                 let mut rng = Rng::new(u64::from(n));
-                let first_row = 1;
-                let x: Vec<f32> = (0..(rows + first_row) * n).map(|_| rng.normal() * size).collect();
+                let x_rows = rows + 2;
+                let x: Vec<f32> = (0..x_rows * n).map(|_| rng.normal() * size).collect();
                 let w: Vec<f32> = (0..n).map(|_| 1.0 + 0.1 * rng.normal()).collect();
                 let eps = 1e-6;
                 let y = vec![f32::NAN; (rows * n) as usize];
-                let params = Params { rows, n, first_row, eps };
-                Case::of_definition(format!("{rows}x{n} of {size:e}"), reduce, params, Data { x, w, y })
+                // Backwards, none of them the first; the last is out of range and becomes the last row.
+                let mut picks: Vec<[u32; 2]> = (0..rows).map(|t| [rows - t, 7000]).collect();
+                picks.last_mut().into_iter().for_each(|pick| pick[0] = u32::MAX);
+                let params = Params { rows, n, x_rows, eps };
+                Case::of_definition(format!("{rows}x{n} of {size:e}"), v, params, Data { x, w, picks, y })
             })
             .collect()
     }

@@ -1,21 +1,24 @@
 //! Matrix times many rows: `Y = X · Wᵀ`.
 
-use super::{Epilogue, Rows, TestWeights, TileType, quant};
+use super::{
+    Epilogue, Rows, TileType,
+    product::{self, Product, Trial, params_of, product},
+};
 use crate::{
-    gpu::{Caps, Case, Expect, Fragment, Grid, Source, kernel, wgsl},
-    kernels::moe::bucket,
-    quant::{Planes, Rng, WeightType},
+    gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl},
+    quant::WeightType,
 };
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
     ///
-    /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`], `x` rows of `k` f32, `y` rows of `y_stride`
-    /// f32. A matrix has `n` rows, gated ones `2·n` ([`Epilogue::Gate`]). Tiles of 64 weight rows by [`TILE_M`] rows, of
-    /// f32 or of halves ([`TileType`]); sums are f32. Dense: `first(i) = 0`, `input(i) = i`. Expert: rows are (token, expert) pairs, tile by tile of `tiles`,
-    /// through the pair indices in `pairs`, both as [`bucket`](bucket::Bucket) makes them; `input(i) = i / share`. Tiles
-    /// whose expert is not in `w` are left as they are, as in [`Gemv`](super::gemv::Gemv). Bound: 1e-5 of `Σ |W · x|`;
-    /// gated as [`Epilogue::Gate`] makes of it. Measured worst on lavapipe: 0.17 of it.
+    /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`](crate::quant::Planes), `x` rows of `k` f32, `y`
+    /// rows of `y_stride` f32. A matrix has `n` rows, gated ones `2·n` ([`Epilogue::Gate`](super::Epilogue::Gate)). Tiles
+    /// of 64 weight rows by [`TILE_M`] rows, of f32 or of halves ([`TileType`]); sums are f32. Dense: `first(i) = 0`,
+    /// `input(i) = i`. Expert: rows are (token, expert) pairs, tile by tile of `tiles`, through the pair indices in `pairs`, both as
+    /// [`Bucket`](crate::kernels::moe::bucket::Bucket) makes them; `input(i) = i / share`. Tiles whose expert is not in `w`
+    /// are left as they are, as in [`Gemv`](super::gemv::Gemv). Bound: 1e-5 of `Σ |W · x|`; gated as
+    /// [`Epilogue::Gate`](super::Epilogue::Gate) makes of it. Measured worst on lavapipe: 0.23 of it.
     ///
     /// Tiles of halves: weights and activations beyond 65504 count as 65504, so that what leaves a half's range is wrong
     /// by what is cut off and never infinite or NaN; activations of trained models reach some thousands. Bound: of these
@@ -64,6 +67,12 @@ kernel! {
     }
 }
 
+const WG: u32 = 128;
+/// Weight rows that a workgroup multiplies.
+pub const TILE_N: u32 = 64;
+/// Rows of the output that a workgroup computes.
+pub const TILE_M: u32 = 32;
+
 /// Format, rows, epilogue and tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -77,29 +86,33 @@ pub struct Variant {
     pub tile: TileType,
 }
 
-const WG: u32 = 128;
-const TILE_N: u32 = 64;
-/// Rows of the output that a workgroup computes.
-pub const TILE_M: u32 = 32;
+impl Variant {
+    /// Without the tiles.
+    fn product(self) -> product::Variant {
+        product::Variant { ty: self.ty, rows: self.rows, epilogue: self.epilogue }
+    }
+}
 
 impl Gemm {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
-        for (tile, ty) in TileType::available(caps).iter().flat_map(|tile| WeightType::ALL.map(|ty| (*tile, ty))) {
-            for rows in [Rows::Dense, Rows::Expert] {
-                all.extend(Epilogue::ALL.map(|epilogue| Variant { ty, rows, epilogue, tile }));
-            }
+        for tile in TileType::available(caps).iter().copied() {
+            let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, tile };
+            all.extend(product::Variant::all().into_iter().map(with));
         }
         all
     }
 
+    fn summation(v: Variant) -> Order {
+        Order::new(match v.tile {
+            TileType::F32 => "along k",
+            TileType::F16 => "along k, of halves",
+        })
+    }
+
     fn source(v: Variant) -> Source {
-        v.tile
-            .fill(v.epilogue.fill(Source::new(wgsl!("linear/gemm.wgsl"), WG)))
-            .with_all(quant(v.ty))
-            .with(wgsl!("lib/input.wgsl"))
-            .with(tiles(v.rows))
-            .constant("TILE_M", TILE_M)
+        let product = v.product();
+        v.tile.fill(product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), TILE_M))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -107,44 +120,16 @@ impl Gemm {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let rows = u64::from(p.held) * u64::from(p.matrix_rows);
-        let Some(planes) = Planes::new(v.ty, rows, u64::from(p.k)) else { return };
-        let x: &[f32] = bytemuck::cast_slice(host.x);
-        let (k, n) = (p.k as usize, p.n);
-        let mut weights = [vec![0.0; k], vec![0.0; k]];
-        for (matrix, rows) in runs(v, p, &host) {
-            let first = matrix * p.matrix_rows;
-            for j in 0..n {
-                v.epilogue.decode(&planes, host.w, first, j, &mut weights);
-                for i in &rows {
-                    let input = if v.rows == Rows::Expert { i / p.share as usize } else { *i };
-                    let x = &x[input * k..];
-                    let value = |value: &f32| v.tile.value(*value);
-                    let dot = |w: &Vec<f32>| w.iter().zip(x).map(|(w, x)| value(w) * value(x)).sum::<f64>();
-                    let y = &mut host.y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-                    *y = v.epilogue.apply(f64::from(*y), weights.each_ref().map(dot)) as f32;
-                }
-            }
-        }
+        let product = Product { tile: v.tile, ..product!(p, x_offset: 0) };
+        let runs = product.runs_of_tiles(v.rows, p.tiles, host.pairs, host.tiles);
+        product.compute(v.product(), host.w, host.x, &runs, host.y);
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let planes = Planes::new(v.ty, u64::from(p.held) * u64::from(p.matrix_rows), u64::from(p.k))?;
-        let x: &[f32] = bytemuck::cast_slice(before.x);
-        let mut y = Expect::unchanged(before.y);
-        let mut weights = [vec![0.0; p.k as usize], vec![0.0; p.k as usize]];
-        for (matrix, rows) in runs(v, p, &before) {
-            for j in 0..p.n {
-                v.epilogue.decode(&planes, before.w, matrix * p.matrix_rows, j, &mut weights);
-                for i in &rows {
-                    let input = if v.rows == Rows::Expert { i / p.share as usize } else { *i };
-                    let x = &x[input * p.k as usize..];
-                    let y = &mut y[i * p.y_stride as usize + (p.y_offset + j) as usize];
-                    *y = v.epilogue.bounded(y.0, weights.each_ref().map(|w| v.tile.dot(w, x)));
-                }
-            }
-        }
-        Some(Expected { y: Some(v.tile.expect(y)), ..Default::default() })
+        let product = Product { tile: v.tile, ..product!(p, x_offset: 0) };
+        let runs = product.runs_of_tiles(v.rows, p.tiles, before.pairs, before.tiles);
+        let y = product.define(v.product(), before.w, before.x, &runs, before.y);
+        Some(Expected { y: Some(y), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
@@ -157,90 +142,19 @@ impl Gemm {
         } else if block == 1 {
             shapes.push((2, 5, 36));
         }
-        shapes.into_iter().enumerate().filter_map(|(seed, shape)| case(v, shape, seed as u64)).collect()
+        shapes.into_iter().zip(0..).filter_map(|(shape, seed)| case(v, shape, seed)).collect()
     }
 }
 
-/// The matrices that rows meet, each with its rows of the output.
-fn runs(v: Variant, p: &Params, host: &Host<'_>) -> Vec<(u32, Vec<usize>)> {
-    match v.rows {
-        Rows::Dense => vec![(0, (0..p.rows as usize).collect())],
-        Rows::Expert => {
-            let tiles = host.tiles.iter().take(p.tiles as usize).filter_map(|[expert, first, end, _]| {
-                let held = (*expert).min(p.experts - 1).checked_sub(p.first_expert).filter(|e| *e < p.held)?;
-                let pairs = host.pairs.get(*first as usize..(*end).min(p.rows) as usize)?;
-                Some((held, pairs.iter().map(|pair| (*pair).min(p.rows - 1) as usize).collect()))
-            });
-            tiles.collect()
-        }
-    }
-}
-
-/// The `tiles` slot: which rows a workgroup has, and which matrix they meet.
-fn tiles(rows: Rows) -> Fragment {
-    match rows {
-        Rows::Dense => wgsl!("tiles/dense.wgsl"),
-        Rows::Expert => wgsl!("tiles/expert.wgsl"),
-    }
-}
-
-fn case(v: Variant, (rows, n, k): (u32, u32, u64), seed: u64) -> Option<Case<Gemm>> {
-    // Experts 1 to 4 of 6 are bound: rows of the others stay as they are.
-    let (experts, first_expert, held, share) = if v.rows == Rows::Expert { (6, 1, 4, 2) } else { (1, 0, 1, 1) };
-    let matrix_rows = v.epilogue.matrix_rows(n);
-    let weights = TestWeights::random(v.ty, u64::from(held * matrix_rows), k, seed)?;
-    let mut rng = Rng::new(seed + 200);
-    let mut x: Vec<f32> = (0..u64::from(rows.div_ceil(share)) * k).map(|_| rng.normal()).collect();
-    x[0] = 1e3;
-    if v.tile == TileType::F16 && rows > TILE_M {
-        // Beyond the largest half, and a subnormal one.
-        (x[1], x[2]) = (-1e5, 1e-6);
-    }
+fn case(v: Variant, shape: (u32, u32, u64), seed: u64) -> Option<Case<Gemm>> {
     // Most pairs on one expert, so that it has more than a tile, and an id that is out of range.
-    let ids: Vec<u32> = (0..rows).map(|i| [3, 0, 99, 1, 2].get(i as usize).copied().unwrap_or(3)).collect();
-    let params =
-        bucket::Params { pairs: rows, experts, max_tiles: bucket::max_tiles(rows, experts), ..Default::default() };
-    let (tiles, pairs, tile_count) = match v.rows {
-        Rows::Dense => (Vec::new(), Vec::new(), rows.div_ceil(TILE_M)),
-        Rows::Expert => {
-            let made = bucket::buckets(&params, &ids);
-            (made.tiles, made.sorted, params.max_tiles)
-        }
-    };
-    let (y_stride, y_offset) = (n + 3, 2);
-    let mut y = vec![f32::NAN; (rows * y_stride) as usize];
-    let mut expected = vec![(f64::NAN, 0.0); y.len()];
-    for i in 0..rows {
-        let id = if v.rows == Rows::Expert { ids[i as usize].min(experts - 1) } else { 0 };
-        let Some(bound_expert) = id.checked_sub(first_expert).filter(|e| *e < held) else { continue };
-        let input = &x[(i / share) as usize * k as usize..];
-        for j in 0..n {
-            let at = (i * y_stride + y_offset + j) as usize;
-            if v.epilogue == Epilogue::Accumulate {
-                y[at] = 0.5;
-            }
-            expected[at] = weights.output(v.epilogue, v.tile, bound_expert * matrix_rows, j, input, y[at]);
-        }
-    }
-    let params = Params {
-        rows,
-        n,
-        k: k as u32,
-        row_units: weights.planes.row_units(),
-        units: weights.planes.units(),
-        y_stride,
-        y_offset,
-        tiles: tile_count,
-        share,
-        experts,
-        first_expert,
-        held,
-        matrix_rows,
-    };
+    let expert = |i: u32| [3, 0, 99, 1, 2].get(i as usize).copied().unwrap_or(3);
+    let trial = Trial::new(v.product(), v.tile, shape, 0, expert, None, seed)?;
+    let (pairs, tiles, tile_count) = trial.tiles(TILE_M);
     Some(Case {
-        name: format!("{rows}x{n}x{k}"),
-        params,
-        data: Data { w: weights.words, x: bytemuck::pod_collect_to_vec(&x), pairs, tiles, y },
-        expected: Expected { y: Some(v.tile.expect(expected)), ..Default::default() },
+        name: format!("{}x{}x{}", shape.0, shape.1, shape.2),
+        params: params_of!(trial, tiles: tile_count),
+        data: Data { w: trial.w, x: trial.x, pairs, tiles, y: trial.y },
+        expected: Expected { y: Some(trial.expected), ..Default::default() },
     })
 }

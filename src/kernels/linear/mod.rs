@@ -3,6 +3,8 @@
 pub mod embed;
 pub mod gemm;
 pub mod gemv;
+pub mod gemv_columns;
+mod product;
 mod tile;
 
 pub use tile::TileType;

@@ -1,9 +1,8 @@
-//! Pairs by expert: what an expert GEMM goes over.
+//! Pairs by expert: what the expert products that take several rows at once go over.
 
 use super::router_topk::MAX_EXPERTS;
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::linear::gemm,
     quant::Rng,
 };
 
@@ -13,17 +12,19 @@ kernel! {
     /// Shapes: `ids` `[pairs]` (clamped to the experts; at most [`MAX_EXPERTS`] of these), `counts` `[experts]` pairs of
     /// each expert, `offsets` `[experts + 1]` where its bucket starts in `sorted` `[pairs]`, which holds each expert's pair
     /// indices in ascending order. `tiles` `[max_tiles]` of (expert, first, end, 0) cuts the buckets into runs of up to
-    /// [`gemm::TILE_M`] pairs; the rest of it are empty tiles. `grids` `[6]` are the indirect arguments (x, y, z) of two
-    /// GEMMs over the tiles. All exact.
+    /// `tile_rows` pairs; the rest of it are empty tiles. `grids` `[6]` are the indirect arguments (x, y, z) of two
+    /// products over the tiles. All exact.
     pub struct Bucket("moe/bucket") for ();
     params {
         /// Pairs: tokens times experts a token.
         pairs: u32,
         /// Experts.
         experts: u32,
+        /// Pairs of a tile: what the product that goes over them takes at once.
+        tile_rows: u32,
         /// Entries of `tiles`: at least [`max_tiles`].
         max_tiles: u32,
-        /// Workgroups along x of the first GEMM.
+        /// Workgroups along x of the first product.
         first_grid: u32,
         /// Workgroups along x of the second.
         second_grid: u32,
@@ -46,9 +47,11 @@ kernel! {
 
 const WG: u32 = 256;
 
-/// The most tiles that `pairs` pairs of `experts` experts can make.
-pub fn max_tiles(pairs: u32, experts: u32) -> u32 {
-    pairs.div_ceil(gemm::TILE_M) + experts.min(pairs)
+/// The most tiles of `tile_rows` pairs that `pairs` pairs of `experts` experts can make: each expert that has any begins
+/// one, and of the other pairs each `tile_rows` do.
+pub fn max_tiles(pairs: u32, experts: u32, tile_rows: u32) -> u32 {
+    let begun = experts.min(pairs);
+    begun + (pairs - begun) / tile_rows.max(1)
 }
 
 impl Bucket {
@@ -57,7 +60,7 @@ impl Bucket {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("moe/bucket.wgsl"), WG).constant("TILE_M", gemm::TILE_M)
+        Source::new(wgsl!("moe/bucket.wgsl"), WG)
     }
 
     fn grid((): (), _: &Params) -> Grid {
@@ -90,24 +93,27 @@ impl Bucket {
 
     fn cases((): ()) -> Vec<Case<Self>> {
         let mut rng = Rng::new(16);
-        let tile = gemm::TILE_M;
+        let tile = 32;
         let mut random = |pairs: u32, experts: u32| (0..pairs).map(|_| rng.below(experts)).collect();
         // Experts with none, one, a whole tile and one more.
         let edges = [(1, 1), (2, tile), (3, tile + 1), (5, 2 * tile)];
         let edges = edges.into_iter().flat_map(|(expert, pairs)| (0..pairs).map(move |_| expert)).collect();
         [
-            ("Qwen3-30B-A3B, 300 tokens", 128, random(2400, 128)),
-            ("512 experts", 512, random(777, 512)),
-            ("around a tile", 8, edges),
-            ("all on one expert", 60, vec![59; 100]),
-            ("one pair", 4, vec![2]),
-            ("an id out of range", 4, vec![1, 99, 0]),
+            ("Qwen3-30B-A3B, 300 tokens", 128, tile, random(2400, 128)),
+            ("Qwen3-30B-A3B, 20 tokens", 128, 4, random(160, 128)),
+            ("512 experts", 512, 4, random(777, 512)),
+            ("around a tile", 8, tile, edges),
+            ("all on one expert", 60, 3, vec![59; 100]),
+            ("as many tiles as there can be", 3, 4, vec![0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2]),
+            ("one pair", 4, tile, vec![2]),
+            ("an id out of range", 4, tile, vec![1, 99, 0]),
         ]
         .into_iter()
-        .map(|(name, experts, ids): (&str, u32, Vec<u32>)| {
+        .map(|(name, experts, tile_rows, ids): (&str, u32, u32, Vec<u32>)| {
             let pairs = ids.len() as u32;
-            let max_tiles = max_tiles(pairs, experts) + 3;
-            let params = Params { pairs, experts, max_tiles, first_grid: 12, second_grid: 32 };
+            // None, or some that stay empty.
+            let max_tiles = max_tiles(pairs, experts, tile_rows) + 3 * u32::from(tile_rows == tile);
+            let params = Params { pairs, experts, tile_rows, max_tiles, first_grid: 12, second_grid: 32 };
             let made = buckets(&params, &ids);
             let unset = |len: usize| vec![u32::MAX; len];
             let tiles: Vec<[u32; 4]> = vec![[u32::MAX; 4]; made.tiles.len()];
@@ -157,11 +163,32 @@ pub(crate) fn buckets(p: &Params, ids: &[u32]) -> Buckets {
     let mut tiles = Vec::new();
     for (e, count) in (0u32..).zip(&counts) {
         let start = offsets[e as usize];
-        let firsts = (0..*count).step_by(gemm::TILE_M as usize);
-        tiles.extend(firsts.map(|first| [e, start + first, start + (first + gemm::TILE_M).min(*count), 0]));
+        let firsts = (0..*count).step_by(p.tile_rows.max(1) as usize);
+        tiles.extend(firsts.map(|first| [e, start + first, start + (first + p.tile_rows.max(1)).min(*count), 0]));
         offsets.push(start + count);
     }
     let used = tiles.len() as u32;
     tiles.resize(p.max_tiles as usize, [0; 4]);
     Buckets { counts, offsets, sorted, tiles, grids: [p.first_grid, used, 1, p.second_grid, used, 1] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_ids_make_more_tiles_than_the_most() {
+        let mut rng = Rng::new(5);
+        for _ in 0..300 {
+            let (pairs, experts, tile_rows) = (1 + rng.below(70), 1 + rng.below(12), 1 + rng.below(9));
+            let most = max_tiles(pairs, experts, tile_rows);
+            let params = Params { pairs, experts, tile_rows, max_tiles: 0, ..Default::default() };
+            let tiles = |ids: &[u32]| buckets(&params, ids).grids[1];
+            let random: Vec<u32> = (0..pairs).map(|_| rng.below(experts)).collect();
+            assert!(tiles(&random) <= most);
+            // One pair for each expert, the rest for the last: as many as there can be.
+            let worst: Vec<u32> = (0..pairs).map(|pair| pair.min(experts - 1)).collect();
+            assert_eq!(tiles(&worst), most, "{pairs} pairs of {experts} by {tile_rows}");
+        }
+    }
 }

@@ -1,104 +1,183 @@
 //! The likeliest token.
 
-use super::{ITEMS, LAST, Stage, hard_logits, order};
-use crate::gpu::{Buffer, Caps, Case, Expect, GpuError, Grid, Recorder, Source, kernel, wgsl};
+use super::{ITEMS, LAST, NO_TOKEN, Stage, count, hard_logits, order, sequence_of, some_penalised, some_picks};
+use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
 
 kernel! {
     /// In two stages the id of each row's largest logit, of equal ones the lowest: first the first candidate of each 1,024
-    /// logits, then the id of the first of these.
+    /// logits, then the id of the first of these, for the row's sequence. It can be counted for
+    /// [`super::penalties`].
     ///
-    /// Shapes: `logits` `[rows, n]` and `y` `[rows, ⌈n / 1024⌉, 2]`, key and id; then these as `candidates` `[rows, n]`,
-    /// and `y` `[rows]`, ids. A NaN comes after all other logits. Bound: exact.
-    pub struct Argmax("sample/argmax") for Stage;
+    /// Shapes: rows `first ..` of `logits` `[_, n]` and `best` `[rows, ⌈n / 1024⌉]`, keys with ids; then these as
+    /// `candidates` `[rows, n]`, entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped),
+    /// `ids` and `penalties` `[sequences]`, and `counts` `[sequences, vocab]`. No two rows may have one sequence. A NaN
+    /// comes after all other logits; a row of nothing else gives [`NO_TOKEN`], which is not counted. Bound: exact.
+    pub struct Argmax("sample/argmax") for Variant;
     params {
         /// Rows.
         rows: u32,
         /// Logits or candidates of a row.
         n: u32,
+        /// The row of logits that is the dispatch's first.
+        first: u32,
+        /// Merge: sequences.
+        sequences: u32,
+        /// Merge: tokens of the vocabulary.
+        vocab: u32,
     }
     binds {
         /// The logits.
-        logits: read [f32] if |stage| *stage == Stage::Logits,
+        logits: read [f32] if |v| *v == Variant::Logits,
         /// The candidates of the stage before.
-        candidates: read [[u32; 2]] if |stage| *stage == Stage::Merge,
-        /// Candidates, or ids.
-        y: write [u32],
+        candidates: read [[u32; 2]] if |v| *v != Variant::Logits,
+        /// The rows' sequences.
+        picks: read [[u32; 2]] if |v| *v != Variant::Logits,
+        /// Which sequences are penalised.
+        penalties: read [[f32; 4]] if |v| v.counts(),
+        /// The first candidate of each group.
+        best: write [[u32; 2]] if |v| *v == Variant::Logits,
+        /// The sequences' tokens.
+        ids: write [u32] if |v| *v != Variant::Logits,
+        /// How often each token was generated, for penalties.
+        counts: write [u32] if |v| v.counts(),
     }
 }
 
 const WG: u32 = 256;
 
+/// The stages, and what is done beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// From logits to the first candidate of each group.
+    Logits,
+    /// From these to the token.
+    Merge {
+        /// The token is counted, where its sequence is penalised.
+        count: bool,
+    },
+}
+
+impl Variant {
+    fn stage(self) -> Stage {
+        match self {
+            Self::Logits => Stage::Logits,
+            Self::Merge { .. } => Stage::Merge,
+        }
+    }
+
+    fn counts(self) -> bool {
+        self == Self::Merge { count: true }
+    }
+}
+
 /// Candidates that the first stage leaves of a row of `n` logits.
-pub fn groups(n: u32) -> u32 {
+pub(super) fn groups(n: u32) -> u32 {
     n.div_ceil(ITEMS)
 }
 
-/// Records both stages over `rows` of `n` logits; `best` has room for [`groups`] candidates a row.
-///
-/// # Errors
-/// [`GpuError::Aliased`] when buffers are bound twice.
-pub fn record(
-    rec: &mut Recorder,
-    (rows, n): (u32, u32),
-    logits: &Buffer<f32>,
-    best: &Buffer<[u32; 2]>,
-    ids: &Buffer<u32>,
-) -> Result<(), GpuError> {
-    let first = Binds { logits: Some(logits), candidates: None, y: &best.cast() };
-    rec.dispatch(Argmax, Stage::Logits, Params { rows, n }, first)?;
-    let second = Binds { logits: None, candidates: Some(best), y: ids };
-    rec.dispatch(Argmax, Stage::Merge, Params { rows, n: groups(n) }, second)
-}
-
 impl Argmax {
-    fn variants(_: &Caps) -> Vec<Stage> {
-        Stage::ALL.to_vec()
+    fn variants(_: &Caps) -> Vec<Variant> {
+        vec![Variant::Logits, Variant::Merge { count: false }, Variant::Merge { count: true }]
     }
 
-    fn source(stage: Stage) -> Source {
-        stage.fill(Source::new(wgsl!("sample/argmax.wgsl"), WG)).constant("MERGE", stage == Stage::Merge)
-    }
-
-    fn grid(stage: Stage, p: &Params) -> Grid {
-        match stage {
-            Stage::Logits => Grid { x: groups(p.n), y: p.rows },
-            Stage::Merge => Grid { x: 1, y: p.rows },
+    fn source(v: Variant) -> Source {
+        let source = v.stage().fill(Source::new(wgsl!("sample/argmax.wgsl"), WG));
+        let source = source.constant("MERGE", v != Variant::Logits);
+        match v {
+            Variant::Logits => source.with(wgsl!("sample/keep_best.wgsl")),
+            Variant::Merge { count } => source
+                .with(wgsl!("sample/pick.wgsl"))
+                .with(wgsl!("sample/keep_token.wgsl"))
+                .with(super::counting(count)),
         }
     }
 
-    fn cpu(stage: Stage, p: &Params, host: Host<'_>) {
-        let words = (0..p.rows).flat_map(|row| first(stage, &stage.row(host.logits, host.candidates, row, p.n)));
-        for (y, word) in host.y.iter_mut().zip(words) {
-            *y = word;
+    fn grid(v: Variant, p: &Params) -> Grid {
+        match v {
+            Variant::Logits => Grid { x: groups(p.n), y: p.rows },
+            Variant::Merge { .. } => Grid { x: 1, y: p.rows },
         }
     }
 
-    fn cases(stage: Stage) -> Vec<Case<Self>> {
-        hard_logits()
-            .into_iter()
-            .map(|(name, rows, n, logits)| {
-                let (logits, candidates) = stage.split(logits, n);
-                let mut expected: Vec<u32> =
-                    (0..rows).flat_map(|row| first(stage, &stage.row(&logits, &candidates, row, n))).collect();
-                // What lies behind the last must stay.
-                let poison = f32::NAN.to_bits();
-                expected.push(poison);
-                Case {
-                    name: name.to_owned(),
-                    params: Params { rows, n },
-                    data: Data { logits, candidates, y: vec![poison; expected.len()] },
-                    expected: Expected { y: Some(Expect::Exact(expected)), ..Default::default() },
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let row = |row| v.stage().row(host.logits, host.candidates, (p.first, row), p.n);
+        match v {
+            Variant::Logits => {
+                for (best, first) in host.best.iter_mut().zip((0..p.rows).flat_map(|t| firsts(&row(t)))) {
+                    *best = first;
                 }
-            })
-            .collect()
+            }
+            Variant::Merge { count: counted } => {
+                for t in 0..p.rows {
+                    let (sequence, id) = (sequence_of(host.picks, p.first + t, p.sequences), token(&row(t)));
+                    host.ids[sequence] = id;
+                    if counted {
+                        count(host.counts, host.penalties, (sequence, p.vocab), id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn cases(v: Variant) -> Vec<Case<Self>> {
+        hard_logits().into_iter().map(|hard| case(v, hard)).collect()
     }
 }
 
-/// What a row of candidates becomes.
-fn first(stage: Stage, row: &[[u32; 2]]) -> Vec<u32> {
-    let first = |of: &[[u32; 2]]| of.iter().copied().min_by_key(order).unwrap_or(LAST);
-    match stage {
-        Stage::Logits => row.chunks(ITEMS as usize).flat_map(first).collect(),
-        Stage::Merge => vec![first(row)[1]],
+fn case(v: Variant, (name, rows, n, logits): (&str, u32, u32, Vec<f32>)) -> Case<Argmax> {
+    let first = 2;
+    let (logits, candidates) = v.stage().split(logits, n, first);
+    let groups: Vec<Vec<[u32; 2]>> = (0..rows).map(|t| v.stage().row(&logits, &candidates, (first, t), n)).collect();
+    let vocab = candidates.iter().map(|[_, id]| id + 1).max().unwrap_or(0);
+    // What lies behind the last must stay.
+    let poison = f32::NAN.to_bits();
+    let mut data = Data { logits, candidates, ..Default::default() };
+    let mut expected = Expected::default();
+    let mut sequences = 0;
+    match v {
+        Variant::Logits => {
+            let mut best: Vec<[u32; 2]> = groups.iter().flat_map(|row| firsts(row)).collect();
+            best.push([poison; 2]);
+            data.best = vec![[poison; 2]; best.len()];
+            expected.best = Some(Expect::Exact(best.concat()));
+        }
+        Variant::Merge { count: counted } => {
+            (data.picks, sequences) = some_picks(first, rows);
+            data.ids = vec![poison; sequences as usize + 1];
+            let mut ids = data.ids.clone();
+            if counted {
+                data.penalties = some_penalised(sequences);
+                data.counts = (0..sequences * vocab).collect();
+            }
+            let mut counts = data.counts.clone();
+            for (t, row) in (0..).zip(&groups) {
+                let (sequence, id) = (sequence_of(&data.picks, first + t, sequences), token(row));
+                ids[sequence] = id;
+                if counted && id != NO_TOKEN && data.penalties[sequence][3] != 0.0 {
+                    counts[sequence * vocab as usize + id as usize] += 1;
+                }
+            }
+            expected.ids = Some(Expect::Exact(ids));
+            expected.counts = counted.then_some(Expect::Exact(counts));
+        }
+    }
+    Case { name: name.to_owned(), params: Params { rows, n, first, sequences, vocab }, data, expected }
+}
+
+/// The likeliest of candidates.
+fn likeliest(of: &[[u32; 2]]) -> [u32; 2] {
+    of.iter().copied().min_by_key(order).unwrap_or(LAST)
+}
+
+/// The likeliest of each group of a row.
+fn firsts(row: &[[u32; 2]]) -> Vec<[u32; 2]> {
+    row.chunks(ITEMS as usize).map(likeliest).collect()
+}
+
+/// The token of a row.
+fn token(row: &[[u32; 2]]) -> u32 {
+    match likeliest(row) {
+        [0, _] => NO_TOKEN,
+        [_, id] => id,
     }
 }

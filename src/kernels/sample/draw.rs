@@ -1,39 +1,50 @@
 //! The draw of a token from the likeliest ones.
 
-use super::{LAST, MAX_TOP_K, key, logit, order, philox};
+use super::{LAST, MAX_TOP_K, NO_TOKEN, count, key, logit, order, philox, sequence_of, some_penalised, some_picks};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::Rng,
 };
 
 kernel! {
-    /// `ids[t]` is drawn from the candidates or from all tokens of row `t`: their logits are divided by the temperature,
-    /// then cut by top-k, top-p and min-p in this order. The draw is Philox's number of seed and counter, and the counter
-    /// moves on; at a temperature of 0 the likeliest is taken, and it does not.
+    /// The id of a row's sequence is drawn from the candidates or from all tokens of the row: their logits are divided by
+    /// the temperature, then cut by top-k, top-p and min-p in this order. The draw is Philox's number of seed and counter,
+    /// and the counter moves on; at a temperature of 0 the likeliest is taken, and it does not. The id can be counted for
+    /// [`super::penalties`].
     ///
-    /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or `logits` `[rows, n]` f32; `cuts` `[rows]` of
-    /// temperature (0, or at least 1e-30), top-k, top-p and min-p, `draws` `[rows]` of seed and counter, low words first,
-    /// `ids` `[rows]`, `counts` `[rows, n]`. A top-k of 0 keeps all: of candidates these are [`MAX_TOP_K`], so that a
-    /// larger one, or none, needs `logits`. Logits count as within 1e30 of zero. Bounds: the generator's numbers exact,
-    /// and the token where the draw and every cut lie more than 1e-5 of the mass from a border, which the cases have made
-    /// sure of.
+    /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or rows `first ..` of `logits` `[_, vocab]` f32;
+    /// entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped), no two of them the same;
+    /// `cuts` `[sequences]` of temperature (0, or at least 1e-30), top-k, top-p and min-p, `draws` `[sequences]` of seed
+    /// and counter, low words first, `ids` and `penalties` `[sequences]`, `counts` `[sequences, vocab]`. A top-k of 0
+    /// keeps all: of candidates these are [`MAX_TOP_K`], so that a larger one, or none, needs `logits`. Logits count as
+    /// within 1e30 of zero. A row of nothing but NaNs gives [`NO_TOKEN`], which is not counted, and the counter stays.
+    /// Bounds: the generator's numbers exact, and the token where the draw and every cut lie more than 1e-5 of the mass
+    /// from a border ([`margin`]), which the cases have made sure of.
     pub struct Draw("sample/draw") for Variant;
     params {
         /// Rows.
         rows: u32,
         /// Tokens of the vocabulary.
-        n: u32,
+        vocab: u32,
+        /// The row of logits that is the dispatch's first.
+        first: u32,
+        /// Sequences.
+        sequences: u32,
     }
     binds {
         /// Keys and ids, likeliest first.
         candidates: read [[u32; 2]] if |v| v.from == From::Candidates,
         /// All tokens' logits.
         logits: read [f32] if |v| v.from == From::Logits,
-        /// Temperature, top-k, top-p and min-p of each row.
+        /// The rows' sequences.
+        picks: read [[u32; 2]],
+        /// Temperature, top-k, top-p and min-p of each sequence.
         cuts: read [[f32; 4]],
-        /// Seed and counter of each row.
+        /// Which sequences are penalised.
+        penalties: read [[f32; 4]] if |v| v.count,
+        /// Seed and counter of each sequence.
         draws: write [[u32; 4]],
-        /// The drawn tokens.
+        /// The sequences' tokens.
         ids: write [u32],
         /// How often each token was generated, for penalties.
         counts: write [u32] if |v| v.count,
@@ -56,7 +67,7 @@ pub enum From {
 pub struct Variant {
     /// What is drawn from.
     pub from: From,
-    /// The drawn token is counted.
+    /// The drawn token is counted, where its sequence is penalised.
     pub count: bool,
 }
 
@@ -101,7 +112,8 @@ impl Draw {
             wgsl!("lib/order.wgsl"),
             wgsl!("lib/philox.wgsl"),
             wgsl!("sample/draw_state.wgsl"),
-            if v.count { wgsl!("sample/count.wgsl") } else { wgsl!("sample/count_nothing.wgsl") },
+            wgsl!("sample/pick.wgsl"),
+            super::counting(v.count),
         ])
     }
 
@@ -110,15 +122,18 @@ impl Draw {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let results = host.draws.iter_mut().zip(host.ids);
-        for (t, (cuts, (draws, id))) in host.cuts.iter().zip(results).take(p.rows as usize).enumerate() {
+        for t in 0..p.rows {
+            let sequence = sequence_of(host.picks, p.first + t, p.sequences);
             let sorted = match v.from {
-                From::Candidates => host.candidates[t * LIST..(t + 1) * LIST].to_vec(),
-                From::Logits => sorted(&host.logits[t * p.n as usize..(t + 1) * p.n as usize]),
+                From::Candidates => host.candidates[t as usize * LIST..][..LIST].to_vec(),
+                From::Logits => sorted(&host.logits[((p.first + t) * p.vocab) as usize..][..p.vocab as usize]),
             };
-            (*id, *draws) = draw(&sorted, *cuts, *draws);
+            let draws = &mut host.draws[sequence];
+            let id;
+            (id, *draws) = draw(&sorted, host.cuts[sequence], *draws);
+            host.ids[sequence] = id;
             if v.count {
-                host.counts[t * p.n as usize + (*id).min(p.n - 1) as usize] += 1;
+                count(host.counts, host.penalties, (sequence, p.vocab), id);
             }
         }
     }
@@ -150,8 +165,7 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
         [1.0, 1.0, 1.0, 1.0],
     ];
     let mut rng = Rng::new(u64::from(n));
-    let mut data = Data::default();
-    let (mut ids, mut draws) = (Vec::new(), Vec::new());
+    let mut trials = Vec::new();
     for cuts in many_cuts.into_iter().cycle().take(rows) {
         // Some rows have no draw that is far enough: a cut lies on a border whatever is drawn.
         let found = (0..50).find_map(|_| {
@@ -168,36 +182,54 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
             let seed = rng.next_u64();
             let state = [seed, counter].map(|n| [n as u32, (n >> 32) as u32]).concat();
             let state: [u32; 4] = state.try_into().unwrap_or_default();
-            (margin(&sorted, cuts, state) > 1e-5).then_some((logits, sorted, state))
+            (distance(&sorted, cuts, state) > 1e-5).then_some((logits, sorted, state))
         });
-        let Some((logits, sorted, state)) = found else { continue };
+        trials.extend(found.map(|(logits, sorted, state)| (logits, sorted, cuts, state)));
+    }
+    for cuts in [[1.0, 20.0, 0.9, 0.1], [0.0, 0.0, 1.0, 0.0]] {
+        let logits = vec![f32::NAN; n as usize];
+        let mut sorted = sorted(&logits);
+        sorted.resize(LIST.max(sorted.len()), LAST);
+        trials.insert(trials.len() / 2, (logits, sorted, cuts, [1, 2, 3, 4]));
+    }
+    let (rows, first) = (trials.len() as u32, 3);
+    let (picks, sequences) = some_picks(first, rows);
+    // What no row has must stay, and what lies behind the last.
+    let mut data = Data {
+        picks,
+        cuts: vec![[f32::NAN; 4]; sequences as usize],
+        draws: vec![[9; 4]; sequences as usize],
+        ids: vec![7; sequences as usize + 1],
+        ..Default::default()
+    };
+    if v.from == From::Logits {
+        data.logits = vec![1e9; (first * n) as usize];
+    }
+    if v.count {
+        data.penalties = some_penalised(sequences);
+        data.counts = (0..sequences * n).collect();
+    }
+    let (mut ids, mut counts) = (data.ids.clone(), data.counts.clone());
+    let mut draws = data.draws.clone();
+    for (t, (logits, sorted, cuts, state)) in (first..).zip(trials) {
+        let sequence = sequence_of(&data.picks, t, sequences);
         let (id, next) = draw(&sorted, cuts, state);
-        ids.push(id);
-        draws.extend(next);
+        (ids[sequence], draws[sequence]) = (id, next);
+        if v.count && id != NO_TOKEN && data.penalties[sequence][3] != 0.0 {
+            counts[sequence * n as usize + id as usize] += 1;
+        }
+        (data.cuts[sequence], data.draws[sequence]) = (cuts, state);
         match v.from {
-            From::Candidates => data.candidates.extend(sorted),
+            From::Candidates => data.candidates.extend(&sorted[..LIST]),
             From::Logits => data.logits.extend(logits),
         }
-        data.cuts.push(cuts);
-        data.draws.push(state);
     }
-    let rows = ids.len() as u32;
-    if v.count {
-        data.counts = (0..rows * n).collect();
-    }
-    let mut counts = data.counts.clone();
-    for (t, id) in (0u32..).zip(&ids).filter(|_| v.count) {
-        counts[(t * n + id) as usize] += 1;
-    }
-    // What lies behind the last must stay.
-    data.ids = vec![u32::MAX; ids.len() + 1];
-    ids.push(u32::MAX);
     Case {
         name: format!("{name}, {rows} rows"),
-        params: Params { rows, n },
+        params: Params { rows, vocab: n, first, sequences },
         data,
         expected: Expected {
-            draws: Some(Expect::Exact(draws)),
+            draws: Some(Expect::Exact(draws.concat())),
             ids: Some(Expect::Exact(ids)),
             counts: v.count.then_some(Expect::Exact(counts)),
             ..Default::default()
@@ -214,7 +246,10 @@ fn sorted(logits: &[f32]) -> Vec<[u32; 2]> {
 
 /// The drawn token, and seed and counter after it.
 fn draw(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> (u32, [u32; 4]) {
-    let likeliest = candidates[0][1];
+    let [best, likeliest] = candidates[0];
+    if best == 0 {
+        return (NO_TOKEN, draws);
+    }
     let [temperature, _, top_p, min_p] = cuts;
     if temperature == 0.0 {
         return (likeliest, draws);
@@ -241,8 +276,15 @@ fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<
     there.map(|[key, id]| (*id, weight(*key))).collect()
 }
 
-/// How far the cuts and the draw lie from the nearest border, as a share of the mass.
-fn margin(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
+/// How far the cuts and the draw lie from the nearest border, as a share of the mass of a row of `logits`: a device may
+/// draw another token than its definition where this is within the rounding of its sums. `cuts` and `draws` are those of
+/// [`Draw`].
+pub fn margin(logits: &[f32], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
+    if logits.is_empty() { f64::INFINITY } else { distance(&sorted(logits), cuts, draws) }
+}
+
+/// [`margin`] of sorted candidates.
+fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
     let [temperature, _, top_p, min_p] = cuts;
     let mut nearest = f64::INFINITY;
     if temperature == 0.0 {
@@ -260,18 +302,18 @@ fn margin(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
         };
         inner.iter().map(border).collect()
     };
-    let distance = |borders: Vec<f64>, at: f64| borders.iter().map(|b| (b - at).abs()).fold(f64::INFINITY, f64::min);
+    let nearest_to = |borders: Vec<f64>, at: f64| borders.iter().map(|b| (b - at).abs()).fold(f64::INFINITY, f64::min);
     if top_p < 1.0 {
-        nearest = distance(borders(&tokens), f64::from(top_p));
+        nearest = nearest_to(borders(&tokens), f64::from(top_p));
         cut(&mut tokens, top_p, 0.0);
     }
     if min_p > 0.0 {
         let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
         // The first token's weight is exactly one.
         let weights = tokens.iter().skip(1).map(|(_, weight)| weight / mass).collect();
-        nearest = nearest.min(distance(weights, f64::from(min_p) / mass));
+        nearest = nearest.min(nearest_to(weights, f64::from(min_p) / mass));
         cut(&mut tokens, 1.0, min_p);
     }
     let (seed, counter) = seed_and_counter(draws);
-    nearest.min(distance(borders(&tokens), philox::uniform(seed, counter)))
+    nearest.min(nearest_to(borders(&tokens), philox::uniform(seed, counter)))
 }

@@ -1,4 +1,9 @@
-//! Kernels that choose the next token: [`penalties`] on its logits, then [`argmax`], or [`top_k`] and [`draw`].
+//! Kernels that choose the next token of each of several sequences: [`penalties`] on its logits, then [`argmax`], or
+//! [`top_k`] and [`draw`]. [`record`] records what it takes.
+//!
+//! What a sequence keeps from token to token (cuts, seed and counter, counts, bias, its last token) is at the sequence's
+//! number, its slot; a row of logits finds it by `picks`. So the next step can be submitted before the host has seen a
+//! token.
 //!
 //! A candidate is a pair `[key, id]`, the key being an integer in the order of the logits, so that what is chosen is exact:
 //! larger keys come first, of equal ones the lower id. A NaN comes after all other logits.
@@ -10,18 +15,207 @@ pub mod philox;
 pub mod top_k;
 
 use crate::{
-    gpu::{Source, wgsl},
+    gpu::{Buffer, Fragment, GpuError, Recorder, Source, wgsl},
     quant::Rng,
 };
 
+use argmax::Argmax;
+use draw::Draw;
+use penalties::Penalties;
+
 /// Candidates that [`top_k`] keeps of a row, and the most that [`draw`] chooses from.
 pub const MAX_TOP_K: u32 = 64;
+
+/// The id where there is none: that of a row whose logits are all NaN.
+pub const NO_TOKEN: u32 = u32::MAX;
 
 /// Candidates that a workgroup chooses from.
 const ITEMS: u32 = 1024;
 
 /// What comes after all candidates.
-const LAST: [u32; 2] = [0, u32::MAX];
+const LAST: [u32; 2] = [0, NO_TOKEN];
+
+/// How a token is chosen. It depends on the sequence's own cuts only. Rows of logits stand in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// The likeliest, at a temperature of 0.
+    Greedy,
+    /// A draw from a list of candidates, where top-k is at most [`MAX_TOP_K`].
+    Listed,
+    /// A draw from all tokens.
+    All,
+}
+
+impl Way {
+    /// The way for `cuts`: temperature, top-k, top-p and min-p.
+    pub fn of([temperature, top_k, ..]: [f32; 4]) -> Self {
+        if temperature == 0.0 {
+            Self::Greedy
+        } else if (1.0..=MAX_TOP_K as f32).contains(&top_k) {
+            Self::Listed
+        } else {
+            Self::All
+        }
+    }
+}
+
+/// How many rows of logits are chosen from in which [`Way`]: the greedy ones come first, those for all tokens last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rows {
+    /// Sequences that there is room for.
+    pub sequences: u32,
+    /// Tokens of the vocabulary.
+    pub vocab: u32,
+    /// Rows of [`Way::Greedy`].
+    pub greedy: u32,
+    /// Rows of [`Way::Listed`].
+    pub listed: u32,
+    /// Rows of [`Way::All`].
+    pub all: u32,
+    /// Some sequence of theirs is penalised, or has a bias.
+    pub penalised: bool,
+}
+
+impl Rows {
+    /// Adds a row.
+    pub fn add(&mut self, way: Way) {
+        *match way {
+            Way::Greedy => &mut self.greedy,
+            Way::Listed => &mut self.listed,
+            Way::All => &mut self.all,
+        } += 1;
+    }
+
+    /// Rows in all.
+    pub fn count(&self) -> u32 {
+        self.greedy + self.listed + self.all
+    }
+}
+
+/// What [`record`] works on. [`Sizes`] says how large each must be.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a> {
+    /// `[rows, vocab]`; penalties change them.
+    pub logits: &'a Buffer<f32>,
+    /// `[rows, 2]`, the second number being the row's sequence; no sequence has two rows.
+    pub picks: &'a Buffer<[u32; 2]>,
+    /// `[sequences]`: temperature, top-k, top-p and min-p.
+    pub cuts: &'a Buffer<[f32; 4]>,
+    /// `[sequences]`: seed and counter, low words first. The counters move on.
+    pub draws: &'a Buffer<[u32; 4]>,
+    /// `[sequences]`: the tokens that are chosen, or [`NO_TOKEN`]. Those of other sequences stay.
+    pub tokens: &'a Buffer<u32>,
+    /// `[sequences]`, as [`penalties`] has them; read where rows are penalised, as the next two.
+    pub penalties: &'a Buffer<[f32; 4]>,
+    /// `[sequences, vocab]`: what is added to logits.
+    pub bias: &'a Buffer<f32>,
+    /// `[sequences, vocab]`: how often tokens were generated, and [`penalties::IN_PROMPT`]. A penalised sequence's token is
+    /// counted.
+    pub counts: &'a Buffer<u32>,
+    /// What the kernels leave each other.
+    pub candidates: [&'a Buffer<[u32; 2]>; 2],
+}
+
+/// The elements that each of [`Buffers`] has at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of the logits.
+    pub logits: u64,
+    /// Of the picks.
+    pub picks: u64,
+    /// Of cuts, draws, tokens and penalties, each.
+    pub sequences: u64,
+    /// Of bias and counts, each; without penalties they may be of any size.
+    pub tokens: u64,
+    /// Of the two buffers of candidates.
+    pub candidates: [u64; 2],
+}
+
+impl Sizes {
+    /// The sizes for up to `rows` rows of logits at a time.
+    pub fn new(rows: u32, sequences: u32, vocab: u32) -> Self {
+        let [rows, sequences, tokens] = [rows, sequences, vocab].map(u64::from);
+        let kept = top_k::kept(vocab);
+        Self {
+            logits: rows * tokens,
+            picks: rows,
+            sequences,
+            tokens: sequences * tokens,
+            candidates: [kept, top_k::kept(kept)].map(|of_a_row| rows * u64::from(of_a_row)),
+        }
+    }
+}
+
+/// Records the choice of a token from each row of logits: a handful of dispatches, however many sequences there are. The
+/// token of a sequence depends on its own logits and state only, not on what other rows there are.
+///
+/// Logits get bias and penalties (where `rows.penalised`, and of sequences that are), are divided by the temperature, and
+/// cut by top-k, top-p and min-p, in this order.
+///
+/// # Errors
+/// [`GpuError::Aliased`] when buffers are bound twice.
+pub fn record(rec: &mut Recorder, rows: &Rows, b: &Buffers<'_>) -> Result<(), GpuError> {
+    let Rows { sequences, vocab, greedy, listed, all, penalised: count } = *rows;
+    let [full, free] = b.candidates;
+    let (penalties, counts) = (count.then_some(b.penalties), count.then_some(b.counts));
+    if count {
+        rec.dispatch(
+            Penalties,
+            (),
+            penalties::Params { rows: rows.count(), n: vocab, first: 0, sequences },
+            penalties::Binds {
+                picks: b.picks,
+                penalties: b.penalties,
+                counts: b.counts,
+                bias: b.bias,
+                logits: b.logits,
+            },
+        )?;
+    }
+    let none = argmax::Binds {
+        logits: None,
+        candidates: None,
+        picks: None,
+        penalties: None,
+        best: None,
+        ids: None,
+        counts: None,
+    };
+    let params = argmax::Params { rows: greedy, n: vocab, first: 0, sequences, vocab };
+    let binds = argmax::Binds { logits: Some(b.logits), best: Some(full), ..none };
+    rec.dispatch(Argmax, argmax::Variant::Logits, params, binds)?;
+    rec.dispatch(
+        Argmax,
+        argmax::Variant::Merge { count },
+        argmax::Params { n: argmax::groups(vocab), ..params },
+        argmax::Binds { candidates: Some(full), picks: Some(b.picks), penalties, ids: Some(b.tokens), counts, ..none },
+    )?;
+    let list = top_k::record(rec, (greedy, listed, vocab), b.logits, [full, free])?;
+    let (picks, cuts, draws, ids) = (b.picks, b.cuts, b.draws, b.tokens);
+    let drawn = |candidates, logits| draw::Binds { candidates, logits, picks, cuts, penalties, draws, ids, counts };
+    let params = draw::Params { rows: listed, vocab, first: greedy, sequences };
+    rec.dispatch(Draw, draw::Variant { from: draw::From::Candidates, count }, params, drawn(Some(list), None))?;
+    let params = draw::Params { rows: all, first: greedy + listed, ..params };
+    rec.dispatch(Draw, draw::Variant { from: draw::From::Logits, count }, params, drawn(None, Some(b.logits)))
+}
+
+/// Fills the slot for what is done with a chosen token.
+fn counting(count: bool) -> Fragment {
+    if count { wgsl!("sample/count.wgsl") } else { wgsl!("sample/count_nothing.wgsl") }
+}
+
+/// Counts a token, if there is one and the sequence is penalised.
+fn count(counts: &mut [u32], penalties: &[[f32; 4]], (sequence, vocab): (usize, u32), id: u32) {
+    if id < vocab && penalties[sequence][3] != 0.0 {
+        let times = &mut counts[sequence * vocab as usize + id as usize];
+        *times = times.wrapping_add(1);
+    }
+}
+
+/// The sequence of a row of logits.
+fn sequence_of(picks: &[[u32; 2]], row: u32, sequences: u32) -> usize {
+    picks[row as usize][1].min(sequences - 1) as usize
+}
 
 /// What a kernel that is run in stages chooses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,19 +236,19 @@ impl Stage {
         })
     }
 
-    /// A row's candidates.
-    fn row(self, logits: &[f32], candidates: &[[u32; 2]], row: u32, n: u32) -> Vec<[u32; 2]> {
-        let range = (row * n) as usize..((row + 1) * n) as usize;
+    /// The candidates of a row of a dispatch, whose first row of logits is `first`.
+    fn row(self, logits: &[f32], candidates: &[[u32; 2]], (first, row): (u32, u32), n: u32) -> Vec<[u32; 2]> {
+        let range = |row: u32| (row * n) as usize..((row + 1) * n) as usize;
         match self {
-            Self::Logits => (0u32..).zip(&logits[range]).map(|(id, logit)| [key(*logit), id]).collect(),
-            Self::Merge => candidates[range].to_vec(),
+            Self::Logits => (0u32..).zip(&logits[range(first + row)]).map(|(id, logit)| [key(*logit), id]).collect(),
+            Self::Merge => candidates[range(row)].to_vec(),
         }
     }
 
-    /// Rows of logits, or the same as candidates out of order, for cases.
-    fn split(self, logits: Vec<f32>, n: u32) -> (Vec<f32>, Vec<[u32; 2]>) {
+    /// Rows of logits behind `first` others, or the same as candidates out of order, for cases.
+    fn split(self, logits: Vec<f32>, n: u32, first: u32) -> (Vec<f32>, Vec<[u32; 2]>) {
         match self {
-            Self::Logits => (logits, Vec::new()),
+            Self::Logits => ([vec![f32::INFINITY; (first * n) as usize], logits].concat(), Vec::new()),
             Self::Merge => {
                 let ids = |i: usize| i as u32 % n * 977 % 99_991;
                 let candidates = logits.iter().enumerate().map(|(i, logit)| [key(*logit), ids(i)]);
@@ -83,6 +277,20 @@ fn logit(key: u32) -> f32 {
 /// What sorts candidates.
 fn order([key, id]: &[u32; 2]) -> (std::cmp::Reverse<u32>, u32) {
     (std::cmp::Reverse(*key), *id)
+}
+
+/// What `rows` rows behind `first` others pick in a case, and how many sequences there are. These are in another order than
+/// the rows, and some have no row; the last row's is out of range and becomes the last.
+fn some_picks(first: u32, rows: u32) -> (Vec<[u32; 2]>, u32) {
+    let mut picks = vec![[7000, 0]; first as usize];
+    picks.extend((1..rows).rev().map(|sequence| [7000, sequence]));
+    picks.push([7000, u32::MAX]);
+    (picks, rows + 2)
+}
+
+/// Penalties of a case that looks only at which sequences have some: every other one.
+fn some_penalised(sequences: u32) -> Vec<[f32; 4]> {
+    (0..sequences).map(|sequence| [f32::NAN, f32::NAN, f32::NAN, (sequence % 2) as f32]).collect()
 }
 
 /// Logits that are hard to order, by name: rows, elements of a row, and the rows.

@@ -1,28 +1,39 @@
 //! Bias and penalties on logits.
 
+use std::ops::Range;
+
+use super::{sequence_of, some_picks};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
     quant::Rng,
 };
 
 kernel! {
-    /// `logits[t, i] += bias[t, i]`, then penalties on tokens that the sequence has, as vLLM and the OpenAI API define
-    /// them: `repetition` divides a positive logit and multiplies a negative one of any such token; of those that were
-    /// generated `presence` is subtracted once, and `frequency` for each occurrence.
+    /// `l = logits[t, i] + bias[s, i]`; if `counts[s, i] > 0`, `l = l > 0 ? l / repetition : l · repetition`; if the token
+    /// was generated, `l = l − presence − frequency · times`; then `logits[t, i] = l`, `s` being the row's sequence. The
+    /// host's is [`penalised`].
     ///
-    /// Shapes: `logits`, `bias` f32 and `counts` u32 `[rows, n]`, `penalties` `[rows]` of repetition (1 is none), presence,
-    /// frequency (0 is none) and a number that is not used. A count is how often the token was generated, plus
-    /// [`IN_PROMPT`] where the prompt has it. Bound: 1e-6 of the magnitudes of logit and bias, both penalised, and of what
-    /// is subtracted. Measured worst on lavapipe: 0.11 of it.
+    /// Shapes: rows `first ..` of `logits` f32 `[_, n]` and of `picks` `[_, 2]`, whose second number is the sequence
+    /// (clamped); `penalties` `[sequences]` of repetition (1 is none), presence, frequency (0 is none), and whether the
+    /// sequence is penalised (1, or 0: then its logits stay as they are, and the rest is not read); `counts` u32 and `bias`
+    /// f32 `[sequences, n]`. A count is how often the token was generated, plus [`IN_PROMPT`] where the prompt has it.
+    /// Bound: 1e-6 of the magnitudes of logit and bias, both penalised, and of what is subtracted. Measured worst on
+    /// lavapipe: 0.11 of it.
     pub struct Penalties("sample/penalties") for ();
     params {
         /// Rows.
         rows: u32,
         /// Logits of a row.
         n: u32,
+        /// The row of logits that is the dispatch's first.
+        first: u32,
+        /// Sequences.
+        sequences: u32,
     }
     binds {
-        /// Repetition, presence and frequency penalty of each row.
+        /// The rows' sequences.
+        picks: read [[u32; 2]],
+        /// Repetition, presence and frequency penalty of each sequence, and whether it has any, or a bias.
         penalties: read [[f32; 4]],
         /// How often each token was generated, and whether it is in the prompt.
         counts: read [u32],
@@ -44,7 +55,7 @@ impl Penalties {
     }
 
     fn source((): ()) -> Source {
-        Source::new(wgsl!("sample/penalties.wgsl"), WG)
+        Source::new(wgsl!("sample/penalties.wgsl"), WG).with(wgsl!("sample/pick.wgsl"))
     }
 
     fn grid((): (), p: &Params) -> Grid {
@@ -52,42 +63,74 @@ impl Penalties {
     }
 
     fn cpu((): (), p: &Params, host: Host<'_>) {
-        let inputs = host.bias.iter().zip(host.counts);
-        for (at, (logit, (bias, count))) in host.logits.iter_mut().zip(inputs).take((p.rows * p.n) as usize).enumerate()
-        {
-            *logit = penalised(*logit, *bias, *count, host.penalties[at / p.n as usize]).0 as f32;
+        for t in 0..p.rows {
+            let (logits, of_sequence, penalties) = places(p, host.picks, host.penalties, t);
+            let inputs = host.bias[of_sequence.clone()].iter().zip(&host.counts[of_sequence]);
+            for (logit, (bias, count)) in host.logits[logits].iter_mut().zip(inputs) {
+                *logit = penalised(*logit, *bias, *count, penalties);
+            }
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let mut all = Expect::unchanged(before.logits);
+        for t in 0..p.rows {
+            let (logits, of_sequence, penalties) = places(p, before.picks, before.penalties, t);
+            let inputs = before.bias[of_sequence.clone()].iter().zip(&before.counts[of_sequence]);
+            let inputs = before.logits[logits.clone()].iter().zip(inputs);
+            for (near, (logit, (bias, count))) in all[logits].iter_mut().zip(inputs) {
+                let (value, terms) = exactly(*logit, *bias, *count, penalties);
+                *near = (value, 1e-6 * terms);
+            }
+        }
+        Some(Expected { logits: Some(Expect::Near(all)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
-        let none = [1.0, 0.0, 0.0, 0.0];
+        let none = [1.0, 0.0, 0.0, 1.0];
+        let off = [1.5, 1.0, 1.0, 0.0];
         [
-            ("each penalty", 300, vec![none, [1.3, 0.0, 0.0, 0.0], [1.0, 1.5, 0.0, 0.0], [1.0, 0.0, 0.7, 0.0]]),
-            ("all together", 257, vec![[0.5, -2.0, -0.25, f32::NAN], [2.0, 2.0, 2.0, f32::NAN]]),
-            ("one logit", 1, vec![[1.1, 0.5, 0.5, 0.0]]),
-            ("Qwen3-30B-A3B's vocabulary", 151_936, vec![[1.05, 1.5, 0.1, 0.0]]),
+            ("each penalty", 300, vec![none, [1.3, 0.0, 0.0, 1.0], [1.0, 1.5, 0.0, 1.0], [1.0, 0.0, 0.7, 1.0]]),
+            ("all together", 257, vec![[0.5, -2.0, -0.25, 1.0], off, [2.0, 2.0, 2.0, 1.0]]),
+            ("none penalised", 70, vec![off, off]),
+            ("one logit", 1, vec![[1.1, 0.5, 0.5, 1.0]]),
+            ("Qwen3-30B-A3B's vocabulary", 151_936, vec![[1.05, 1.5, 0.1, 1.0]]),
         ]
         .into_iter()
-        .map(|(name, n, penalties)| {
-            let rows = penalties.len() as u32;
+        .map(|(name, n, of_rows)| {
+            let (rows, first) = (of_rows.len() as u32, 1);
+            let (picks, sequences) = some_picks(first, rows);
             let mut rng = Rng::new(u64::from(n));
-            let mut logits: Vec<f32> = (0..rows * n).map(|_| 5.0 * rng.normal()).collect();
+            let mut logits: Vec<f32> = (0..(first + rows) * n).map(|_| 5.0 * rng.normal()).collect();
             let seen = [0, 0, 0, 1, 2, 1000, IN_PROMPT, IN_PROMPT + 3];
-            let counts: Vec<u32> = logits.iter().map(|_| seen[rng.below(8) as usize]).collect();
+            let mut counts: Vec<u32> = (0..sequences * n).map(|_| seen[rng.below(8) as usize]).collect();
             let strengths = [0.0, 0.0, 0.0, 100.0, -100.0, -1e30];
-            let bias: Vec<f32> = logits.iter().map(|_| strengths[rng.below(6) as usize]).collect();
-            let inputs = logits.iter().zip(&bias).zip(&counts).enumerate();
-            let mut expected: Vec<(f64, f64)> = inputs
-                .map(|(at, ((logit, bias), count))| penalised(*logit, *bias, *count, penalties[at / n as usize]))
-                .map(|(value, terms)| (value, 1e-6 * terms))
-                .collect();
+            let mut bias: Vec<f32> = counts.iter().map(|_| strengths[rng.below(6) as usize]).collect();
+            let mut penalties = vec![[f32::NAN; 4]; sequences as usize];
+            let mut expected = Expect::unchanged(&logits[..(first * n) as usize]);
+            for (t, of_row) in (first..).zip(of_rows) {
+                let sequence = sequence_of(&picks, t, sequences);
+                penalties[sequence] = of_row;
+                let place = sequence * n as usize..(sequence + 1) * n as usize;
+                if of_row[3] == 0.0 {
+                    // Neither is read.
+                    bias[place.clone()].fill(f32::NAN);
+                    counts[place.clone()].fill(u32::MAX);
+                    logits[(t * n) as usize] = f32::NAN;
+                }
+                let inputs = bias[place.clone()].iter().zip(&counts[place]);
+                for (logit, (bias, count)) in logits[(t * n) as usize..].iter().zip(inputs) {
+                    let (value, terms) = exactly(*logit, *bias, *count, of_row);
+                    expected.push((value, 1e-6 * terms));
+                }
+            }
             // What lies behind the last must stay.
             logits.push(f32::NAN);
             expected.push((f64::NAN, 0.0));
             Case {
                 name: name.to_owned(),
-                params: Params { rows, n },
-                data: Data { penalties, counts, bias, logits },
+                params: Params { rows, n, first, sequences },
+                data: Data { picks, penalties, counts, bias, logits },
                 expected: Expected { logits: Some(Expect::Near(expected)), ..Default::default() },
             }
         })
@@ -95,10 +138,33 @@ impl Penalties {
     }
 }
 
-/// The penalised logit, and the magnitudes of what it is made of.
-fn penalised(logit: f32, bias: f32, count: u32, penalties: [f32; 4]) -> (f64, f64) {
-    let [repetition, presence, frequency, _] = penalties.map(f64::from);
+/// Where a row's logits are, where its sequence's counts and bias, and its penalties.
+fn places(p: &Params, picks: &[[u32; 2]], penalties: &[[f32; 4]], row: u32) -> (Range<usize>, Range<usize>, [f32; 4]) {
+    let (n, sequence) = (p.n as usize, sequence_of(picks, p.first + row, p.sequences));
+    let logits = (p.first + row) as usize * n;
+    (logits..logits + n, sequence * n..(sequence + 1) * n, penalties[sequence])
+}
+
+/// A logit with bias and penalties, as vLLM and the OpenAI API define them, in this order:
+///
+/// - `logit + bias`;
+/// - of a token that the sequence has, in its prompt or generated (`count > 0`): divided by `repetition` where it is
+///   positive, multiplied by it where not;
+/// - of one that was generated: less `presence + frequency · times`, `times` being the count without [`IN_PROMPT`].
+///
+/// `penalties` are repetition (1 is none), presence, frequency (0 is none), and whether the sequence is penalised at all:
+/// where that is 0 the logit stays as it is.
+pub fn penalised(logit: f32, bias: f32, count: u32, penalties: [f32; 4]) -> f32 {
+    if penalties[3] == 0.0 { logit } else { exactly(logit, bias, count, penalties).0 as f32 }
+}
+
+/// The penalised logit, and the magnitudes of what it is made of; 0 where it stays as it is.
+fn exactly(logit: f32, bias: f32, count: u32, penalties: [f32; 4]) -> (f64, f64) {
+    let [repetition, presence, frequency, applied] = penalties.map(f64::from);
     let (logit, bias) = (f64::from(logit), f64::from(bias));
+    if applied == 0.0 {
+        return (logit, 0.0);
+    }
     let factor = match logit + bias {
         _ if count == 0 => 1.0,
         sum if sum > 0.0 => 1.0 / repetition,

@@ -7,14 +7,16 @@ kernel! {
     /// The first [`MAX_TOP_K`] of each 1,024 candidates of a row, in order; run on its own results until one list of each
     /// row is left.
     ///
-    /// Shapes: `logits` or `candidates` `[rows, n]`, `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with ids, and where there are
-    /// fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
+    /// Shapes: rows `first ..` of `logits` `[_, n]`, or `candidates` `[rows, n]`; `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with
+    /// ids, and where there are fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
     pub struct TopK("sample/top_k") for Stage;
     params {
         /// Rows.
         rows: u32,
         /// Logits or candidates of a row.
         n: u32,
+        /// Of logits: the row that is the dispatch's first.
+        first: u32,
     }
     binds {
         /// The logits.
@@ -29,27 +31,24 @@ kernel! {
 const WG: u32 = 256;
 
 /// Candidates that a stage leaves of a row of `n`.
-pub fn kept(n: u32) -> u32 {
+pub(super) fn kept(n: u32) -> u32 {
     n.div_ceil(ITEMS) * MAX_TOP_K
 }
 
-/// Records all stages over `rows` of `n` logits, and gives the buffer that has the rows' lists after them. The buffers have
-/// room for [`kept`]`(n)` and [`kept`]`(kept(n))` candidates a row.
-///
-/// # Errors
-/// [`GpuError::Aliased`] when buffers are bound twice.
-pub fn record<'a>(
+/// Records all stages over `rows` of `n` logits from row `first` on, and gives the buffer that has the rows' lists after
+/// them. The buffers have room for [`kept`]`(n)` and [`kept`]`(kept(n))` candidates a row.
+pub(super) fn record<'a>(
     rec: &mut Recorder,
-    (rows, n): (u32, u32),
+    (first, rows, n): (u32, u32, u32),
     logits: &Buffer<f32>,
     [mut full, mut free]: [&'a Buffer<[u32; 2]>; 2],
 ) -> Result<&'a Buffer<[u32; 2]>, GpuError> {
-    let first = Binds { logits: Some(logits), candidates: None, kept: full };
-    rec.dispatch(TopK, Stage::Logits, Params { rows, n }, first)?;
+    let binds = Binds { logits: Some(logits), candidates: None, kept: full };
+    rec.dispatch(TopK, Stage::Logits, Params { rows, n, first }, binds)?;
     let mut n = kept(n);
     while n > MAX_TOP_K {
-        let next = Binds { logits: None, candidates: Some(full), kept: free };
-        rec.dispatch(TopK, Stage::Merge, Params { rows, n }, next)?;
+        let binds = Binds { logits: None, candidates: Some(full), kept: free };
+        rec.dispatch(TopK, Stage::Merge, Params { rows, n, first }, binds)?;
         n = kept(n);
         (full, free) = (free, full);
     }
@@ -70,7 +69,7 @@ impl TopK {
     }
 
     fn cpu(stage: Stage, p: &Params, host: Host<'_>) {
-        let found = (0..p.rows).flat_map(|row| first(&stage.row(host.logits, host.candidates, row, p.n)));
+        let found = (0..p.rows).flat_map(|row| first(&stage.row(host.logits, host.candidates, (p.first, row), p.n)));
         for (kept, found) in host.kept.iter_mut().zip(found) {
             *kept = found;
         }
@@ -80,15 +79,16 @@ impl TopK {
         hard_logits()
             .into_iter()
             .map(|(name, rows, n, logits)| {
-                let (logits, candidates) = stage.split(logits, n);
+                let first_row = 2;
+                let (logits, candidates) = stage.split(logits, n, first_row);
                 let mut expected: Vec<[u32; 2]> =
-                    (0..rows).flat_map(|row| first(&stage.row(&logits, &candidates, row, n))).collect();
+                    (0..rows).flat_map(|row| first(&stage.row(&logits, &candidates, (first_row, row), n))).collect();
                 // What lies behind the last must stay.
                 let poison = [f32::NAN.to_bits(); 2];
                 expected.push(poison);
                 Case {
                     name: name.to_owned(),
-                    params: Params { rows, n },
+                    params: Params { rows, n, first: first_row },
                     data: Data { logits, candidates, kept: vec![poison; expected.len()] },
                     expected: Expected { kept: Some(Expect::Exact(expected.concat())), ..Default::default() },
                 }

@@ -1,0 +1,108 @@
+//! The passes of one kind: their buffers, and the program that is kept ready.
+
+use crate::{
+    gpu::{Device, GpuError, Program, Readback},
+    kernels::{Reduce, attn::CHUNK, sample},
+    model::{Activations, Decoder, Kind, KvCache, Model, Pass, PlanOptions, Room, Sampling},
+};
+
+/// The rows of one kind in a step, as the device is given them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    /// Tokens, where the host knows them.
+    pub(super) ids: Vec<u32>,
+    /// Position and slot of each row.
+    pub(super) positions: Vec<[u32; 2]>,
+    /// Row and slot of each row of logits: those that tokens are drawn from, by their way, then those for the host.
+    pub(super) picks: Vec<[u32; 2]>,
+    /// Which tokens are drawn how.
+    pub(super) draws: sample::Rows,
+}
+
+impl Batch {
+    /// Rows.
+    pub(super) fn len(&self) -> u32 {
+        self.positions.len() as u32
+    }
+
+    /// Rows of logits that the host wants.
+    pub(super) fn host_rows(&self) -> u32 {
+        self.picks.len() as u32 - self.draws.count()
+    }
+
+    fn pass(&self, kind: Kind) -> Pass {
+        let longest = self.positions.iter().map(|[position, _]| position + 1).max().unwrap_or(0);
+        // Prompts' rows attend whole: their plan does not depend on it.
+        let chunks = if kind == Kind::Drawn { longest.div_ceil(CHUNK) } else { 0 };
+        Pass { kind, rows: self.len(), chunks, logit_rows: self.picks.len() as u32, draws: self.draws }
+    }
+}
+
+/// What passes of one kind need.
+#[derive(Debug)]
+pub(super) struct Lane {
+    kind: Kind,
+    pub(super) activations: Activations,
+    pub(super) program: Program,
+    /// What the program was prepared for.
+    pass: Option<Pass>,
+    /// Logits for the host.
+    pub(super) logits: Readback,
+}
+
+impl Lane {
+    /// Logits of up to two steps are read back at a time.
+    pub(super) async fn new(model: &Model, kind: Kind, room: Room) -> Result<Self, GpuError> {
+        let device = model.device();
+        let activations = Activations::new(device, model.config(), room).await?;
+        let logits = Readback::new::<f32>(device, activations.logits.len(), 2).await?;
+        Ok(Self { kind, activations, program: Program::new(device), pass: None, logits })
+    }
+
+    /// Makes the program that computes `batch` ready.
+    pub(super) async fn prepare(
+        &mut self,
+        model: &Model,
+        kv: &KvCache,
+        sampling: &Sampling,
+        options: PlanOptions,
+        batch: &Batch,
+    ) -> Result<(), GpuError> {
+        let (device, pass) = (model.device(), batch.pass(self.kind));
+        if self.pass == Some(pass) {
+            return Ok(());
+        }
+        let decoder = Decoder {
+            config: model.config(),
+            weights: model.weights(),
+            activations: &self.activations,
+            kv,
+            sampling,
+            reduce: Reduce::best(device.caps()),
+            tiers: options.tiers_on(device),
+            options,
+            pass,
+        };
+        let plan = decoder.record()?;
+        // Should this future be dropped, the program is prepared again.
+        self.pass = None;
+        self.program.prepare(device, plan).await?;
+        self.pass = Some(pass);
+        Ok(())
+    }
+
+    /// Has the program prepared again: a buffer that it uses is another.
+    pub(super) fn forget_program(&mut self) {
+        self.pass = None;
+    }
+
+    /// Writes what the program reads.
+    pub(super) fn write(&self, device: &Device, batch: &Batch) -> Result<(), GpuError> {
+        let a = &self.activations;
+        if self.kind == Kind::Prompt {
+            device.write_now(&a.ids, 0, &batch.ids)?;
+        }
+        device.write_now(&a.positions, 0, batch.positions.as_flattened())?;
+        device.write_now(&a.picks, 0, &batch.picks)
+    }
+}

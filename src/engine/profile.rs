@@ -1,0 +1,126 @@
+//! Where the time of steps goes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{gpu::StageTime, model::Kind};
+
+/// What the rows of a pass were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Rows of prompts.
+    Prefill,
+    /// One drawn token.
+    Decode,
+    /// Drawn tokens of several sequences.
+    BatchedDecode,
+}
+
+/// The parts of a model, in the order in which they are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Tokens to rows.
+    Embed,
+    /// Norm, projections, rotation, attention.
+    Attention,
+    /// The router and what comes of it, with the norm before.
+    Route,
+    /// The gated products.
+    GateUp,
+    /// The product after them.
+    Down,
+    /// The experts' outputs to the residual.
+    WeightedSum,
+    /// The last norm and the logits.
+    Head,
+    /// The choice of tokens.
+    Sampling,
+}
+
+impl Stage {
+    /// The stage of a step of a plan, by its label.
+    fn of(label: &str) -> Self {
+        match label.split_once(' ').map_or(label, |(_, part)| part) {
+            "embedding" => Self::Embed,
+            "attention" => Self::Attention,
+            "route" => Self::Route,
+            "gate up" => Self::GateUp,
+            "down" => Self::Down,
+            "weighted sum" => Self::WeightedSum,
+            "head" => Self::Head,
+            _ => Self::Sampling,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Attention => "attention",
+            Self::Route => "route",
+            Self::GateUp => "gate/up",
+            Self::Down => "down",
+            Self::WeightedSum => "weighted sum",
+            Self::Head => "head",
+            Self::Sampling => "sampling",
+        }
+    }
+}
+
+impl Phase {
+    pub(super) fn of(kind: Kind, rows: u32) -> Self {
+        match (kind, rows) {
+            (Kind::Prompt, _) => Self::Prefill,
+            (Kind::Drawn, 1) => Self::Decode,
+            (Kind::Drawn, _) => Self::BatchedDecode,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::BatchedDecode => "batched decode",
+        }
+    }
+}
+
+/// What a stage took in all passes of a phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTotal {
+    /// By the device's clock.
+    pub time: Duration,
+    /// Dispatches.
+    pub dispatches: u64,
+}
+
+/// What the passes of a phase took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTotal {
+    /// Passes.
+    pub passes: u64,
+    /// Tokens of all passes.
+    pub rows: u64,
+    /// The stages in order.
+    pub stages: BTreeMap<Stage, StageTotal>,
+}
+
+/// Where the time of an engine's steps went, by phase and stage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// The phases that there were.
+    pub phases: BTreeMap<Phase, PhaseTotal>,
+}
+
+impl Profile {
+    pub(super) fn add(&mut self, phase: Phase, rows: u32, stages: &[StageTime]) {
+        let total = self.phases.entry(phase).or_default();
+        total.passes += 1;
+        total.rows += u64::from(rows);
+        for stage in stages {
+            let sum = total.stages.entry(Stage::of(&stage.label)).or_default();
+            sum.time += stage.time;
+            sum.dispatches += stage.dispatches as u64;
+        }
+    }
+}

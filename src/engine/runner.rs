@@ -1,0 +1,371 @@
+//! The device's side of an engine: what steps are computed with and from.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{
+    EngineError, EngineOptions, Profile, Sampler,
+    copies::Copies,
+    lane::{Batch, Lane},
+    pace::{Moment, Pace, StepRows},
+    profile::Phase,
+    scheduler::{Give, SequenceId, Step, StepId},
+};
+use crate::{
+    gpu::{Device, GpuError, Pending, Program, Readback},
+    kernels::{attn::CHUNK, sample},
+    model::{History, Kind, KvCache, Model, Room, Sampling},
+};
+
+/// How the tokens of a sequence's request are drawn.
+#[derive(Clone, Debug)]
+pub(super) struct Drawing {
+    /// No two requests have the same.
+    pub(super) number: u64,
+    /// Options, and the state as the host knows it.
+    pub(super) sampler: Sampler,
+}
+
+/// The drawing requests, by sequence.
+pub(super) type Drawings = HashMap<SequenceId, Drawing>;
+
+/// A step that the device has, and whose results the host has not.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) step: StepId,
+    rows: StepRows,
+    submitted: Moment,
+    /// The sequences that tokens are drawn for, and their slots.
+    draws: Vec<(SequenceId, u32)>,
+    tokens: Pending<u32>,
+    read_tokens: Option<Vec<u32>>,
+    /// Logits for the host, by kind: whose each row is, and whether a token is to be drawn from it.
+    logits: Vec<(Vec<HostRow>, Pending<f32>)>,
+    read_logits: Vec<Vec<f32>>,
+}
+
+/// A row of logits that the host wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostRow {
+    pub(super) sequence: SequenceId,
+    pub(super) give: Give,
+    /// Its place among the rows of its pass.
+    row: usize,
+}
+
+/// What a step has computed.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub(super) step: StepId,
+    pub(super) tokens: Vec<(SequenceId, u32)>,
+    pub(super) logits: Vec<(HostRow, Vec<f32>)>,
+}
+
+/// A step as the device is given it.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    batches: [Batch; 2],
+    host_rows: [Vec<HostRow>; 2],
+    draws: Vec<(SequenceId, u32)>,
+}
+
+/// The order in which a step's passes are computed; their indices in arrays by kind.
+const KINDS: [Kind; 2] = [Kind::Prompt, Kind::Drawn];
+
+/// Buffers and programs of one model, for steps of many sequences.
+#[derive(Debug)]
+pub(super) struct Runner {
+    model: Model,
+    options: EngineOptions,
+    kv: KvCache,
+    lanes: [Lane; 2],
+    copies: Copies,
+    sampling: Sampling,
+    /// The request whose options each slot has.
+    loaded: Vec<Option<u64>>,
+    tokens: Readback,
+    pub(super) pace: Pace,
+    flights: VecDeque<Flight>,
+    pub(super) profile: Profile,
+}
+
+/// The room that passes of each kind need.
+pub(super) fn rooms(options: &EngineOptions, context: u32) -> [Room; 2] {
+    let slots = options.sequences;
+    let fused = options.plan.fused;
+    // Every token of a context has room for its own row at most.
+    let rows = options.prefill_rows.min(context.saturating_mul(slots));
+    let logit_rows = options.logit_rows.max(slots).min(rows);
+    let chunks = if context > CHUNK { context.div_ceil(CHUNK) } else { 0 };
+    [Room { rows, logit_rows, chunks: 0, fused }, Room { rows: slots, logit_rows: slots, chunks, fused }]
+}
+
+impl Runner {
+    /// Allocates everything; nothing is allocated for steps later but what penalties need.
+    pub(super) async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
+        let (device, config) = (model.device(), model.config());
+        let shape = options.cache(config, options.kv_type_on(device)?)?;
+        let [prompt, drawn] = rooms(options, shape.context);
+        let slots = options.sequences;
+        let logit_rows = prompt.logit_rows.max(drawn.logit_rows);
+        Ok(Self {
+            kv: KvCache::new(device, config, model.weights(), shape).await?,
+            lanes: [Lane::new(model, Kind::Prompt, prompt).await?, Lane::new(model, Kind::Drawn, drawn).await?],
+            copies: Copies::new(device, slots).await?,
+            sampling: Sampling::new(device, logit_rows, slots, config.vocab).await?,
+            loaded: vec![None; slots as usize],
+            tokens: Readback::new::<u32>(device, slots.into(), 2).await?,
+            pace: Pace::default(),
+            flights: VecDeque::new(),
+            profile: Profile::default(),
+            model: model.clone(),
+            options: options.clone(),
+        })
+    }
+
+    pub(super) fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    /// Dispatches of the program for drawn tokens; zero before the first.
+    pub(super) fn decode_dispatches(&self) -> usize {
+        self.lanes[1].program.plan().steps().len()
+    }
+
+    /// Steps that are under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Forgets what is under way.
+    pub(super) fn clear(&mut self) {
+        self.flights.clear();
+        self.loaded.fill(None);
+    }
+
+    /// Makes ready what a step needs. May be dropped at any await, and called again with another step.
+    pub(super) async fn prepare(&mut self, step: &Step, drawings: &Drawings) -> Result<Work, EngineError> {
+        let work = self.work(step, drawings);
+        let penalised = work.batches.iter().any(|batch| batch.draws.penalised);
+        if penalised && self.sampling.history.is_empty() {
+            let (device, vocab) = (self.model.device(), self.model.config().vocab);
+            self.sampling.history = History::for_all(device, self.options.sequences, vocab).await?;
+            self.lanes.iter_mut().for_each(Lane::forget_program);
+        }
+        for (lane, batch) in self.lanes.iter_mut().zip(&work.batches) {
+            if batch.len() > 0 {
+                lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, batch).await?;
+            }
+        }
+        self.copies.prepare(&self.model, &self.kv, &step.copies).await?;
+        Ok(work)
+    }
+
+    /// A step's rows by kind, the rows whose logits are wanted sorted by what is done with them.
+    fn work(&self, step: &Step, drawings: &Drawings) -> Work {
+        let mut work = Work::default();
+        let [prompts, drawn] = &mut work.batches;
+        for rows in &step.prompts {
+            prompts.ids.extend(&rows.tokens);
+            prompts.positions.extend((rows.position..).take(rows.tokens.len()).map(|position| [position, rows.slot]));
+        }
+        drawn.positions.extend(step.decode.iter().map(|row| [row.position, row.slot]));
+        // The step numbers the drawn rows first.
+        let first_prompt = step.decode.len() as u32;
+        let (sequences, vocab) = (self.options.sequences, self.model.config().vocab);
+        let mut sorted: [Vec<_>; 2] = Default::default();
+        for pick in &step.picks {
+            let (kind, row) = match pick.row.checked_sub(first_prompt) {
+                Some(row) => (0, row),
+                None => (1, pick.row),
+            };
+            let options = drawings.get(&pick.sequence).map(|drawing| drawing.sampler.options());
+            let way = match (pick.give, options) {
+                (Give::Draw, Some(options)) if !self.options.host_sampling => {
+                    work.draws.push((pick.sequence, pick.slot));
+                    let draws = &mut work.batches[kind].draws;
+                    (draws.sequences, draws.vocab) = (sequences, vocab);
+                    draws.penalised |= options.penalises();
+                    Some(sample::Way::of(options.cuts()))
+                }
+                _ => None,
+            };
+            sorted[kind].push((way, row, pick));
+        }
+        for (kind, mut picks) in sorted.into_iter().enumerate() {
+            // Those for the host come last.
+            picks.sort_by_key(|(way, row, _)| (way.is_none(), *way, *row));
+            let batch = &mut work.batches[kind];
+            for (place, (way, row, pick)) in picks.into_iter().enumerate() {
+                batch.picks.push([row, pick.slot]);
+                match way {
+                    Some(way) => batch.draws.add(way),
+                    None => work.host_rows[kind].push(HostRow { sequence: pick.sequence, give: pick.give, row: place }),
+                }
+            }
+        }
+        work
+    }
+
+    /// Writes what a step's programs read.
+    pub(super) fn write(&mut self, step: &Step, work: &Work, drawings: &Drawings) -> Result<(), EngineError> {
+        let device = self.model.device();
+        let max_blocks = u64::from(self.kv.shape.max_blocks());
+        for changed in &step.blocks {
+            let start = u64::from(changed.slot) * max_blocks + u64::from(changed.first);
+            device.write_now(&self.kv.table, start, &changed.blocks)?;
+        }
+        for (lane, batch) in self.lanes.iter().zip(&work.batches) {
+            if batch.len() > 0 {
+                lane.write(device, batch)?;
+            }
+        }
+        for row in &step.decode {
+            // What the host draws, or is asked to compute as if it had been drawn, the device does not know.
+            if let (true, Some(token)) = (self.options.host_sampling || row.given, row.token) {
+                device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
+            }
+        }
+        for (sequence, slot) in &work.draws {
+            let Some(drawing) = drawings.get(sequence) else { continue };
+            if self.loaded.get(*slot as usize) != Some(&Some(drawing.number)) {
+                self.load(drawing, *slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the device the options of a request, and its state.
+    fn load(&mut self, drawing: &Drawing, slot: u32) -> Result<(), EngineError> {
+        let (device, vocab) = (self.model.device(), self.model.config().vocab);
+        let (sampling, sampler, at) = (&self.sampling, &drawing.sampler, u64::from(slot));
+        let options = sampler.options();
+        device.write_now(&sampling.cuts, at, &[options.cuts()])?;
+        device.write_now(&sampling.draws, at, &[sampler.seed_and_counter()])?;
+        device.write_now(&sampling.penalties, at, &[options.penalties()])?;
+        if options.penalises() {
+            let start = at * u64::from(vocab);
+            device.write_now(&sampling.history.counts, start, &sampler.counts(vocab))?;
+            device.write_now(&sampling.history.bias, start, &sampler.biases(vocab))?;
+        }
+        if let Some(loaded) = self.loaded.get_mut(slot as usize) {
+            *loaded = Some(drawing.number);
+        }
+        Ok(())
+    }
+
+    /// The programs of a step, in their order: what has to be copied, then a pass of each kind.
+    pub(super) fn programs<'a>(&'a self, step: &Step, work: &'a Work) -> impl Iterator<Item = &'a Program> {
+        let copies = (!step.copies.is_empty()).then(|| self.copies.program());
+        let passes = self.lanes.iter().zip(&work.batches).filter(|(_, batch)| batch.len() > 0);
+        copies.into_iter().chain(passes.map(|(lane, _)| &lane.program))
+    }
+
+    /// Sends a step's programs to the device. Waits only for steps of a plan that the host runs, and for profiles.
+    pub(super) async fn submit(&mut self, step: &Step, work: &Work) -> Result<(), EngineError> {
+        let device = self.model.device();
+        if !step.copies.is_empty() {
+            self.copies.program().submit(device)?;
+        }
+        for ((kind, lane), batch) in KINDS.into_iter().zip(&self.lanes).zip(&work.batches) {
+            let rows = batch.len();
+            if rows == 0 {
+                continue;
+            }
+            let limit = self.options.max_submit;
+            let parts = match kind {
+                Kind::Prompt => self.pace.prompt_parts(rows, limit),
+                Kind::Drawn => self.pace.drawn_parts(limit),
+            };
+            if self.options.profile {
+                let stages = lane.program.profile(device).await?;
+                self.profile.add(Phase::of(kind, rows), rows, &stages);
+            } else if lane.program.has_host_steps() {
+                lane.program.run(device).await?;
+            } else {
+                for part in lane.program.parts(parts) {
+                    lane.program.submit_steps(device, part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to read what a step that has been sent leaves.
+    pub(super) fn take_off(&mut self, step: &Step, work: Work, submitted: Moment) -> Result<(), EngineError> {
+        let device = self.model.device();
+        let tokens = self.tokens.start(device, &self.sampling.tokens, self.options.sequences.into())?;
+        let vocab = u64::from(self.model.config().vocab);
+        let mut logits = Vec::new();
+        let rows = StepRows { prompt: work.batches[0].len(), drawn: work.batches[1].len() };
+        for ((lane, batch), host_rows) in self.lanes.iter().zip(&work.batches).zip(work.host_rows) {
+            if batch.host_rows() > 0 {
+                // Those rows are the last: they are read with those before them.
+                let len = batch.picks.len() as u64 * vocab;
+                logits.push((host_rows, lane.logits.start(device, &lane.activations.logits, len)?));
+            }
+        }
+        self.flights.push_back(Flight {
+            step: step.id,
+            rows,
+            submitted,
+            draws: work.draws,
+            tokens,
+            read_tokens: None,
+            logits,
+            read_logits: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Waits for the oldest step that is under way; `None` when there is none. May be dropped at any await.
+    pub(super) async fn land(&mut self) -> Result<Option<Landed>, EngineError> {
+        let device = self.model.device();
+        let Some(flight) = self.flights.front_mut() else { return Ok(None) };
+        if flight.read_tokens.is_none() {
+            flight.read_tokens = Some(flight.tokens.wait(device).await?);
+            self.pace.done(flight.rows, flight.submitted);
+        }
+        while let Some((_, pending)) = flight.logits.get_mut(flight.read_logits.len()) {
+            let logits = pending.wait(device).await?;
+            flight.read_logits.push(logits);
+        }
+        let Some(flight) = self.flights.pop_front() else { return Ok(None) };
+        let read = flight.read_tokens.unwrap_or_default();
+        let token = |slot: u32| read.get(slot as usize).copied().unwrap_or(sample::NO_TOKEN);
+        let vocab = self.model.config().vocab as usize;
+        let mut logits = Vec::new();
+        for ((host_rows, _), read) in flight.logits.into_iter().zip(flight.read_logits) {
+            let row = |row: &HostRow| read.get(row.row * vocab..(row.row + 1) * vocab).unwrap_or_default().to_vec();
+            logits.extend(host_rows.into_iter().map(|host_row| (host_row, row(&host_row))));
+        }
+        Ok(Some(Landed {
+            step: flight.step,
+            tokens: flight.draws.into_iter().map(|(sequence, slot)| (sequence, token(slot))).collect(),
+            logits,
+        }))
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        self.model.device()
+    }
+
+    /// Compiles what passes of every size need, without touching any sequence.
+    pub(super) async fn warm_up(&mut self) -> Result<(), GpuError> {
+        let context = self.kv.shape.context;
+        let slots = self.options.sequences;
+        let picks = |rows: u32| (0..rows).map(|row| [row, row]).collect::<Vec<_>>();
+        for (lane, rows) in self.lanes.iter_mut().zip([self.options.prefill_rows.min(context), slots]) {
+            for (rows, longest) in [(rows, context), (1, context), (1, 1)] {
+                for way in [sample::Way::Greedy, sample::Way::Listed] {
+                    let mut draws =
+                        sample::Rows { sequences: slots, vocab: self.model.config().vocab, ..Default::default() };
+                    draws.add(way);
+                    let positions = vec![[longest - 1, 0]; rows as usize];
+                    let batch = Batch { ids: vec![0; rows as usize], positions, picks: picks(1), draws };
+                    lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, &batch).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,384 @@
+//! Random schedules on a device of integers, against each sequence alone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    End, Event, Limits, Refusal, Scheduler, SequenceId, Step, StepId, Want,
+    fake::{Device, token_of, value},
+};
+use crate::{kv::Pool, quant::Rng};
+
+/// What a sequence must be.
+#[derive(Clone, Default)]
+struct Alone {
+    tokens: Vec<u32>,
+    values: Vec<u64>,
+    request: Option<Asked>,
+}
+
+#[derive(Clone)]
+struct Asked {
+    want: Want,
+    number: u64,
+    /// Tokens before it.
+    start: usize,
+    drawn: u32,
+    logits: u32,
+}
+
+impl Alone {
+    fn push(&mut self, token: u32) {
+        self.values.push(value(&self.values, token));
+        self.tokens.push(token);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.values.truncate(len);
+    }
+
+    /// Ends the request early.
+    fn give_up(&mut self) {
+        if let Some(asked) = self.request.take().filter(|asked| asked.drawn == 0) {
+            self.truncate(asked.start);
+        }
+    }
+
+    fn next(&self) -> u32 {
+        token_of(*self.values.last().expect("a token"))
+    }
+}
+
+/// How often something happened, over all schedules.
+#[derive(Default, Debug)]
+struct Counts {
+    tokens: u32,
+    cached: u32,
+    stopped: u32,
+    wasted: u32,
+    limit: u32,
+    context_full: u32,
+    pool_full: u32,
+    pool_full_later: u32,
+    lost: u32,
+    logits: u32,
+    forks: u32,
+    copies: u32,
+    abandoned: u32,
+    stale: u32,
+    paused: u32,
+}
+
+struct World {
+    limits: Limits,
+    scheduler: Scheduler,
+    device: Device,
+    alone: BTreeMap<SequenceId, Alone>,
+    flights: VecDeque<(StepId, Vec<(SequenceId, u32)>)>,
+    /// Most decode rows that requests may have had.
+    bounds: BTreeMap<u64, u32>,
+    admitted: u64,
+}
+
+impl World {
+    fn new(rng: &mut Rng) -> Self {
+        let (blocks, block) = (1 + rng.below(30), 1 + rng.below(5));
+        let limits = Limits {
+            context: 1 + rng.below(40),
+            slots: 1 + rng.below(5),
+            prefill_rows: 1 + rng.below(12),
+            logit_rows: 1 + rng.below(4),
+            sharing: rng.below(4) > 0,
+            share_drawn: rng.below(2) > 0,
+            run_ahead: rng.below(3) > 0,
+        };
+        Self {
+            limits,
+            scheduler: Scheduler::new(limits, Pool::new(blocks, block)),
+            device: Device::new(blocks, block),
+            alone: BTreeMap::new(),
+            flights: VecDeque::new(),
+            bounds: BTreeMap::new(),
+            admitted: 0,
+        }
+    }
+
+    fn audit(&self) {
+        let scheduler = &self.scheduler;
+        scheduler.pool.audit(scheduler.sequences.values().map(|sequence| &sequence.table)).expect("a sound pool");
+        assert_eq!(scheduler.sequences.len(), self.alone.len());
+        let mut running = true;
+        for id in scheduler.requests.values() {
+            let slot = scheduler.sequences[id].request.as_ref().expect("a request").slot;
+            assert!(slot.is_none_or(|slot| running && scheduler.slots[slot as usize].sequence == Some(*id)));
+            running = slot.is_some();
+        }
+        let slots = scheduler.slots.iter().filter_map(|slot| slot.sequence);
+        assert!(slots.into_iter().all(|id| scheduler.is_busy(id)));
+        for (id, alone) in &self.alone {
+            assert_eq!(scheduler.is_busy(*id), alone.request.is_some());
+            if alone.request.is_none() {
+                assert_eq!(scheduler.tokens(*id), Some(&*alone.tokens));
+                assert!(scheduler.sequences[id].table.len() as usize <= alone.tokens.len());
+            }
+        }
+    }
+
+    fn events(&mut self, counts: &mut Counts) {
+        for event in self.scheduler.take_events() {
+            let alone = self.alone.get_mut(&event.sequence()).expect("a sequence");
+            let asked = alone.request.as_mut().expect("a request");
+            match event {
+                Event::Admitted { sequence, cached } => {
+                    assert!(asked.number > self.admitted, "a later request was admitted before");
+                    self.admitted = asked.number;
+                    counts.cached += u32::from(cached > 0);
+                    let table = &self.scheduler.sequences[&sequence].table;
+                    assert!(cached == 0 || self.limits.sharing);
+                    assert!(self.limits.share_drawn || self.device.is_as_prompt(table.blocks(), cached));
+                }
+                Event::Token { token, .. } => {
+                    asked.drawn += 1;
+                    assert_eq!(token, alone.next());
+                    alone.push(token);
+                    counts.tokens += 1;
+                }
+                Event::Ended { end, .. } => {
+                    let Asked { want, number, drawn, .. } = asked.clone();
+                    let Want::Draw { most, stops } = want else {
+                        assert!(matches!(end, End::PoolFull { .. } | End::DeviceLost));
+                        alone.give_up();
+                        continue;
+                    };
+                    // The first token is the prompt's.
+                    let mut bound = drawn.saturating_sub(1);
+                    match end {
+                        End::Stop(token) => {
+                            assert!(token == alone.next() && stops.contains(&token));
+                            bound = drawn + u32::from(self.limits.run_ahead);
+                            counts.stopped += 1;
+                        }
+                        End::Limit => {
+                            assert_eq!(drawn, most);
+                            counts.limit += 1;
+                        }
+                        End::ContextFull => {
+                            assert!(alone.tokens.len() as u32 == self.limits.context + 1 && drawn < most);
+                            counts.context_full += 1;
+                        }
+                        End::PoolFull { needed, free } => {
+                            assert!(needed > free);
+                            counts.pool_full += 1;
+                            counts.pool_full_later += u32::from(drawn > 0);
+                        }
+                        End::DeviceLost => {
+                            counts.lost += 1;
+                            bound += 2;
+                        }
+                    }
+                    self.bounds.insert(number, bound);
+                    if drawn == 0 && matches!(end, End::PoolFull { .. } | End::DeviceLost) {
+                        alone.give_up();
+                    }
+                    alone.request = None;
+                }
+            }
+        }
+    }
+
+    /// A sequence by chance.
+    fn any(&self, rng: &mut Rng) -> Option<SequenceId> {
+        self.alone.keys().nth(rng.below(self.alone.len() as u32) as usize).copied()
+    }
+
+    /// Something that callers do, or that the device tells.
+    fn call(&mut self, rng: &mut Rng, counts: &mut Counts) {
+        match (rng.below(16), self.any(rng)) {
+            (0, _) | (_, None) => {
+                self.alone.insert(self.scheduler.open(), Alone::default());
+            }
+            (1, Some(id)) => {
+                self.scheduler.cancel(id);
+                self.alone.get_mut(&id).expect("a sequence").give_up();
+            }
+            (2, Some(id)) if rng.below(2) == 0 => {
+                self.scheduler.release(id);
+                self.alone.remove(&id);
+            }
+            (3, Some(id)) => match self.scheduler.fork(id) {
+                Ok(fork) => {
+                    self.alone.insert(fork, self.alone[&id].clone());
+                    counts.forks += 1;
+                }
+                Err(refusal) => assert!(refusal == Refusal::Busy && self.alone[&id].request.is_some()),
+            },
+            (4, Some(id)) => {
+                let len = rng.below(self.limits.context + 2);
+                match self.scheduler.truncate(id, len) {
+                    Ok(()) => self.alone.get_mut(&id).expect("a sequence").truncate(len as usize),
+                    Err(refusal) => assert!(refusal == Refusal::Busy && self.alone[&id].request.is_some()),
+                }
+            }
+            (5, Some(_)) => self.scheduler.set_prefill_rows(rng.below(self.limits.prefill_rows + 1)),
+            (6, Some(_)) if rng.below(8) == 0 => {
+                self.scheduler.forget_device();
+                self.device.lose();
+                self.flights.clear();
+            }
+            (7..10, Some(_)) => self.deliver(),
+            (_, Some(id)) => self.submit(id, rng),
+        }
+        self.events(counts);
+        self.audit();
+    }
+
+    fn submit(&mut self, id: SequenceId, rng: &mut Rng) {
+        let tokens: Vec<u32> = (0..rng.below(self.limits.context.min(20) + 2)).map(|_| rng.below(2)).collect();
+        let want = match rng.below(6) {
+            0 => Want::Last,
+            1 => Want::Each,
+            _ => Want::Draw { most: rng.below(12), stops: if rng.below(3) == 0 { vec![] } else { vec![3, 4] } },
+        };
+        let alone = self.alone.get_mut(&id).expect("a sequence");
+        let all = alone.tokens.len() + tokens.len();
+        match self.scheduler.submit(id, &tokens, want.clone()) {
+            Ok(()) => {
+                assert!(alone.request.is_none() && all <= self.limits.context as usize);
+                let number = self.scheduler.sequences[&id].request.as_ref().expect("a request").number;
+                let start = alone.tokens.len();
+                tokens.into_iter().for_each(|token| alone.push(token));
+                alone.request = Some(Asked { want, number, start, drawn: 0, logits: 0 });
+            }
+            Err(Refusal::NoTokens) => assert!(tokens.is_empty()),
+            Err(Refusal::Busy) => assert!(alone.request.is_some()),
+            Err(Refusal::Context { needed, capacity }) => {
+                assert!(needed == all as u64 && all > capacity as usize);
+            }
+            Err(Refusal::Pool { needed, blocks }) => assert!(needed > u64::from(blocks)),
+            Err(Refusal::Unknown) => panic!("an unknown sequence"),
+        }
+    }
+
+    fn deliver(&mut self) {
+        if let Some((step, tokens)) = self.flights.pop_front() {
+            self.scheduler.drawn(step, &tokens).expect("the oldest step");
+        }
+    }
+
+    /// Runs a step and looks at the logits that it gives.
+    fn run(&mut self, step: &Step, counts: &mut Counts) {
+        let given = self.device.run(step);
+        if !given.tokens.is_empty() {
+            assert_eq!(given.tokens.iter().map(|(id, _)| *id).collect::<Vec<_>>(), step.draws().collect::<Vec<_>>());
+            self.flights.push_back((step.id, given.tokens));
+        }
+        for (id, number, position, value) in given.logits {
+            let Some(alone) = self.alone.get_mut(&id) else { continue };
+            let Some(asked) = alone.request.as_mut().filter(|asked| asked.number == number) else { continue };
+            assert_eq!(value, alone.values[position as usize]);
+            asked.logits += 1;
+            counts.logits += 1;
+            if position as usize + 1 == alone.tokens.len() {
+                let all = (alone.tokens.len() - asked.start) as u32;
+                assert_eq!(asked.logits, if asked.want == Want::Each { all } else { 1 });
+                alone.request = None;
+            }
+        }
+    }
+
+    /// Plans a step and does something with it, other calls in between. Returns whether there was one.
+    fn step(&mut self, rng: &mut Rng, counts: &mut Counts, calls: u32) -> bool {
+        let planned = self.scheduler.plan();
+        self.events(counts);
+        self.audit();
+        let Some(step) = planned else { return false };
+        assert!(step.decode.len() <= self.limits.slots as usize && step.rows() > 0);
+        assert!(step.rows() - step.decode.len() as u32 <= self.limits.prefill_rows);
+        let drawing = self.scheduler.sequences.values().filter(|sequence| {
+            let request = sequence.request.as_ref();
+            request.is_some_and(|request| request.draws > 0 && request.draws < request.most())
+        });
+        counts.paused += u32::from(drawing.count() > step.decode.len());
+        for _ in 0..rng.below(calls + 1) {
+            self.call(rng, counts);
+        }
+        let submitted = match rng.below(if calls > 0 { 8 } else { 1 }) {
+            // Dropped, or refused, before or after the lists of blocks were written.
+            1 => false,
+            2 => {
+                self.scheduler.abandon(&step);
+                false
+            }
+            _ => true,
+        };
+        if submitted || rng.below(2) == 0 {
+            self.device.write(&step);
+        }
+        if !submitted {
+            counts.abandoned += 1;
+        } else if self.scheduler.commit(&step).is_ok() {
+            self.run(&step, counts);
+        } else {
+            // The device was lost.
+            self.device.lose();
+            counts.stale += 1;
+        }
+        self.events(counts);
+        self.audit();
+        true
+    }
+}
+
+fn schedule(seed: u64, counts: &mut Counts) {
+    let mut rng = Rng::new(seed);
+    let mut world = World::new(&mut rng);
+    for _ in 0..1 + rng.below(120) {
+        if rng.below(3) == 0 {
+            world.step(&mut rng, counts, 2);
+        } else {
+            world.call(&mut rng, counts);
+        }
+    }
+    // Whatever was asked for ends.
+    let mut turns = 0;
+    while world.scheduler.requests() > 0 {
+        turns += 1;
+        assert!(turns < 2000, "no end in sight: {:?}", world.scheduler);
+        if !world.step(&mut rng, counts, 0) {
+            world.deliver();
+            world.events(counts);
+        }
+    }
+    while !world.flights.is_empty() {
+        world.deliver();
+    }
+    for (number, bound) in &world.bounds {
+        let rows = world.device.decode_rows.get(number).copied().unwrap_or(0);
+        assert!(rows <= *bound, "{rows} decode rows for a request that needs {bound}");
+        counts.wasted += u32::from(rows == *bound && rows > 0);
+    }
+    counts.copies += world.device.copies;
+    assert_eq!(world.scheduler.under_way(), 0);
+    for id in std::mem::take(&mut world.alone).into_keys() {
+        world.scheduler.release(id);
+    }
+    world.audit();
+    assert_eq!(world.scheduler.pool().held(), 0);
+    assert!(world.scheduler.take_events().is_empty());
+}
+
+#[test]
+fn sequences_get_the_tokens_that_they_get_alone() {
+    let mut counts = Counts::default();
+    for seed in 0..4000 {
+        schedule(seed, &mut counts);
+    }
+    let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = counts;
+    let Counts { lost, logits, forks, copies, abandoned, stale, paused, .. } = counts;
+    let all = [
+        [tokens, cached, stopped, wasted, limit],
+        [context_full, pool_full, pool_full_later, lost, logits],
+        [forks, copies, abandoned, stale, paused],
+    ];
+    assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
+}

@@ -1,0 +1,71 @@
+use std::collections::HashSet;
+
+use super::{Pool, Table};
+
+impl Pool {
+    /// Looks whether everything fits together, given all tables that hold blocks of the pool: for tests.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn audit<'a>(&self, tables: impl IntoIterator<Item = &'a Table>) -> Result<(), String> {
+        let mut holders = vec![0; self.entries.len()];
+        for table in tables {
+            self.audit_table(table)?;
+            for &id in table.blocks.iter().chain(table.copy.iter().map(|copy| &copy.from)) {
+                holders[id as usize] += 1;
+            }
+        }
+        let found = self.prefixes.audit()?;
+        for &(node, id) in &found {
+            if self.entries[id as usize].node != Some(node) {
+                return Err(format!("block {id} is found at {node}, and does not know"));
+            }
+        }
+        let published = self.entries.iter().filter(|entry| entry.node.is_some()).count();
+        if published != found.len() {
+            return Err(format!("{published} blocks are findable, and {} found", found.len()));
+        }
+        let unused: HashSet<u32> = self.unused.iter().copied().collect();
+        if unused.len() != self.unused.len() {
+            return Err("a block is unused twice".to_owned());
+        }
+        let mut free = 0;
+        for (id, (entry, holders)) in (0..).zip(self.entries.iter().zip(holders)) {
+            let cached = self.cached.get(&entry.last_held) == Some(&id);
+            let unheld = entry.holders == 0;
+            free += u32::from(unheld);
+            if entry.holders != holders
+                || unused.contains(&id) != (unheld && entry.node.is_none())
+                || cached != (unheld && entry.node.is_some())
+            {
+                return Err(format!("block {id}, of {holders} tables: {entry:?}, unused {}", unused.contains(&id)));
+            }
+        }
+        if free != self.free() || self.free() + self.held() != self.blocks() {
+            return Err(format!("{free} blocks are free, counted as {}", self.free()));
+        }
+        Ok(())
+    }
+
+    fn audit_table(&self, table: &Table) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("{what}: {table:?}"));
+        let distinct: HashSet<u32> = table.blocks.iter().copied().collect();
+        if distinct.len() != table.blocks.len() {
+            return wrong("a block is there twice");
+        }
+        let filled = table.len.div_ceil(self.block()) as usize;
+        if filled > table.blocks.len() {
+            return wrong("blocks are missing");
+        }
+        let own = |id: u32| self.entries[id as usize].holders == 1 && self.entries[id as usize].node.is_none();
+        if !table.blocks[filled..].iter().all(|id| own(*id)) {
+            return wrong("room is not its own");
+        }
+        if let Some(copy) = table.copy
+            && (table.len.is_multiple_of(self.block()) || table.blocks[filled - 1] != copy.to || !own(copy.to))
+        {
+            return wrong("a copy is not of the last block");
+        }
+        Ok(())
+    }
+}

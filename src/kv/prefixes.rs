@@ -1,0 +1,104 @@
+//! Published blocks by content: a tree, in which a node's path from the root is a sequence's beginning.
+
+use std::{collections::HashMap, sync::Arc};
+
+/// A tree of whole blocks of tokens. Children are found by their tokens themselves, so that equal hashes share nothing.
+#[derive(Debug)]
+pub(super) struct Prefixes {
+    /// The first is the root.
+    nodes: Vec<Node>,
+    /// Nodes that can be used again.
+    unused: Vec<u32>,
+}
+
+/// The tokens from a sequence's beginning to the end of some block.
+#[derive(Debug, Default)]
+struct Node {
+    parent: u32,
+    /// Those of its last block.
+    tokens: Arc<[u32]>,
+    /// Where that block is kept. A node whose block was taken away stays while there are blocks behind it: they are found
+    /// again when it gets another.
+    block: Option<u32>,
+    children: HashMap<Arc<[u32]>, u32>,
+}
+
+impl Prefixes {
+    /// The beginning of all sequences.
+    pub(super) const ROOT: u32 = 0;
+
+    pub(super) fn new() -> Self {
+        Self { nodes: vec![Node::default()], unused: Vec::new() }
+    }
+
+    /// The node that continues `node` with `tokens`.
+    pub(super) fn child(&self, node: u32, tokens: &[u32]) -> Option<u32> {
+        self.nodes[node as usize].children.get(tokens).copied()
+    }
+
+    /// Where the last block of a node is kept.
+    pub(super) fn block(&self, node: u32) -> Option<u32> {
+        self.nodes[node as usize].block
+    }
+
+    /// Keeps a block under what continues `node` with `tokens`, which has none; returns its node.
+    pub(super) fn insert(&mut self, node: u32, tokens: &[u32], block: u32) -> u32 {
+        if let Some(child) = self.child(node, tokens) {
+            self.nodes[child as usize].block = Some(block);
+            return child;
+        }
+        let tokens: Arc<[u32]> = tokens.into();
+        let new = Node { parent: node, tokens: Arc::clone(&tokens), block: Some(block), children: HashMap::new() };
+        let child = match self.unused.pop() {
+            Some(child) => {
+                self.nodes[child as usize] = new;
+                child
+            }
+            None => {
+                self.nodes.push(new);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        self.nodes[node as usize].children.insert(tokens, child);
+        child
+    }
+
+    /// Takes a node's block away, and the nodes that lead to no block any more.
+    pub(super) fn remove(&mut self, mut node: u32) {
+        self.nodes[node as usize].block = None;
+        while node != Self::ROOT {
+            let Node { block: None, children, .. } = &self.nodes[node as usize] else { return };
+            if !children.is_empty() {
+                return;
+            }
+            let gone = std::mem::take(&mut self.nodes[node as usize]);
+            self.unused.push(node);
+            node = gone.parent;
+            self.nodes[node as usize].children.remove(&gone.tokens);
+        }
+    }
+
+    /// All nodes that have a block, with it; what is wrong with the tree, if something is.
+    pub(super) fn audit(&self) -> Result<Vec<(u32, u32)>, String> {
+        let (mut found, mut reached, mut left) = (Vec::new(), 0, vec![Self::ROOT]);
+        while let Some(node) = left.pop() {
+            reached += 1;
+            let Node { block, children, .. } = &self.nodes[node as usize];
+            found.extend(block.map(|block| (node, block)));
+            if node != Self::ROOT && block.is_none() && children.is_empty() {
+                return Err(format!("node {node} leads to no block"));
+            }
+            for (tokens, child) in children {
+                let Node { parent, tokens: own, .. } = &self.nodes[*child as usize];
+                if *parent != node || own != tokens {
+                    return Err(format!("node {child} is not the child of {node}"));
+                }
+                left.push(*child);
+            }
+        }
+        if reached + self.unused.len() != self.nodes.len() {
+            return Err(format!("{reached} nodes and {} unused of {}", self.unused.len(), self.nodes.len()));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,229 @@
+//! The attention block of a layer.
+
+use super::{
+    activations::Split,
+    decoder::{Decoder, Kind},
+    product::Output,
+    weights::LayerWeights,
+};
+use crate::{
+    gpu::{Buffer, GpuError, Recorder},
+    kernels::{
+        attn::{
+            Cache, attention, attention_merge, attention_part, kv_cache_append,
+            qk_norm_rope::{self, Mode},
+            qkv_to_cache, split_qkv, transpose_heads,
+        },
+        linear::Epilogue,
+    },
+};
+
+impl Decoder<'_> {
+    /// Adds attention of the normed residual to the residual.
+    pub(super) fn attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c) = (self.activations, self.config);
+        let stride = c.q_len() + 2 * c.kv_len();
+        for (linear, offset) in [(&layer.q, 0), (&layer.k, c.q_len()), (&layer.v, c.q_len() + c.kv_len())] {
+            self.biased(rec, linear, &a.normed, Output { offset, ..Output::new(&a.qkv, stride) })?;
+        }
+        match &a.split {
+            None => self.qkv_to_cache(rec, layer, kv)?,
+            Some(split) => self.qkv_in_steps(rec, layer, kv, split)?,
+        }
+        // A prompt has rows enough to fill a device; a drawn token's context is split over workgroups when it is long.
+        if self.pass.kind == Kind::Drawn && self.pass.chunks > 1 {
+            self.attention_in_parts(rec, kv)?;
+        } else {
+            self.whole_attention(rec, kv)?;
+        }
+        self.biased(rec, &layer.o, &a.attended, self.residual())
+    }
+
+    pub(super) fn residual(&self) -> Output<'_> {
+        let (residual, hidden) = (&self.activations.residual, self.config.hidden);
+        Output { epilogue: Epilogue::Accumulate, ..Output::new(residual, hidden) }
+    }
+
+    fn qkv_to_cache(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+        rec.dispatch(
+            qkv_to_cache::QkvToCache,
+            qkv_to_cache::Variant {
+                head_dim: c.head_dim,
+                bias: false,
+                norm: layer.qk_norm.is_some(),
+                interleaved: c.rope.interleaved,
+                cache: Cache::Paged,
+                kv: shape.ty,
+                reduce: self.reduce,
+            },
+            qkv_to_cache::Params {
+                rows: self.pass.rows,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+                eps: c.eps,
+            },
+            qkv_to_cache::Binds {
+                qkv: &a.qkv,
+                bias: None,
+                norm: layer.qk_norm.as_ref().map(|norm| &norm.both),
+                rotations: &self.kv.rotations,
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                q: &a.q,
+                kv,
+            },
+        )
+    }
+
+    /// The same by a kernel for each operation.
+    fn qkv_in_steps(
+        &self,
+        rec: &mut Recorder,
+        layer: &LayerWeights,
+        kv: &Buffer<u32>,
+        split: &Split,
+    ) -> Result<(), GpuError> {
+        let (a, c, shape, rows) = (self.activations, self.config, &self.kv.shape, self.pass.rows);
+        rec.dispatch(
+            split_qkv::SplitQkv,
+            split_qkv::Variant { bias: false },
+            split_qkv::Params { rows, q_len: c.q_len(), kv_len: c.kv_len() },
+            split_qkv::Binds { qkv: &a.qkv, bias: None, q: &split.q, k: &split.k, v: &split.v },
+        )?;
+        let [q_norm, k_norm] = match &layer.qk_norm {
+            Some(norm) => [Some(&norm.both), Some(&norm.key)],
+            None => [None, None],
+        };
+        let turn = |norm: Option<&Buffer<f32>>| if norm.is_some() { Mode::NormRope } else { Mode::Rope };
+        for (x, norm, mode, heads, y) in [
+            (&split.q, q_norm, turn(q_norm), c.heads, &split.q_heads),
+            (&split.k, k_norm, turn(k_norm), c.kv_heads, &split.k_heads),
+            (&split.v, None, Mode::Transpose, c.kv_heads, &split.v_heads),
+        ] {
+            let turned = mode != Mode::Transpose;
+            rec.dispatch(
+                qk_norm_rope::QkNormRope,
+                qk_norm_rope::Variant {
+                    head_dim: c.head_dim,
+                    mode,
+                    interleaved: turned && c.rope.interleaved,
+                    cache: Cache::Paged,
+                    reduce: self.reduce,
+                },
+                qk_norm_rope::Params { rows, heads, capacity: shape.context, eps: c.eps },
+                qk_norm_rope::Binds {
+                    x,
+                    norm,
+                    rotations: turned.then_some(&self.kv.rotations),
+                    positions: turned.then_some(&a.positions),
+                    y,
+                },
+            )?;
+        }
+        rec.dispatch(
+            transpose_heads::TransposeHeads,
+            (),
+            transpose_heads::Params { rows, heads: c.heads, head_dim: c.head_dim },
+            transpose_heads::Binds { x: &split.q_heads, y: &a.q },
+        )?;
+        rec.dispatch(
+            kv_cache_append::KvCacheAppend,
+            kv_cache_append::Variant { head_dim: c.head_dim, cache: Cache::Paged, kv: shape.ty },
+            kv_cache_append::Params {
+                rows,
+                kv_heads: c.kv_heads,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+            },
+            kv_cache_append::Binds {
+                k: &split.k_heads,
+                v: &split.v_heads,
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                kv,
+            },
+        )
+    }
+
+    fn scores(&self) -> attention::Variant {
+        let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
+        attention::Variant { head_dim, cache: Cache::Paged, kv, reduce: self.reduce }
+    }
+
+    fn scale(&self) -> f32 {
+        (1.0 / f64::from(self.config.head_dim).sqrt()) as f32
+    }
+
+    fn whole_attention(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+        rec.dispatch(
+            attention::Attention,
+            self.scores(),
+            attention::Params {
+                rows: self.pass.rows,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                group: c.heads / c.kv_heads,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+                window: 0,
+                scale: self.scale(),
+            },
+            attention::Binds { q: &a.q, kv, positions: &a.positions, table: Some(&self.kv.table), y: &a.attended },
+        )
+    }
+
+    /// The same, bit for bit, by chunks side by side.
+    fn attention_in_parts(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
+        rec.dispatch(
+            attention_part::AttentionPart,
+            self.scores(),
+            attention_part::Params {
+                rows: pass.rows,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                group: c.heads / c.kv_heads,
+                chunks: pass.chunks,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+                window: 0,
+                scale: self.scale(),
+            },
+            attention_part::Binds {
+                q: &a.q,
+                kv,
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                parts: &a.parts,
+            },
+        )?;
+        rec.dispatch(
+            attention_merge::AttentionMerge,
+            attention_merge::Variant { head_dim: c.head_dim, cache: Cache::Paged },
+            attention_merge::Params {
+                rows: pass.rows,
+                heads: c.heads,
+                chunks: pass.chunks,
+                capacity: shape.context,
+                window: 0,
+            },
+            attention_merge::Binds { parts: &a.parts, positions: &a.positions, y: &a.attended },
+        )
+    }
+}

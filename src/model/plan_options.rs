@@ -1,0 +1,29 @@
+use super::Tiers;
+use crate::gpu::Device;
+
+/// Which kernels a forward pass is made of. All choices compute the same within the kernels' bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Which kernels rows are given to. `None`: those that suit the device.
+    pub tiers: Option<Tiers>,
+    /// Operations are fused where a kernel does several; else each has a dispatch of its own.
+    pub fused: bool,
+    /// Products over experts' buckets take their grids from the device, where the buckets were made; else the grids cover
+    /// the most tiles that there can be.
+    pub indirect: bool,
+    /// Experts are chosen and bucketed by the host.
+    pub host_routing: bool,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self { tiers: None, fused: true, indirect: false, host_routing: false }
+    }
+}
+
+impl PlanOptions {
+    /// The tiers on `device`.
+    pub(crate) fn tiers_on(&self, device: &Device) -> Tiers {
+        self.tiers.unwrap_or_else(|| Tiers::of(device))
+    }
+}

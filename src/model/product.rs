@@ -1,0 +1,275 @@
+//! Products of rows with weights: which kernel each is given to.
+
+use super::{
+    Product,
+    activations::Routing,
+    decoder::{Decoder, Kind},
+    weights::{Linear, Matrix, MatrixPart},
+};
+use crate::{
+    gpu::{Buffer, GpuError, Kernel, Recorder},
+    kernels::{
+        elementwise::add_rows,
+        linear::{self, Epilogue, gemm, gemv, gemv_columns},
+        moe::bucket,
+    },
+};
+
+/// The rows of a product, and which matrices they meet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rows<'a> {
+    /// So many tokens, all with the same matrix.
+    Tokens(u32),
+    /// (token, expert) pairs, each with its expert's matrix.
+    Pairs {
+        pairs: u32,
+        /// Pairs in a row that have the same input row.
+        share: u32,
+        /// How they are grouped.
+        by: By,
+        /// Which of the buckets' two grids is this product's.
+        grid: u32,
+        routing: &'a Routing,
+    },
+}
+
+impl Rows<'_> {
+    pub(super) fn count(self) -> u32 {
+        match self {
+            Self::Tokens(count) | Self::Pairs { pairs: count, .. } => count,
+        }
+    }
+}
+
+/// How many rows a kernel takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// One by one.
+    Row,
+    /// Some at a time, with one row's sums.
+    Columns,
+    /// By tiles, with sums of their own.
+    Tiles,
+}
+
+impl By {
+    /// Rows of a tile.
+    pub(super) fn tile_rows(self) -> u32 {
+        match self {
+            Self::Row => 1,
+            Self::Columns => gemv_columns::COLUMNS,
+            Self::Tiles => gemm::TILE_M,
+        }
+    }
+
+    /// Workgroups that a product with a matrix of `n` rows has side by side.
+    pub(super) fn grid_width(self, n: u32) -> u32 {
+        match self {
+            Self::Row => n.div_ceil(gemv::TILE),
+            Self::Columns => n.div_ceil(gemv_columns::TILE),
+            Self::Tiles => n.div_ceil(gemm::TILE_N),
+        }
+    }
+}
+
+/// Where a product goes: rows of `stride` elements, from element `offset` on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output<'a> {
+    pub(super) y: &'a Buffer<f32>,
+    pub(super) stride: u32,
+    pub(super) offset: u32,
+    pub(super) epilogue: Epilogue,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(y: &'a Buffer<f32>, stride: u32) -> Self {
+        Self { y, stride, offset: 0, epilogue: Epilogue::Store }
+    }
+}
+
+impl Decoder<'_> {
+    /// How `rows` of tokens are multiplied.
+    fn tokens_by(&self, kind: Kind, rows: u32) -> By {
+        match (kind, self.tiers.prefill) {
+            (Kind::Prompt, Product::Gemm) => By::Tiles,
+            _ if rows >= self.tiers.columns_rows => By::Columns,
+            _ => By::Row,
+        }
+    }
+
+    /// How `pairs` of tokens with `experts` are multiplied.
+    pub(super) fn pairs_by(&self, pairs: u32, experts: u32) -> By {
+        match (self.pass.kind, self.tiers.prefill) {
+            (Kind::Prompt, Product::Gemm) => By::Tiles,
+            _ if pairs >= self.tiers.bucket_pairs.saturating_mul(experts) => By::Columns,
+            _ => By::Row,
+        }
+    }
+
+    /// `x` times a matrix, plus its bias.
+    pub(super) fn biased(
+        &self,
+        rec: &mut Recorder,
+        linear: &Linear,
+        x: &Buffer<f32>,
+        out: Output<'_>,
+    ) -> Result<(), GpuError> {
+        self.linear(rec, &linear.matrix, Rows::Tokens(self.pass.rows), x, out)?;
+        self.bias(rec, linear, out)
+    }
+
+    pub(super) fn bias(&self, rec: &mut Recorder, linear: &Linear, out: Output<'_>) -> Result<(), GpuError> {
+        let Some(bias) = &linear.bias else { return Ok(()) };
+        rec.dispatch(
+            add_rows::AddRows,
+            (),
+            add_rows::Params {
+                rows: self.pass.rows,
+                n: linear.matrix.n,
+                x_stride: 0,
+                x_offset: 0,
+                y_stride: out.stride,
+                y_offset: out.offset,
+                factor: 1.0,
+            },
+            add_rows::Binds { x: bias, y: out.y },
+        )
+    }
+
+    /// `x` times a matrix, or times each pair's expert.
+    pub(super) fn linear(
+        &self,
+        rec: &mut Recorder,
+        matrix: &Matrix,
+        rows: Rows<'_>,
+        x: &Buffer<f32>,
+        out: Output<'_>,
+    ) -> Result<(), GpuError> {
+        let by = match rows {
+            Rows::Tokens(rows) => self.tokens_by(self.pass.kind, rows),
+            Rows::Pairs { by, .. } => by,
+        };
+        self.linear_by(rec, matrix, rows, by, x, out)
+    }
+
+    /// Logits: the same sums for a prompt's rows as for drawn ones, since there are few of either.
+    pub(super) fn head(&self, rec: &mut Recorder, matrix: &Matrix, rows: u32) -> Result<(), GpuError> {
+        let (a, by) = (self.activations, self.tokens_by(Kind::Drawn, rows));
+        self.linear_by(rec, matrix, Rows::Tokens(rows), by, &a.normed, Output::new(&a.logits, matrix.n))
+    }
+
+    fn linear_by(
+        &self,
+        rec: &mut Recorder,
+        matrix: &Matrix,
+        rows: Rows<'_>,
+        by: By,
+        x: &Buffer<f32>,
+        out: Output<'_>,
+    ) -> Result<(), GpuError> {
+        let (k, x, experts) = (matrix.k, &x.cast(), matrix.experts);
+        let Output { y, stride: y_stride, epilogue, .. } = out;
+        let (count, share, kind, tiles, routing) = match rows {
+            Rows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), None),
+            Rows::Pairs { pairs, share, routing, .. } => {
+                let tiles = bucket::max_tiles(pairs, experts, by.tile_rows());
+                (pairs, share, linear::Rows::Expert, tiles, Some(routing))
+            }
+        };
+        for MatrixPart { words: w, planes, first_row } in &matrix.parts {
+            let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
+            // A single matrix is split by rows, a stack by experts.
+            let (matrix_rows, first_output, first_expert) = match kind {
+                linear::Rows::Dense => (planes.rows() as u32, epilogue.outputs(*first_row), 0),
+                linear::Rows::Expert => (matrix.n, 0, first_row / matrix.n),
+            };
+            let (n, y_offset) = (epilogue.outputs(matrix_rows), out.offset + first_output);
+            let held = planes.rows() as u32 / matrix_rows;
+            let pairs = routing.map(|r| &r.buckets.pairs);
+            let lists = routing.map(|r| &r.buckets.tiles);
+            match by {
+                By::Row => rec.dispatch(
+                    gemv::Gemv,
+                    gemv::Variant { ty, rows: kind, epilogue },
+                    gemv::Params {
+                        rows: count,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
+                        x_offset: 0,
+                        ids_offset: 0,
+                    },
+                    gemv::Binds { w, x, ids: routing.map(|r| &r.ids), y },
+                )?,
+                By::Columns => {
+                    let params = gemv_columns::Params {
+                        rows: count,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        tiles,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
+                        x_offset: 0,
+                    };
+                    let variant = gemv_columns::Variant { ty, rows: kind, epilogue };
+                    let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
+                    self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
+                }
+                By::Tiles => {
+                    let params = gemm::Params {
+                        rows: count,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        tiles,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
+                    };
+                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile: linear::TileType::F32 };
+                    let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
+                    self.tiled(rec, gemm::Gemm, variant, params, binds, rows)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A product by tiles: of as many as there can be, or of as many as the buckets have.
+    fn tiled<K: Kernel>(
+        &self,
+        rec: &mut Recorder,
+        kernel: K,
+        variant: K::Variant,
+        params: K::Params,
+        binds: K::Binds<'_>,
+        rows: Rows<'_>,
+    ) -> Result<(), GpuError> {
+        match rows {
+            Rows::Pairs { grid, routing, .. } if self.options.indirect => {
+                rec.dispatch_indirect(kernel, variant, params, binds, &routing.buckets.grids, 3 * grid)
+            }
+            _ => rec.dispatch(kernel, variant, params, binds),
+        }
+    }
+}

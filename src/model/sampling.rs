@@ -1,0 +1,90 @@
+//! What tokens are drawn by, for each running sequence.
+
+use super::activations::Activations;
+use crate::{
+    gpu::{Buffer, Device, GpuError, Recorder},
+    kernels::sample,
+};
+
+/// The state of sampling on the device, by the slot of a sequence.
+#[derive(Debug)]
+pub(crate) struct Sampling {
+    /// The token that was drawn last `[slots]`.
+    pub(crate) tokens: Buffer<u32>,
+    /// Temperature, top-k, top-p and min-p `[slots]`.
+    pub(crate) cuts: Buffer<[f32; 4]>,
+    /// Seed and counter `[slots]`.
+    pub(crate) draws: Buffer<[u32; 4]>,
+    /// Repetition, presence and frequency penalty, and whether there are any `[slots]`.
+    pub(crate) penalties: Buffer<[f32; 4]>,
+    /// For penalties; empty until a sequence has some.
+    pub(crate) history: History,
+    /// What kernels leave each other.
+    candidates: [Buffer<[u32; 2]>; 2],
+}
+
+/// What penalties know of each token, `[slots, vocab]`.
+#[derive(Debug)]
+pub(crate) struct History {
+    pub(crate) counts: Buffer<u32>,
+    pub(crate) bias: Buffer<f32>,
+}
+
+impl History {
+    async fn new(device: &Device, tokens: u64) -> Result<Self, GpuError> {
+        let counts = device.alloc("token counts", tokens).await?;
+        Ok(Self { counts, bias: device.alloc("token biases", tokens).await? })
+    }
+
+    /// One with room for `vocab` tokens of each of `slots` sequences.
+    pub(crate) async fn for_all(device: &Device, slots: u32, vocab: u32) -> Result<Self, GpuError> {
+        Self::new(device, u64::from(slots) * u64::from(vocab)).await
+    }
+
+    /// Whether there is room for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.len() <= 1
+    }
+}
+
+impl Sampling {
+    /// Bytes that [`Sampling::new`] takes.
+    pub(crate) fn bytes(rows: u32, slots: u32, vocab: u32) -> u64 {
+        let sizes = sample::Sizes::new(rows, slots, vocab);
+        52 * u64::from(slots) + 8 * sizes.candidates.iter().sum::<u64>()
+    }
+
+    /// Room for `rows` draws at a time, of any of `slots` sequences.
+    pub(crate) async fn new(device: &Device, rows: u32, slots: u32, vocab: u32) -> Result<Self, GpuError> {
+        let sizes = sample::Sizes::new(rows, slots, vocab);
+        let [first, second] = sizes.candidates;
+        Ok(Self {
+            tokens: device.alloc("drawn tokens", sizes.sequences).await?,
+            cuts: device.alloc("sampling options", sizes.sequences).await?,
+            draws: device.alloc("seeds and counters", sizes.sequences).await?,
+            penalties: device.alloc("penalties", sizes.sequences).await?,
+            history: History::new(device, 1).await?,
+            candidates: [
+                device.alloc("likeliest tokens", first).await?,
+                device.alloc("likeliest of these", second).await?,
+            ],
+        })
+    }
+
+    /// Draws from the logits of a pass.
+    pub(crate) fn record(&self, rec: &mut Recorder, rows: &sample::Rows, a: &Activations) -> Result<(), GpuError> {
+        let [first, second] = &self.candidates;
+        let buffers = sample::Buffers {
+            logits: &a.logits,
+            picks: &a.picks,
+            cuts: &self.cuts,
+            draws: &self.draws,
+            tokens: &self.tokens,
+            penalties: &self.penalties,
+            bias: &self.history.bias,
+            counts: &self.history.counts,
+            candidates: [first, second],
+        };
+        sample::record(rec, rows, &buffers)
+    }
+}

@@ -1,0 +1,17 @@
+//! The smallest plan with something to see: `y += 1`.
+
+use ferrum_wgpu::{
+    gpu::{Buffer, Plan, Recorder},
+    kernels::elementwise::add_rows::{AddRows, Binds, Params},
+};
+
+/// Elements that are counted up.
+pub const N: u32 = 1000;
+
+/// `y[i] += ones[i]` for all `N` elements.
+pub fn count_up(y: &Buffer<f32>, ones: &Buffer<f32>) -> Plan {
+    let mut rec = Recorder::new();
+    let params = Params { rows: 1, n: N, x_stride: N, x_offset: 0, y_stride: N, y_offset: 0, factor: 1.0 };
+    rec.dispatch(AddRows, (), params, Binds { x: ones, y }).expect("distinct buffers");
+    rec.finish()
+}

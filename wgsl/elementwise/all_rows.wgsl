@@ -1,0 +1,3 @@
+fn pick_row(row: u32) -> u32 {
+    return row;
+}

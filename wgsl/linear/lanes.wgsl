@@ -1,0 +1,33 @@
+// How linear/gemv and linear/gemv_columns take a sum, so that both give the same bits: 8 lanes take turns at the units of
+// a weight row, and what they have is added in their order. A workgroup has TILE weight rows and COLUMNS activation rows.
+const LANES = 8u;
+
+var<workgroup> lanes_partial: array<f32, TILE * LANES * COLUMNS>; // [TILE][LANES][COLUMNS]
+
+fn lanes_total(row: u32, column: u32) -> f32 {
+    var total = 0.0;
+    for (var lane = 0u; lane < LANES; lane += 1u) {
+        total += lanes_partial[(row * LANES + lane) * COLUMNS + column];
+    }
+    return total;
+}
+
+// Stores output `i` of tile `tile` for a column whose row of outputs starts at `out_row`; i < TILE.
+fn lanes_finish(tile: u32, i: u32, column: u32, out_row: u32) {
+    if GATED {
+        let out = tile * (TILE / 2u) + i;
+        if i < TILE / 2u && out < p.n {
+            y[out_row + out] = silu(lanes_total(2u * i, column)) * lanes_total(2u * i + 1u, column);
+        }
+        return;
+    }
+    let out = tile * TILE + i;
+    if out < p.n {
+        let total = lanes_total(i, column);
+        if ACCUMULATE {
+            y[out_row + out] += total;
+        } else {
+            y[out_row + out] = total;
+        }
+    }
+}
