@@ -121,10 +121,11 @@ fn more_answers_with_an_f32_kv_cache() -> Result {
 }
 
 #[test]
-fn answers_with_an_f16_kv_cache_and_on_the_cpu() -> Result {
+fn answers_with_other_kv_caches_and_on_the_cpu() -> Result {
     let answers = answers()?;
     let not_near = || answers.iter().filter(|answer| !answer.exact);
     check_answers(not_near().take(2), &["--kv-type", "f16"])?;
+    check_answers(not_near().skip(1).take(2), &["--kv-type", "q8_0"])?;
     check_answers(not_near().skip(2).take(2), &[])?;
     check_answers(&answers[..2], &["--device", "cpu", "--kv-type", "f32"])?;
     check_answers(not_near().skip(4).take(1), &["--device", "cpu", "--no-mmap"])

@@ -297,6 +297,14 @@ impl<'a> Attended<'a> {
             KvType::F32 => normal(rng, 2 * pairs).into_iter().map(f32::to_bits).collect(),
             // Halves of 0.5 to 2.
             KvType::F16 => (0..pairs).map(|_| (rng.next_u64() as u32 & 0x87ff_87ff) | 0x3800_3800).collect(),
+            // Any codes, and scales of 1/128 to 1/32.
+            KvType::Q8_0 => {
+                let (scales, words) = (variant.head_dim.div_ceil(32), variant.kv.head_words(variant.head_dim));
+                let word = |i: u32, bits: u32| if i < scales { (bits & 0x00ff_ffff) | 0x3c00_0000 } else { bits };
+                (0..2 * capacity)
+                    .flat_map(|_| (0..words).map(|i| word(i, rng.next_u64() as u32)).collect::<Vec<_>>())
+                    .collect()
+            }
         };
         // The pool's blocks are those of the sequence from the last on.
         let table: Vec<u32> = (0..capacity / Self::BLOCK).rev().collect();

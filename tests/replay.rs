@@ -48,9 +48,13 @@ async fn replayed(device: &Device, arch: Arch, kv_type: Option<KvType>) -> Vec<R
 fn every_step_is_within_its_bound() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (arch, kv_type) in
-            [(Arch::Qwen3Moe, None), (Arch::Qwen3Moe, Some(KvType::F32)), (Arch::Qwen3, None), (Arch::Llama, None)]
-        {
+        for (arch, kv_type) in [
+            (Arch::Qwen3Moe, None),
+            (Arch::Qwen3Moe, Some(KvType::F32)),
+            (Arch::Qwen3Moe, Some(KvType::Q8_0)),
+            (Arch::Qwen3, None),
+            (Arch::Llama, None),
+        ] {
             for device in [&device, &Device::cpu()] {
                 let steps = replayed(device, arch, kv_type).await;
                 let wrong: Vec<_> = steps.iter().filter(|step| !step.passed()).collect();

@@ -14,6 +14,6 @@ pub struct DeviceArg {
 
 /// Takes the name of a way to store the KV cache.
 pub fn kv_type() -> impl TypedValueParser<Value = KvType> {
-    let named = |name: String| KvType::ALL.into_iter().find(|ty| ty.name() == name).ok_or("f16 or f32");
+    let named = |name: String| KvType::ALL.into_iter().find(|ty| ty.name() == name).ok_or("f16, f32 or q8_0");
     PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(named)
 }

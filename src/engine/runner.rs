@@ -94,7 +94,8 @@ pub(super) fn rooms(options: &EngineOptions, context: u32) -> [Room; 2] {
     let fused = options.plan.fused;
     // Every token of a context has room for its own row at most.
     let rows = options.prefill_rows.min(context.saturating_mul(slots));
-    let logit_rows = options.logit_rows.max(slots).min(rows);
+    // Those of one request for the logits of each token, and one of every other sequence.
+    let logit_rows = options.logit_rows.saturating_add(slots.saturating_sub(1)).min(rows);
     let chunks = if context > CHUNK { context.div_ceil(CHUNK) } else { 0 };
     [Room { rows, logit_rows, chunks: 0, fused }, Room { rows: slots, logit_rows: slots, chunks, fused }]
 }

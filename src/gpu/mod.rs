@@ -28,7 +28,7 @@ mod twin;
 pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
-pub use case::{Case, Deviation, Expect};
+pub use case::{Case, Deviation, Expect, Packing};
 pub use device::Device;
 pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]

@@ -27,14 +27,15 @@ impl CacheShape {
         self.context.div_ceil(self.block)
     }
 
-    /// Elements of a layer's pool.
-    fn layer_elements(&self, config: &Config) -> u64 {
-        2 * u64::from(config.kv_len()) * u64::from(self.block) * u64::from(self.blocks)
+    /// Words of a layer's pool.
+    fn layer_words(&self, config: &Config) -> u64 {
+        let heads = 2 * u64::from(config.kv_heads) * u64::from(self.block) * u64::from(self.blocks);
+        heads * u64::from(self.ty.head_words(config.head_dim))
     }
 
     /// Bytes of a layer's pool.
     pub(crate) fn layer_bytes(&self, config: &Config) -> u64 {
-        self.layer_elements(config) * self.ty.bytes()
+        4 * self.layer_words(config)
     }
 
     /// Bytes of all of it.
@@ -65,7 +66,7 @@ impl KvCache {
         weights: &Weights,
         shape: CacheShape,
     ) -> Result<Self, GpuError> {
-        let words = shape.layer_bytes(config) / 4;
+        let words = shape.layer_words(config);
         let mut layers = Vec::new();
         for i in 0..config.layers {
             layers.push(device.alloc(&format!("KV cache of blk.{i}"), words).await?);

@@ -1,12 +1,16 @@
-// Keys and values of tokens, head by head, to their slots of the cache, a workgroup a head of a token.
+// Key and value heads of tokens to their slots of the cache, a workgroup a head of a token: the keys' heads, then the
+// values'.
+fn head_input(row: u32, head: u32, i: u32) -> f32 {
+    if head < p.kv_heads {
+        return k[(head * p.rows + row) * HEAD_DIM + i];
+    }
+    return v[((head - p.kv_heads) * p.rows + row) * HEAD_DIM + i];
+}
+
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
-    let key = kv_key(tile.y, tile.x, kv_position(tile.y)) * (HEAD_DIM / 2u);
-    let value = key + kv_values() * (HEAD_DIM / 2u);
-    let from_head = (tile.x * p.rows + tile.y) * HEAD_DIM;
-    for (var i = invocation; i < HEAD_DIM / 2u; i += WG) {
-        let at = from_head + 2u * i;
-        kv_store(key + i, vec2<f32>(k[at], k[at + 1u]));
-        kv_store(value + i, vec2<f32>(v[at], v[at + 1u]));
-    }
+    let is_value = tile.x >= p.kv_heads;
+    head_ready(tile.y, tile.x, select(1u, 2u, is_value), invocation);
+    let key = kv_key(tile.y, tile.x - select(0u, p.kv_heads, is_value), kv_position(tile.y));
+    kv_store_head(key + select(0u, kv_values(), is_value), invocation);
 }

@@ -13,8 +13,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     } else {
         let kv_head = head - p.heads - select(0u, p.kv_heads, role == 2u);
         let to = kv_key(row, kv_head, kv_position(row)) + select(0u, kv_values(), role == 2u);
-        for (var i = invocation; i < HEAD_DIM / 2u; i += WG) {
-            kv_store(to * (HEAD_DIM / 2u) + i, vec2<f32>(head_values[2u * i], head_values[2u * i + 1u]));
-        }
+        kv_store_head(to, invocation);
     }
 }

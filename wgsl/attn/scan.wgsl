@@ -10,6 +10,7 @@ var<workgroup> scan_key: array<u32, WG>;
 fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Sums {
     let kv_head = head / p.group;
     let to_values = kv_values();
+    let my_run = invocation / KV_RUN;
     for (var i = invocation; i < HEAD_DIM; i += WG) {
         scan_query[i] = q[(row * p.heads + head) * HEAD_DIM + i] * p.scale;
     }
@@ -22,14 +23,17 @@ fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Sums {
         if position < seen.y {
             let key = kv_key(row, kv_head, position);
             scan_key[invocation] = key;
-            var even = 0.0;
-            var odd = 0.0;
-            for (var i = 0u; i < PAIRS; i += 1u) {
-                let k = kv_load(key * PAIRS + i);
-                even += scan_query[2u * i] * k.x;
-                odd += scan_query[2u * i + 1u] * k.y;
+            score = 0.0;
+            for (var run = 0u; run * KV_RUN < PAIRS; run += 1u) {
+                var even = 0.0;
+                var odd = 0.0;
+                for (var i = run * KV_RUN; i < min((run + 1u) * KV_RUN, PAIRS); i += 1u) {
+                    let k = kv_codes(key, i);
+                    even += scan_query[2u * i] * k.x;
+                    odd += scan_query[2u * i + 1u] * k.y;
+                }
+                score += kv_scale(key, run) * (even + odd);
             }
-            score = even + odd;
         }
         let grown = max(scan.largest, wg_max(score, invocation));
         let mine = select(0.0, exp(score - grown), position < seen.y);
@@ -42,7 +46,8 @@ fn scan_keys(row: u32, head: u32, seen: vec2<u32>, invocation: u32) -> Sums {
             scan.values *= shrink;
             let count = min(WG, seen.y - base);
             for (var i = 0u; i < count; i += 1u) {
-                scan.values += scan_weight[i] * kv_load((scan_key[i] + to_values) * PAIRS + invocation);
+                let value = scan_key[i] + to_values;
+                scan.values += scan_weight[i] * kv_scale(value, my_run) * kv_codes(value, invocation);
             }
         }
         workgroupBarrier();

@@ -1,4 +1,5 @@
-fn kv_store(pair: u32, value: vec2<f32>) {
-    kv[2u * pair] = bitcast<u32>(value.x);
-    kv[2u * pair + 1u] = bitcast<u32>(value.y);
+fn kv_store_head(to: u32, invocation: u32) {
+    for (var i = invocation; i < HEAD_DIM; i += WG) {
+        kv[to * KV_HEAD + i] = bitcast<u32>(head_values[i]);
+    }
 }

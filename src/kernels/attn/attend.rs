@@ -39,20 +39,18 @@ pub(super) struct Attended {
 impl Keys<'_> {
     /// Attends from head `q` of a row to the keys at `positions`.
     pub(super) fn attend(&self, row: usize, kv_head: u32, q: &[f32], positions: Range<u32>) -> Attended {
-        let pairs = q.len() / 2;
-        let head = |side, position| self.layout.head(&self.at, side, row, kv_head, position) * pairs;
-        let element = |pair| self.kv.read(self.words, pair).map(f64::from);
+        let packing = self.kv.packing(q.len() as u32);
+        let head =
+            |side, position| packing.unpacked(self.words, self.layout.head(&self.at, side, row, kv_head, position));
         let mut terms: f64 = 0.0;
         let scores: Vec<f64> = positions
             .clone()
             .map(|position| {
-                let from = head(Side::Key, position);
                 let (mut score, mut sizes) = (0.0, 0.0);
-                for (pair, q) in q.chunks_exact(2).enumerate() {
-                    let k = element(from + pair);
-                    let products = [f64::from(q[0]) * k[0], f64::from(q[1]) * k[1]];
-                    score += products[0] + products[1];
-                    sizes += products[0].abs() + products[1].abs();
+                for (q, k) in q.iter().zip(head(Side::Key, position)) {
+                    let product = f64::from(*q) * k;
+                    score += product;
+                    sizes += product.abs();
                 }
                 terms = terms.max(sizes * f64::from(self.scale));
                 score * f64::from(self.scale)
@@ -63,12 +61,9 @@ impl Keys<'_> {
         for (score, position) in scores.iter().zip(positions) {
             let weight = (score - largest).exp();
             attended.mass += weight;
-            let from = head(Side::Value, position);
-            for (pair, sums) in attended.values.chunks_exact_mut(2).enumerate() {
-                for (sum, value) in sums.iter_mut().zip(element(from + pair)) {
-                    sum.0 += weight * value;
-                    sum.1 += weight * value.abs();
-                }
+            for (sum, value) in attended.values.iter_mut().zip(head(Side::Value, position)) {
+                sum.0 += weight * value;
+                sum.1 += weight * value.abs();
             }
         }
         attended

@@ -92,9 +92,8 @@ impl Variant {
     /// A source for a workgroup that scans keys.
     pub(super) fn scan(self, body: Fragment) -> Source {
         let source = self.reduce.fill(Source::new(body, workgroup(self.head_dim)));
-        self.cache
-            .fill(source)
-            .with(self.kv.load())
+        self.kv
+            .load(self.cache.fill(source), self.head_dim)
             .with(wgsl!("attn/window.wgsl"))
             .with(wgsl!("attn/sums.wgsl"))
             .with(wgsl!("attn/scan.wgsl"))

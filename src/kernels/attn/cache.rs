@@ -2,12 +2,12 @@
 
 use super::attend::seen;
 use crate::{
-    gpu::{Expect, Source, wgsl},
+    gpu::{Expect, Packing, Source, wgsl},
     kernels::KvType,
     quant::Rng,
 };
 
-/// The `cache` slot: how the slots of a cache are arranged.
+/// The `cache` slot: how the slots of a cache are arranged. The `HD` elements of a head are as [`KvType`] stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Cache {
     /// One sequence's slots, `[2, kv_heads, capacity, HD]` with K first; `positions` is `[rows]`.
@@ -140,24 +140,31 @@ impl Layout {
 
     /// A cache for a test: random where the rows of `at` look, NaN elsewhere.
     pub(super) fn random(&self, at: &Places<'_>, kv: KvType, head_dim: u32, window: u32, rng: &mut Rng) -> Vec<u32> {
-        let pairs = head_dim as usize / 2;
+        let packing = kv.packing(head_dim);
         // A NaN as f32, and two as halves.
         const POISON: u32 = 0x7FC0_7FC0;
-        let mut words = vec![POISON; self.heads() * pairs * 2 * kv.bytes() as usize / 4];
+        let mut words = vec![POISON; self.heads() * packing.words];
         for row in 0..at.positions.len() / self.cache.stride() as usize {
             for position in seen(self.position(at, row) + 1, window) {
                 for kv_head in 0..self.kv_heads {
                     let key = self.key(at, row, kv_head, position);
                     for head in [key, key + self.values()] {
-                        if kv.read(&words, head * pairs)[0].is_nan() {
-                            for pair in head * pairs..(head + 1) * pairs {
-                                kv.write(&mut words, pair, [rng.normal(), rng.normal()]);
-                            }
+                        if packing.unpacked(&words, head)[0].is_nan() {
+                            let values: Vec<f64> = (0..head_dim).map(|_| f64::from(rng.normal())).collect();
+                            packing.repack(&mut words, head, &values);
                         }
                     }
                 }
             }
         }
+        words
+    }
+
+    /// A cache for a test that writes to it.
+    pub(super) fn untouched(&self, kv: KvType, head_dim: u32) -> Vec<u32> {
+        let packing = kv.packing(head_dim);
+        let mut words = vec![0; self.heads() * packing.words];
+        (0..self.heads()).for_each(|head| packing.repack(&mut words, head, &vec![1.5; packing.numbers]));
         words
     }
 
@@ -201,58 +208,38 @@ impl Layout {
         head: &[f32],
     ) {
         let (side, row, kv_head) = place;
-        let to = self.head(at, side, row, kv_head, self.position(at, row)) * head.len() / 2;
-        for (i, pair) in head.chunks_exact(2).enumerate() {
-            kv.write(words, to + i, [pair[0], pair[1]]);
-        }
+        let to = self.head(at, side, row, kv_head, self.position(at, row));
+        let values: Vec<f64> = head.iter().copied().map(f64::from).collect();
+        kv.packing(head.len() as u32).repack(words, to, &values);
     }
 }
 
-/// What a cache holds before a test writes to it.
-const UNTOUCHED: f32 = 1.5;
-
-/// A cache that a test writes to, and what it must hold then.
+/// A cache that is written to, and what it must hold then.
 #[derive(Debug)]
 pub(super) struct Written {
     layout: Layout,
     kv: KvType,
-    head_dim: usize,
+    packing: Packing,
     heads: Vec<(f64, f64)>,
 }
 
 impl Written {
-    pub(super) fn new(layout: Layout, kv: KvType, head_dim: u32) -> Self {
-        let head_dim = head_dim as usize;
-        Self { layout, kv, head_dim, heads: vec![(f64::from(UNTOUCHED), 0.0); layout.heads() * head_dim] }
-    }
-
     /// A cache that holds `words` before.
     pub(super) fn over(layout: Layout, kv: KvType, head_dim: u32, words: &[u32]) -> Self {
-        let head_dim = head_dim as usize;
-        let pairs = layout.heads() * head_dim / 2;
-        let heads = (0..pairs).flat_map(|pair| kv.read(words, pair)).map(|value| (f64::from(value), 0.0)).collect();
-        Self { layout, kv, head_dim, heads }
+        let packing = kv.packing(head_dim);
+        let heads = (0..layout.heads()).flat_map(|head| packing.unpacked(words, head));
+        Self { layout, kv, packing, heads: heads.map(|value| (value, 0.0)).collect() }
     }
 
-    /// Expects a head of a row at the row's position: exact values with bounds.
+    /// Expects a head of a row at the row's position: exact values with bounds, without that of their storing.
     pub(super) fn expect(&mut self, at: &Places<'_>, place: (Side, usize, u32), head: &[(f64, f64)]) {
         let (side, row, kv_head) = place;
         let to = self.layout.head(at, side, row, kv_head, self.layout.position(at, row));
-        self.heads[to * self.head_dim..][..self.head_dim].copy_from_slice(head);
-    }
-
-    /// The untouched cache before, and what is expected after.
-    pub(super) fn finish(self) -> (Vec<u32>, Expect) {
-        let mut words = vec![0; self.heads.len() * self.kv.bytes() as usize / 4];
-        (0..self.heads.len() / 2).for_each(|pair| self.kv.write(&mut words, pair, [UNTOUCHED; 2]));
-        (words, self.expected())
+        self.heads[to * head.len()..][..head.len()].copy_from_slice(&self.kv.stored(head));
     }
 
     /// What is expected after.
     pub(super) fn expected(self) -> Expect {
-        match self.kv {
-            KvType::F32 => Expect::Near(self.heads),
-            KvType::F16 => Expect::Halves(self.heads),
-        }
+        Expect::Packed(self.packing, self.heads)
     }
 }

@@ -1,0 +1,217 @@
+//! The `kv` slot: how the elements of a KV cache are stored, in WGSL and for twins and cases.
+
+use crate::gpu::{Caps, Packing, Source, wgsl};
+
+/// How the elements of a KV cache are stored. Heads are whole words each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvType {
+    /// IEEE halves, two in a word.
+    #[default]
+    F16,
+    /// f32.
+    F32,
+    /// Runs of 32 elements, a head's last maybe shorter, as GGML's Q8_0: `x ≈ d · code` with `d = max|x| / 127` and int8
+    /// codes, rounded half to even. A head is the `d` of its runs as f32, not halves as in files: they would be subnormal
+    /// for magnitudes below 0.008, and infinite beyond 8e6. Then its codes, four to a word. A run with no magnitude of
+    /// 1e-30 is zeros.
+    Q8_0,
+}
+
+/// Elements that share a scale in Q8_0.
+const RUN: usize = 32;
+
+/// The smallest magnitude that Q8_0 scales: a device may flush subnormal scales.
+const SMALLEST: f64 = 1e-30;
+
+/// The largest half.
+const LARGEST_HALF: f64 = 65504.0;
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F16, Self::F32, Self::Q8_0];
+
+    /// Words (of four bytes) of a head of `head_dim` elements, an even number.
+    pub fn head_words(self, head_dim: u32) -> u32 {
+        match self {
+            Self::F16 => head_dim / 2,
+            Self::F32 => head_dim,
+            Self::Q8_0 => head_dim.div_ceil(32) + head_dim.div_ceil(4),
+        }
+    }
+
+    /// Its name, as the command line takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Those a device can keep: halves need its `pack2x16float`.
+    pub(crate) fn available(caps: &Caps) -> impl Iterator<Item = Self> {
+        let halves = caps.pack_f16;
+        Self::ALL.into_iter().filter(move |kv| *kv != Self::F16 || halves)
+    }
+
+    /// Fills the slot for a kernel that reads heads.
+    pub(crate) fn load(self, source: Source, head_dim: u32) -> Source {
+        let fragment = match self {
+            Self::F16 => wgsl!("kv/f16.wgsl"),
+            Self::F32 => wgsl!("kv/f32.wgsl"),
+            Self::Q8_0 => wgsl!("kv/q8_0.wgsl"),
+        };
+        source.with(fragment).constant("KV_HEAD", self.head_words(head_dim))
+    }
+
+    /// Fills the slot for a kernel that stores heads.
+    pub(crate) fn store(self, source: Source, head_dim: u32) -> Source {
+        let fragment = match self {
+            Self::F16 => wgsl!("kv/f16_store.wgsl"),
+            Self::F32 => wgsl!("kv/f32_store.wgsl"),
+            Self::Q8_0 => wgsl!("kv/q8_0_store.wgsl"),
+        };
+        source.with(fragment).constant("KV_HEAD", self.head_words(head_dim))
+    }
+
+    /// How a head of `head_dim` elements is in words.
+    pub(crate) fn packing(self, head_dim: u32) -> Packing {
+        let (numbers, words) = (head_dim as usize, self.head_words(head_dim) as usize);
+        match self {
+            Self::F16 => Packing { numbers, words, pack: pack_halves, unpack: unpack_halves },
+            Self::F32 => Packing { numbers, words, pack: pack_floats, unpack: unpack_floats },
+            Self::Q8_0 => Packing { numbers, words, pack: pack_runs, unpack: unpack_runs },
+        }
+    }
+
+    /// What a cache must hold where a head is stored that is exactly so, each element with its bound, to which that of the
+    /// rounding comes: of a half its last place, or 2⁻¹⁴ where a device flushes small ones; of Q8_0 half of `d`, which is as
+    /// wrong as the run's largest element. A division in WGSL is within 2.5 units in the last place, so that a code may be
+    /// the neighbour's within 1e-4 of the middle.
+    pub(crate) fn stored(self, head: &[(f64, f64)]) -> Vec<(f64, f64)> {
+        match self {
+            Self::F16 => {
+                let smallest = 1.0 / f64::from(1 << 14);
+                let last_place = |v: f64| if v.abs() < smallest { smallest } else { v.abs() / 1024.0 };
+                let half = |(exact, bound): &(f64, f64)| {
+                    let exact = exact.clamp(-LARGEST_HALF, LARGEST_HALF);
+                    (exact, bound + last_place(exact))
+                };
+                head.iter().map(half).collect()
+            }
+            Self::F32 => head.to_vec(),
+            Self::Q8_0 => {
+                let run = |run: &[(f64, f64)]| {
+                    let largest = run.iter().map(|(exact, bound)| exact.abs() + bound).fold(0.0, f64::max);
+                    let rounding = 0.5001 * largest / 127.0 + SMALLEST;
+                    run.iter().map(|(exact, bound)| (*exact, bound + rounding)).collect::<Vec<_>>()
+                };
+                head.chunks(RUN).flat_map(run).collect()
+            }
+        }
+    }
+}
+
+fn pack_halves(values: &[f64], words: &mut [u32]) {
+    let half = |v: f64| u32::from(half::f16::from_f64(v.clamp(-LARGEST_HALF, LARGEST_HALF)).to_bits());
+    for (pair, word) in values.chunks_exact(2).zip(words) {
+        *word = half(pair[0]) | half(pair[1]) << 16;
+    }
+}
+
+fn unpack_halves(words: &[u32], values: &mut [f64]) {
+    for (pair, word) in values.chunks_exact_mut(2).zip(words) {
+        pair.copy_from_slice(&[*word as u16, (*word >> 16) as u16].map(|bits| half::f16::from_bits(bits).to_f64()));
+    }
+}
+
+fn pack_floats(values: &[f64], words: &mut [u32]) {
+    values.iter().zip(words).for_each(|(value, word)| *word = (*value as f32).to_bits());
+}
+
+fn unpack_floats(words: &[u32], values: &mut [f64]) {
+    values.iter_mut().zip(words).for_each(|(value, word)| *value = f64::from(f32::from_bits(*word)));
+}
+
+fn pack_runs(values: &[f64], words: &mut [u32]) {
+    let runs = values.chunks(RUN);
+    let (scales, codes) = words.split_at_mut(runs.len());
+    for ((run, scale), codes) in runs.zip(scales).zip(codes.chunks_mut(RUN / 4)) {
+        let largest = run.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        let d = if largest >= SMALLEST { (largest / 127.0) as f32 } else { 0.0 };
+        *scale = d.to_bits();
+        for (four, word) in run.chunks(4).zip(codes) {
+            let code = |value: &f64| if d > 0.0 { (value / f64::from(d)).round_ties_even() as i8 } else { 0 };
+            let bytes = four.iter().zip(0..).map(|(value, i)| u32::from(code(value) as u8) << (8 * i));
+            *word = bytes.fold(0, |word, byte| word | byte);
+        }
+    }
+}
+
+fn unpack_runs(words: &[u32], values: &mut [f64]) {
+    let runs = values.chunks_mut(RUN);
+    let (scales, codes) = words.split_at(runs.len());
+    for ((run, scale), codes) in runs.zip(scales).zip(codes.chunks(RUN / 4)) {
+        let d = f64::from(f32::from_bits(*scale));
+        for (four, word) in run.chunks_mut(4).zip(codes) {
+            four.iter_mut().zip(word.to_le_bytes()).for_each(|(value, code)| *value = d * f64::from(code as i8));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head as words and back, and whether it is as near as a cache must be.
+    fn there_and_back(kv: KvType, head: &[f64]) -> (Vec<u32>, Vec<f64>) {
+        let packing = kv.packing(head.len() as u32);
+        let (mut words, mut back) = (vec![0; packing.words], vec![f64::NAN; head.len()]);
+        (packing.pack)(head, &mut words);
+        (packing.unpack)(&words, &mut back);
+        let exact: Vec<_> = head.iter().map(|v| (f64::from(*v as f32), 0.0)).collect();
+        for ((exact, bound), back) in kv.stored(&exact).iter().zip(&back) {
+            assert!((exact - back).abs() <= *bound, "{kv:?}: {back} for {exact} ± {bound}");
+        }
+        (words, back)
+    }
+
+    #[test]
+    fn heads_are_packed_within_their_rounding() {
+        for head_dim in [2, 6, 16, 34, 80, 256] {
+            let head: Vec<f64> = (0..head_dim).map(|i| (f64::from(i) * 1.7).sin() * f64::from(1 + i / 32)).collect();
+            for kv in KvType::ALL {
+                let (words, back) = there_and_back(kv, &head);
+                // What is stored is not rounded again.
+                assert_eq!(there_and_back(kv, &back), (words, back));
+            }
+        }
+    }
+
+    #[test]
+    fn runs_have_a_scale_each() {
+        let mut head = vec![0.5; 34];
+        (head[1], head[2], head[33]) = (-127.0, 1.5, 0.1);
+        let (words, back) = there_and_back(KvType::Q8_0, &head);
+        assert_eq!(words.len() as u32, KvType::Q8_0.head_words(34));
+        assert_eq!(words[..2], [1.0f32.to_bits(), (0.5f32 / 127.0).to_bits()]);
+        // Half to even: 0.5 is 0, 1.5 is 2, -127 is 0x81; the last run is 127 and 25.4.
+        assert_eq!([words[2], words[10]], [0x0002_8100, 0x0000_197f]);
+        assert_eq!(back[..3], [0.0, -127.0, 2.0]);
+
+        let (words, back) = there_and_back(KvType::Q8_0, &[1e-31, -1e-31]);
+        assert_eq!((words, back), (vec![0, 0], vec![0.0, 0.0]));
+    }
+
+    #[test]
+    fn what_is_no_number_does_not_panic() {
+        for head in [[f64::NAN, 1.0], [f64::INFINITY, -1.0]] {
+            for kv in KvType::ALL {
+                (kv.packing(2).pack)(&head, &mut [0; 2]);
+            }
+        }
+        let mut halves = [0];
+        (KvType::F16.packing(2).pack)(&[1e6, -1e6], &mut halves);
+        assert_eq!(halves, [0xfbff_7bff]);
+    }
+}
