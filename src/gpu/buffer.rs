@@ -63,6 +63,21 @@ pub(crate) enum Storage {
     Host(RwLock<Vec<u32>>),
 }
 
+impl RawBuffer {
+    /// The memory of a GPU's buffer.
+    pub(crate) fn on_gpu(&self) -> Result<&wgpu::Buffer, GpuError> {
+        match &self.storage {
+            Storage::Gpu(storage) => Ok(storage),
+            Storage::Host(_) => Err(self.foreign()),
+        }
+    }
+
+    /// What is said of it where another device's buffer should be.
+    pub(crate) fn foreign(&self) -> GpuError {
+        GpuError::OutOfRange { what: "a binding", buffer: self.label.clone() }
+    }
+}
+
 impl<T> Clone for Buffer<T> {
     fn clone(&self) -> Self {
         Self { raw: Arc::clone(&self.raw), element: PhantomData }

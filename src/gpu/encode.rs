@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use super::{
-    Caps, GpuError, Plan, RawBuffer, Step, buffer::Storage, driver::Gpu, pipeline::Pipeline, program::foreign,
-};
+use super::{Caps, GpuError, Plan, Step, driver::Gpu, pipeline::Pipeline};
 
 /// What a GPU needs for a plan.
 #[derive(Debug, Default)]
@@ -61,7 +59,7 @@ impl GpuProgram {
                 .workgroups(caps.max_workgroups_per_dimension)
                 .ok_or_else(|| GpuError::GridTooLarge { kernel: step.op.kernel(), x: grid.x, y: grid.y })?;
             let grid = match &step.args {
-                Some(args) => EncodedGrid::Indirect(storage(&args.buffer)?.clone(), args.offset),
+                Some(args) => EncodedGrid::Indirect(args.buffer.on_gpu()?.clone(), args.offset),
                 None => EncodedGrid::Direct(workgroups),
             };
             let params_offset = contents.len() as u32;
@@ -95,7 +93,7 @@ impl GpuProgram {
             }),
         }];
         for (buffer, binding) in step.buffers.iter().flatten().zip(1..) {
-            entries.push(wgpu::BindGroupEntry { binding, resource: storage(buffer)?.as_entire_binding() });
+            entries.push(wgpu::BindGroupEntry { binding, resource: buffer.on_gpu()?.as_entire_binding() });
         }
         let bind_group = gpu.now(step.op.kernel(), || {
             gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -128,13 +126,5 @@ impl GpuProgram {
                 EncodedGrid::Indirect(args, offset) => pass.dispatch_workgroups_indirect(args, *offset),
             }
         }
-    }
-}
-
-/// The memory of a GPU's buffer.
-pub(super) fn storage(buffer: &RawBuffer) -> Result<&wgpu::Buffer, GpuError> {
-    match &buffer.storage {
-        Storage::Gpu(storage) => Ok(storage),
-        Storage::Host(_) => Err(foreign(buffer)),
     }
 }

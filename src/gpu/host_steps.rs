@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{
-    Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, driver::Gpu, encode::storage, program::foreign, twin,
-};
+use super::{Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, driver::Gpu, twin};
 
 /// What steps on the host go through: their buffers are gathered into one, so that a run of them waits only once.
 #[derive(Debug)]
@@ -30,10 +28,10 @@ impl HostSteps {
 
     /// Runs steps on the host, after all that was submitted before.
     pub(super) async fn run(&self, device: &Device, steps: &[Step]) -> Result<(), GpuError> {
-        let Some(gpu) = device.gpu() else { return Err(foreign(&self.gathered.raw)) };
+        let Some(gpu) = device.gpu() else { return Err(self.gathered.raw.foreign()) };
         let buffers = bound(steps);
-        let target = storage(&self.gathered.raw)?;
-        let sources = buffers.values().map(|buffer| Ok((storage(buffer)?, buffer.bytes)));
+        let target = self.gathered.raw.on_gpu()?;
+        let sources = buffers.values().map(|buffer| Ok((buffer.on_gpu()?, buffer.bytes)));
         let sources: Vec<_> = sources.collect::<Result<_, GpuError>>()?;
         let bytes = gpu.now("a copy", || {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -49,7 +47,7 @@ impl HostSteps {
         let mut memory = HashMap::with_capacity(buffers.len());
         let mut rest = &words[..];
         for (id, buffer) in &buffers {
-            let (words, others) = rest.split_at_checked(buffer.bytes as usize / 4).ok_or_else(|| foreign(buffer))?;
+            let (words, others) = rest.split_at_checked(buffer.bytes as usize / 4).ok_or_else(|| buffer.foreign())?;
             memory.insert(*id, RwLock::new(words.to_vec()));
             rest = others;
         }

@@ -5,9 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, encode::storage, twin,
-};
+use super::{Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, twin};
 
 /// What a run of steps with the same label took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +132,7 @@ impl Timers {
 
     /// Brings all timestamps together.
     fn resolve(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), GpuError> {
-        let resolved = storage(&self.resolved.raw)?;
+        let resolved = self.resolved.raw.on_gpu()?;
         for (i, set) in self.sets.iter().enumerate() {
             let first = i * STAGES_PER_SET;
             let queries = 2 * STAGES_PER_SET.min(self.stages - first) as u32;

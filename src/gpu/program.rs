@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Device, GpuError, Plan, RawBuffer, Step, buffer::Identity, encode::GpuProgram, host_steps::HostSteps, twin,
-};
+use super::{Device, GpuError, Plan, Step, buffer::Identity, encode::GpuProgram, host_steps::HostSteps, twin};
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ impl Program {
         (self.plan, self.host) = (Plan::default(), None);
         let mut buffers = plan.steps.iter().flat_map(|step| step.buffers.iter().flatten());
         if let Some(buffer) = buffers.find(|buffer| buffer.identity != self.device) {
-            return Err(foreign(buffer));
+            return Err(buffer.foreign());
         }
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
             program.prepare(gpu, device.caps(), &plan).await?;
@@ -122,8 +120,4 @@ impl Program {
     fn steps(&self, range: Range<usize>) -> &[Step] {
         self.plan.steps.get(range).unwrap_or_default()
     }
-}
-
-pub(super) fn foreign(buffer: &RawBuffer) -> GpuError {
-    GpuError::OutOfRange { what: "a binding", buffer: buffer.label.clone() }
 }

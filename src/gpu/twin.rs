@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Access, GpuError, HostSlot, RawBuffer, Step, buffer::Storage, program::foreign};
+use super::{Access, GpuError, HostSlot, RawBuffer, Step, buffer::Storage};
 
 /// Runs a step on the buffers of [`Device::cpu`](super::Device::cpu).
 pub(super) fn run(step: &Step) -> Result<(), GpuError> {
@@ -29,7 +29,7 @@ pub(super) fn run_on<'a>(
         guards.push(match buffer {
             None => Guard::Absent,
             Some(buffer) => {
-                let words = memory(buffer).ok_or_else(|| foreign(buffer))?;
+                let words = memory(buffer).ok_or_else(|| buffer.foreign())?;
                 match binding.access {
                     Access::Read => Guard::Read(words.read().unwrap_or_else(PoisonError::into_inner)),
                     Access::Write => Guard::Write(words.write().unwrap_or_else(PoisonError::into_inner)),
