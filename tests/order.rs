@@ -12,7 +12,7 @@ use ferrum_wgpu::{
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Rows,
+            Epilogue, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, COLUMNS, GemvColumns},
@@ -186,10 +186,16 @@ impl<'a> Products<'a> {
                 held,
                 matrix_rows,
             };
+            let variant = in_tiles(variant, TileType::F32);
             rec.dispatch(Gemm, variant, params, gemm::Binds { w, x: &x, pairs, tiles, y: &y }).expect("no aliases");
         }
         run(device, rec, &y).await
     }
+}
+
+/// A GEMM's variant of a product.
+fn in_tiles(v: Variant, tile: TileType) -> gemm::Variant {
+    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile }
 }
 
 fn variants(types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
@@ -207,7 +213,8 @@ async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
     for v in variants(&WeightType::ALL, &Epilogue::ALL) {
         assert_eq!(Gemv::order(v), GemvColumns::order(v));
-        assert_ne!(Gemv::order(v), Gemm::order(v));
+        let [whole, halves] = [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile)));
+        assert!(whole != Gemv::order(v) && halves != Gemv::order(v) && whole != halves);
         for round in 0..rounds {
             // The first round has more than one unit a lane.
             let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };

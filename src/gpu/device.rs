@@ -37,6 +37,8 @@ impl Device {
     /// The twins on the CPU: no driver is touched.
     pub fn cpu() -> Self {
         let mut caps = Caps::portable();
+        // Twins of f16 shaders compute in f64, as all do.
+        caps.f16 = true;
         // Host memory has no binding limit; the twins read any number of slices.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
