@@ -397,24 +397,28 @@ fn attentions(device: &Device) -> Vec<attention::Variant> {
 #[test]
 fn chunks_merged_have_the_bits_of_whole_attention() {
     pollster::block_on(async {
-        let device = gpu().await;
-        let mut rng = Rng::new(4);
-        for v in attentions(&device) {
-            let attended = Attended::new(&device, v, 3 * CHUNK, &mut rng).await;
-            // Every context of one chunk, and some of two and three.
-            let contexts: Vec<u32> = (1..=CHUNK).chain((CHUNK..=3 * CHUNK).step_by(37)).collect();
-            let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
-            let whole = attended.whole(&q, &contexts).await;
-            assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
-            // Room for more chunks makes no difference.
-            for chunks in [3, 4] {
-                let parts = attended.by_chunks(&q, &contexts, chunks).await;
-                let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
-                let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
-                assert_eq!(row, None, "{v:?}: the row that differs first");
-            }
-        }
+        compare_attention(&gpu().await, 1).await;
+        compare_attention(&Device::cpu(), 19).await;
     });
+}
+
+/// Contexts of one chunk, `step` apart, and some of two and three.
+async fn compare_attention(device: &Device, step: usize) {
+    let mut rng = Rng::new(4);
+    for v in attentions(device) {
+        let attended = Attended::new(device, v, 3 * CHUNK, &mut rng).await;
+        let contexts: Vec<u32> = (1..=CHUNK).step_by(step).chain((CHUNK..=3 * CHUNK).step_by(37 * step)).collect();
+        let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
+        let whole = attended.whole(&q, &contexts).await;
+        assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        // Room for more chunks makes no difference.
+        for chunks in [3, 4] {
+            let parts = attended.by_chunks(&q, &contexts, chunks).await;
+            let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
+            let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
+            assert_eq!(row, None, "{v:?}: the row that differs first");
+        }
+    }
 }
 
 #[test]

@@ -240,12 +240,13 @@ impl Engine {
         self.shared.runner.lock().await.kv().shape.ty
     }
 
-    /// Compiles what the model needs, so that no request waits for it. Touches no sequence.
+    /// Compiles all kernels that requests of any kind and size need, so that none waits for them: natively on several
+    /// threads, while the caller's waits. Touches no sequence.
     ///
     /// # Errors
     /// [`EngineError::Gpu`].
     pub async fn prepare(&self) -> Result<(), EngineError> {
-        Ok(self.shared.runner.lock().await.warm_up().await?)
+        Ok(self.shared.runner.lock().await.compile().await?)
     }
 
     /// Where the time of the steps went until now; empty unless [`EngineOptions::profile`] is set.
@@ -307,6 +308,8 @@ impl Engine {
 
     /// Sends the next step, and takes in the oldest one that is under way. Gives whether there was anything to do.
     async fn turn(&self, runner: &mut Runner) -> Result<bool, EngineError> {
+        // A future that was dropped may have left more under way.
+        self.land_all_but(runner, usize::from(self.shared.options.run_ahead)).await?;
         let Some(step) = self.plan(runner) else { return self.land(runner).await };
         let sent = async {
             let work = self.begin(runner, &step).await?;
@@ -318,14 +321,11 @@ impl Engine {
             self.failed(runner, &step, error);
             return Ok(true);
         }
-        let ahead = usize::from(self.shared.options.run_ahead);
-        while runner.under_way() > ahead {
-            self.land(runner).await?;
-        }
+        self.land_all_but(runner, usize::from(self.shared.options.run_ahead)).await?;
         Ok(true)
     }
 
-    /// As [`Self::next`], for a caller who runs the programs.
+    /// As [`Self::step`] until there are news, for a caller who runs the programs.
     pub(super) async fn next_by<E: From<EngineError>>(
         &self,
         id: SequenceId,
@@ -333,13 +333,12 @@ impl Engine {
     ) -> Result<News, E> {
         loop {
             let mut runner = self.shared.runner.lock().await;
+            self.land_all_but(&mut runner, 0).await?;
             if let Some(news) = self.schedule().news(id) {
                 return Ok(news);
             }
             let Some(step) = self.plan(&runner) else {
-                if self.land(&mut runner).await? {
-                    continue;
-                }
+                // Requests that nothing can serve have just ended.
                 let news = self.schedule().news(id);
                 return news.ok_or_else(|| EngineError::NoRequest.into());
             };
@@ -376,6 +375,14 @@ impl Engine {
             runner.take_off(step, work, submitted)?;
         }
         schedule.deliver();
+        Ok(())
+    }
+
+    /// Takes in all steps that are under way but the last `ahead`.
+    async fn land_all_but(&self, runner: &mut Runner, ahead: usize) -> Result<(), EngineError> {
+        while runner.under_way() > ahead {
+            self.land(runner).await?;
+        }
         Ok(())
     }
 

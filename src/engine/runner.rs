@@ -351,22 +351,10 @@ impl Runner {
     }
 
     /// Compiles what passes of every size need, without touching any sequence.
-    pub(super) async fn warm_up(&mut self) -> Result<(), GpuError> {
-        let context = self.kv.shape.context;
-        let slots = self.options.sequences;
-        let picks = |rows: u32| (0..rows).map(|row| [row, row]).collect::<Vec<_>>();
-        for (lane, rows) in self.lanes.iter_mut().zip([self.options.prefill_rows.min(context), slots]) {
-            for (rows, longest) in [(rows, context), (1, context), (1, 1)] {
-                for way in [sample::Way::Greedy, sample::Way::Listed] {
-                    let mut draws =
-                        sample::Rows { sequences: slots, vocab: self.model.config().vocab, ..Default::default() };
-                    draws.add(way);
-                    let positions = vec![[longest - 1, 0]; rows as usize];
-                    let batch = Batch { ids: vec![0; rows as usize], positions, picks: picks(1), draws };
-                    lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, &batch).await?;
-                }
-            }
+    pub(super) async fn compile(&self) -> Result<(), GpuError> {
+        for lane in &self.lanes {
+            lane.compile(&self.model, &self.kv, &self.sampling, self.options.plan).await?;
         }
-        Ok(())
+        self.copies.compile(self.model.device(), &self.kv).await
     }
 }

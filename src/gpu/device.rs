@@ -121,6 +121,11 @@ impl Device {
         }
     }
 
+    /// Kernel variants that were compiled until now; none by the twins.
+    pub fn pipelines(&self) -> usize {
+        self.gpu().map_or(0, |gpu| gpu.pipelines.len())
+    }
+
     /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
     /// computes something else. Those compiled already stay, and the twins have no shaders.
     pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {

@@ -29,10 +29,17 @@ enum EncodedGrid {
     Indirect(wgpu::Buffer, u64),
 }
 
+/// Compiles the pipelines of `plan` that there are none of yet.
+pub(super) async fn compile(gpu: &Gpu, plan: &Plan) -> Result<(), GpuError> {
+    let ops = plan.steps.iter().filter(|step| !step.on_host).map(|step| &*step.op);
+    gpu.pipelines.compile(&gpu.device, ops).await.map_err(|error| gpu.blame(error))
+}
+
 impl GpuProgram {
     /// Takes `plan` in place of the one before.
     pub(super) async fn prepare(&mut self, gpu: &Gpu, caps: &Caps, plan: &Plan) -> Result<(), GpuError> {
         self.steps.clear();
+        compile(gpu, plan).await?;
         let stride = u64::from(caps.uniform_alignment.max(16));
         let slot = |step: &Step| (step.op.params().len() as u64).div_ceil(stride) * stride;
         let bytes: u64 = plan.steps.iter().map(slot).sum();

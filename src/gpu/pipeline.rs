@@ -1,10 +1,15 @@
 //! Compiled kernels, each compiled once a device.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError},
 };
+
+#[cfg(not(target_arch = "wasm32"))]
+use futures_util::FutureExt;
 
 use super::{
     GpuError, Shader,
@@ -42,6 +47,51 @@ impl PipelineCache {
     /// The edits that are made to shaders before they are compiled.
     pub(crate) fn edits(&self) -> std::sync::MutexGuard<'_, Vec<Edit>> {
         self.edits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pipelines that were compiled.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Compiles what some of `ops` have no pipeline for yet: natively several at a time, on threads of its own while the
+    /// caller's waits.
+    pub(crate) async fn compile(
+        &self,
+        device: &wgpu::Device,
+        ops: impl Iterator<Item = &dyn Op>,
+    ) -> Result<(), GpuError> {
+        let mut seen: HashSet<_> = self.lock().keys().cloned().collect();
+        let missing: Vec<_> = ops.filter(|op| seen.insert(op.pipeline_key())).collect();
+        #[cfg(not(target_arch = "wasm32"))]
+        self.compile_side_by_side(device, &missing);
+        // What is left, and what has failed, whose error is wanted.
+        for op in missing {
+            self.get(device, op).await?;
+        }
+        Ok(())
+    }
+
+    /// Compiles ops on several threads, of which one is the caller's. What fails is left out, and where the system has no
+    /// thread to give there are fewer.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_side_by_side(&self, device: &wgpu::Device, ops: &[&dyn Op]) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(op) = ops.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // Natively nothing is waited for.
+                if !matches!(self.get(device, *op).now_or_never(), Some(Ok(_))) {
+                    break;
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ops.len());
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                let _ = std::thread::Builder::new().name("shader compiler".to_owned()).spawn_scoped(scope, work);
+            }
+            work();
+        });
     }
 
     /// The pipeline of `op` on `device`, compiled if it is not yet.

@@ -1,5 +1,6 @@
 //! What several test programs share. Each uses only a part of it.
 #![allow(dead_code)]
 
+pub mod engines;
 pub mod golden;
 pub mod tiny_model;

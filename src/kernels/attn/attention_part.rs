@@ -82,8 +82,7 @@ impl AttentionPart {
         let at = Places { positions: host.positions, table: host.table };
         let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
         for (to, part) in parts(v, p, &keys, host.q) {
-            let to = host.parts[to..].iter_mut();
-            to.zip(part.unnormalised()).for_each(|(to, (exact, _))| *to = exact as f32);
+            host.parts[to..].iter_mut().zip(part.rounded()).for_each(|(to, part)| *to = part);
         }
     }
 
