@@ -208,7 +208,7 @@ fn a_replay_sees_a_grid_that_is_too_short() {
         }
         // On another device: this one has compiled the kernel.
         let device = gpu().await;
-        device.edit_shaders("moe/bucket", "grids[4] = all_tiles;", "grids[4] = all_tiles - 1u;");
+        device.edit_shaders("moe/bucket", "grids[4] = min(all_tiles, p.max_tiles);", "grids[4] = all_tiles - 1u;");
         let passed: Vec<_> = replayed(&device, ALL_ON_DEVICE).await.iter().map(Replayed::passed).collect();
         assert_eq!(passed, [true, false, false]);
         let direct = How { indirect: false, ..ALL_ON_DEVICE };

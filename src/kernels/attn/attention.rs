@@ -6,7 +6,7 @@ use super::{
     attention_merge::merge,
     attention_part::of_chunk,
     cache::{Layout, Places, layout},
-    head::{random, rounded},
+    head::random,
     workgroup,
 };
 use crate::{
@@ -133,7 +133,7 @@ impl Attention {
             let parts: Vec<_> = (chunks.filter(|positions| !positions.is_empty()))
                 .map(|positions| keys.attend(i / heads, kv_head, q, positions).rounded())
                 .collect();
-            y.copy_from_slice(&rounded(&merge(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), hd)));
+            merge(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), y);
         }
     }
 

@@ -72,7 +72,7 @@ impl AttentionMerge {
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in host.y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&rounded(&merged(v, p, host.parts, host.positions, i)));
+            merge(&seen(v, p, host.parts, host.positions, i), y);
         }
     }
 
@@ -80,7 +80,7 @@ impl AttentionMerge {
         let mut y = Expect::unchanged(before.y);
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&merged(v, p, before.parts, before.positions, i));
+            y.copy_from_slice(&merged(&seen(v, p, before.parts, before.positions, i), y.len()));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
@@ -92,17 +92,20 @@ impl AttentionMerge {
     }
 }
 
-/// Head `i` of the output, exactly, each element with its bound.
-fn merged(v: Variant, p: &Params, parts: &[f32], positions: &[u32], i: usize) -> Vec<(f64, f64)> {
-    let hd = v.head_dim as usize;
+/// The sums of the chunks that head `i` of the output is made of.
+fn seen<'a>(v: Variant, p: &Params, parts: &'a [f32], positions: &[u32], i: usize) -> Vec<&'a [f32]> {
     let context = (v.cache.position(positions, p.capacity, i / p.heads as usize) + 1).min(p.chunks * CHUNK);
-    let parts = parts.chunks_exact(hd + 2).skip(i * p.chunks as usize).zip(0..p.chunks);
-    let seen = parts.filter(|(_, chunk)| !of_chunk(*chunk, context, p.window).is_empty());
-    merge(&seen.map(|(part, _)| part).collect::<Vec<_>>(), hd)
+    let parts = parts.chunks_exact(v.head_dim as usize + 2).skip(i * p.chunks as usize).zip(0..p.chunks);
+    parts.filter(|(_, chunk)| !of_chunk(*chunk, context, p.window).is_empty()).map(|(part, _)| part).collect()
 }
 
-/// A head of `hd` elements from the sums of its chunks, each element with its bound.
-pub(super) fn merge(parts: &[&[f32]], hd: usize) -> Vec<(f64, f64)> {
+/// A head `y` from the sums of its chunks.
+pub(super) fn merge(parts: &[&[f32]], y: &mut [f32]) {
+    y.copy_from_slice(&rounded(&merged(parts, y.len())));
+}
+
+/// A head of `hd` elements from the sums of its chunks, exactly, each element with its bound.
+fn merged(parts: &[&[f32]], hd: usize) -> Vec<(f64, f64)> {
     let largest = parts.iter().map(|part| f64::from(part[hd])).fold(f64::NEG_INFINITY, f64::max);
     let terms =
         |element: usize| parts.iter().map(move |part| (f64::from(part[hd]) - largest).exp() * f64::from(part[element]));
