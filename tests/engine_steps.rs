@@ -2,13 +2,18 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
 
 use common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny};
 use ferrum_wgpu::{
     engine::{EngineError, EngineOptions, Phase, Stage},
-    gpu::Device,
+    gpu::{Device, Requirements},
     model::{PlanOptions, Product, Tiers},
+    wgpu,
 };
 
 #[test]
@@ -162,5 +167,42 @@ fn a_caller_runs_the_steps_of_a_long_prompt() {
         };
         session.forward_by(&prompt(&model, 33, 0), run).await.expect("a prompt");
         assert_eq!((runs, session.len()), (7, 33));
+    });
+}
+
+/// A device of an application: what waits for it is told to come again, and never blocks.
+async fn borrowed() -> Device {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.expect("an adapter");
+    let Requirements { features: required_features, limits: required_limits } = Requirements::of(&adapter);
+    let descriptor = wgpu::DeviceDescriptor { required_features, required_limits, ..Default::default() };
+    let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
+    Device::from_wgpu(&adapter, device, queue).expect("a device")
+}
+
+#[test]
+fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
+    pollster::block_on(async {
+        let device = borrowed().await;
+        let model = tiny(&device, "moe-f32").await;
+        let options = EngineOptions { prefill_rows: 2, prefix_sharing: false, ..options(2, 64, Tiers::GPU) };
+        let engine = engine(&model, &options).await;
+        let (first, second) = (prompt(&model, 12, 0), prompt(&model, 9, 1));
+        let mut session = engine.session();
+        let expected = bits(&session.forward(&second).await.expect("a prompt"));
+        for polls in [1, 2, 4, 7, 12, 20] {
+            session.truncate(0);
+            {
+                let mut given_up = pin!(session.forward(&first));
+                for _ in 0..polls {
+                    if given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                        break;
+                    }
+                }
+            }
+            session.truncate(0);
+            let logits = session.forward(&second).await.expect("a prompt");
+            assert!(bits(&logits) == expected, "after {polls} polls");
+        }
     });
 }

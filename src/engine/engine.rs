@@ -8,10 +8,10 @@ use std::{
 use futures_util::lock::Mutex as AsyncMutex;
 
 use super::{
-    EngineError, EngineOptions, Profile, Session,
+    EngineError, EngineOptions, Profile, Sampler, Session,
     pace::Moment,
-    runner::{Drawings, Landed, Runner, Work, rooms},
-    scheduler::{End, Event, Give, Limits, Scheduler, SequenceId, Step},
+    runner::{Drawing, Drawings, Landed, Runner, Work, rooms},
+    scheduler::{End, Event, Give, Limits, Refusal, Scheduler, SequenceId, Step, Want},
 };
 use crate::{
     gguf::Gguf,
@@ -47,8 +47,15 @@ struct Shared {
 pub(super) struct Schedule {
     pub(super) scheduler: Scheduler,
     pub(super) drawings: Drawings,
-    inboxes: HashMap<SequenceId, VecDeque<News>>,
-    next_number: u64,
+    inboxes: HashMap<SequenceId, Inbox>,
+}
+
+/// What a session is to be told.
+#[derive(Debug, Default)]
+struct Inbox {
+    /// The request that it is about: what is still computed for an earlier one is dropped.
+    request: Option<u64>,
+    news: VecDeque<News>,
 }
 
 /// What a session is told.
@@ -81,24 +88,23 @@ impl Schedule {
             scheduler: Scheduler::new(limits, Pool::new(blocks, block)),
             drawings: HashMap::new(),
             inboxes: HashMap::new(),
-            next_number: 0,
         }
     }
 
     /// The oldest news of a sequence.
     pub(super) fn news(&mut self, id: SequenceId) -> Option<News> {
-        self.inboxes.get_mut(&id).and_then(VecDeque::pop_front)
+        self.inboxes.get_mut(&id).and_then(|inbox| inbox.news.pop_front())
     }
 
     fn tell(&mut self, id: SequenceId, news: News) {
         // A sequence that was released has no inbox.
         if let Some(inbox) = self.inboxes.get_mut(&id) {
-            inbox.push_back(news);
+            inbox.news.push_back(news);
         }
     }
 
     pub(super) fn open(&mut self, id: SequenceId) {
-        self.inboxes.insert(id, VecDeque::new());
+        self.inboxes.insert(id, Inbox::default());
     }
 
     pub(super) fn release(&mut self, id: SequenceId) {
@@ -112,14 +118,32 @@ impl Schedule {
         self.scheduler.cancel(id);
         self.drawings.remove(&id);
         if let Some(inbox) = self.inboxes.get_mut(&id) {
-            inbox.clear();
+            *inbox = Inbox::default();
         }
     }
 
-    /// A number for a request.
-    pub(super) fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
+    /// Makes a request, in place of one that a call may have left whose future was dropped. `sampler` draws its tokens.
+    pub(super) fn ask(
+        &mut self,
+        id: SequenceId,
+        tokens: &[u32],
+        want: Want,
+        sampler: Option<Sampler>,
+    ) -> Result<(), Refusal> {
+        self.cancel(id);
+        let request = self.scheduler.submit(id, tokens, want)?;
+        if let Some(inbox) = self.inboxes.get_mut(&id) {
+            inbox.request = Some(request);
+        }
+        if let Some(sampler) = sampler {
+            self.drawings.insert(id, Drawing { request, sampler });
+        }
+        Ok(())
+    }
+
+    /// Whether a request is the last one of its sequence, and was not cancelled.
+    fn is_current(&self, id: SequenceId, request: u64) -> bool {
+        self.inboxes.get(&id).is_some_and(|inbox| inbox.request == Some(request))
     }
 
     /// Delivers what the scheduler has to tell.
@@ -140,22 +164,26 @@ impl Schedule {
     fn landed(&mut self, landed: Landed) {
         let mut tokens = landed.tokens;
         for (row, logits) in landed.logits {
+            if !self.is_current(row.sequence, row.request) {
+                continue;
+            }
             match row.give {
                 Give::Logits { last } => self.tell(row.sequence, News::Logits { logits, last }),
                 // The host draws.
                 Give::Draw => match self.drawings.get_mut(&row.sequence).map(|d| d.sampler.sample(&logits)) {
-                    Some(Ok(token)) => tokens.push((row.sequence, token)),
-                    Some(Err(_)) => tokens.push((row.sequence, sample::NO_TOKEN)),
+                    Some(Ok(token)) => tokens.push((row.sequence, row.request, token)),
+                    Some(Err(_)) => tokens.push((row.sequence, row.request, sample::NO_TOKEN)),
                     None => {}
                 },
             }
         }
-        for (sequence, token) in &tokens {
-            if *token == sample::NO_TOKEN && self.drawings.contains_key(sequence) {
+        for (sequence, request, token) in &tokens {
+            if *token == sample::NO_TOKEN && self.is_current(*sequence, *request) {
                 self.cancel(*sequence);
                 self.tell(*sequence, News::Failed(EngineError::NotANumber));
             }
         }
+        let tokens: Vec<_> = tokens.into_iter().map(|(sequence, _, token)| (sequence, token)).collect();
         // A step is out of date when the device was given up meanwhile.
         let _ = self.scheduler.drawn(landed.step, &tokens);
         self.deliver();
@@ -163,11 +191,12 @@ impl Schedule {
 
     /// Ends the requests that a step computes.
     fn fail(&mut self, step: &Step, error: &Arc<GpuError>) {
-        let of_prompts = step.prompts.iter().map(|rows| rows.sequence);
-        let ids: Vec<_> = step.decode.iter().map(|row| row.sequence).chain(of_prompts).collect();
-        for id in ids {
-            self.cancel(id);
-            self.tell(id, News::Failed(EngineError::Gpu(Arc::clone(error))));
+        let of_prompts = step.prompts.iter().map(|rows| (rows.sequence, rows.request));
+        for (id, request) in step.decode.iter().map(|row| (row.sequence, row.request)).chain(of_prompts) {
+            if self.is_current(id, request) {
+                self.cancel(id);
+                self.tell(id, News::Failed(EngineError::Gpu(Arc::clone(error))));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     lane::{Batch, Lane},
     pace::{Moment, Pace, StepRows},
     profile::Phase,
-    scheduler::{Give, SequenceId, Step, StepId},
+    scheduler::{Give, Pick, SequenceId, Step, StepId},
 };
 use crate::{
     gpu::{Device, GpuError, Pending, Program, Readback},
@@ -19,8 +19,8 @@ use crate::{
 /// How the tokens of a sequence's request are drawn.
 #[derive(Clone, Debug)]
 pub(super) struct Drawing {
-    /// No two requests have the same.
-    pub(super) number: u64,
+    /// The request.
+    pub(super) request: u64,
     /// Options, and the state as the host knows it.
     pub(super) sampler: Sampler,
 }
@@ -34,8 +34,7 @@ pub(super) struct Flight {
     pub(super) step: StepId,
     rows: StepRows,
     submitted: Moment,
-    /// The sequences that tokens are drawn for, and their slots.
-    draws: Vec<(SequenceId, u32)>,
+    draws: Vec<Draw>,
     tokens: Pending<u32>,
     read_tokens: Option<Vec<u32>>,
     /// Logits for the host, by kind: whose each row is, and whether a token is to be drawn from it.
@@ -43,10 +42,19 @@ pub(super) struct Flight {
     read_logits: Vec<Vec<f32>>,
 }
 
+/// A token that the device draws.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    sequence: SequenceId,
+    request: u64,
+    slot: u32,
+}
+
 /// A row of logits that the host wants.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostRow {
     pub(super) sequence: SequenceId,
+    pub(super) request: u64,
     pub(super) give: Give,
     /// Its place among the rows of its pass.
     row: usize,
@@ -56,7 +64,8 @@ pub(super) struct HostRow {
 #[derive(Debug)]
 pub(super) struct Landed {
     pub(super) step: StepId,
-    pub(super) tokens: Vec<(SequenceId, u32)>,
+    /// Tokens, each with its sequence and request.
+    pub(super) tokens: Vec<(SequenceId, u64, u32)>,
     pub(super) logits: Vec<(HostRow, Vec<f32>)>,
 }
 
@@ -65,7 +74,7 @@ pub(super) struct Landed {
 pub(super) struct Work {
     batches: [Batch; 2],
     host_rows: [Vec<HostRow>; 2],
-    draws: Vec<(SequenceId, u32)>,
+    draws: Vec<Draw>,
 }
 
 /// The order in which a step's passes are computed; their indices in arrays by kind.
@@ -182,7 +191,7 @@ impl Runner {
             let options = drawings.get(&pick.sequence).map(|drawing| drawing.sampler.options());
             let way = match (pick.give, options) {
                 (Give::Draw, Some(options)) if !self.options.host_sampling => {
-                    work.draws.push((pick.sequence, pick.slot));
+                    work.draws.push(Draw { sequence: pick.sequence, request: pick.request, slot: pick.slot });
                     let draws = &mut work.batches[kind].draws;
                     (draws.sequences, draws.vocab) = (sequences, vocab);
                     draws.penalised |= options.penalises();
@@ -200,7 +209,10 @@ impl Runner {
                 batch.picks.push([row, pick.slot]);
                 match way {
                     Some(way) => batch.draws.add(way),
-                    None => work.host_rows[kind].push(HostRow { sequence: pick.sequence, give: pick.give, row: place }),
+                    None => {
+                        let Pick { sequence, request, give, .. } = *pick;
+                        work.host_rows[kind].push(HostRow { sequence, request, give, row: place });
+                    }
                 }
             }
         }
@@ -226,10 +238,10 @@ impl Runner {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
             }
         }
-        for (sequence, slot) in &work.draws {
-            let Some(drawing) = drawings.get(sequence) else { continue };
-            if self.loaded.get(*slot as usize) != Some(&Some(drawing.number)) {
-                self.load(drawing, *slot)?;
+        for draw in &work.draws {
+            let Some(drawing) = drawings.get(&draw.sequence) else { continue };
+            if self.loaded.get(draw.slot as usize) != Some(&Some(drawing.request)) {
+                self.load(drawing, draw.slot)?;
             }
         }
         Ok(())
@@ -249,7 +261,7 @@ impl Runner {
             device.write_now(&sampling.history.bias, start, &sampler.biases(vocab))?;
         }
         if let Some(loaded) = self.loaded.get_mut(slot as usize) {
-            *loaded = Some(drawing.number);
+            *loaded = Some(drawing.request);
         }
         Ok(())
     }
@@ -341,7 +353,7 @@ impl Runner {
         }
         Ok(Some(Landed {
             step: flight.step,
-            tokens: flight.draws.into_iter().map(|(sequence, slot)| (sequence, token(slot))).collect(),
+            tokens: flight.draws.into_iter().map(|draw| (draw.sequence, draw.request, token(draw.slot))).collect(),
             logits,
         }))
     }

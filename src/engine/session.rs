@@ -3,7 +3,6 @@
 use super::{
     Engine, EngineError, Sampler, SamplingOptions,
     engine::News,
-    runner::Drawing,
     scheduler::{End, SequenceId, Want},
 };
 use crate::gpu::{Device, Program};
@@ -16,7 +15,7 @@ pub struct Session {
 }
 
 /// What is asked for by [`Session::generate`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateOptions {
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
@@ -24,12 +23,6 @@ pub struct GenerateOptions {
     pub max_tokens: Option<u32>,
     /// Tokens that end the reply; they are not part of it.
     pub stop: Vec<u32>,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        Self { sampling: SamplingOptions::default(), max_tokens: None, stop: Vec::new() }
-    }
 }
 
 /// What has become of a reply.
@@ -115,7 +108,7 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before.
     pub async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.ask(tokens, Want::Last)?;
+        self.ask(tokens, Want::Last, None)?;
         self.last_logits().await
     }
 
@@ -125,7 +118,7 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before.
     pub async fn decode(&mut self, token: u32) -> Result<Vec<f32>, EngineError> {
-        self.ask(&[token], Want::Next)?;
+        self.ask(&[token], Want::Next, None)?;
         self.last_logits().await
     }
 
@@ -134,7 +127,7 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before, though `sink` may have seen some.
     pub async fn forward_each(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
-        self.ask(tokens, Want::Each)?;
+        self.ask(tokens, Want::Each, None)?;
         loop {
             match self.next().await? {
                 News::Logits { logits, last } => {
@@ -159,7 +152,7 @@ impl Session {
         mut run: impl AsyncFnMut(&Device, &Program) -> Result<(), E>,
     ) -> Result<(), E> {
         let next = tokens.len() == 1 && !self.is_empty();
-        self.ask(tokens, if next { Want::Next } else { Want::Last })?;
+        self.ask(tokens, if next { Want::Next } else { Want::Last }, None)?;
         loop {
             match self.engine.next_by(self.id, &mut run).await {
                 Ok(News::Logits { .. }) => return Ok(()),
@@ -181,27 +174,22 @@ impl Session {
         let vocab = self.engine.config().vocab;
         options.sampling.check(vocab)?;
         let mut sampler = Sampler::new(options.sampling.clone())?;
+        // What a call has left whose future was dropped is not said.
+        self.engine.schedule().cancel(self.id);
         sampler.seen(&self.tokens());
         sampler.seen(prompt);
         let most = options.max_tokens.unwrap_or(u32::MAX);
-        self.ask(prompt, Want::Draw { most, stops: options.stop.clone() })?;
-        let mut schedule = self.engine.schedule();
-        let number = schedule.number();
-        schedule.drawings.insert(self.id, Drawing { number, sampler });
-        drop(schedule);
+        self.ask(prompt, Want::Draw { most, stops: options.stop.clone() }, Some(sampler))?;
         Ok(Reply { session: self, cached: 0, stop: None })
     }
 
     /// Makes a request of the scheduler.
-    fn ask(&mut self, tokens: &[u32], want: Want) -> Result<(), EngineError> {
+    fn ask(&mut self, tokens: &[u32], want: Want, sampler: Option<Sampler>) -> Result<(), EngineError> {
         let vocab = self.engine.config().vocab;
         if let Some(&id) = tokens.iter().find(|id| **id >= vocab) {
             return Err(EngineError::TokenId { id, vocab });
         }
-        let mut schedule = self.engine.schedule();
-        // A call whose future was dropped may have left a request.
-        schedule.cancel(self.id);
-        Ok(schedule.scheduler.submit(self.id, tokens, want)?)
+        Ok(self.engine.schedule().ask(self.id, tokens, want, sampler)?)
     }
 
     async fn next(&self) -> Result<News, EngineError> {

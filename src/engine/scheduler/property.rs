@@ -242,9 +242,8 @@ impl World {
         let alone = self.alone.get_mut(&id).expect("a sequence");
         let all = alone.tokens.len() + tokens.len();
         match self.scheduler.submit(id, &tokens, want.clone()) {
-            Ok(()) => {
+            Ok(number) => {
                 assert!(alone.request.is_none() && all <= self.limits.context as usize);
-                let number = self.scheduler.sequences[&id].request.as_ref().expect("a request").number;
                 let start = alone.tokens.len();
                 tokens.into_iter().for_each(|token| alone.push(token));
                 alone.request = Some(Asked { want, number, start, drawn: 0, logits: 0 });

@@ -38,7 +38,7 @@ pub(crate) struct SlotBlocks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeRow {
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) position: u32,
     /// The token, if the host knows it. Unless it is given it is what was drawn last for the slot.
@@ -51,7 +51,7 @@ pub(crate) struct DecodeRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PromptRows {
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     /// The position of the first.
     pub(crate) position: u32,
@@ -63,7 +63,7 @@ pub(crate) struct PromptRows {
 pub(crate) struct Pick {
     pub(crate) row: u32,
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) give: Give,
 }
