@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use super::{Caps, GpuError, Plan, Step, driver::Gpu, pipeline::Pipeline};
+use super::{
+    Caps, GpuError, Plan, Step,
+    driver::{Gpu, Made},
+    pipeline::Pipeline,
+};
 
 /// What a GPU needs for a plan.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl GpuProgram {
                 steps.push(None);
                 continue;
             }
-            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await.map_err(|error| gpu.blame(error))?;
+            let pipeline = gpu.pipelines.get(gpu, &*step.op).await.map_err(|error| gpu.blame(error))?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let grid = step.op.grid();
             // An indirect grid is no larger than this one.
@@ -102,6 +106,7 @@ impl GpuProgram {
                 entries: &entries,
             })
         })?;
+        Made::add(&gpu.made.bind_groups);
         self.bind_groups.insert(key, bind_group.clone());
         Ok(bind_group)
     }

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     GpuError, Shader,
+    driver::{Gpu, Made},
     kernel::{Access, Op, PipelineKey},
     scope::caught,
 };
@@ -44,8 +45,8 @@ impl PipelineCache {
         self.edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pipeline of `op` on `device`, compiled if it is not yet.
-    pub(crate) async fn get(&self, device: &wgpu::Device, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
+    /// The pipeline of `op` on the device, compiled if it is not yet.
+    pub(crate) async fn get(&self, gpu: &Gpu, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
         let key = op.pipeline_key();
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
@@ -54,7 +55,8 @@ impl PipelineCache {
         for edit in self.edits().iter().filter(|edit| edit.kernel == op.kernel()) {
             shader.replace(&edit.from, &edit.to);
         }
-        let pipeline = Arc::new(Pipeline::compile(device, op, shader).await?);
+        let pipeline = Arc::new(Pipeline::compile(&gpu.device, op, shader).await?);
+        Made::add(&gpu.made.pipelines);
         self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
