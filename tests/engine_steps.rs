@@ -88,14 +88,14 @@ fn nothing_is_compiled_after_preparing() {
             let model = tiny(&device, name).await;
             let options = EngineOptions { plan, logit_rows: 4, ..options(9, 300, Tiers::GPU) };
             let engine = engine(&model, &options).await;
-            assert_eq!(device.pipelines(), 0);
+            assert_eq!(device.created().pipelines, 0);
             let start = Instant::now();
             engine.prepare().await.expect("shaders compile");
-            let (made, took) = (device.pipelines(), start.elapsed());
+            let (made, took) = (device.created().pipelines, start.elapsed());
             println!("{name}: {made} pipelines in {took:?}");
             assert!(made > 10);
             engine.prepare().await.expect("shaders compile");
-            assert_eq!((device.pipelines(), engine.decode_dispatches().await), (made, 0));
+            assert_eq!((device.created().pipelines, engine.decode_dispatches().await), (made, 0));
             let (blocks, free) = engine.blocks();
             assert_eq!(blocks, free);
 
@@ -108,12 +108,12 @@ fn nothing_is_compiled_after_preparing() {
             let mut fork = session.fork().expect("an idle session");
             fork.decode(1).await.expect("a step");
             session.forward(&[2]).await.expect("a step");
-            assert_eq!(device.pipelines(), made, "{name}: something was compiled later");
+            assert_eq!(device.created().pipelines, made, "{name}: something was compiled later");
         }
         let cpu = Device::cpu();
         let model = tiny(&cpu, "moe-f32").await;
         engine(&model, &options(2, 64, Tiers::GPU)).await.prepare().await.expect("nothing to compile");
-        assert_eq!(cpu.pipelines(), 0);
+        assert_eq!(cpu.created().pipelines, 0);
     });
 }
 

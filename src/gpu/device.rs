@@ -1,8 +1,12 @@
 //! Where plans run: a GPU through wgpu, or the CPU by the kernels' twins.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::Poll,
 };
 
 use super::{
@@ -19,12 +23,26 @@ pub struct Device {
     inner: Arc<Inner>,
 }
 
+/// What has been created on a device since it was made, whether it still is: what tests and benches read to see that running
+/// creates nothing. The twins create nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Buffers.
+    pub buffers: u64,
+    /// Bind groups.
+    pub bind_groups: u64,
+    /// Compiled pipelines.
+    pub pipelines: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
     caps: Caps,
     identity: Identity,
     next_buffer: AtomicU64,
+    /// See [`Device::pend`].
+    pending: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -91,7 +109,8 @@ impl Device {
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        Self { inner: Arc::new(Inner { kind, caps, identity: Identity::default(), next_buffer: AtomicU64::new(0) }) }
+        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(0), AtomicU32::new(0));
+        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
     }
 
     /// What it can do.
@@ -121,9 +140,9 @@ impl Device {
         }
     }
 
-    /// Kernel variants that were compiled until now; none by the twins.
-    pub fn pipelines(&self) -> usize {
-        self.gpu().map_or(0, |gpu| gpu.pipelines.len())
+    /// What has been created on it until now.
+    pub fn created(&self) -> Created {
+        self.gpu().map(|gpu| gpu.made.all()).unwrap_or_default()
     }
 
     /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
@@ -152,6 +171,26 @@ impl Device {
         }
     }
 
+    /// For tests: from now on what is awaited of it is pending the first so many times that it is polled, as with a driver
+    /// that takes its time. It wakes itself.
+    pub fn pend(&self, polls: u32) {
+        self.inner.pending.store(polls, Ordering::Relaxed);
+    }
+
+    /// What [`Device::pend`] asks for.
+    pub(crate) async fn pending(&self) {
+        let mut left = self.inner.pending.load(Ordering::Relaxed);
+        poll_fn(|context| match left.checked_sub(1) {
+            None => Poll::Ready(()),
+            Some(fewer) => {
+                left = fewer;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.inner.identity
     }
@@ -164,6 +203,7 @@ impl Device {
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
+        self.pending().await;
         let limit = self.caps().buffer_limit();
         if bytes > limit {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
@@ -218,6 +258,7 @@ impl Device {
     /// [`GpuError::OutOfRange`] when `data` does not fit there, [`GpuError::Lost`].
     pub async fn write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
         let much_under_way = self.copy_in(buffer, start, data)?;
+        self.pending().await;
         match self.gpu() {
             Some(gpu) if much_under_way => gpu.flush().await,
             _ => Ok(()),

@@ -3,4 +3,5 @@
 
 pub mod engines;
 pub mod golden;
+pub mod smallest;
 pub mod tiny_model;

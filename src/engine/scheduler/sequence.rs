@@ -77,8 +77,8 @@ impl Scheduler {
         }
     }
 
-    /// Asks for `tokens` to be appended to a sequence, and for what is wanted of them; gives the request's number. `tokens` may be empty where a token
-    /// was drawn and is not computed: as after [`End::Limit`], or an error.
+    /// Asks for `tokens` to be appended to a sequence, and for what is wanted of them. `tokens` may be empty where a token
+    /// was drawn and is not computed: as after [`End::Limit`], or an error. Gives the number of the request.
     ///
     /// # Errors
     /// [`Refusal`].

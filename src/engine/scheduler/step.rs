@@ -86,6 +86,11 @@ impl Step {
         (self.decode.len() + self.prompts.iter().map(|rows| rows.tokens.len()).sum::<usize>()) as u32
     }
 
+    /// The sequences that have rows in it.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = SequenceId> {
+        self.decode.iter().map(|row| row.sequence).chain(self.prompts.iter().map(|rows| rows.sequence))
+    }
+
     /// The sequences for which a token is drawn, in order of the rows.
     #[cfg(test)]
     pub(crate) fn draws(&self) -> impl Iterator<Item = SequenceId> {
