@@ -8,7 +8,7 @@ use std::{
 use futures_util::lock::Mutex as AsyncMutex;
 
 use super::{
-    EngineError, EngineOptions, Profile, Session,
+    DecodePass, EngineError, EngineOptions, Profile, Session,
     pace::Moment,
     runner::{Drawings, Landed, Runner, Work, rooms},
     scheduler::{End, Event, Give, Limits, Scheduler, SequenceId, Step},
@@ -256,6 +256,12 @@ impl Engine {
     /// Dispatches of the pass that computed drawn tokens last; zero before the first.
     pub async fn decode_dispatches(&self) -> usize {
         self.shared.runner.lock().await.decode_dispatches()
+    }
+
+    /// The pass that computed drawn tokens last, counting the bytes of `experts` different experts in a layer
+    /// ([`Reads::experts`](crate::model::Reads::experts)); all zero before the first.
+    pub async fn decode_pass(&self, experts: f64) -> DecodePass {
+        self.shared.runner.lock().await.decode_pass(experts)
     }
 
     /// Goes on with another device after the first was lost: loads the model's weights again, from the same file. Requests

@@ -16,6 +16,6 @@ mod session;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use options::{EngineOptions, KvLayout};
-pub use profile::{Phase, PhaseTotal, Profile, Stage, StageTotal};
+pub use profile::{DecodePass, Phase, PhaseTotal, Profile, Stage, StageTotal};
 pub use sampler::{Sampler, SamplingOptions, argmax};
 pub use session::{GenerateOptions, Progress, Reply, Session, Stop};

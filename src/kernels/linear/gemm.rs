@@ -5,7 +5,7 @@ use super::{
     Rows,
     product::{Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
@@ -81,6 +81,10 @@ impl Gemm {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
+    }
+
+    fn selection(v: Variant, p: &Params) -> Option<Selection> {
+        product!(p, x_offset: 0).selection(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
