@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    EngineError, EngineOptions, Profile, Session,
+    DecodePass, EngineError, EngineOptions, Profile, Session,
     drive::{Drive, Woken, Work},
     runner::{Runner, rooms},
     schedule::{News, Schedule},
@@ -135,6 +135,12 @@ impl Engine {
     /// Dispatches of the pass that computed drawn tokens last; zero before the first.
     pub async fn decode_dispatches(&self) -> usize {
         self.shared.drive.with(|runner| runner.decode_dispatches()).await
+    }
+
+    /// The pass that computed drawn tokens last, counting the bytes of `experts` different experts in a layer
+    /// ([`Reads::experts`](crate::model::Reads::experts)); all zero before the first.
+    pub async fn decode_pass(&self, experts: f64) -> DecodePass {
+        self.shared.drive.with(|runner| runner.decode_pass(experts)).await
     }
 
     /// Goes on with another device after the first was lost ([`EngineError::needs_recovery`]): loads the model's weights

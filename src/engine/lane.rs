@@ -46,7 +46,7 @@ pub(super) struct Lane {
     pub(super) activations: Activations,
     pub(super) program: Program,
     /// What the program was prepared for.
-    pass: Option<Pass>,
+    pub(super) pass: Option<Pass>,
     /// Logits for the host.
     pub(super) logits: Readback,
 }

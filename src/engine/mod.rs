@@ -19,6 +19,6 @@ mod turn;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use options::{EngineOptions, KvLayout};
-pub use profile::{Phase, PhaseTotal, Profile, Stage, StageTotal};
+pub use profile::{DecodePass, Phase, PhaseTotal, Profile, Stage, StageTotal};
 pub use sampler::{Sampler, SamplingOptions, argmax};
 pub use session::{GenerateOptions, Progress, Reply, Session, Stop};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    EngineError, EngineOptions, Profile, Sampler,
+    DecodePass, EngineError, EngineOptions, Profile, Sampler,
     copies::Copies,
     lane::{Batch, Lane},
     pace::{Moment, Pace, StepRows, watched},
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     gpu::{Device, GpuError, Pending, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{History, Kind, KvCache, Model, Room, Sampling},
+    model::{History, Kind, KvCache, Model, Room, Sampling, weight_bytes},
 };
 
 /// How the tokens of a sequence's request are drawn.
@@ -138,6 +138,18 @@ impl Runner {
     /// Dispatches of the program for drawn tokens; zero before the first.
     pub(super) fn decode_dispatches(&self) -> usize {
         self.lanes[1].program.plan().steps().len()
+    }
+
+    /// What the program for drawn tokens is made of, if their rows choose `experts` different experts in a layer.
+    pub(super) fn decode_pass(&self, experts: f64) -> DecodePass {
+        let Lane { program, pass, .. } = &self.lanes[1];
+        let steps = program.plan().steps();
+        DecodePass {
+            rows: pass.map_or(0, |pass| pass.rows),
+            dispatches: steps.len(),
+            layer_dispatches: steps.iter().filter(|step| step.label().starts_with("blk.")).count(),
+            weight_bytes: weight_bytes(program.plan(), self.model.weights(), experts),
+        }
     }
 
     /// Steps that are under way.

@@ -17,6 +17,9 @@ use super::{
     pipeline::Edit,
 };
 
+/// Bytes that [`Device::write`] gives to the driver at a time.
+const WRITE_SLICE: usize = 16 << 20;
+
 /// A place to hold buffers and run plans. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -131,6 +134,11 @@ impl Device {
     /// True when plans are run by the twins.
     pub fn is_cpu(&self) -> bool {
         self.gpu().is_none()
+    }
+
+    /// Times that the host waited for the device until now; for the twins never.
+    pub fn waits(&self) -> u64 {
+        self.gpu().map_or(0, Gpu::waits)
     }
 
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
@@ -252,17 +260,22 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way.
+    /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way: what is takes
+    /// no more than 64 MiB.
     ///
     /// # Errors
     /// [`GpuError::OutOfRange`] when `data` does not fit there, [`GpuError::Lost`].
     pub async fn write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
-        let much_under_way = self.copy_in(buffer, start, data)?;
+        self.check_write(buffer, start, data)?;
         self.pending().await;
-        match self.gpu() {
-            Some(gpu) if much_under_way => gpu.flush().await,
-            _ => Ok(()),
+        let slice = (WRITE_SLICE / size_of::<T>()).max(1);
+        for (i, part) in data.chunks(slice).enumerate() {
+            let much_under_way = self.copy_in(buffer, start + (i * slice) as u64, part)?;
+            if let (true, Some(gpu)) = (much_under_way, self.gpu()) {
+                gpu.flush().await?;
+            }
         }
+        Ok(())
     }
 
     /// [`Device::write`] without ever waiting, for the small inputs of a step: memory for what is under way is not bounded.
@@ -273,17 +286,22 @@ impl Device {
         self.copy_in(buffer, start, data).map(|_| ())
     }
 
+    /// Whether `data` fits in a buffer of this device; gives the first byte that it goes to.
+    fn check_write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<u64, GpuError> {
+        let offset = start.saturating_mul(size_of::<T>() as u64);
+        let end = offset.checked_add(size_of_val(data) as u64);
+        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
+            return Err(GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() });
+        }
+        Ok(offset)
+    }
+
     /// Overwrites elements, and says whether so much is under way that it should be waited for.
     fn copy_in<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<bool, GpuError> {
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        let offset = start.saturating_mul(size_of::<T>() as u64);
+        let offset = self.check_write(buffer, start, data)?;
         let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
-        let end = offset.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
-            return Err(outside());
-        }
         match (&buffer.raw.storage, &self.inner.kind) {
-            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytes),
+            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytemuck::cast_slice(data)),
             (Storage::Host(memory), Kind::Cpu(_)) => {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
                 let start = usize::try_from(offset / 4).map_err(|_| outside())?;

@@ -35,6 +35,8 @@ pub(crate) struct Gpu {
     owner: Owner,
     /// The reason of the device's loss, or the first error that no scope caught.
     fault: Arc<Mutex<Option<Fault>>>,
+    /// Times that somebody waited.
+    waits: AtomicU64,
     /// Bytes written since the queue was last waited for.
     uploading: AtomicU64,
     /// What a browser has not told yet of calls that could not wait for it.
@@ -120,6 +122,7 @@ impl Gpu {
             made: Made::default(),
             owner,
             fault: Arc::default(),
+            waits: AtomicU64::new(0),
             uploading: AtomicU64::new(0),
             unanswered: Mutex::default(),
         }
@@ -240,6 +243,11 @@ impl Gpu {
         Ok(())
     }
 
+    /// Times that the host waited for an answer.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
     /// Drives the device until `receiver` has its answer, which comes when `submission` is done, or all are. May be dropped
     /// and called again.
     pub(crate) async fn finish<T>(
@@ -248,6 +256,7 @@ impl Gpu {
         submission: Option<wgpu::SubmissionIndex>,
     ) -> Result<T, GpuError> {
         self.check()?;
+        self.waits.fetch_add(1, Ordering::Relaxed);
         loop {
             let Some(later) = lock(&self.unanswered).pop() else { break };
             if let Some(error) = later.error().await {

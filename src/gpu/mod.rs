@@ -34,8 +34,8 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, Op, Order,
-    PipelineKey, Variant, shader,
+    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, NoSelection,
+    Op, Order, PipelineKey, Selection, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;

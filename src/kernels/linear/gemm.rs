@@ -5,7 +5,7 @@ use super::{
     product::{self, Product, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl},
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
     quant::WeightType,
 };
 
@@ -117,6 +117,10 @@ impl Gemm {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
+    }
+
+    fn selection(v: Variant, p: &Params) -> Option<Selection> {
+        product!(p, x_offset: 0).selection(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

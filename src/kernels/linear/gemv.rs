@@ -5,7 +5,7 @@ use super::{
     Rows, TileType,
     product::{LANES_OF_UNITS, Product, Run, Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
@@ -79,6 +79,10 @@ impl Gemv {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
+    }
+
+    fn selection(v: Variant, p: &Params) -> Option<Selection> {
+        product!(p, x_offset: p.x_offset).selection(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

@@ -2,7 +2,7 @@
 
 use super::{Epilogue, Rows, TestWeights, TileType, gemm};
 use crate::{
-    gpu::{Expect, Fragment, Order, Source, wgsl},
+    gpu::{Choice, Expect, Fragment, Order, Selection, Source, wgsl},
     kernels::moe::bucket,
     quant::{Planes, Rng, WeightType},
 };
@@ -98,6 +98,12 @@ impl Product {
     /// The matrix of an expert among those that are bound.
     pub(super) fn held_of(&self, id: u32) -> Option<u32> {
         id.min(self.experts - 1).checked_sub(self.first_expert).filter(|e| *e < self.held)
+    }
+
+    /// The experts' matrices that are read: no more than there are rows.
+    pub(super) fn selection(&self, rows: Rows) -> Option<Selection> {
+        let most = self.rows.min(self.experts);
+        (rows == Rows::Expert).then_some(Selection { binding: "w", choice: Choice::Experts, most, of: self.experts })
     }
 
     /// All rows with the one matrix.
