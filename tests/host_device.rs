@@ -1,5 +1,6 @@
 //! A device that an application made by plain wgpu, with handlers of its own, and that is ours too.
 
+mod common;
 #[path = "common/count_up.rs"]
 mod count_up;
 
@@ -14,9 +15,13 @@ use std::{
     time::Duration,
 };
 
+use common::tiny_model::TinyModel;
 use count_up::{N, count_up};
 use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions, GenerateOptions, Progress, SamplingOptions},
+    gguf::Gguf,
     gpu::{Adapter, Buffer, Device, GpuError, Program, Readback, Requirements},
+    model::Model,
     wgpu,
 };
 
@@ -52,7 +57,11 @@ async fn request(
 impl Application {
     async fn new() -> Self {
         let adapter = adapter().await;
-        let Requirements { features, limits } = Requirements::of(&adapter);
+        let requirements = Requirements::of(&adapter);
+        Self::with(adapter, requirements).await
+    }
+
+    async fn with(adapter: wgpu::Adapter, Requirements { features, limits }: Requirements) -> Self {
         let (device, queue) = request(&adapter, limits, features).await;
         let (errors, lost) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU32::new(0)));
         let (told, gone) = (Arc::clone(&errors), Arc::clone(&lost));
@@ -280,5 +289,96 @@ fn requirements_are_what_our_own_devices_have() {
         let own = Adapter::find(Some(&application.adapter.get_info().name)).await.expect("the same adapter");
         assert_eq!(application.lend().caps(), Device::new(&own).await.expect("a device").caps());
         assert_eq!(application.lend().name(), own.name());
+    });
+}
+
+/// What an engine on `device` answers, and the logits of the first token of that; `between` is called between its steps.
+async fn answer(
+    device: &Device,
+    gguf: &Gguf,
+    options: &EngineOptions,
+    mut between: impl FnMut(),
+) -> (Vec<u32>, Vec<f32>) {
+    let model = Model::load(device, gguf, |_, _| ()).await.expect("a model");
+    let engine = Engine::new(&model, options).await.expect("an engine");
+    let prompt: Vec<u32> = (1..40).collect();
+    let mut session = engine.session();
+    let logits = session.forward(&prompt).await.expect("logits");
+    session.truncate(0);
+    let asked =
+        GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(24), ..GenerateOptions::default() };
+    let mut reply = session.generate(&prompt, &asked).expect("a reply");
+    let mut tokens = Vec::new();
+    loop {
+        match reply.step().await.expect("a step") {
+            Progress::Computed => between(),
+            Progress::Token(token) => tokens.push(token),
+            Progress::Ended(_) => return (tokens, logits),
+        }
+    }
+}
+
+#[test]
+fn an_engine_answers_on_an_applications_device_as_on_our_own() {
+    pollster::block_on(async {
+        let gguf = Gguf::from_bytes(TinyModel::default().to_bytes().expect("a file")).expect("a GGUF");
+        let options = EngineOptions::default();
+        let adapter = adapter().await;
+        let ours = Adapter::from_wgpu(&adapter);
+        let requirements = Engine::requirements(&ours, &gguf, &options).expect("it fits");
+        let application = Application::with(adapter, requirements.clone()).await;
+        let (device, limits) = (&application.device, application.device.limits());
+        // Exactly what was asked for.
+        assert_eq!(device.features(), requirements.features);
+        assert_eq!(limits.max_storage_buffer_binding_size, requirements.limits.max_storage_buffer_binding_size);
+        assert_eq!(limits.max_buffer_size, requirements.limits.max_buffer_size);
+
+        let work = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("the application's work"),
+            size: 1 << 16,
+            usage: wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut submissions = 0;
+        let between = || {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.clear_buffer(&work, 0, None);
+            application.queue.submit([encoder.finish()]);
+            submissions += 1;
+        };
+        let (tokens, logits) = answer(&application.lend(), &gguf, &options, between).await;
+        assert!(submissions > 0 && tokens.len() == 24, "{submissions} submissions, {tokens:?}");
+        application.err();
+        application.no_errors();
+
+        let own = Device::new(&ours).await.expect("a device");
+        let (own_tokens, own_logits) = answer(&own, &gguf, &options, || ()).await;
+        assert_eq!(tokens, own_tokens);
+        assert_eq!(logits.len(), 512);
+        assert!(logits.iter().zip(&own_logits).all(|(a, b)| a.to_bits() == b.to_bits()), "other bits");
+    });
+}
+
+#[test]
+fn what_an_adapter_cannot_bind_is_refused_before_a_device_is_made() {
+    pollster::block_on(async {
+        let gguf = Gguf::from_bytes(TinyModel::default().to_bytes().expect("a file")).expect("a GGUF");
+        let ours = Adapter::from_wgpu(&adapter().await);
+        let limit = ours.caps().buffer_limit();
+        // A token takes 512 bytes of a layer's cache.
+        let ask = |tokens: u64| {
+            let kv_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
+            Engine::requirements(&ours, &gguf, &EngineOptions { kv_tokens, ..EngineOptions::default() })
+        };
+        let needed = (200 << 20).min(limit);
+        let asked = ask(needed / 512).expect("it fits").limits;
+        let asked = asked.max_storage_buffer_binding_size;
+        assert_eq!(asked, needed.max(wgpu::Limits::default().max_storage_buffer_binding_size).min(limit));
+        if limit / 512 < u64::from(u32::MAX) {
+            match ask(limit / 512 + 32) {
+                Err(EngineError::Gpu(error)) => assert!(matches!(*error, GpuError::TooLarge { .. }), "{error}"),
+                other => panic!("{other:?}"),
+            }
+        }
     });
 }

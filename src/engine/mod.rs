@@ -9,6 +9,7 @@ mod lane;
 mod options;
 mod pace;
 mod profile;
+mod requirements;
 mod runner;
 mod sampler;
 mod schedule;

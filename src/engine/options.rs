@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::EngineError;
 use crate::{
-    gpu::Device,
+    gpu::Caps,
     kernels::KvType,
     model::{CacheShape, Config, PlanOptions},
 };
@@ -121,14 +121,14 @@ impl EngineOptions {
         Ok(CacheShape { context, block, blocks, slots: self.sequences, ty })
     }
 
-    /// How the cache is stored on `device`.
+    /// How the cache is stored on `device`, which can do `caps`.
     ///
     /// # Errors
     /// [`EngineError::KvType`] when it cannot be.
-    pub(crate) fn kv_type_on(&self, device: &Device) -> Result<KvType, EngineError> {
-        let can_f16 = device.caps().pack_f16;
+    pub(crate) fn kv_type_on(&self, device: &str, caps: &Caps) -> Result<KvType, EngineError> {
+        let can_f16 = caps.pack_f16;
         match self.kv_type {
-            Some(KvType::F16) if !can_f16 => Err(EngineError::KvType { device: device.name().to_owned() }),
+            Some(KvType::F16) if !can_f16 => Err(EngineError::KvType { device: device.to_owned() }),
             Some(ty) => Ok(ty),
             None if can_f16 => Ok(KvType::F16),
             None => Ok(KvType::F32),

@@ -108,7 +108,7 @@ impl Runner {
     /// Allocates everything; nothing is allocated for steps later but what penalties need.
     pub(super) async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
         let (device, config) = (model.device(), model.config());
-        let shape = options.cache(config, options.kv_type_on(device)?)?;
+        let shape = options.cache(config, options.kv_type_on(device.name(), device.caps())?)?;
         let [prompt, drawn] = rooms(options, shape.context);
         let slots = options.sequences;
         let logit_rows = prompt.logit_rows.max(drawn.logit_rows);

@@ -58,8 +58,7 @@ impl Adapter {
             descriptor.backends = backends;
             descriptor.flags.set(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL, validate_indirect);
             let found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
-            let mut adapters: Vec<Self> =
-                found.into_iter().map(|wgpu| Self { info: wgpu.get_info(), wgpu }).filter(Self::computes).collect();
+            let mut adapters: Vec<Self> = found.iter().map(Self::from_wgpu).filter(Self::computes).collect();
             adapters.sort_by_key(Self::kind);
             if !adapters.is_empty() {
                 return adapters;
@@ -91,6 +90,11 @@ impl Adapter {
         position
             .and_then(|index| adapters.into_iter().nth(index))
             .ok_or_else(|| GpuError::NoSuchDevice { wanted: wanted.to_owned(), available })
+    }
+
+    /// An adapter that an application found by itself.
+    pub fn from_wgpu(adapter: &wgpu::Adapter) -> Self {
+        Self { info: adapter.get_info(), wgpu: adapter.clone() }
     }
 
     fn computes(&self) -> bool {
@@ -128,6 +132,11 @@ impl Adapter {
     /// What a device made from it can do.
     pub fn caps(&self) -> Caps {
         caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
+    }
+
+    /// What to ask for when a device is made of it that can do `caps`, as far as it can itself.
+    pub fn requirements(&self, caps: &Caps) -> Requirements {
+        Requirements::with(&self.caps().and(caps), &self.wgpu)
     }
 
     /// The features that matter to kernels, by name.
@@ -192,7 +201,8 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// All that kernels can use of `adapter`.
+    /// All that kernels can use of `adapter`, whatever the model;
+    /// [`Engine::requirements`](crate::engine::Engine::requirements) is for one.
     pub fn of(adapter: &wgpu::Adapter) -> Self {
         Self::with(&caps_of(adapter, adapter.features(), &adapter.limits()), adapter)
     }

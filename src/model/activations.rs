@@ -160,22 +160,32 @@ impl Sizes {
 const LOWEST_TILE: u32 = if gemv_columns::COLUMNS < gemm::TILE_M { gemv_columns::COLUMNS } else { gemm::TILE_M };
 
 impl Activations {
-    /// Bytes that [`Activations::new`] takes.
-    pub(crate) fn bytes(config: &Config, room: Room) -> u64 {
+    /// What the buffers that [`Activations::new`] makes are for, and their bytes; small ones together.
+    pub(crate) fn buffers(config: &Config, room: Room) -> impl Iterator<Item = (&'static str, u64)> {
         let s = Sizes::new(config, room);
-        let routed = s.routed.map_or(0, |r| r.logits + 3 * r.pairs + r.outputs + 2 * r.experts + 1 + 4 * r.tiles + 6);
-        let split = if s.split { 2 * s.q + 4 * s.kv } else { 0 };
-        4 * (3 * s.rows
-            + 2 * s.picks
-            + 2 * s.hidden
-            + s.qkv
-            + 2 * s.q
-            + split
-            + s.parts
-            + s.inner
-            + s.up
-            + routed
-            + s.logits)
+        let split = if s.split { [2 * s.q, 4 * s.kv] } else { [0; 2] };
+        let routed = s.routed.map(|r| {
+            [
+                ("the router's logits", r.logits),
+                ("the experts' outputs", r.outputs),
+                ("the choice of experts", 3 * r.pairs + 2 * r.experts + 1 + 4 * r.tiles + 6),
+            ]
+        });
+        let words = [
+            ("the rows of a step", 3 * s.rows + 2 * s.picks),
+            ("the residual", s.hidden),
+            ("the normed residual", s.hidden),
+            ("the projections of a step", s.qkv),
+            ("the query heads of a step", s.q),
+            ("the split queries of a step", split[0]),
+            ("the split keys and values of a step", split[1]),
+            ("attention by chunks", s.parts),
+            ("the attended values of a step", s.q),
+            ("the gates of a step", s.inner),
+            ("the gated values of a step", s.up),
+            ("the logits of a step", s.logits),
+        ];
+        words.into_iter().chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
     }
 
     pub(crate) async fn new(device: &Device, config: &Config, room: Room) -> Result<Self, GpuError> {

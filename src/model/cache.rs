@@ -38,11 +38,15 @@ impl CacheShape {
         4 * self.layer_words(config)
     }
 
+    /// Bytes of the table of rotations.
+    pub(crate) fn rotation_bytes(&self, config: &Config) -> u64 {
+        u64::from(self.context) * u64::from(config.head_dim) * 4
+    }
+
     /// Bytes of all of it.
     pub(crate) fn bytes(&self, config: &Config) -> u64 {
-        let rotations = u64::from(self.context) * u64::from(config.head_dim) * 4;
         let table = u64::from(self.slots) * u64::from(self.max_blocks()) * 4;
-        u64::from(config.layers) * self.layer_bytes(config) + rotations + table
+        u64::from(config.layers) * self.layer_bytes(config) + self.rotation_bytes(config) + table
     }
 }
 

@@ -13,8 +13,10 @@ pub struct MemoryPlan {
     /// The buffers between kernels.
     pub activations: u64,
     /// Name and size of the largest piece that cannot be split over several buffers: a row of a matrix, an expert, a
-    /// layer's cache. A device must be able to bind it.
+    /// layer's cache, a buffer between kernels. A device must be able to bind it.
     pub largest: (String, u64),
+    /// The largest buffer on a device that can bind every matrix whole.
+    pub largest_whole: u64,
 }
 
 impl MemoryPlan {
@@ -25,27 +27,35 @@ impl MemoryPlan {
     pub(crate) fn new(gguf: &Gguf, cache: CacheShape, rooms: [Room; 2]) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
-        let mut weights = 0;
+        let (mut weights, mut matrices) = (0, 0);
         let mut largest = (String::new(), 0);
-        for matrix in tensors.matrices() {
-            weights += matrix.planes.vec4s() * 16;
-            let piece = if matrix.experts > 1 { "an expert of" } else { "a row of" };
-            let bytes = matrix.planes.file_row_bytes() * u64::from(matrix.step());
+        let mut piece = |name: &str, bytes: u64| {
             if bytes > largest.1 {
-                largest = (format!("{piece} {}", matrix.name()), bytes);
+                largest = (name.to_owned(), bytes);
             }
+        };
+        for matrix in tensors.matrices() {
+            let whole = matrix.planes.vec4s() * 16;
+            weights += whole;
+            matrices = whole.max(matrices);
+            let what = if matrix.experts > 1 { "an expert of" } else { "a row of" };
+            let bytes = matrix.planes.file_row_bytes() * u64::from(matrix.step());
+            piece(&format!("{what} {}", matrix.name()), bytes);
         }
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
-        let layer = cache.layer_bytes(&config);
-        if layer > largest.1 {
-            largest = ("the KV cache of a layer".to_owned(), layer);
+        piece("the KV cache of a layer", cache.layer_bytes(&config));
+        piece("the table of rotations", cache.rotation_bytes(&config));
+        for (name, bytes) in rooms.iter().flat_map(|room| Activations::buffers(&config, *room)) {
+            piece(name, bytes);
         }
         let draws = rooms.iter().map(|room| room.logit_rows).max().unwrap_or(0);
-        let activations = rooms.iter().map(|room| Activations::bytes(&config, *room)).sum::<u64>();
+        let activations: u64 =
+            rooms.iter().flat_map(|room| Activations::buffers(&config, *room)).map(|(_, bytes)| bytes).sum();
         Ok(Self {
             weights,
             kv: cache.bytes(&config),
             activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
+            largest_whole: matrices.max(largest.1),
             largest,
         })
     }

@@ -1,4 +1,4 @@
-//! Runs a kernel on a device that the application made by plain wgpu and goes on using: `cargo run --example host_device`.
+//! Runs a single kernel, on a device that the application made by plain wgpu: `cargo run --example one_kernel`.
 
 use ferrum_wgpu::{
     gpu::{Device, Program, Readback, Recorder, Requirements},
@@ -15,7 +15,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         wgpu::DeviceDescriptor { required_features: features, required_limits: limits, ..Default::default() };
     let (device, queue) = adapter.request_device(&descriptor).await?;
 
-    // Ours. `Model::load` takes such a device as it takes any other.
+    // Ours. `host_owned_device.rs` has a whole model on such a device.
     let device = Device::from_wgpu(&adapter, device, queue)?;
     let x = device.upload("x", &[1.0, 2.0, 3.0]).await?;
     let y = device.upload("y", &[10.0, 10.0, 10.0]).await?;
