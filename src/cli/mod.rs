@@ -1,6 +1,7 @@
 //! The commands, their common options, and the frame around them.
 
 mod args;
+mod bench;
 mod chat;
 mod conformance;
 mod device;
@@ -41,6 +42,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Bench(bench::BenchArgs),
     Logits(logits::LogitsArgs),
     Devices(devices::DevicesArgs),
     Info(info::InfoArgs),
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
 async fn execute(command: &Command) -> Result<Code, Failure> {
     match command {
         Command::Run(args) => run::run(args).await,
+        Command::Bench(args) => bench::bench(args).await,
         Command::Logits(args) => logits::logits(args).await,
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,

@@ -105,6 +105,19 @@ pub struct PhaseTotal {
     pub stages: BTreeMap<Stage, StageTotal>,
 }
 
+/// What the pass is made of that computes a drawn token of each of some sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DecodePass {
+    /// Tokens that it computes, each of another sequence.
+    pub rows: u32,
+    /// Dispatches.
+    pub dispatches: usize,
+    /// Those of them that belong to a layer.
+    pub layer_dispatches: usize,
+    /// Bytes of weights that its dispatches read: of each those that its grid covers, once.
+    pub weight_bytes: f64,
+}
+
 /// Where the time of an engine's steps went, by phase and stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {

@@ -35,6 +35,7 @@ pub use writer::GgufWriter;
 use directory::Directory;
 use source::Source;
 use std::fmt;
+use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
@@ -108,6 +109,17 @@ impl Gguf {
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.directory.index.find(&self.directory.tensors, |tensor| &tensor.name, name)
+    }
+
+    /// Says that of a tensor's data the bytes `range`, counted from the first, will not be looked at soon: those of a mapped
+    /// file then take no memory of the process until they are. What they are does not change, and a range that the tensor
+    /// does not have is left out.
+    pub fn release(&self, tensor: &TensorInfo, range: Range<u64>) {
+        let end = range.end.min(tensor.bytes);
+        let place = |at: u64| tensor.offset.checked_add(at).and_then(|at| usize::try_from(at).ok());
+        if let (true, Some(start), Some(end)) = (range.start < end, place(range.start), place(end)) {
+            self.source.release(start..end);
+        }
     }
 
     /// The data of a tensor of this file: `tensor.bytes` bytes, rows one after another, each whole blocks of its type.

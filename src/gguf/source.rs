@@ -34,6 +34,24 @@ impl Source {
         std::fs::read(path).map(Self::Owned).map_err(|source| GgufError::Io { path: path.to_owned(), source })
     }
 
+    /// Gives the memory of some bytes back to the system, where that is possible without losing them.
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    pub(super) fn release(&self, range: std::ops::Range<usize>) {
+        match self {
+            #[cfg(unix)]
+            Self::Mapped(map) if range.start < range.end && range.end <= map.len() => {
+                // SAFETY: the map is shared with the file and never written, so that its pages are the file's: those that
+                // are given back are read from it again when they are next looked at.
+                #[allow(unsafe_code)]
+                let advised =
+                    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+                // Where the system does not do it, the memory is only given back with the map.
+                let _ = advised;
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             #[cfg(not(target_arch = "wasm32"))]

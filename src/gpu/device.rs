@@ -1,8 +1,12 @@
 //! Where plans run: a GPU through wgpu, or the CPU by the kernels' twins.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::Poll,
 };
 
 use super::{
@@ -13,10 +17,25 @@ use super::{
     pipeline::Edit,
 };
 
+/// Bytes that [`Device::write`] gives to the driver at a time.
+const WRITE_SLICE: usize = 16 << 20;
+
 /// A place to hold buffers and run plans. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
+}
+
+/// What has been created on a device since it was made, whether it still is: what tests and benches read to see that running
+/// creates nothing. The twins create nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Buffers.
+    pub buffers: u64,
+    /// Bind groups.
+    pub bind_groups: u64,
+    /// Compiled pipelines.
+    pub pipelines: u64,
 }
 
 #[derive(Debug)]
@@ -25,6 +44,8 @@ struct Inner {
     caps: Caps,
     identity: Identity,
     next_buffer: AtomicU64,
+    /// See [`Device::pend`].
+    pending: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -37,6 +58,8 @@ impl Device {
     /// The twins on the CPU: no driver is touched.
     pub fn cpu() -> Self {
         let mut caps = Caps::portable();
+        // Twins of f16 shaders compute in f64, as all do.
+        caps.f16 = true;
         // Host memory has no binding limit; the twins read any number of slices.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
@@ -89,7 +112,8 @@ impl Device {
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        Self { inner: Arc::new(Inner { kind, caps, identity: Identity::default(), next_buffer: AtomicU64::new(0) }) }
+        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(0), AtomicU32::new(0));
+        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
     }
 
     /// What it can do.
@@ -112,11 +136,21 @@ impl Device {
         self.gpu().is_none()
     }
 
+    /// Times that the host waited for the device until now; for the twins never.
+    pub fn waits(&self) -> u64 {
+        self.gpu().map_or(0, Gpu::waits)
+    }
+
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.inner.kind {
             Kind::Gpu(gpu) => Some(gpu),
             Kind::Cpu(_) => None,
         }
+    }
+
+    /// What has been created on it until now.
+    pub fn created(&self) -> Created {
+        self.gpu().map(|gpu| gpu.made.all()).unwrap_or_default()
     }
 
     /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
@@ -145,6 +179,26 @@ impl Device {
         }
     }
 
+    /// For tests: from now on what is awaited of it is pending the first so many times that it is polled, as with a driver
+    /// that takes its time. It wakes itself.
+    pub fn pend(&self, polls: u32) {
+        self.inner.pending.store(polls, Ordering::Relaxed);
+    }
+
+    /// What [`Device::pend`] asks for.
+    pub(crate) async fn pending(&self) {
+        let mut left = self.inner.pending.load(Ordering::Relaxed);
+        poll_fn(|context| match left.checked_sub(1) {
+            None => Poll::Ready(()),
+            Some(fewer) => {
+                left = fewer;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.inner.identity
     }
@@ -157,6 +211,7 @@ impl Device {
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
+        self.pending().await;
         let limit = self.caps().buffer_limit();
         if bytes > limit {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
@@ -205,16 +260,22 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way.
+    /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way: what is takes
+    /// no more than 64 MiB.
     ///
     /// # Errors
     /// [`GpuError::OutOfRange`] when `data` does not fit there, [`GpuError::Lost`].
     pub async fn write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
-        let much_under_way = self.copy_in(buffer, start, data)?;
-        match self.gpu() {
-            Some(gpu) if much_under_way => gpu.flush().await,
-            _ => Ok(()),
+        self.check_write(buffer, start, data)?;
+        self.pending().await;
+        let slice = (WRITE_SLICE / size_of::<T>()).max(1);
+        for (i, part) in data.chunks(slice).enumerate() {
+            let much_under_way = self.copy_in(buffer, start + (i * slice) as u64, part)?;
+            if let (true, Some(gpu)) = (much_under_way, self.gpu()) {
+                gpu.flush().await?;
+            }
         }
+        Ok(())
     }
 
     /// [`Device::write`] without ever waiting, for the small inputs of a step: memory for what is under way is not bounded.
@@ -225,17 +286,22 @@ impl Device {
         self.copy_in(buffer, start, data).map(|_| ())
     }
 
+    /// Whether `data` fits in a buffer of this device; gives the first byte that it goes to.
+    fn check_write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<u64, GpuError> {
+        let offset = start.saturating_mul(size_of::<T>() as u64);
+        let end = offset.checked_add(size_of_val(data) as u64);
+        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
+            return Err(GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() });
+        }
+        Ok(offset)
+    }
+
     /// Overwrites elements, and says whether so much is under way that it should be waited for.
     fn copy_in<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<bool, GpuError> {
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        let offset = start.saturating_mul(size_of::<T>() as u64);
+        let offset = self.check_write(buffer, start, data)?;
         let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
-        let end = offset.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
-            return Err(outside());
-        }
         match (&buffer.raw.storage, &self.inner.kind) {
-            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytes),
+            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytemuck::cast_slice(data)),
             (Storage::Host(memory), Kind::Cpu(_)) => {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
                 let start = usize::try_from(offset / 4).map_err(|_| outside())?;

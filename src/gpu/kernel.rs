@@ -47,6 +47,8 @@ pub trait Kernel: Copy + Debug + Send + Sync + 'static {
     fn source(variant: Self::Variant) -> Source;
     /// How many workgroups a dispatch has.
     fn grid(variant: Self::Variant, params: &Self::Params) -> Grid;
+    /// What a dispatch reads only a part of.
+    fn selected(variant: Self::Variant, params: &Self::Params) -> Option<Selection>;
     /// The twin: the kernel's definition in plain Rust, on the same parameters and buffers.
     fn cpu(variant: Self::Variant, params: &Self::Params, host: Self::Host<'_>);
     /// Inputs with what must come out, for the conformance suite.
@@ -106,6 +108,38 @@ pub trait NoOrder: Kernel {
     }
 }
 impl<K: Kernel> NoOrder for K {}
+
+/// A binding of which a dispatch reads only what its data choose: for counting bytes. Where a stack is bound in parts, the
+/// same share of each part is counted, and of all together what is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The binding's name.
+    pub binding: &'static str,
+    /// What is chosen.
+    pub choice: Choice,
+    /// How many of them at most.
+    pub most: u32,
+    /// Of how many, in all parts.
+    pub of: u32,
+}
+
+/// What data choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Rows of a table, by token.
+    Rows,
+    /// Matrices of a stack, by expert.
+    Experts,
+}
+
+/// Stands in for the function `selection` of a kernel that reads its bindings whatever the data are.
+pub trait NoSelection: Kernel {
+    #[doc(hidden)]
+    fn selection(_: Self::Variant, _: &Self::Params) -> Option<Selection> {
+        None
+    }
+}
+impl<K: Kernel> NoSelection for K {}
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +279,8 @@ pub trait Op: Debug + Send + Sync {
     fn shape(&self) -> String;
     /// Its grid.
     fn grid(&self) -> Grid;
+    /// [`Kernel::selected`].
+    fn selection(&self) -> Option<Selection>;
     /// Runs the twin.
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>);
     /// [`Kernel::expected`], per binding.
@@ -295,6 +331,9 @@ impl<K: Kernel> Op for Dispatch<K> {
     }
     fn grid(&self) -> Grid {
         K::grid(self.variant, &self.params)
+    }
+    fn selection(&self) -> Option<Selection> {
+        K::selected(self.variant, &self.params)
     }
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>) {
         K::cpu(self.variant, &self.params, K::Host::bind(slots));
@@ -361,7 +400,8 @@ pub(crate) fn check_aliases(
 
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
 /// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; those for
-/// [`Kernel::expected`] and [`Kernel::order`] are called `definition` and `summation`, and may be missing.
+/// [`Kernel::expected`], [`Kernel::order`] and [`Kernel::selected`] are called `definition`, `summation` and `selection`,
+/// and may be missing.
 ///
 /// ```text
 /// kernel! {
@@ -462,6 +502,11 @@ macro_rules! kernel {
             }
             fn source(variant: $Variant) -> $crate::gpu::Source { $Kernel::source(variant) }
             fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
+            fn selected(variant: $Variant, params: &Params) -> Option<$crate::gpu::Selection> {
+                #[allow(unused_imports)]
+                use $crate::gpu::NoSelection as _;
+                $Kernel::selection(variant, params)
+            }
             fn cpu(variant: $Variant, params: &Params, host: Host<'_>) { $Kernel::cpu(variant, params, host) }
             fn cases(variant: $Variant) -> Vec<$crate::gpu::Case<Self>> { $Kernel::cases(variant) }
             fn expected(variant: $Variant, params: &Params, before: Host<'_>) -> Option<Expected> {

@@ -29,13 +29,13 @@ pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
 pub use case::{Case, Deviation, Expect, Packing};
-pub use device::Device;
+pub use device::{Created, Device};
 pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, Op, Order,
-    PipelineKey, Variant, shader,
+    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, NoSelection,
+    Op, Order, PipelineKey, Selection, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;

@@ -10,6 +10,7 @@ mod feed_forward;
 mod memory;
 mod plan_options;
 mod product;
+mod reads;
 mod sampling;
 mod split;
 mod tensors;
@@ -24,11 +25,13 @@ pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
 pub use plan_options::PlanOptions;
+pub use reads::Reads;
 pub use tiers::{Product, Tiers};
 
 pub(crate) use activations::{Activations, Room};
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use decoder::{Decoder, Kind, Pass};
+pub(crate) use reads::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
 pub(crate) use weights::Weights;
 

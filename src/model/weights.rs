@@ -87,6 +87,30 @@ pub(crate) struct Weights {
     pub(crate) rope_frequencies: Vec<f64>,
 }
 
+impl Weights {
+    /// The ids of all its buffers.
+    pub(crate) fn buffers(&self) -> Vec<u64> {
+        let mut vectors = vec![&self.output_norm];
+        let mut matrices = vec![&self.embedding];
+        matrices.extend(&self.output);
+        for layer in &self.layers {
+            vectors.extend([&layer.attn_norm, &layer.ffn_norm]);
+            vectors.extend(layer.qk_norm.iter().flat_map(|norm| [&norm.both, &norm.key]));
+            let FeedForwardWeights { router, gate_up, down } = &layer.feed_forward;
+            matrices.extend(router);
+            let mut linears = vec![&layer.q, &layer.k, &layer.v, &layer.o, down];
+            match gate_up {
+                GateUp::Fused(matrix) => matrices.push(matrix),
+                GateUp::Separate { gate, up } => linears.extend([gate, up]),
+            }
+            matrices.extend(linears.iter().map(|linear| &linear.matrix));
+            vectors.extend(linears.iter().filter_map(|linear| linear.bias.as_ref()));
+        }
+        let parts = matrices.into_iter().flat_map(|matrix| &matrix.parts);
+        parts.map(|part| part.words.raw.id).chain(vectors.into_iter().map(|vector| vector.raw.id)).collect()
+    }
+}
+
 /// Bytes of a tensor that are packed and sent at a time.
 const SLICE: u64 = 8 << 20;
 
@@ -179,6 +203,7 @@ impl<'a> Upload<'a> {
                     self.device.write(&words, plane.start, &plane.words).await?;
                 }
                 self.count(slice.len() as u64);
+                rows.release(first_row + row, slice_rows.min(planes.rows() - row));
             }
             parts.push(MatrixPart { words, planes, first_row: first_row as u32 });
         }
@@ -235,32 +260,42 @@ impl<'a> Upload<'a> {
 
 /// The rows of a matrix as the file has them: of one tensor, or of several in turn.
 struct FileRows<'a> {
-    tensors: Vec<&'a [u8]>,
+    gguf: &'a Gguf,
+    tensors: Vec<&'a TensorInfo>,
+    data: Vec<&'a [u8]>,
     row_bytes: usize,
 }
 
 impl<'a> FileRows<'a> {
-    fn new(gguf: &'a Gguf, info: &MatrixInfo<'_>) -> Self {
-        let tensors = info.tensors.iter().map(|tensor| gguf.data(tensor)).collect();
-        Self { tensors, row_bytes: info.planes.file_row_bytes() as usize }
+    fn new(gguf: &'a Gguf, info: &MatrixInfo<'a>) -> Self {
+        let data = info.tensors.iter().map(|tensor| gguf.data(tensor)).collect();
+        Self { gguf, tensors: info.tensors.clone(), data, row_bytes: info.planes.file_row_bytes() as usize }
     }
 
     /// `count` rows from row `first` on.
     fn get(&self, first: u64, count: u64) -> Cow<'a, [u8]> {
-        let bytes = |tensor: &'a [u8], row: u64, rows: u64| {
+        let bytes = |data: &'a [u8], row: u64, rows: u64| {
             let start = row as usize * self.row_bytes;
-            tensor.get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
+            data.get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
         };
-        match self.tensors[..] {
-            [tensor] => bytes(tensor, first, count).into(),
+        match self.data[..] {
+            [data] => bytes(data, first, count).into(),
             _ => {
-                let turns = self.tensors.len() as u64;
+                let turns = self.data.len() as u64;
                 let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
                 for row in first..first + count {
-                    rows.extend_from_slice(bytes(self.tensors[(row % turns) as usize], row / turns, 1));
+                    rows.extend_from_slice(bytes(self.data[(row % turns) as usize], row / turns, 1));
                 }
                 rows.into()
             }
+        }
+    }
+
+    /// Gives back the file's memory of `count` rows from row `first` on.
+    fn release(&self, first: u64, count: u64) {
+        let (turns, row_bytes) = (self.tensors.len().max(1) as u64, self.row_bytes as u64);
+        for tensor in &self.tensors {
+            self.gguf.release(tensor, first / turns * row_bytes..(first + count).div_ceil(turns) * row_bytes);
         }
     }
 }

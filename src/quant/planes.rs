@@ -130,15 +130,17 @@ impl Planes {
         let mut plane = 0;
         let mut parts = Vec::new();
         for &(offset, length) in fields(self.ty) {
-            let mut bytes = Vec::with_capacity(cells.len() / cell_bytes * length + 16);
-            for cell in cells.chunks_exact(cell_bytes) {
-                bytes.extend_from_slice(&cell[offset..offset + length]);
+            let plane_bytes = cells.len() / cell_bytes * length;
+            let mut words = vec![[0u32; 4]; plane_bytes.div_ceil(16)];
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+            if length == cell_bytes {
+                bytes[..plane_bytes].copy_from_slice(&cells[..plane_bytes]);
+            } else {
+                for (to, cell) in bytes.chunks_exact_mut(length).zip(cells.chunks_exact(cell_bytes)) {
+                    to.copy_from_slice(&cell[offset..offset + length]);
+                }
             }
-            bytes.resize(bytes.len().next_multiple_of(16), 0);
-            parts.push(PlanePart {
-                start: plane + first_cell * length as u64 / 16,
-                words: bytemuck::pod_collect_to_vec(&bytes),
-            });
+            parts.push(PlanePart { start: plane + first_cell * length as u64 / 16, words });
             plane += self.plane_vec4s(length);
         }
         parts

@@ -2,7 +2,7 @@
 
 use super::{TestWeights, quant};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Choice, Expect, Grid, Selection, Source, kernel, wgsl},
     quant::{Planes, WeightType},
 };
 
@@ -93,6 +93,10 @@ impl Embed {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.row_units.div_ceil(WG), y: p.rows }
+    }
+
+    fn selection(_: Variant, p: &Params) -> Option<Selection> {
+        Some(Selection { binding: "w", choice: Choice::Rows, most: p.rows.min(p.n), of: p.n })
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

@@ -2,10 +2,10 @@
 
 pub use super::product::Variant;
 use super::{
-    Rows,
+    Rows, TileType,
     product::{LANES_OF_UNITS, Product, Run, Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
@@ -81,6 +81,10 @@ impl Gemv {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
     }
 
+    fn selection(v: Variant, p: &Params) -> Option<Selection> {
+        product!(p, x_offset: p.x_offset).selection(v.rows)
+    }
+
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let product = product!(p, x_offset: p.x_offset);
         product.compute(v, host.w, host.x, &runs(v, p, &product, host.ids), host.y);
@@ -131,7 +135,7 @@ fn case(
     let (x_offset, ids_offset) = (8, if v.rows == Rows::Expert { 3 } else { 0 });
     // Experts that are bound, one that is not, and an id that is out of range.
     let expert = |i: u32| [3, 4, 99, 0, 1].get(i as usize).copied().unwrap_or(2);
-    let trial = Trial::new(v, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let ids = if trial.ids.is_empty() { Vec::new() } else { [&[77; 3], &trial.ids[..]].concat() };
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),

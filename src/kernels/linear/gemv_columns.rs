@@ -2,10 +2,10 @@
 
 pub use super::product::Variant;
 use super::{
-    Rows,
+    Rows, TileType,
     product::{LANES_OF_UNITS, Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated: bit for bit what
@@ -83,6 +83,10 @@ impl GemvColumns {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.tiles }
     }
 
+    fn selection(v: Variant, p: &Params) -> Option<Selection> {
+        product!(p, x_offset: p.x_offset).selection(v.rows)
+    }
+
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let product = product!(p, x_offset: p.x_offset);
         let runs = product.runs_of_tiles(v.rows, p.tiles, host.pairs, host.tiles);
@@ -138,7 +142,7 @@ fn case(
         _ => 3,
     };
     let x_offset = 8;
-    let trial = Trial::new(v, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let (pairs, tiles, tile_count) = trial.tiles(COLUMNS);
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),

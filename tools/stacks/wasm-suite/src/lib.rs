@@ -5,7 +5,7 @@ mod generation;
 mod table;
 
 use ferrum_wgpu::{
-    conformance::{Suite, Target},
+    conformance::{Stack, Suite, Target},
     gpu::{Adapter, Device, GpuError},
 };
 use wasm_bindgen::prelude::*;
@@ -27,18 +27,20 @@ pub async fn suite(pattern: String) -> Result<String, String> {
 /// Has a small model generate on the browser's adapter: what came of it, thrown where it is not what the twins say.
 #[wasm_bindgen]
 pub async fn generation() -> Result<String, String> {
-    verdict(generation::generation().await)
+    verdict(generation::generation().await.map_err(|error| error.to_string()))
 }
 
-fn verdict<E: std::fmt::Display>(made: Result<(String, bool), E>) -> Result<String, String> {
-    let (text, passed) = made.map_err(|error| error.to_string())?;
+fn verdict(made: Result<(String, bool), String>) -> Result<String, String> {
+    let (text, passed) = made?;
     if passed { Ok(text) } else { Err(text) }
 }
 
-async fn run(pattern: &str) -> Result<(String, bool), GpuError> {
-    let adapter = Adapter::find(None).await?;
-    let device = Device::new(&adapter).await?;
+async fn run(pattern: &str) -> Result<(String, bool), String> {
+    let failed = |error: GpuError| error.to_string();
+    let adapter = Adapter::find(None).await.map_err(failed)?;
+    let device = Device::new(&adapter).await.map_err(failed)?;
+    table::check_stack(Stack::named("browser"), device.caps())?;
     let suite = Suite::new(device.caps(), pattern);
-    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await?);
+    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await.map_err(failed)?);
     Ok((format!("{}, {}\n{table}", adapter.backend(), adapter.features().join(" ")), passed))
 }

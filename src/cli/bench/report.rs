@@ -1,0 +1,394 @@
+//! What was measured, as a table, JSON or CSV.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ferrum_wgpu::engine::Engine;
+use ferrum_wgpu::gguf::Gguf;
+use serde_json::{Value, json};
+
+use super::{Test, What};
+use crate::cli::device::Place;
+use crate::cli::exit::Failure;
+use crate::cli::output::{print, printable, size};
+
+/// How it is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table.
+    Md,
+    /// An array of objects.
+    Json,
+    /// Lines with a header.
+    Csv,
+}
+
+/// What is the same for all rows.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    file: String,
+    model: String,
+    /// Bytes of its tensors, and their elements.
+    bytes: u64,
+    parameters: u64,
+    device: String,
+    driver: String,
+    backend: String,
+    kv_type: &'static str,
+    context: u32,
+    prefill_rows: u32,
+    pub repetitions: u32,
+    /// Bytes a second.
+    pub copy: f64,
+    pub start: Start,
+}
+
+/// What the first token of all had to wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    pub load: Duration,
+    /// Making buffers and compiling kernels.
+    pub pipelines: Duration,
+    /// Tokens of its prompt, and the time for it.
+    pub prompt: u32,
+    pub first_token: Duration,
+}
+
+/// A row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub test: Test,
+    pub samples: Vec<Duration>,
+    /// Of the first sequence's tokens.
+    pub hash: u64,
+    pub decode: Option<Decode>,
+}
+
+/// A step that gives each sequence a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Decode {
+    pub dispatches: usize,
+    pub layer_dispatches: f64,
+    /// Bytes of weights and KV cache that are read, and that must be.
+    pub bytes: f64,
+    pub ideal_bytes: f64,
+    pub waits: f64,
+}
+
+impl Facts {
+    /// Those of the file.
+    pub fn of(gguf: &Gguf, path: &Path) -> Self {
+        let parameters = gguf.tensors().iter().map(|tensor| tensor.elements()).sum();
+        // Named by the format that most of the bytes have.
+        let mut formats: Vec<(String, u64)> = Vec::new();
+        for tensor in gguf.tensors() {
+            let name = tensor.ty.to_string();
+            match formats.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, bytes)) => *bytes += tensor.bytes,
+                None => formats.push((name, tensor.bytes)),
+            }
+        }
+        let format = formats.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(name, _)| name).unwrap_or_default();
+        let architecture = gguf.metadata().str("general.architecture").ok().flatten().unwrap_or_default();
+        Self {
+            file: path.display().to_string(),
+            model: format!("{} {} {format}", printable(architecture), count(parameters)),
+            bytes: gguf.tensors().iter().map(|tensor| tensor.bytes).sum(),
+            parameters,
+            ..Self::default()
+        }
+    }
+
+    /// Those of the device.
+    pub fn place(&mut self, place: &Place) {
+        match place {
+            Place::Cpu => (self.device, self.backend) = ("cpu".to_owned(), "cpu".to_owned()),
+            Place::Adapter(adapter) => {
+                self.device = printable(adapter.name());
+                self.driver = printable(&adapter.driver());
+                self.backend = adapter.backend();
+            }
+        }
+    }
+
+    /// Those of an engine.
+    pub async fn engine(&mut self, engine: &Engine) {
+        self.kv_type = engine.kv_type().await.name();
+        self.context = engine.context();
+        self.prefill_rows = engine.options().prefill_rows;
+    }
+}
+
+/// A number in thousands, millions or billions.
+fn count(number: u64) -> String {
+    match number {
+        1_000_000_000.. => format!("{:.2}B", number as f64 / 1e9),
+        1_000_000.. => format!("{:.2}M", number as f64 / 1e6),
+        _ => format!("{:.2}K", number as f64 / 1e3),
+    }
+}
+
+/// A test's name, as llama-bench has it.
+pub fn name(test: &Test) -> String {
+    let mut name = match test.what {
+        What::Prompt(n) => format!("pp{n}"),
+        What::Generate(n) => format!("tg{n}"),
+    };
+    if test.batch > 1 {
+        name.push_str(&format!(" x {}", test.batch));
+    }
+    if test.depth > 0 {
+        name.push_str(&format!(" @ d{}", test.depth));
+    }
+    name
+}
+
+/// Mean and standard deviation of a sample.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n.max(1.0);
+    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    (mean, if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+impl Row {
+    /// The test's name.
+    pub fn name(&self) -> String {
+        name(&self.test)
+    }
+
+    /// Tokens of a sequence.
+    fn tokens(&self) -> u32 {
+        match self.test.what {
+            What::Prompt(n) | What::Generate(n) => n,
+        }
+    }
+
+    /// Tokens of all sequences in a second, for each run.
+    fn rates(&self) -> Vec<f64> {
+        let tokens = f64::from(self.tokens()) * f64::from(self.test.batch);
+        self.samples.iter().map(|time| tokens / time.as_secs_f64().max(1e-9)).collect()
+    }
+
+    /// Bytes that steps read in a second.
+    fn bandwidth(&self, decode: &Decode) -> f64 {
+        let rate = mean_and_deviation(&self.rates()).0;
+        decode.bytes * rate / f64::from(self.test.batch)
+    }
+
+    /// All of it by name; llama-bench's names where it has one.
+    fn fields(&self, facts: &Facts) -> Vec<(&'static str, Value)> {
+        let (prompt, generated) = match self.test.what {
+            What::Prompt(n) => (n, 0),
+            What::Generate(n) => (0, n),
+        };
+        let nanoseconds: Vec<f64> = self.samples.iter().map(|time| time.as_nanos() as f64).collect();
+        let rates = self.rates();
+        let ((ns, ns_deviation), (rate, rate_deviation)) =
+            (mean_and_deviation(&nanoseconds), mean_and_deviation(&rates));
+        let per_token = |of_step: fn(&Decode) -> f64| {
+            let of_token = |decode| of_step(decode) / f64::from(self.test.batch);
+            json!(self.decode.as_ref().map(of_token))
+        };
+        let bandwidth = self.decode.as_ref().map(|decode| self.bandwidth(decode));
+        let whole = |values: &[f64]| values.iter().map(|value| *value as u64).collect::<Vec<_>>();
+        let Start { load, pipelines, first_token, .. } = facts.start;
+        vec![
+            ("version", json!(env!("CARGO_PKG_VERSION"))),
+            ("gpu_info", json!(facts.device)),
+            ("driver", json!(facts.driver)),
+            ("backends", json!(facts.backend)),
+            ("model_filename", json!(facts.file)),
+            ("model_type", json!(facts.model)),
+            ("model_size", json!(facts.bytes)),
+            ("model_n_params", json!(facts.parameters)),
+            ("n_ubatch", json!(facts.prefill_rows)),
+            ("type_k", json!(facts.kv_type)),
+            ("type_v", json!(facts.kv_type)),
+            ("n_prompt", json!(prompt)),
+            ("n_gen", json!(generated)),
+            ("n_depth", json!(self.test.depth)),
+            ("batch", json!(self.test.batch)),
+            ("test", json!(self.name())),
+            ("avg_ns", json!(ns as u64)),
+            ("stddev_ns", json!(ns_deviation as u64)),
+            ("avg_ts", json!(rate)),
+            ("stddev_ts", json!(rate_deviation)),
+            ("samples_ns", json!(whole(&nanoseconds))),
+            ("samples_ts", json!(rates)),
+            ("gb_per_s", json!(bandwidth.map(|bytes| bytes / 1e9))),
+            ("copy_gb_per_s", json!(facts.copy / 1e9)),
+            ("copy_share", json!(bandwidth.map(|bytes| bytes / facts.copy))),
+            ("dispatches_per_token", per_token(|decode| decode.dispatches as f64)),
+            ("dispatches_per_layer", json!(self.decode.map(|decode| decode.layer_dispatches))),
+            ("bytes_per_token", per_token(|decode| decode.bytes)),
+            ("ideal_bytes_per_token", per_token(|decode| decode.ideal_bytes)),
+            ("waits_per_token", per_token(|decode| decode.waits)),
+            ("tokens_hash", json!(format!("{:016x}", self.hash))),
+            ("load_s", json!(load.as_secs_f64())),
+            ("pipelines_s", json!(pipelines.as_secs_f64())),
+            ("first_token_s", json!(first_token.as_secs_f64())),
+        ]
+    }
+
+    /// The cells of the table.
+    fn cells(&self, facts: &Facts) -> [String; COLUMNS.len()] {
+        let (rate, deviation) = mean_and_deviation(&self.rates());
+        let of_step = |show: &dyn Fn(&Decode) -> String| self.decode.as_ref().map_or_else(String::new, show);
+        let batch = f64::from(self.test.batch);
+        [
+            facts.model.clone(),
+            size(facts.bytes),
+            count(facts.parameters),
+            facts.backend.clone(),
+            self.name(),
+            format!("{rate:.2} ± {deviation:.2}"),
+            of_step(&|decode| format!("{:.2}", self.bandwidth(decode) / 1e9)),
+            of_step(&|decode| format!("{:.0} %", 100.0 * self.bandwidth(decode) / facts.copy)),
+            of_step(&|decode| format!("{:.1}", decode.dispatches as f64 / batch)),
+            of_step(&|decode| format!("{:.1}", decode.layer_dispatches)),
+            of_step(&|decode| format!("{:.2}", decode.bytes / batch / 1e6)),
+            of_step(&|decode| format!("{:.3}", decode.bytes / decode.ideal_bytes)),
+            of_step(&|decode| format!("{:.2}", decode.waits / batch)),
+            format!("{:016x}", self.hash),
+        ]
+    }
+}
+
+/// The table's columns, and whether they are aligned on the right. Those from `GB/s` on are of a token.
+const COLUMNS: [(&str, bool); 14] = [
+    ("model", false),
+    ("size", true),
+    ("params", true),
+    ("backend", false),
+    ("test", true),
+    ("t/s", true),
+    ("GB/s", true),
+    ("of copying", true),
+    ("dispatches", true),
+    ("of a layer", true),
+    ("MB", true),
+    ("of ideal", true),
+    ("waits", true),
+    ("tokens", false),
+];
+
+/// What is printed, row by row but for JSON.
+#[derive(Debug)]
+pub struct Report {
+    format: Format,
+    facts: Facts,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// Begins with what comes before the rows.
+    pub fn begin(format: Format, facts: &Facts) -> Result<Self, Failure> {
+        if format == Format::Md {
+            let rule = COLUMNS.map(|(_, right)| if right { "---:" } else { "---" }.to_owned());
+            print(&format!("{}{}", line(&COLUMNS.map(|(name, _)| name.to_owned())), line(&rule)))?;
+        }
+        Ok(Self { format, facts: facts.clone(), rows: Vec::new() })
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, row: Row) -> Result<(), Failure> {
+        match self.format {
+            Format::Md => print(&line(&row.cells(&self.facts)))?,
+            Format::Csv => {
+                let fields = row.fields(&self.facts);
+                // A list is no cell.
+                let cells = || fields.iter().filter(|(_, value)| !value.is_array());
+                if self.rows.is_empty() {
+                    print(&csv(cells().map(|(name, _)| json!(name))))?;
+                }
+                print(&csv(cells().map(|(_, value)| value.clone())))?;
+            }
+            Format::Json => {}
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Ends with what comes after them.
+    pub fn end(self) -> Result<(), Failure> {
+        match self.format {
+            Format::Md => print(&self.footer()),
+            Format::Csv => Ok(()),
+            Format::Json => {
+                let object = |row: &Row| {
+                    let fields = row.fields(&self.facts);
+                    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+                };
+                print(&format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect())))
+            }
+        }
+    }
+
+    fn footer(&self) -> String {
+        let f = &self.facts;
+        let Start { load, pipelines, prompt, first_token } = f.start;
+        let driver = if f.driver.is_empty() { String::new() } else { format!(", {}", f.driver) };
+        let runs = if f.repetitions == 1 { "1 run".to_owned() } else { format!("{} runs", f.repetitions) };
+        format!(
+            "\n- {} ({}{driver}) copies at {:.2} GB/s, read and written\n\
+             - ferrum-wgpu {}; {runs} after one that is not counted; {} KV cache, context of {} tokens, prompts by {}\n\
+             - first token after {:.3} s: {:.3} s to load, {:.3} s for pipelines, {:.3} s for {prompt} tokens of a prompt\n",
+            f.device,
+            f.backend,
+            f.copy / 1e9,
+            env!("CARGO_PKG_VERSION"),
+            f.kv_type,
+            f.context,
+            f.prefill_rows,
+            (load + pipelines + first_token).as_secs_f64(),
+            load.as_secs_f64(),
+            pipelines.as_secs_f64(),
+            first_token.as_secs_f64(),
+        )
+    }
+}
+
+/// A line of the table.
+fn line(cells: &[String]) -> String {
+    let cells: Vec<_> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// A line of quoted cells.
+fn csv(cells: impl Iterator<Item = Value>) -> String {
+    let quoted = |cell: Value| {
+        let text = match cell {
+            Value::Null => String::new(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        format!("\"{}\"", text.replace('"', "\"\""))
+    };
+    format!("{}\n", cells.map(quoted).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_named_as_llama_bench_does() {
+        let named = |what, depth, batch| name(&Test { what, depth, batch });
+        assert_eq!(named(What::Prompt(512), 0, 1), "pp512");
+        assert_eq!(named(What::Generate(128), 4096, 1), "tg128 @ d4096");
+        assert_eq!(named(What::Generate(128), 0, 16), "tg128 x 16");
+    }
+
+    #[test]
+    fn deviations_are_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(mean_and_deviation(&[3.0]), (3.0, 0.0));
+    }
+
+    #[test]
+    fn cells_are_quoted() {
+        assert_eq!(csv([json!("a \"b\""), json!(null), json!(1.5)].into_iter()), "\"a \"\"b\"\"\",\"\",\"1.5\"\n");
+    }
+}

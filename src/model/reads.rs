@@ -1,0 +1,92 @@
+//! How many bytes a token needs, and how many a plan reads.
+
+use std::collections::HashSet;
+
+use super::{Config, FeedForward, ModelError, tensors::Tensors, weights::Weights};
+use crate::{
+    gguf::Gguf,
+    gpu::{Access, Choice, Plan},
+    kernels::KvType,
+};
+
+/// The bytes that a step must read which computes a token of each of some sequences, as the file has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reads {
+    /// Weights that every step needs.
+    pub dense: u64,
+    /// One expert of every layer.
+    pub expert: u64,
+    /// A token's row of the embedding; zero where that is the head too.
+    pub row: u64,
+    config: Config,
+}
+
+impl Reads {
+    /// Those of the model in `gguf`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the file is no model that can be run.
+    pub fn of(gguf: &Gguf) -> Result<Self, ModelError> {
+        let config = Config::from_gguf(gguf)?;
+        let tensors = Tensors::find(gguf, &config)?;
+        let (mut dense, mut expert) = (0, 0);
+        for matrix in tensors.matrices() {
+            let bytes = matrix.tensors.iter().map(|tensor| tensor.bytes).sum::<u64>();
+            if matrix.experts > 1 {
+                expert += bytes / u64::from(matrix.experts);
+            } else {
+                dense += bytes;
+            }
+        }
+        // What RoPE's frequencies are divided by is read when the model is loaded.
+        let divisors = tensors.rope_freqs.map_or(0, |tensor| tensor.bytes);
+        dense += tensors.vectors().map(|tensor| tensor.bytes).sum::<u64>() - divisors;
+        let mut row = 0;
+        if tensors.output.is_some() {
+            row = tensors.embedding.planes.file_row_bytes();
+            dense -= row * tensors.embedding.planes.rows();
+        }
+        Ok(Self { dense, expert, row, config })
+    }
+
+    /// Different experts that `rows` tokens choose in a layer, if each chose its own evenly by chance: for one token those
+    /// that it uses. Zero for dense models.
+    pub fn experts(&self, rows: u32) -> f64 {
+        let FeedForward::Experts { count, used, .. } = self.config.feed_forward else { return 0.0 };
+        let (count, used) = (f64::from(count), f64::from(used));
+        if rows == 1 { used } else { count * (1.0 - (1.0 - used / count).powf(f64::from(rows))) }
+    }
+
+    /// Bytes of weights for `rows` tokens that choose `experts` different experts in each layer.
+    pub fn weights(&self, rows: u32, experts: f64) -> f64 {
+        self.dense as f64 + self.expert as f64 * experts + self.row as f64 * f64::from(rows)
+    }
+
+    /// Bytes of keys and values of a position, in all layers.
+    pub fn position(&self, kv: KvType) -> u64 {
+        let c = &self.config;
+        8 * u64::from(c.layers) * u64::from(c.kv_heads) * u64::from(kv.head_words(c.head_dim))
+    }
+}
+
+/// Bytes of weights that the dispatches of `plan` read, of which `experts` different experts are chosen in a layer: of each
+/// dispatch those that its grid covers, each once.
+pub(crate) fn weight_bytes(plan: &Plan, weights: &Weights, experts: f64) -> f64 {
+    let ids: HashSet<u64> = weights.buffers().into_iter().collect();
+    let mut sum = 0.0;
+    for step in plan.steps() {
+        let selection = step.op().selection();
+        for (buffer, binding) in step.buffers().zip(step.op().bindings()) {
+            let Some(buffer) = buffer.filter(|b| binding.access == Access::Read && ids.contains(&b.raw.id)) else {
+                continue;
+            };
+            let share = match selection.filter(|s| s.binding == binding.name) {
+                None => 1.0,
+                Some(s) if s.choice == Choice::Experts => experts.min(s.most.into()) / f64::from(s.of.max(1)),
+                Some(s) => f64::from(s.most) / f64::from(s.of.max(1)),
+            };
+            sum += share * buffer.bytes() as f64;
+        }
+    }
+    sum
+}
