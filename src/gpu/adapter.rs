@@ -201,8 +201,7 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// All that kernels can use of `adapter`, whatever the model;
-    /// [`Engine::requirements`](crate::engine::Engine::requirements) is for one.
+    /// All that kernels can use of `adapter`, whatever the model; an engine's `requirements` are those of one.
     pub fn of(adapter: &wgpu::Adapter) -> Self {
         Self::with(&caps_of(adapter, adapter.features(), &adapter.limits()), adapter)
     }
