@@ -350,13 +350,7 @@ fn all_options() -> Vec<EngineOptions> {
     ]
 }
 
-fn run(
-    device: &Device,
-    arch: Arch,
-    options: &EngineOptions,
-    schedules: std::ops::Range<u64>,
-    counts: &mut Counts,
-) {
+fn run(device: &Device, arch: Arch, options: &EngineOptions, schedules: std::ops::Range<u64>, counts: &mut Counts) {
     let (engine, alone) = pollster::block_on(async {
         let model = load(device, &gguf(&smallest(arch))).await;
         (Engine::new(&model, options).await.expect("an engine"), Alone::new(&model).await)
