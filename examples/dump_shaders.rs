@@ -1,43 +1,24 @@
-//! Writes every kernel variant's shader to a folder, a file each, for other compilers to judge:
-//! `dump_shaders FOLDER [--subgroups]`.
+//! Writes every kernel variant's shader to folders, a file each, for other compilers to judge: `dump_shaders FOLDER`.
 //!
-//! Variants are those of a device with WebGPU's default limits, with `--subgroups` those that need subgroups and no
-//! others. `NAME.wgsl` is the module as a browser has to see it, `NAME.spv`, `NAME.hlsl` and `NAME.comp` are naga's
-//! translations of it.
+//! `FOLDER/portable` has the variants of WebGPU's default limits, `FOLDER/subgroups` those that need subgroups, and
+//! `FOLDER/f16` those that need the type f16, with subgroups or without. `NAME.wgsl` is the module as a browser has to see
+//! it, `NAME.spv`, `NAME.hlsl` and, where there is no f16, `NAME.comp` are naga's translations of it.
 
-use std::{collections::HashMap, error::Error, fs, path::Path};
+use std::{error::Error, fs, path::Path};
 
-use ferrum_wgpu::{
-    gpu::{Caps, Kernel, shader},
-    kernels::{Visitor, visit},
-};
+use ferrum_wgpu::conformance::{Feature, catalog};
 use naga::{
     back::{glsl, hlsl, spv},
     proc::BoundsCheckPolicies,
     valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
-/// Name and text of every variant.
-fn variants(subgroups: bool) -> Vec<(String, String)> {
-    struct Collect(Caps, Vec<(String, String)>);
-    impl Visitor for Collect {
-        fn visit<K: Kernel>(&mut self, _: K) {
-            for variant in K::variants(&self.0) {
-                self.1.push((format!("{} {variant:?}", K::NAME), shader::<K>(variant).text));
-            }
-        }
-    }
-    let mut collect = Collect(Caps { subgroups, ..Caps::portable() }, Vec::new());
-    visit(&mut collect);
-    collect.1
-}
-
 /// `linear/gemv Shape { rows: 4 }` as `linear-gemv-Shape-rows-4`.
 fn file_name(name: &str) -> String {
     name.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }
 
-fn dump(folder: &Path, name: &str, text: &str, subgroups: bool) -> Result<(), Box<dyn Error>> {
+fn dump(folder: &Path, name: &str, text: &str, subgroups: bool, f16: bool) -> Result<(), Box<dyn Error>> {
     // Browsers want the directive, naga refuses it.
     let directive = if subgroups { "enable subgroups;\n" } else { "" };
     fs::write(folder.join(format!("{name}.wgsl")), format!("{directive}{text}"))?;
@@ -45,6 +26,7 @@ fn dump(folder: &Path, name: &str, text: &str, subgroups: bool) -> Result<(), Bo
     let module = naga::front::wgsl::parse_str(text).map_err(|error| error.emit_to_string(text))?;
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SUBGROUP, subgroups);
+    capabilities.set(Capabilities::SHADER_FLOAT16, f16);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
@@ -57,9 +39,13 @@ fn dump(folder: &Path, name: &str, text: &str, subgroups: bool) -> Result<(), Bo
     fs::write(folder.join(format!("{name}.spv")), bytes)?;
 
     let mut out = String::new();
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };
+    let shader_model = if f16 { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V6_0 };
+    let options = hlsl::Options { shader_model, ..Default::default() };
     hlsl::Writer::new(&mut out, &options, &hlsl::PipelineOptions::default()).write(&module, &info, None)?;
     fs::write(folder.join(format!("{name}.hlsl")), out)?;
+    if f16 {
+        return Ok(());
+    }
 
     let mut out = String::new();
     let options = glsl::Options {
@@ -78,21 +64,25 @@ fn dump(folder: &Path, name: &str, text: &str, subgroups: bool) -> Result<(), Bo
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: dump_shaders FOLDER [--subgroups]")?;
-    let subgroups = match arguments.next().as_deref() {
-        None => false,
-        Some("--subgroups") => true,
-        Some(other) => return Err(format!("unknown argument {other}").into()),
-    };
-    let folder = Path::new(&folder);
-    fs::create_dir_all(folder)?;
-    let portable: HashMap<String, String> =
-        if subgroups { variants(false).into_iter().collect() } else { HashMap::new() };
+    let folder = std::env::args().nth(1).ok_or("usage: dump_shaders FOLDER")?;
+    let folders = ["portable", "subgroups", "f16"].map(|name| Path::new(&folder).join(name));
+    for folder in &folders {
+        fs::create_dir_all(folder)?;
+    }
+    let [portable, with_subgroups, with_f16] = &folders;
     let mut written = 0;
-    for (name, text) in variants(subgroups) {
-        if portable.get(&name) != Some(&text) {
-            dump(folder, &file_name(&name), &text, subgroups).map_err(|error| format!("{name}: {error}"))?;
+    for kernel in catalog() {
+        for variant in kernel.variants {
+            let needs = |feature| variant.needs.contains(&feature);
+            let (subgroups, f16) = (needs(Feature::Subgroups), needs(Feature::F16));
+            let folder = match (subgroups, f16) {
+                (_, true) => with_f16,
+                (true, false) => with_subgroups,
+                (false, false) => portable,
+            };
+            let name = format!("{} {}", kernel.name, variant.variant);
+            dump(folder, &file_name(&name), &variant.shader.text, subgroups, f16)
+                .map_err(|error| format!("{name}: {error}"))?;
             written += 1;
         }
     }

@@ -423,6 +423,38 @@ fn conformance_replays_a_model() -> Result {
 }
 
 #[test]
+fn what_leaves_its_bound_has_its_exit_code() -> Result {
+    // The norm's weights are so large that f32 cannot hold its output: nothing is wrong with the kernel, but what it
+    // leaves is not what it is defined to be.
+    let gguf = Gguf::from_bytes(TinyModel::default().to_bytes()?)?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.metadata(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let mut data = gguf.data(tensor).to_vec();
+        if tensor.name == "blk.0.attn_norm.weight" {
+            data = f32::MAX.to_le_bytes().repeat(data.len() / 4);
+        }
+        writer.tensor(&tensor.name, tensor.ty, &tensor.shape, data);
+    }
+    let model = file("too-large.gguf", &writer.to_bytes()?)?;
+    for options in [&[][..], &["--device", "cpu", "--json"]] {
+        let output = ferrum(&[&["conformance", "--model", &model], options].concat())?;
+        let (table, said) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        let line = said.lines().last().ok_or("nothing was said")?;
+        for part in ["error: elementwise/rms_norm", "leaves its bound in blk.0 attention, step 2 of ", "n: 256"] {
+            assert!(line.contains(part), "{part:?} is not in: {line}");
+        }
+        // What was found up to there is shown all the same.
+        assert!(table.contains("linear/embed") && table.contains("elementwise/rms_norm"), "{table}");
+        assert!(!table.contains("linear/gemv"), "{table}");
+    }
+    Ok(())
+}
+
+#[test]
 fn kernels_can_be_looked_at() -> Result {
     let list = success(&ferrum(&["kernels", "list"])?)?;
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");

@@ -12,7 +12,7 @@ use ferrum_wgpu::{
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Rows,
+            Epilogue, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, COLUMNS, GemvColumns},
@@ -186,10 +186,16 @@ impl<'a> Products<'a> {
                 held,
                 matrix_rows,
             };
+            let variant = in_tiles(variant, TileType::F32);
             rec.dispatch(Gemm, variant, params, gemm::Binds { w, x: &x, pairs, tiles, y: &y }).expect("no aliases");
         }
         run(device, rec, &y).await
     }
+}
+
+/// A GEMM's variant of a product.
+fn in_tiles(v: Variant, tile: TileType) -> gemm::Variant {
+    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile }
 }
 
 fn variants(types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
@@ -207,7 +213,8 @@ async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
     for v in variants(&WeightType::ALL, &Epilogue::ALL) {
         assert_eq!(Gemv::order(v), GemvColumns::order(v));
-        assert_ne!(Gemv::order(v), Gemm::order(v));
+        let [whole, halves] = [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile)));
+        assert!(whole != Gemv::order(v) && halves != Gemv::order(v) && whole != halves);
         for round in 0..rounds {
             // The first round has more than one unit a lane.
             let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };
@@ -390,24 +397,28 @@ fn attentions(device: &Device) -> Vec<attention::Variant> {
 #[test]
 fn chunks_merged_have_the_bits_of_whole_attention() {
     pollster::block_on(async {
-        let device = gpu().await;
-        let mut rng = Rng::new(4);
-        for v in attentions(&device) {
-            let attended = Attended::new(&device, v, 3 * CHUNK, &mut rng).await;
-            // Every context of one chunk, and some of two and three.
-            let contexts: Vec<u32> = (1..=CHUNK).chain((CHUNK..=3 * CHUNK).step_by(37)).collect();
-            let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
-            let whole = attended.whole(&q, &contexts).await;
-            assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
-            // Room for more chunks makes no difference.
-            for chunks in [3, 4] {
-                let parts = attended.by_chunks(&q, &contexts, chunks).await;
-                let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
-                let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
-                assert_eq!(row, None, "{v:?}: the row that differs first");
-            }
-        }
+        compare_attention(&gpu().await, 1).await;
+        compare_attention(&Device::cpu(), 19).await;
     });
+}
+
+/// Contexts of one chunk, `step` apart, and some of two and three.
+async fn compare_attention(device: &Device, step: usize) {
+    let mut rng = Rng::new(4);
+    for v in attentions(device) {
+        let attended = Attended::new(device, v, 3 * CHUNK, &mut rng).await;
+        let contexts: Vec<u32> = (1..=CHUNK).step_by(step).chain((CHUNK..=3 * CHUNK).step_by(37 * step)).collect();
+        let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
+        let whole = attended.whole(&q, &contexts).await;
+        assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        // Room for more chunks makes no difference.
+        for chunks in [3, 4] {
+            let parts = attended.by_chunks(&q, &contexts, chunks).await;
+            let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
+            let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
+            assert_eq!(row, None, "{v:?}: the row that differs first");
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use ferrum_wgpu::{
     gpu::{Buffer, Device, GpuError, Program, Readback, Recorder},
     kernels::{
         KvType,
-        linear::{Epilogue, Rows, embed, gemm, gemv, gemv_columns},
+        linear::{Epilogue, Rows, TileType, embed, gemm, gemv, gemv_columns},
     },
     model::{Model, Reads},
     quant::{Planes, Rng, WeightType, random_blocks},
@@ -116,6 +116,7 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         }
         Kernel::Gemm => {
             let binds = gemm::Binds { w, x, pairs, tiles, y };
+            let v = gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile: TileType::F32 };
             rec.dispatch(gemm::Gemm, v, params!(gemm, tiles: count), binds)?;
         }
     }

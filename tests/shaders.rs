@@ -1,7 +1,10 @@
 //! Every shader without a GPU: it must be valid, fit WebGPU's default limits, and translate to every backend's language.
 
+use std::collections::HashMap;
+
 use ferrum_wgpu::{
-    gpu::{Caps, Kernel, shader},
+    conformance::{Feature, Judgement, STACKS, Stack, catalog},
+    gpu::{Caps, Kernel},
     kernels::{Visitor, visit},
 };
 use naga::{
@@ -12,42 +15,36 @@ use naga::{
 
 /// A composed variant.
 struct Composed {
+    kernel: &'static str,
     name: String,
     text: String,
-    params_bytes: usize,
+    needs: Vec<Feature>,
 }
 
-/// All variants that a device of default limits, with or without subgroups, can run.
-fn variants(subgroups: bool) -> Vec<Composed> {
-    struct Collect(Caps, Vec<Composed>);
-    impl Visitor for Collect {
-        fn visit<K: Kernel>(&mut self, _: K) {
-            for variant in K::variants(&self.0) {
-                self.1.push(Composed {
-                    name: format!("{} {variant:?}", K::NAME),
-                    text: shader::<K>(variant).text,
-                    params_bytes: size_of::<K::Params>(),
-                });
-            }
-        }
-    }
-    let mut collect = Collect(Caps { subgroups, ..Caps::portable() }, Vec::new());
-    visit(&mut collect);
-    assert!(collect.1.len() > 60, "only {} variants", collect.1.len());
-    collect.1
+/// All variants that a device of default limits can run, whatever its features.
+fn all() -> Vec<Composed> {
+    let entries = catalog().into_iter().flat_map(|kernel| {
+        kernel.variants.into_iter().map(move |variant| Composed {
+            kernel: kernel.name,
+            name: format!("{} {}", kernel.name, variant.variant),
+            text: variant.shader.text,
+            needs: variant.needs,
+        })
+    });
+    let all: Vec<Composed> = entries.collect();
+    assert!(all.len() > 60, "only {} variants", all.len());
+    all
 }
 
-fn all() -> impl Iterator<Item = (Composed, bool)> {
-    [false, true].into_iter().flat_map(|subgroups| variants(subgroups).into_iter().map(move |c| (c, subgroups)))
-}
-
-fn parse(composed: &Composed, subgroups: bool) -> (naga::Module, ModuleInfo) {
-    let Composed { name, text, .. } = composed;
+fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
+    let Composed { name, text, needs, .. } = composed;
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    // What WebGPU has without features; halves in words are part of it.
+    // What WebGPU has without features, halves in words being part of it, and what the variant says that it needs.
+    let subgroups = needs.contains(&Feature::Subgroups);
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SUBGROUP, subgroups);
+    capabilities.set(Capabilities::SHADER_FLOAT16, needs.contains(&Feature::F16));
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
@@ -56,11 +53,24 @@ fn parse(composed: &Composed, subgroups: bool) -> (naga::Module, ModuleInfo) {
     (module, info)
 }
 
+/// Bytes of every kernel's parameters in Rust.
+fn params_bytes() -> HashMap<&'static str, usize> {
+    struct Collect(HashMap<&'static str, usize>);
+    impl Visitor for Collect {
+        fn visit<K: Kernel>(&mut self, _: K) {
+            self.0.insert(K::NAME, size_of::<K::Params>());
+        }
+    }
+    let mut collect = Collect(HashMap::new());
+    visit(&mut collect);
+    collect.0
+}
+
 #[test]
 fn all_fit_default_limits() {
-    let limits = Caps::portable();
-    for (composed, subgroups) in all() {
-        let (module, _) = parse(&composed, subgroups);
+    let (limits, params_bytes) = (Caps::portable(), params_bytes());
+    for composed in all() {
+        let (module, _) = parse(&composed);
         let name = &composed.name;
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).expect("types have sizes");
@@ -71,7 +81,7 @@ fn all_fit_default_limits() {
                 naga::AddressSpace::WorkGroup => workgroup_bytes += layouter[variable.ty].size,
                 naga::AddressSpace::Uniform => {
                     let bytes = layouter[variable.ty].size as usize;
-                    assert_eq!(bytes, composed.params_bytes, "{name}: Params in WGSL and in Rust");
+                    assert_eq!(bytes, params_bytes[composed.kernel], "{name}: Params in WGSL and in Rust");
                 }
                 _ => {}
             }
@@ -84,56 +94,27 @@ fn all_fit_default_limits() {
     }
 }
 
-/// Translates a module.
-type Write = fn(&naga::Module, &ModuleInfo) -> Result<(), Box<dyn std::error::Error>>;
+/// Translates a module, which may have the type `f16`.
+type Write = fn(&naga::Module, &ModuleInfo, f16: bool) -> Result<(), Box<dyn std::error::Error>>;
 
-/// A language of a backend, and how naga writes it.
-struct Language {
-    name: &'static str,
-    write: Write,
-    /// Why shaders with subgroup operations are not written in it, if they are not.
-    without_subgroups: Option<&'static str>,
-}
-
-const LANGUAGES: [Language; 6] = [
-    Language {
-        name: "SPIR-V",
-        write: |module, info| {
-            spv::write_vec(module, info, &spv::Options::default(), None)?;
-            Ok(())
-        },
-        without_subgroups: None,
-    },
-    Language {
-        name: "MSL 2.4",
-        write: |module, info| {
-            // wgpu gives every binding a slot; here any will do.
-            let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
-            msl::write_string(module, info, &options, &msl::PipelineOptions::default())?;
-            Ok(())
-        },
-        without_subgroups: None,
-    },
-    Language {
-        name: "HLSL, shader model 6.0",
-        write: |module, info| write_hlsl(module, info, hlsl::ShaderModel::V6_0),
-        without_subgroups: None,
-    },
-    Language {
-        name: "HLSL, shader model 5.1",
-        write: |module, info| write_hlsl(module, info, hlsl::ShaderModel::V5_1),
-        without_subgroups: Some("wave operations came with 6.0: wgpu offers no subgroups where FXC compiles"),
-    },
-    Language {
-        name: "GLSL 4.30",
-        write: |module, info| write_glsl(module, info, glsl::Version::Desktop(430)),
-        without_subgroups: None,
-    },
-    Language {
-        name: "GLSL ES 3.10",
-        write: |module, info| write_glsl(module, info, glsl::Version::new_gles(310)),
-        without_subgroups: None,
-    },
+/// How naga writes what a stack reads. What is left out of each, and why, is in the library's list of stacks.
+const LANGUAGES: [(&str, Write); 6] = [
+    ("SPIR-V", |module, info, _| {
+        spv::write_vec(module, info, &spv::Options::default(), None)?;
+        Ok(())
+    }),
+    ("MSL", |module, info, _| {
+        // wgpu gives every binding a slot; here any will do.
+        let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
+        msl::write_string(module, info, &options, &msl::PipelineOptions::default())?;
+        Ok(())
+    }),
+    ("DXC", |module, info, f16| {
+        write_hlsl(module, info, if f16 { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V6_0 })
+    }),
+    ("HLSL 5.1", |module, info, _| write_hlsl(module, info, hlsl::ShaderModel::V5_1)),
+    ("GLSL 4.30", |module, info, _| write_glsl(module, info, glsl::Version::Desktop(430))),
+    ("GLSL ES 3.10", |module, info, _| write_glsl(module, info, glsl::Version::new_gles(310))),
 ];
 
 fn write_hlsl(
@@ -165,11 +146,21 @@ fn write_glsl(
 
 #[test]
 fn all_translate_to_every_backend() {
-    for (composed, subgroups) in all() {
-        let (module, info) = parse(&composed, subgroups);
-        for Language { name, write, without_subgroups } in &LANGUAGES {
-            if !subgroups || without_subgroups.is_none() {
-                write(&module, &info).unwrap_or_else(|error| panic!("{}: {name}: {error}", composed.name));
+    let languages =
+        LANGUAGES.map(|(name, write)| (Stack::named(name).unwrap_or_else(|| panic!("no stack {name}")), write));
+    for stack in STACKS.iter().filter(|stack| stack.judgement == Judgement::Translates) {
+        assert!(LANGUAGES.iter().any(|(name, _)| *name == stack.name), "nothing is translated to {}", stack.name);
+    }
+    for composed in all() {
+        let (module, info) = parse(&composed);
+        for (stack, write) in &languages {
+            let caps = stack.caps();
+            if composed.needs.iter().all(|feature| feature.is_in(&caps)) {
+                write(&module, &info, composed.needs.contains(&Feature::F16))
+                    .unwrap_or_else(|error| panic!("{}: {}: {error}", composed.name, stack.name));
+            } else if stack.name.starts_with("GLSL") {
+                let written = write(&module, &info, true).is_ok();
+                assert!(!written, "{}: naga writes halves in {} now: list it", composed.name, stack.name);
             }
         }
     }

@@ -2,7 +2,17 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use ferrum_wgpu::conformance::{Report, Verdict};
+use ferrum_wgpu::{
+    conformance::{Report, Stack, Verdict},
+    gpu::Caps,
+};
+
+/// Refuses a device that lacks what its stack is listed with: fewer variants would be judged than docs/KERNELS.md says.
+pub fn check_stack(listed: Option<&Stack>, caps: &Caps) -> Result<(), String> {
+    let missing = listed.map(|stack| stack.missing_in(caps)).unwrap_or_default();
+    let missing = missing.iter().map(|feature| feature.name()).collect::<Vec<_>>().join(", ");
+    if missing.is_empty() { Ok(()) } else { Err(format!("this stack is listed with what it lacks: {missing}")) }
+}
 
 /// A line a kernel, then what is not as expected, then the totals; and whether all is as expected and there was anything.
 pub fn table(reports: &[Report]) -> (String, bool) {

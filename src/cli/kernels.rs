@@ -71,8 +71,7 @@ fn row(kernel: &str, variant: &VariantEntry) -> [String; 6] {
     let star = |access| if access == Access::Write { "*" } else { "" };
     let bindings = variant.bindings.iter().filter(|b| b.present);
     let bindings = bindings.map(|b| format!("{}{}: {}", b.name, star(b.access), b.element)).collect::<Vec<_>>();
-    let needs = [(variant.needs_subgroups, "subgroups"), (variant.needs_pack_f16, "f16-kv")];
-    let needs = needs.into_iter().filter_map(|(needs, name)| needs.then_some(name)).collect::<Vec<_>>();
+    let needs = variant.needs.iter().map(|feature| feature.name()).collect::<Vec<_>>();
     [
         kernel.to_owned(),
         short(&variant.variant).to_owned(),

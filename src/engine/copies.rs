@@ -1,7 +1,7 @@
 //! Copies of blocks that a sequence writes to and another one has too.
 
 use crate::{
-    gpu::{Buffer, Device, GpuError, Program, Recorder},
+    gpu::{Buffer, Device, GpuError, Plan, Program, Recorder},
     kernels::attn::copy_blocks,
     kv::BlockCopy,
     model::{KvCache, Model},
@@ -29,28 +29,34 @@ impl Copies {
         if copies.is_empty() {
             return Ok(());
         }
-        let (device, shape) = (model.device(), &kv.shape);
+        let device = model.device();
         if self.prepared != Some(copies.len()) {
-            let mut rec = Recorder::new();
-            rec.scope("copied blocks");
-            for layer in &kv.layers {
-                rec.dispatch(
-                    copy_blocks::CopyBlocks,
-                    (),
-                    copy_blocks::Params {
-                        words: (layer.len() / u64::from(shape.blocks)) as u32,
-                        pairs: copies.len() as u32,
-                        blocks: shape.blocks,
-                    },
-                    copy_blocks::Binds { pairs: &self.pairs, kv: layer },
-                )?;
-            }
             self.prepared = None;
-            self.program.prepare(device, rec.finish()).await?;
+            self.program.prepare(device, self.plan(kv, copies.len() as u32)?).await?;
             self.prepared = Some(copies.len());
         }
         let pairs: Vec<[u32; 2]> = copies.iter().map(|copy| [copy.from, copy.to]).collect();
         device.write_now(&self.pairs, 0, &pairs)
+    }
+
+    /// Compiles its kernel.
+    pub(super) async fn compile(&self, device: &Device, kv: &KvCache) -> Result<(), GpuError> {
+        self.plan(kv, 1)?.compile(device).await
+    }
+
+    fn plan(&self, kv: &KvCache, pairs: u32) -> Result<Plan, GpuError> {
+        let blocks = kv.shape.blocks;
+        let mut rec = Recorder::new();
+        rec.scope("copied blocks");
+        for layer in &kv.layers {
+            rec.dispatch(
+                copy_blocks::CopyBlocks,
+                (),
+                copy_blocks::Params { words: (layer.len() / u64::from(blocks)) as u32, pairs, blocks },
+                copy_blocks::Binds { pairs: &self.pairs, kv: layer },
+            )?;
+        }
+        Ok(rec.finish())
     }
 
     pub(super) fn program(&self) -> &Program {

@@ -76,8 +76,11 @@ pub enum EngineError {
     /// The sequence has no request of which there could be news.
     #[error("the sequence has no request")]
     NoRequest,
-    /// What the device had computed is lost: [`Engine::recover`](super::Engine::recover).
-    #[error("what the device had computed is lost")]
+    /// [`Session::forward_by`](super::Session::forward_by) finds no place or no blocks beside other sequences.
+    #[error("other sequences have all places or blocks")]
+    NoPlace,
+    /// The engine has gone on with another device meanwhile: the request can be made again.
+    #[error("what the device had computed is lost; the engine has another")]
     DeviceLost,
     /// A file to recover from is another model's.
     #[error("the file is not the model that the engine was made for")]
@@ -88,6 +91,13 @@ pub enum EngineError {
     /// The device failed.
     #[error(transparent)]
     Gpu(Arc<GpuError>),
+}
+
+impl EngineError {
+    /// Whether the device is lost, so that every request fails until [`Engine::recover`](super::Engine::recover).
+    pub fn needs_recovery(&self) -> bool {
+        matches!(self, Self::Gpu(error) if matches!(**error, GpuError::Lost(_)))
+    }
 }
 
 impl From<GpuError> for EngineError {

@@ -1,7 +1,7 @@
 //! The passes of one kind: their buffers, and the program that is kept ready.
 
 use crate::{
-    gpu::{Device, GpuError, Program, Readback},
+    gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{Reduce, attn::CHUNK, sample},
     model::{Activations, Decoder, Kind, KvCache, Model, Pass, PlanOptions, Room, Sampling},
 };
@@ -42,6 +42,7 @@ impl Batch {
 #[derive(Debug)]
 pub(super) struct Lane {
     kind: Kind,
+    room: Room,
     pub(super) activations: Activations,
     pub(super) program: Program,
     /// What the program was prepared for.
@@ -56,7 +57,7 @@ impl Lane {
         let device = model.device();
         let activations = Activations::new(device, model.config(), room).await?;
         let logits = Readback::new::<f32>(device, activations.logits.len(), 2).await?;
-        Ok(Self { kind, activations, program: Program::new(device), pass: None, logits })
+        Ok(Self { kind, room, activations, program: Program::new(device), pass: None, logits })
     }
 
     /// Makes the program that computes `batch` ready.
@@ -72,6 +73,23 @@ impl Lane {
         if self.pass == Some(pass) {
             return Ok(());
         }
+        let plan = self.plan(model, kv, sampling, options, pass)?;
+        // Should this future be dropped, the program is prepared again.
+        self.pass = None;
+        self.program.prepare(device, plan).await?;
+        self.pass = Some(pass);
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        model: &Model,
+        kv: &KvCache,
+        sampling: &Sampling,
+        options: PlanOptions,
+        pass: Pass,
+    ) -> Result<Plan, GpuError> {
+        let device = model.device();
         let decoder = Decoder {
             config: model.config(),
             weights: model.weights(),
@@ -83,11 +101,25 @@ impl Lane {
             options,
             pass,
         };
-        let plan = decoder.record()?;
-        // Should this future be dropped, the program is prepared again.
-        self.pass = None;
-        self.program.prepare(device, plan).await?;
-        self.pass = Some(pass);
+        decoder.record()
+    }
+
+    /// Compiles the kernels of all passes: those of the smallest and of the largest, since kernels are chosen by whether
+    /// there is enough of something. The program stays as it is.
+    pub(super) async fn compile(
+        &self,
+        model: &Model,
+        kv: &KvCache,
+        sampling: &Sampling,
+        options: PlanOptions,
+    ) -> Result<(), GpuError> {
+        let (room, slots, vocab) = (self.room, kv.shape.slots, model.config().vocab);
+        let draws = |penalised| sample::Rows { sequences: slots, vocab, greedy: 1, listed: 1, all: 1, penalised };
+        for (rows, chunks, logit_rows, penalised) in [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)]
+        {
+            let pass = Pass { kind: self.kind, rows, chunks, logit_rows, draws: draws(penalised) };
+            self.plan(model, kv, sampling, options, pass)?.compile(model.device()).await?;
+        }
         Ok(())
     }
 

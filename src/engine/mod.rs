@@ -1,6 +1,7 @@
 //! Sequences, whose turn it is, and the choice of tokens.
 
 mod copies;
+mod drive;
 #[expect(clippy::module_inception, reason = "the engine is what the module is about")]
 mod engine;
 mod error;
@@ -10,8 +11,10 @@ mod pace;
 mod profile;
 mod runner;
 mod sampler;
+mod schedule;
 mod scheduler;
 mod session;
+mod turn;
 
 pub use engine::Engine;
 pub use error::EngineError;

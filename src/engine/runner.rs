@@ -6,9 +6,9 @@ use super::{
     DecodePass, EngineError, EngineOptions, Profile, Sampler,
     copies::Copies,
     lane::{Batch, Lane},
-    pace::{Moment, Pace, StepRows},
+    pace::{Moment, Pace, StepRows, watched},
     profile::Phase,
-    scheduler::{Give, SequenceId, Step, StepId},
+    scheduler::{Give, Pick, SequenceId, Step, StepId},
 };
 use crate::{
     gpu::{Device, GpuError, Pending, Program, Readback},
@@ -19,7 +19,7 @@ use crate::{
 /// How the tokens of a sequence's request are drawn.
 #[derive(Clone, Debug)]
 pub(super) struct Drawing {
-    /// No two requests have the same.
+    /// The request's.
     pub(super) number: u64,
     /// Options, and the state as the host knows it.
     pub(super) sampler: Sampler,
@@ -47,6 +47,8 @@ pub(super) struct Flight {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostRow {
     pub(super) sequence: SequenceId,
+    /// The number of its request.
+    pub(super) request: u64,
     pub(super) give: Give,
     /// Its place among the rows of its pass.
     row: usize,
@@ -66,6 +68,8 @@ pub(super) struct Work {
     batches: [Batch; 2],
     host_rows: [Vec<HostRow>; 2],
     draws: Vec<(SequenceId, u32)>,
+    /// What the device has to be told of how tokens are drawn, by slot.
+    loads: Vec<(u32, Drawing)>,
 }
 
 /// The order in which a step's passes are computed; their indices in arrays by kind.
@@ -123,6 +127,10 @@ impl Runner {
         })
     }
 
+    pub(super) fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
     pub(super) fn kv(&self) -> &KvCache {
         &self.kv
     }
@@ -155,9 +163,8 @@ impl Runner {
         self.loaded.fill(None);
     }
 
-    /// Makes ready what a step needs. May be dropped at any await, and called again with another step.
-    pub(super) async fn prepare(&mut self, step: &Step, drawings: &Drawings) -> Result<Work, EngineError> {
-        let work = self.work(step, drawings);
+    /// Makes ready what a step needs. After an error, or when it was dropped, another step may be made ready.
+    pub(super) async fn prepare(&mut self, step: &Step, work: &Work) -> Result<(), GpuError> {
         let penalised = work.batches.iter().any(|batch| batch.draws.penalised);
         if penalised && self.sampling.history.is_empty() {
             let (device, vocab) = (self.model.device(), self.model.config().vocab);
@@ -169,12 +176,11 @@ impl Runner {
                 lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, batch).await?;
             }
         }
-        self.copies.prepare(&self.model, &self.kv, &step.copies).await?;
-        Ok(work)
+        self.copies.prepare(&self.model, &self.kv, &step.copies).await
     }
 
     /// A step's rows by kind, the rows whose logits are wanted sorted by what is done with them.
-    fn work(&self, step: &Step, drawings: &Drawings) -> Work {
+    pub(super) fn work(&self, step: &Step, drawings: &Drawings) -> Work {
         let mut work = Work::default();
         let [prompts, drawn] = &mut work.batches;
         for rows in &step.prompts {
@@ -191,10 +197,13 @@ impl Runner {
                 Some(row) => (0, row),
                 None => (1, pick.row),
             };
-            let options = drawings.get(&pick.sequence).map(|drawing| drawing.sampler.options());
-            let way = match (pick.give, options) {
-                (Give::Draw, Some(options)) if !self.options.host_sampling => {
+            let way = match (pick.give, drawings.get(&pick.sequence)) {
+                (Give::Draw, Some(drawing)) if !self.options.host_sampling => {
+                    let options = drawing.sampler.options();
                     work.draws.push((pick.sequence, pick.slot));
+                    if self.loaded.get(pick.slot as usize) != Some(&Some(drawing.number)) {
+                        work.loads.push((pick.slot, drawing.clone()));
+                    }
                     let draws = &mut work.batches[kind].draws;
                     (draws.sequences, draws.vocab) = (sequences, vocab);
                     draws.penalised |= options.penalises();
@@ -212,7 +221,10 @@ impl Runner {
                 batch.picks.push([row, pick.slot]);
                 match way {
                     Some(way) => batch.draws.add(way),
-                    None => work.host_rows[kind].push(HostRow { sequence: pick.sequence, give: pick.give, row: place }),
+                    None => {
+                        let &Pick { sequence, request, give, .. } = pick;
+                        work.host_rows[kind].push(HostRow { sequence, request, give, row: place });
+                    }
                 }
             }
         }
@@ -220,7 +232,7 @@ impl Runner {
     }
 
     /// Writes what a step's programs read.
-    pub(super) fn write(&mut self, step: &Step, work: &Work, drawings: &Drawings) -> Result<(), EngineError> {
+    pub(super) fn write(&mut self, step: &Step, work: &Work) -> Result<(), GpuError> {
         let device = self.model.device();
         let max_blocks = u64::from(self.kv.shape.max_blocks());
         for changed in &step.blocks {
@@ -238,17 +250,11 @@ impl Runner {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
             }
         }
-        for (sequence, slot) in &work.draws {
-            let Some(drawing) = drawings.get(sequence) else { continue };
-            if self.loaded.get(*slot as usize) != Some(&Some(drawing.number)) {
-                self.load(drawing, *slot)?;
-            }
-        }
-        Ok(())
+        work.loads.iter().try_for_each(|(slot, drawing)| self.load(drawing, *slot))
     }
 
     /// Gives the device the options of a request, and its state.
-    fn load(&mut self, drawing: &Drawing, slot: u32) -> Result<(), EngineError> {
+    fn load(&mut self, drawing: &Drawing, slot: u32) -> Result<(), GpuError> {
         let (device, vocab) = (self.model.device(), self.model.config().vocab);
         let (sampling, sampler, at) = (&self.sampling, &drawing.sampler, u64::from(slot));
         let options = sampler.options();
@@ -274,7 +280,7 @@ impl Runner {
     }
 
     /// Sends a step's programs to the device. Waits only for steps of a plan that the host runs, and for profiles.
-    pub(super) async fn submit(&mut self, step: &Step, work: &Work) -> Result<(), EngineError> {
+    pub(super) async fn submit(&mut self, step: &Step, work: &Work) -> Result<(), GpuError> {
         let device = self.model.device();
         if !step.copies.is_empty() {
             self.copies.program().submit(device)?;
@@ -304,7 +310,7 @@ impl Runner {
     }
 
     /// Begins to read what a step that has been sent leaves.
-    pub(super) fn take_off(&mut self, step: &Step, work: Work, submitted: Moment) -> Result<(), EngineError> {
+    pub(super) fn take_off(&mut self, step: &Step, work: Work, submitted: Moment) -> Result<(), GpuError> {
         let device = self.model.device();
         let tokens = self.tokens.start(device, &self.sampling.tokens, self.options.sequences.into())?;
         let vocab = u64::from(self.model.config().vocab);
@@ -331,12 +337,13 @@ impl Runner {
     }
 
     /// Waits for the oldest step that is under way; `None` when there is none. May be dropped at any await.
-    pub(super) async fn land(&mut self) -> Result<Option<Landed>, EngineError> {
+    pub(super) async fn land(&mut self) -> Result<Option<Landed>, GpuError> {
         let device = self.model.device();
         let Some(flight) = self.flights.front_mut() else { return Ok(None) };
         if flight.read_tokens.is_none() {
-            flight.read_tokens = Some(flight.tokens.wait(device).await?);
-            self.pace.done(flight.rows, flight.submitted);
+            let (read, just_now) = watched(flight.tokens.wait(device)).await;
+            flight.read_tokens = Some(read?);
+            self.pace.done(flight.rows, flight.submitted, just_now);
         }
         while let Some((_, pending)) = flight.logits.get_mut(flight.read_logits.len()) {
             let logits = pending.wait(device).await?;
@@ -363,22 +370,10 @@ impl Runner {
     }
 
     /// Compiles what passes of every size need, without touching any sequence.
-    pub(super) async fn warm_up(&mut self) -> Result<(), GpuError> {
-        let context = self.kv.shape.context;
-        let slots = self.options.sequences;
-        let picks = |rows: u32| (0..rows).map(|row| [row, row]).collect::<Vec<_>>();
-        for (lane, rows) in self.lanes.iter_mut().zip([self.options.prefill_rows.min(context), slots]) {
-            for (rows, longest) in [(rows, context), (1, context), (1, 1)] {
-                for way in [sample::Way::Greedy, sample::Way::Listed] {
-                    let mut draws =
-                        sample::Rows { sequences: slots, vocab: self.model.config().vocab, ..Default::default() };
-                    draws.add(way);
-                    let positions = vec![[longest - 1, 0]; rows as usize];
-                    let batch = Batch { ids: vec![0; rows as usize], positions, picks: picks(1), draws };
-                    lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, &batch).await?;
-                }
-            }
+    pub(super) async fn compile(&self) -> Result<(), GpuError> {
+        for lane in &self.lanes {
+            lane.compile(&self.model, &self.kv, &self.sampling, self.options.plan).await?;
         }
-        Ok(())
+        self.copies.compile(self.model.device(), &self.kv).await
     }
 }

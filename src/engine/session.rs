@@ -2,8 +2,7 @@
 
 use super::{
     Engine, EngineError, Sampler, SamplingOptions,
-    engine::News,
-    runner::Drawing,
+    schedule::News,
     scheduler::{End, SequenceId, Want},
 };
 use crate::gpu::{Device, Program};
@@ -16,7 +15,7 @@ pub struct Session {
 }
 
 /// What is asked for by [`Session::generate`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateOptions {
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
@@ -24,12 +23,6 @@ pub struct GenerateOptions {
     pub max_tokens: Option<u32>,
     /// Tokens that end the reply; they are not part of it.
     pub stop: Vec<u32>,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        Self { sampling: SamplingOptions::default(), max_tokens: None, stop: Vec::new() }
-    }
 }
 
 /// What has become of a reply.
@@ -93,7 +86,7 @@ impl Session {
     /// Another sequence of the same tokens. They share what is computed until one of them goes on.
     ///
     /// # Errors
-    /// None for a session without a reply under way, which a borrow cannot have.
+    /// None: a session that can be borrowed has no request under way, but the types do not say so.
     pub fn fork(&self) -> Result<Self, EngineError> {
         let mut schedule = self.engine.schedule();
         let id = schedule.scheduler.fork(self.id)?;
@@ -104,72 +97,60 @@ impl Session {
 
     /// Forgets all tokens but the first `len`.
     pub fn truncate(&mut self, len: u32) {
-        let mut schedule = self.engine.schedule();
-        // A call whose future was dropped may have left a request.
-        schedule.cancel(self.id);
-        let _ = schedule.scheduler.truncate(self.id, len);
+        // A session that can be borrowed so has no request, which alone could be in the way.
+        let _ = self.engine.schedule().scheduler.truncate(self.id, len);
     }
 
     /// Appends `tokens` and returns the logits `[vocab]` of the last.
     ///
     /// # Errors
-    /// [`EngineError`]; the sequence is then as before.
+    /// [`EngineError`]; the sequence is then as before, as it is when the future is dropped.
     pub async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.ask(tokens, Want::Last)?;
-        self.last_logits().await
+        self.append(tokens, Want::Last)?.last_logits().await
     }
 
     /// Appends `token` as if it had been drawn and returns its logits `[vocab]`: with the kernels and the order of sums that
     /// [`Session::generate`] has for the tokens of a reply.
     ///
     /// # Errors
-    /// [`EngineError`]; the sequence is then as before.
+    /// Those of [`Session::forward`].
     pub async fn decode(&mut self, token: u32) -> Result<Vec<f32>, EngineError> {
-        self.ask(&[token], Want::Next)?;
-        self.last_logits().await
+        self.append(&[token], Want::Next)?.last_logits().await
     }
 
     /// Appends `tokens` and hands the logits `[vocab]` of each to `sink`, in order.
     ///
     /// # Errors
-    /// [`EngineError`]; the sequence is then as before, though `sink` may have seen some.
+    /// Those of [`Session::forward`], though `sink` may have seen some.
     pub async fn forward_each(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
-        self.ask(tokens, Want::Each)?;
-        loop {
-            match self.next().await? {
-                News::Logits { logits, last } => {
-                    sink(&logits);
-                    if last {
-                        return Ok(());
-                    }
-                }
-                other => self.unexpected(other)?,
+        let mut appended = self.append(tokens, Want::Each)?;
+        while !appended.done {
+            let news = appended.session.next().await?;
+            if let Some(logits) = appended.logits(news)? {
+                sink(&logits);
             }
         }
+        Ok(())
     }
 
     /// Appends `tokens` by programs that `run` runs in the engine's place, step by step if it likes: this is how a model's
-    /// dispatches are replayed one by one. A single token that follows others is computed as a drawn one.
+    /// dispatches are replayed one by one. A single token that follows others is computed as a drawn one. Meanwhile other
+    /// sequences wait.
     ///
     /// # Errors
-    /// [`EngineError`] and those of `run`; the sequence is then as before.
+    /// Those of [`Session::forward`] and of `run`; [`EngineError::NoPlace`] when requests of others are in the way.
     pub async fn forward_by<E: From<EngineError>>(
         &mut self,
         tokens: &[u32],
         mut run: impl AsyncFnMut(&Device, &Program) -> Result<(), E>,
     ) -> Result<(), E> {
         let next = tokens.len() == 1 && !self.is_empty();
-        self.ask(tokens, if next { Want::Next } else { Want::Last })?;
-        loop {
-            match self.engine.next_by(self.id, &mut run).await {
-                Ok(News::Logits { .. }) => return Ok(()),
-                Ok(other) => self.unexpected(other)?,
-                Err(error) => {
-                    self.engine.schedule().cancel(self.id);
-                    return Err(error);
-                }
-            }
+        let mut appended = self.append(tokens, if next { Want::Next } else { Want::Last })?;
+        while !appended.done {
+            let news = appended.session.engine.next_by(appended.session.id, &mut run).await?;
+            appended.logits(news)?;
         }
+        Ok(())
     }
 
     /// Appends `prompt`, and a reply to it: its tokens come from [`Reply::next`]. The prompt may be empty when the last reply
@@ -184,24 +165,23 @@ impl Session {
         sampler.seen(&self.tokens());
         sampler.seen(prompt);
         let most = options.max_tokens.unwrap_or(u32::MAX);
-        self.ask(prompt, Want::Draw { most, stops: options.stop.clone() })?;
-        let mut schedule = self.engine.schedule();
-        let number = schedule.number();
-        schedule.drawings.insert(self.id, Drawing { number, sampler });
-        drop(schedule);
+        self.ask(prompt, Want::Draw { most, stops: options.stop.clone() }, Some(sampler))?;
         Ok(Reply { session: self, cached: 0, stop: None })
     }
 
     /// Makes a request of the scheduler.
-    fn ask(&mut self, tokens: &[u32], want: Want) -> Result<(), EngineError> {
+    fn ask(&mut self, tokens: &[u32], want: Want, sampler: Option<Sampler>) -> Result<(), EngineError> {
         let vocab = self.engine.config().vocab;
         if let Some(&id) = tokens.iter().find(|id| **id >= vocab) {
             return Err(EngineError::TokenId { id, vocab });
         }
-        let mut schedule = self.engine.schedule();
-        // A call whose future was dropped may have left a request.
-        schedule.cancel(self.id);
-        Ok(schedule.scheduler.submit(self.id, tokens, want)?)
+        self.engine.schedule().ask(self.id, tokens, want, sampler)
+    }
+
+    fn append(&mut self, tokens: &[u32], want: Want) -> Result<Appended<'_>, EngineError> {
+        let before = self.len();
+        self.ask(tokens, want, None)?;
+        Ok(Appended { session: self, before, done: false })
     }
 
     async fn next(&self) -> Result<News, EngineError> {
@@ -211,22 +191,47 @@ impl Session {
             }
         }
     }
+}
 
+/// Tokens whose logits are asked for. Unless all came, they are taken back when it is dropped: the sequence has them as soon
+/// as the device computes them, before the logits are known.
+struct Appended<'a> {
+    session: &'a Session,
+    before: u32,
+    done: bool,
+}
+
+impl Drop for Appended<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut schedule = self.session.engine.schedule();
+            schedule.cancel(self.session.id);
+            // The request is over, which alone could be in the way.
+            let _ = schedule.scheduler.truncate(self.session.id, self.before);
+        }
+    }
+}
+
+impl Appended<'_> {
     async fn last_logits(&mut self) -> Result<Vec<f32>, EngineError> {
         loop {
-            match self.next().await? {
-                News::Logits { logits, last: true } => return Ok(logits),
-                other => self.unexpected(other)?,
+            let news = self.session.next().await?;
+            if let (Some(logits), true) = (self.logits(news)?, self.done) {
+                return Ok(logits);
             }
         }
     }
 
-    /// News that do not end a request for logits well.
-    fn unexpected(&self, news: News) -> Result<(), EngineError> {
+    /// The logits in some news.
+    fn logits(&mut self, news: News) -> Result<Option<Vec<f32>>, EngineError> {
         match news {
+            News::Logits { logits, last } => {
+                self.done = last;
+                Ok(Some(logits))
+            }
             News::Failed(error) => Err(error),
             News::Ended(end) => Err(error_of(end)),
-            News::Admitted { .. } | News::Token(_) | News::Logits { .. } => Ok(()),
+            News::Admitted { .. } | News::Token(_) => Ok(None),
         }
     }
 }
@@ -235,6 +240,7 @@ impl Session {
 fn error_of(end: End) -> EngineError {
     match end {
         End::PoolFull { needed, free } => EngineError::PoolFull { needed, free },
+        End::NoToken => EngineError::NotANumber,
         End::DeviceLost => EngineError::DeviceLost,
         End::Stop(_) | End::Limit | End::ContextFull => EngineError::NoRequest,
     }
@@ -288,7 +294,7 @@ impl Reply<'_> {
                     End::Stop(token) => Stop::Token(token),
                     End::Limit => Stop::Limit,
                     End::ContextFull => Stop::ContextFull,
-                    End::PoolFull { .. } | End::DeviceLost => return Err(error_of(end)),
+                    End::PoolFull { .. } | End::NoToken | End::DeviceLost => return Err(error_of(end)),
                 };
                 self.stop = Some(stop);
                 Ok(Progress::Ended(stop))

@@ -158,7 +158,8 @@ pub(crate) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
     let flags = adapter.get_downlevel_capabilities().flags;
     let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
-    Caps { timestamps, ..Caps::from_limits(limits, halves, features.contains(wgpu::Features::SUBGROUP)) }
+    let f16 = features.contains(wgpu::Features::SHADER_F16);
+    Caps { f16, timestamps, ..Caps::from_limits(limits, halves, features.contains(wgpu::Features::SUBGROUP)) }
 }
 
 /// Refuses a device that is poorer than WebGPU's defaults, and poorer than its adapter, in what kernels cannot do without.

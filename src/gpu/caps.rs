@@ -7,6 +7,8 @@
 pub struct Caps {
     /// `pack2x16float` and `unpack2x16float` work, so that an f16 KV cache can be kept without the f16 type.
     pub pack_f16: bool,
+    /// Shaders may have WGSL's type `f16`.
+    pub f16: bool,
     /// Subgroup operations work. A shader must not assume a subgroup's size.
     pub subgroups: bool,
     /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
@@ -37,6 +39,7 @@ impl Caps {
     pub fn and(&self, other: &Self) -> Self {
         Self {
             pack_f16: self.pack_f16 && other.pack_f16,
+            f16: self.f16 && other.f16,
             subgroups: self.subgroups && other.subgroups,
             timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
@@ -52,6 +55,7 @@ impl Caps {
     /// The features that a device needs for it.
     pub(crate) fn features(&self) -> wgpu::Features {
         let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SHADER_F16, self.f16);
         features.set(wgpu::Features::SUBGROUP, self.subgroups);
         features.set(wgpu::Features::TIMESTAMP_QUERY, self.timestamps);
         features
@@ -80,10 +84,11 @@ impl Caps {
         self.max_binding_bytes.min(self.max_buffer_bytes)
     }
 
-    /// The capabilities of a device made with `limits`, without timestamps.
+    /// The capabilities of a device made with `limits`, without the type f16 and timestamps.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,
+            f16: false,
             subgroups,
             timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,

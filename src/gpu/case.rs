@@ -33,7 +33,15 @@ impl<K: Kernel> Case<K> {
 pub enum Expect {
     /// Floats: the exact value in f64, and the largest allowed distance from it.
     Near(Vec<(f64, f64)>),
-    /// The same of numbers that are packed.
+    /// The same, and of those that may be off at all the sum of squared distances is at most `nmse` of that of the exact
+    /// values (normalised mean squared error): what is rounded much, but nowhere on purpose in one direction.
+    NearInMean {
+        /// The exact values, each with the largest allowed distance from it.
+        values: Vec<(f64, f64)>,
+        /// The largest allowed share.
+        nmse: f64,
+    },
+    /// As [`Near`](Self::Near), of numbers that are packed.
     Packed(Packing, Vec<(f64, f64)>),
     /// Words, exactly.
     Exact(Vec<u32>),
@@ -88,6 +96,26 @@ impl fmt::Display for Deviation {
     }
 }
 
+impl Deviation {
+    /// This one, or where all distances together are a larger share of what is allowed in the mean, with that share: were
+    /// each divided by it, they would just meet `nmse`.
+    fn or_in_mean(self, values: &[(f64, f64)], words: &[u32], nmse: f64) -> Self {
+        let (mut errors, mut squares) = (0.0, 0.0);
+        for ((exact, bound), word) in values.iter().zip(words) {
+            if *bound > 0.0 {
+                errors += (f64::from(f32::from_bits(*word)) - exact).powi(2);
+                squares += exact.powi(2);
+            }
+        }
+        // Of no squares at all the bounds alone judge.
+        let share = (errors / (nmse * squares)).sqrt();
+        if share.is_finite() && share > self.share {
+            return Self { share, bound: (self.found - self.exact).abs() / share, ..self };
+        }
+        self
+    }
+}
+
 impl Expect {
     /// Floats that stay as they are, for a definition to overwrite those that do not.
     pub fn unchanged(values: &[f32]) -> Vec<(f64, f64)> {
@@ -116,7 +144,9 @@ impl Expect {
     /// The exact values, rounded to what the buffer holds.
     pub fn words(&self) -> Vec<u32> {
         match self {
-            Self::Near(values) => values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect(),
+            Self::Near(values) | Self::NearInMean { values, .. } => {
+                values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect()
+            }
             Self::Packed(packing, values) => {
                 let units = values.chunks_exact(packing.numbers);
                 let mut words = vec![0; units.len() * packing.words];
@@ -146,7 +176,7 @@ impl Expect {
             }
         };
         let wanted = match self {
-            Self::Near(values) => {
+            Self::Near(values) | Self::NearInMean { values, .. } => {
                 for (i, ((exact, bound), word)) in values.iter().zip(words).enumerate() {
                     see(i, f64::from(f32::from_bits(*word)), *exact, *bound);
                 }
@@ -168,7 +198,10 @@ impl Expect {
             }
         };
         if wanted == words.len() {
-            return worst;
+            return match self {
+                Self::NearInMean { values, nmse } => worst.map(|worst| worst.or_in_mean(values, words, *nmse)),
+                Self::Near(_) | Self::Packed(..) | Self::Exact(_) => worst,
+            };
         }
         let index = wanted.min(words.len());
         Some(Deviation { share: f64::INFINITY, index, found: f64::NAN, exact: f64::NAN, bound: 0.0 })
@@ -203,6 +236,14 @@ mod tests {
         for wrong in [&[1.0, -2.000_000_2, f32::NAN][..], &[1.0, -2.0, 0.0], &[f32::NAN, -2.0, f32::NAN], &[1.0]] {
             assert_eq!(share(&near, &bits(wrong)), f64::INFINITY, "{wrong:?}");
         }
+        let mean = Expect::NearInMean { values: vec![(3.0, 0.1), (4.0, 0.1), (9.0, 0.0)], nmse: 1e-4 };
+        // Errors of a hundredth of what there is: 0.03² + 0.04² of 25.
+        assert!((share(&mean, &bits(&[3.03, 4.04, 9.0])) - 1.0).abs() < 1e-3);
+        assert!((share(&mean, &bits(&[3.0, 4.08, 9.0])) - 1.6).abs() < 1e-3);
+        assert!((share(&mean, &bits(&[3.0, 4.0, 9.0])) == 0.0));
+        assert_eq!(share(&mean, &bits(&[f32::NAN, 4.0, 9.0])), f64::INFINITY);
+        let nothing = Expect::NearInMean { values: vec![(0.0, 0.1)], nmse: 1e-4 };
+        assert!((share(&nothing, &bits(&[0.05])) - 0.5).abs() < 1e-6);
         assert_eq!(share(&Expect::Near(vec![(f64::INFINITY, 1.0)]), &bits(&[f32::INFINITY])), 0.0);
         assert_eq!(share(&Expect::Near(vec![(1.0, f64::NAN)]), &bits(&[2.0])), f64::INFINITY);
         assert_eq!(share(&Expect::Exact(vec![3, 4]), &[3, 4]), 0.0);

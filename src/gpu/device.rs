@@ -1,8 +1,12 @@
 //! Where plans run: a GPU through wgpu, or the CPU by the kernels' twins.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::Poll,
 };
 
 use super::{
@@ -22,12 +26,26 @@ pub struct Device {
     inner: Arc<Inner>,
 }
 
+/// What has been created on a device since it was made, whether it still is: what tests and benches read to see that running
+/// creates nothing. The twins create nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Buffers.
+    pub buffers: u64,
+    /// Bind groups.
+    pub bind_groups: u64,
+    /// Compiled pipelines.
+    pub pipelines: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
     caps: Caps,
     identity: Identity,
     next_buffer: AtomicU64,
+    /// See [`Device::pend`].
+    pending: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -40,6 +58,8 @@ impl Device {
     /// The twins on the CPU: no driver is touched.
     pub fn cpu() -> Self {
         let mut caps = Caps::portable();
+        // Twins of f16 shaders compute in f64, as all do.
+        caps.f16 = true;
         // Host memory has no binding limit; the twins read any number of slices.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
@@ -92,7 +112,8 @@ impl Device {
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        Self { inner: Arc::new(Inner { kind, caps, identity: Identity::default(), next_buffer: AtomicU64::new(0) }) }
+        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(0), AtomicU32::new(0));
+        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
     }
 
     /// What it can do.
@@ -127,6 +148,11 @@ impl Device {
         }
     }
 
+    /// What has been created on it until now.
+    pub fn created(&self) -> Created {
+        self.gpu().map(|gpu| gpu.made.all()).unwrap_or_default()
+    }
+
     /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
     /// computes something else. Those compiled already stay, and the twins have no shaders.
     pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {
@@ -153,6 +179,26 @@ impl Device {
         }
     }
 
+    /// For tests: from now on what is awaited of it is pending the first so many times that it is polled, as with a driver
+    /// that takes its time. It wakes itself.
+    pub fn pend(&self, polls: u32) {
+        self.inner.pending.store(polls, Ordering::Relaxed);
+    }
+
+    /// What [`Device::pend`] asks for.
+    pub(crate) async fn pending(&self) {
+        let mut left = self.inner.pending.load(Ordering::Relaxed);
+        poll_fn(|context| match left.checked_sub(1) {
+            None => Poll::Ready(()),
+            Some(fewer) => {
+                left = fewer;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.inner.identity
     }
@@ -165,6 +211,7 @@ impl Device {
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
+        self.pending().await;
         let limit = self.caps().buffer_limit();
         if bytes > limit {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
@@ -223,6 +270,7 @@ impl Device {
         let slice = (WRITE_SLICE / size_of::<T>()).max(1);
         for (i, part) in data.chunks(slice).enumerate() {
             let much_under_way = self.copy_in(buffer, start + (i * slice) as u64, part)?;
+            self.pending().await;
             if let (true, Some(gpu)) = (much_under_way, self.gpu()) {
                 gpu.flush().await?;
             }

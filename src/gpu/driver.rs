@@ -17,6 +17,7 @@ use futures_channel::oneshot;
 
 use super::{
     GpuError,
+    device::Created,
     pipeline::PipelineCache,
     scope::{Caught, caught},
 };
@@ -30,6 +31,7 @@ pub(crate) struct Gpu {
     pub(crate) name: String,
     pub(crate) software: bool,
     pub(crate) allowance: Allowance,
+    pub(crate) made: Made,
     owner: Owner,
     /// The reason of the device's loss, or the first error that no scope caught.
     fault: Arc<Mutex<Option<Fault>>>,
@@ -81,6 +83,26 @@ impl Allowance {
     }
 }
 
+/// Counts what is created.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) buffers: AtomicU64,
+    pub(crate) bind_groups: AtomicU64,
+    pub(crate) pipelines: AtomicU64,
+}
+
+impl Made {
+    pub(crate) fn add(what: &AtomicU64) {
+        what.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn all(&self) -> Created {
+        let [buffers, bind_groups, pipelines] =
+            [&self.buffers, &self.bind_groups, &self.pipelines].map(|what| what.load(Ordering::Relaxed));
+        Created { buffers, bind_groups, pipelines }
+    }
+}
+
 /// Staging memory of uploads is freed when their submission is done: this much may be waiting.
 const UPLOAD_IN_FLIGHT: u64 = 32 << 20;
 
@@ -97,6 +119,7 @@ impl Gpu {
             name: info.name.clone(),
             software: info.device_type == wgpu::DeviceType::Cpu,
             allowance: Allowance::new(),
+            made: Made::default(),
             owner,
             fault: Arc::default(),
             waits: AtomicU64::new(0),
@@ -186,7 +209,10 @@ impl Gpu {
         match caught.error().await {
             Some(wgpu::Error::OutOfMemory { .. }) => Err(self.blame(out_of_memory())),
             Some(error) => Err(self.blame(GpuError::from_wgpu(error, label))),
-            None => self.check().map(|()| buffer),
+            None => {
+                Made::add(&self.made.buffers);
+                self.check().map(|()| buffer)
+            }
         }
     }
 

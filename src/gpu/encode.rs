@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use super::{Caps, GpuError, Plan, Step, driver::Gpu, pipeline::Pipeline};
+use super::{
+    Caps, GpuError, Plan, Step,
+    driver::{Gpu, Made},
+    pipeline::Pipeline,
+};
 
 /// What a GPU needs for a plan.
 #[derive(Debug, Default)]
@@ -29,10 +33,17 @@ enum EncodedGrid {
     Indirect(wgpu::Buffer, u64),
 }
 
+/// Compiles the pipelines of `plan` that there are none of yet.
+pub(super) async fn compile(gpu: &Gpu, plan: &Plan) -> Result<(), GpuError> {
+    let ops = plan.steps.iter().filter(|step| !step.on_host).map(|step| &*step.op);
+    gpu.pipelines.compile(gpu, ops).await.map_err(|error| gpu.blame(error))
+}
+
 impl GpuProgram {
     /// Takes `plan` in place of the one before.
     pub(super) async fn prepare(&mut self, gpu: &Gpu, caps: &Caps, plan: &Plan) -> Result<(), GpuError> {
         self.steps.clear();
+        compile(gpu, plan).await?;
         let stride = u64::from(caps.uniform_alignment.max(16));
         let slot = |step: &Step| (step.op.params().len() as u64).div_ceil(stride) * stride;
         let bytes: u64 = plan.steps.iter().map(slot).sum();
@@ -51,7 +62,7 @@ impl GpuProgram {
                 steps.push(None);
                 continue;
             }
-            let pipeline = gpu.pipelines.get(&gpu.device, &*step.op).await.map_err(|error| gpu.blame(error))?;
+            let pipeline = gpu.pipelines.get(gpu, &*step.op).await.map_err(|error| gpu.blame(error))?;
             let bind_group = self.bind_group(gpu, &params, &pipeline, step)?;
             let grid = step.op.grid();
             // An indirect grid is no larger than this one.
@@ -102,6 +113,7 @@ impl GpuProgram {
                 entries: &entries,
             })
         })?;
+        Made::add(&gpu.made.bind_groups);
         self.bind_groups.insert(key, bind_group.clone());
         Ok(bind_group)
     }

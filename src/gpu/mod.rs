@@ -29,7 +29,7 @@ pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::Caps;
 pub use case::{Case, Deviation, Expect, Packing};
-pub use device::Device;
+pub use device::{Created, Device};
 pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;

@@ -1,13 +1,20 @@
 //! Compiled kernels, each compiled once a device.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError},
+};
+#[cfg(not(target_arch = "wasm32"))]
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll, Waker},
 };
 
 use super::{
     GpuError, Shader,
+    driver::{Gpu, Made},
     kernel::{Access, Op, PipelineKey},
     scope::caught,
 };
@@ -44,8 +51,45 @@ impl PipelineCache {
         self.edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pipeline of `op` on `device`, compiled if it is not yet.
-    pub(crate) async fn get(&self, device: &wgpu::Device, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
+    /// Compiles what some of `ops` have no pipeline for yet: natively several at a time, on threads of its own while the
+    /// caller's waits.
+    pub(crate) async fn compile(&self, gpu: &Gpu, ops: impl Iterator<Item = &dyn Op>) -> Result<(), GpuError> {
+        let mut seen: HashSet<_> = self.lock().keys().cloned().collect();
+        let missing: Vec<_> = ops.filter(|op| seen.insert(op.pipeline_key())).collect();
+        #[cfg(not(target_arch = "wasm32"))]
+        self.compile_side_by_side(gpu, &missing);
+        // What is left, and what has failed, whose error is wanted.
+        for op in missing {
+            self.get(gpu, op).await?;
+        }
+        Ok(())
+    }
+
+    /// Compiles ops on several threads, of which one is the caller's. What fails is left out, and where the system has no
+    /// thread to give there are fewer.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_side_by_side(&self, gpu: &Gpu, ops: &[&dyn Op]) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(op) = ops.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // Natively nothing is waited for.
+                let mut context = Context::from_waker(Waker::noop());
+                if !matches!(pin!(self.get(gpu, *op)).poll(&mut context), Poll::Ready(Ok(_))) {
+                    break;
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ops.len());
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                let _ = std::thread::Builder::new().name("shader compiler".to_owned()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+
+    /// The pipeline of `op` on the device, compiled if it is not yet.
+    pub(crate) async fn get(&self, gpu: &Gpu, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
         let key = op.pipeline_key();
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
@@ -54,7 +98,8 @@ impl PipelineCache {
         for edit in self.edits().iter().filter(|edit| edit.kernel == op.kernel()) {
             shader.replace(&edit.from, &edit.to);
         }
-        let pipeline = Arc::new(Pipeline::compile(device, op, shader).await?);
+        let pipeline = Arc::new(Pipeline::compile(&gpu.device, op, shader).await?);
+        Made::add(&gpu.made.pipelines);
         self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Access, Binds, Buffer, GpuError, Grid, Kernel, Op, RawBuffer,
+    Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, encode,
     kernel::{Dispatch, check_aliases},
 };
 
@@ -69,6 +69,18 @@ impl Plan {
     /// The dispatches.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Compiles the kernels that it needs and `device` has not compiled yet, so that no program waits for them: natively on
+    /// several threads, while the caller's waits.
+    ///
+    /// # Errors
+    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::Lost`].
+    pub async fn compile(&self, device: &Device) -> Result<(), GpuError> {
+        match device.gpu() {
+            Some(gpu) => encode::compile(gpu, self).await,
+            None => Ok(()),
+        }
     }
 }
 

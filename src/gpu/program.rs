@@ -40,6 +40,7 @@ impl Program {
         if let Some(buffer) = buffers.find(|buffer| buffer.identity != self.device) {
             return Err(buffer.foreign());
         }
+        device.pending().await;
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
             program.prepare(gpu, device.caps(), &plan).await?;
             self.host = HostSteps::new(device, gpu, &plan).await?;
@@ -81,6 +82,7 @@ impl Program {
             let range = first..first + run.len();
             first = range.end;
             if run.iter().any(|step| step.on_host) {
+                device.pending().await;
                 host.run(device, run).await?;
             } else {
                 self.submit_steps(device, range)?;

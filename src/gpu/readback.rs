@@ -190,6 +190,7 @@ impl<T: Element> Pending<T> {
         if self.ring.device.identity() != device.identity() {
             return Err(GpuError::OutOfRange { what: "a read", buffer: self.label.clone() });
         }
+        device.pending().await;
         if let (State::Copying(copying), Some(gpu)) = (&mut self.state, device.gpu()) {
             let mapped = gpu.finish(&mut copying.mapped, copying.submission.clone()).await?;
             let elements = match &mapped {

@@ -45,6 +45,7 @@ pub struct Source {
     /// Invocations of a workgroup.
     workgroup: u32,
     subgroups: bool,
+    f16: bool,
     constants: Vec<(&'static str, &'static str, String)>,
     fragments: Vec<Fragment>,
 }
@@ -54,12 +55,18 @@ impl Source {
     /// `workgroup` invocations, which is the constant `WG` too.
     pub fn new(body: Fragment, workgroup: u32) -> Self {
         let fragments = vec![wgsl!("lib/grid.wgsl"), body];
-        Self { workgroup, subgroups: false, constants: Vec::new(), fragments }.constant("WG", workgroup)
+        Self { workgroup, subgroups: false, f16: false, constants: Vec::new(), fragments }.constant("WG", workgroup)
     }
 
     /// Gives fragments an invocation's place among its workgroup's subgroups: `sg_count`, `sg_id`, and `sg_lane` in its own.
     pub fn subgroups(mut self, used: bool) -> Self {
         self.subgroups |= used;
+        self
+    }
+
+    /// Lets fragments have the type `f16`.
+    pub fn f16(mut self, used: bool) -> Self {
+        self.f16 |= used;
         self
     }
 
@@ -92,9 +99,12 @@ impl Source {
         self.workgroup
     }
 
-    /// The whole module: constants, `Params`, bindings, entry point, fragments in order.
+    /// The whole module: directives, constants, `Params`, bindings, entry point, fragments in order.
     pub(crate) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
         let mut text = String::new();
+        if self.f16 {
+            text.push_str("enable f16;\n");
+        }
         for (name, ty, value) in &self.constants {
             let _ = writeln!(text, "const {name}: {ty} = {value};");
         }

@@ -246,7 +246,7 @@ impl Decoder<'_> {
                         held,
                         matrix_rows,
                     };
-                    let variant = gemm::Variant { ty, rows: kind, epilogue };
+                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile: linear::TileType::F32 };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemm::Gemm, variant, params, binds, rows)?;
                 }

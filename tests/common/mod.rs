@@ -1,5 +1,7 @@
 //! What several test programs share. Each uses only a part of it.
 #![allow(dead_code)]
 
+pub mod engines;
 pub mod golden;
+pub mod smallest;
 pub mod tiny_model;

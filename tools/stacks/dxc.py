@@ -1,6 +1,8 @@
-"""Lets DXC, the compiler of Direct3D 12, judge every .hlsl file of the folders given, as shader model 6.0.
+"""Lets DXC, the compiler of Direct3D 12, judge every .hlsl file of the folders given, each as a shader model.
 
-    dxc.py LIBDXCOMPILER FOLDER...
+    dxc.py LIBDXCOMPILER MODEL=FOLDER...
+
+MODEL is 6_0, or 6_2, which has 16-bit types.
 
 DXC is a library with COM interfaces; the few methods needed are called through their tables.
 """
@@ -54,9 +56,11 @@ class Dxc:
         )
         check(status, "making a compiler")
 
-    def refusal(self, source):
+    def refusal(self, source, model="6_0"):
         """What DXC has against a shader, or an empty string."""
-        words = ["-E", "main", "-T", "cs_6_0", "-HV", "2018", "-no-warnings"]
+        words = ["-E", "main", "-T", f"cs_{model}", "-HV", "2018", "-no-warnings"]
+        if model == "6_2":
+            words.append("-enable-16bit-types")
         arguments = (ctypes.c_wchar_p * len(words))(*words)
         buffer = Buffer(source, len(source), UTF8)
         result = ctypes.c_void_p()
@@ -95,12 +99,16 @@ def main():
     for bad in (good.replace(b"i);", b"j);"), good.replace(b"a.Store(i * 4, i)", b"a.Store(i * 4, WaveMatch(i).x)")):
         if not dxc.refusal(bad):
             sys.exit(f"DXC accepts {bad.decode()}")
+    halves = good.replace(b"i * 4, i)", b"i * 4, uint(float16_t(i)))")
+    if (refused := dxc.refusal(halves, "6_2")) or not dxc.refusal(halves):
+        sys.exit(f"DXC takes 16-bit types where there are none, or refuses them: {refused}")
+    print(f"DXC: {os.path.basename(library)}")
     passed = failed = 0
-    for folder in folders:
+    for model, folder in (argument.split("=", 1) for argument in folders):
         for name in sorted(os.listdir(folder)):
             if name.endswith(".hlsl"):
                 with open(os.path.join(folder, name), "rb") as file:
-                    refused = dxc.refusal(file.read())
+                    refused = dxc.refusal(file.read(), model)
                 if refused:
                     failed += 1
                     print(f"FAILED {name}: {refused}", file=sys.stderr)

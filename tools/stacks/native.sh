@@ -38,4 +38,4 @@ case $1 in
 esac
 export VK_DRIVER_FILES="$driver" VK_ICD_FILENAMES="$driver"
 # shellcheck disable=SC2086 # words
-exec "$2" $parts
+exec "$2" --stack "$1" $parts

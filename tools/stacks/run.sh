@@ -1,7 +1,7 @@
 #!/bin/bash
 # Judges the kernels on every stack that software alone can offer: `run.sh [STAGE...]`, all stages by default, quick ones
-# first. Each stage prints what it ran and its totals; the first that fails ends the run. A stack that cannot be had is a
-# failure, never a skip.
+# first. Each stage prints what it ran and its totals; the first that fails ends the run, and a table of all stages is the
+# end of it. A stack that cannot be had is a failure, never a skip.
 #
 # Sets itself up on Debian: packages through apt, an npm and a PyPI package into the target folder.
 set -euo pipefail
@@ -48,12 +48,11 @@ examples() {
     "$CARGO" build --examples
 }
 
-# Every variant's shader: portable ones, and those that need subgroups.
+# Every variant's shader: portable ones, those that need subgroups, and those that need f16.
 shaders() {
     examples
-    rm -rf "$WORK/portable" "$WORK/subgroups"
-    "$TARGET/debug/examples/dump_shaders" "$WORK/portable"
-    "$TARGET/debug/examples/dump_shaders" "$WORK/subgroups" --subgroups
+    rm -rf "$WORK/shaders"
+    "$TARGET/debug/examples/dump_shaders" "$WORK/shaders"
 }
 
 lavapipe() {
@@ -77,7 +76,7 @@ gl() {
 translations() {
     apt spirv-tools glslang-tools
     shaders
-    $here/translations.sh "$WORK/portable" "$WORK/subgroups"
+    $here/translations.sh "$WORK"/shaders/{portable,subgroups,f16}
 }
 
 tint() {
@@ -87,7 +86,7 @@ tint() {
     mkdir -p "$WORK/node"
     [ -f "$WORK/node/node_modules/webgpu/index.js" ] ||
         npm install --prefix "$WORK/node" --no-save --no-audit --no-fund --ignore-scripts --silent "$WEBGPU"
-    node $here/tint.mjs "$WORK/node/node_modules/webgpu" "$WORK/portable" "$WORK/subgroups"
+    node $here/tint.mjs "$WORK/node/node_modules/webgpu" "$WORK"/shaders/{portable,subgroups,f16}
 }
 
 dxc() {
@@ -103,16 +102,18 @@ dxc() {
         rm "$WORK"/dxc/*.tar.gz
         libraries=("$WORK"/dxc/*/compushady/backends/libdxcompiler_"$(uname -m)".so.*)
     fi
-    python3 $here/dxc.py "${libraries[0]}" "$WORK/portable" "$WORK/subgroups"
+    python3 $here/dxc.py "${libraries[0]}" 6_0="$WORK/shaders/portable" 6_0="$WORK/shaders/subgroups" 6_2="$WORK/shaders/f16"
 }
 
 targets() {
     local target
     rustup target add "${TARGETS[@]}" 2>/dev/null
+    rustc --version
     for target in "${TARGETS[@]}"; do
         "$CARGO" check -q --lib --no-default-features --target "$target"
         echo "$target compiles"
     done
+    echo "${#TARGETS[@]} passed, 0 failed"
 }
 
 browser() {
@@ -126,19 +127,40 @@ mkdir -p "$WORK"
 if [ $# -eq 0 ]; then
     set -- "${STAGES[@]}"
 fi
-times=()
 for stage; do
     [[ " ${STAGES[*]} " == *" $stage "* ]] || fail "no stage $stage, but ${STAGES[*]}"
 done
+log=$WORK/log
+summary=
+
+# summarise <stage> <verdict> <seconds>: a line about what a stage has printed, with the adapter or compiler that it named
+# and its last line, the counts.
+summarise() {
+    local by
+    by=$(grep -m1 -oE '^(vulkan|gl): .*\)|^(Chrome/|Dawn|DXC|SPIRV-Tools|rustc).*' "$log" || true)
+    summary+=$(printf '%-13s %6s %5s s  %-34s %s' "$1" "$2" "$3" "$(tail -n 1 "$log")" "$by")$'\n'
+}
+
+# Prints the table of what has run, whether all did or not.
+finish() {
+    printf '\n%-13s %6s %7s  %-34s %s\n%s' stage '' time counts 'adapter or compiler' "$summary"
+}
+
+begun_all=$SECONDS
 for stage; do
     printf '\n== %s\n' "$stage"
     begun=$SECONDS
     # Its own process, so that set -e holds inside, which it does not where a function's success is asked for.
     set +e
-    (set -e; "$stage")
-    status=$?
+    (set -e; "$stage") | tee "$log"
+    status=${PIPESTATUS[0]}
     set -e
-    times+=("$stage $((SECONDS - begun)) s")
-    [ $status = 0 ] || fail "$stage failed (${times[*]})"
+    if [ $status != 0 ]; then
+        summarise "$stage" FAILED $((SECONDS - begun))
+        finish
+        fail "$stage failed"
+    fi
+    summarise "$stage" passed $((SECONDS - begun))
 done
-printf '\ntest-stacks: %s\n' "$(IFS=,; echo "${times[*]}" | sed 's/,/, /g')"
+finish
+printf '\ntest-stacks: all in %s s\n' $((SECONDS - begun_all))

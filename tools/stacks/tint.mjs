@@ -11,9 +11,9 @@ Object.assign(globalThis, globals);
 const gpu = create(['backend=null']);
 const adapter = await gpu.requestAdapter();
 if (!adapter) throw new Error('Dawn has no null adapter');
-const subgroups = adapter.features.has('subgroups');
-const device = await adapter.requestDevice({ requiredFeatures: subgroups ? ['subgroups'] : [] });
-console.log(`Dawn: ${adapter.info.description || adapter.info.vendor || 'null'}, ${subgroups ? 'with' : 'without'} subgroups`);
+const requiredFeatures = ['subgroups', 'shader-f16'].filter((feature) => adapter.features.has(feature));
+const device = await adapter.requestDevice({ requiredFeatures });
+console.log(`Dawn: ${adapter.info.description || adapter.info.vendor || 'null'}, with ${requiredFeatures.join(' and ')}`);
 
 /** What Tint has against a module, or an empty string. */
 async function refusal(code) {

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Lets Khronos' own tools judge naga's translations: `translations.sh PORTABLE SUBGROUPS`, two folders of dump_shaders.
+# Lets Khronos' own tools judge naga's translations: `translations.sh PORTABLE SUBGROUPS F16`, the folders of
+# dump_shaders.
 set -euo pipefail
 
 passed=0 failed=0
@@ -25,9 +26,10 @@ if spirv-val "$bad" >/dev/null 2>&1 || glslangValidator -S comp "$bad" >/dev/nul
     exit 1
 fi
 
+printf '%s, %s\n' "$(spirv-val --version | head -n 1)" "$(glslangValidator --version | head -n 1)"
 # Subgroup operations came with Vulkan 1.1.
 for file in "$1"/*.spv; do judge "$file" spirv-val --target-env vulkan1.0; done
-for file in "$2"/*.spv; do judge "$file" spirv-val --target-env vulkan1.1; done
+for file in "$2"/*.spv "$3"/*.spv; do judge "$file" spirv-val --target-env vulkan1.1; done
 for file in "$1"/*.comp "$2"/*.comp; do judge "$file" glslangValidator -S comp; done
 echo "$passed passed, $failed failed"
 [ $failed = 0 ] && [ $passed -gt 0 ]

@@ -1,20 +1,23 @@
 // Y = X Wᵀ for many rows: a workgroup multiplies 64 weight rows with a tile of TILE_M = 32 rows of activations. Tiles of 32
-// along k are decoded into workgroup memory, k-major; each of the 128 invocations holds 4 products of 4 rows.
+// along k are decoded into workgroup memory, k-major, as what the slot `tile` says; each of the 128 invocations holds 4
+// products of 4 rows, in f32.
 const TILE_N = 64u;
 
-var<workgroup> weights: array<f32, 2048>; // [32][TILE_N]
-var<workgroup> inputs: array<f32, 1024>;  // [32][TILE_M]
+var<workgroup> weights: array<TileValue, 2048>; // [32][TILE_N]
+var<workgroup> inputs: array<TileValue, 1024>;  // [32][TILE_M]
 
-fn store_weights(k: u32, row: u32, value: vec4<f32>) {
+fn store_weights(k: u32, row: u32, values: vec4<f32>) {
     let at = k * TILE_N + row;
+    let value = tile_values(values);
     weights[at] = value.x;
     weights[at + TILE_N] = value.y;
     weights[at + 2u * TILE_N] = value.z;
     weights[at + 3u * TILE_N] = value.w;
 }
 
-fn store_inputs(k: u32, row: u32, value: vec4<f32>) {
+fn store_inputs(k: u32, row: u32, values: vec4<f32>) {
     let at = k * TILE_M + row;
+    let value = tile_values(values);
     inputs[at] = value.x;
     inputs[at + TILE_M] = value.y;
     inputs[at + 2u * TILE_M] = value.z;
@@ -95,11 +98,11 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         for (var k = 0u; k < 32u; k += 1u) {
             let a = k * TILE_N + weight;
             let b = k * TILE_M + row;
-            let w4 = vec4<f32>(weights[a], weights[a + 1u], weights[a + 2u], weights[a + 3u]);
-            sum0 += w4 * inputs[b];
-            sum1 += w4 * inputs[b + 1u];
-            sum2 += w4 * inputs[b + 2u];
-            sum3 += w4 * inputs[b + 3u];
+            let w4 = vec4<f32>(f32(weights[a]), f32(weights[a + 1u]), f32(weights[a + 2u]), f32(weights[a + 3u]));
+            sum0 += w4 * f32(inputs[b]);
+            sum1 += w4 * f32(inputs[b + 1u]);
+            sum2 += w4 * f32(inputs[b + 2u]);
+            sum3 += w4 * f32(inputs[b + 3u]);
         }
         workgroupBarrier();
     }

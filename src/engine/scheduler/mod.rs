@@ -116,6 +116,11 @@ impl Scheduler {
         self.limits.prefill_rows = rows;
     }
 
+    /// Changes whether blocks with drawn rows are shared; for when no block has anything in it.
+    pub(crate) fn set_share_drawn(&mut self, share: bool) {
+        self.limits.share_drawn = share;
+    }
+
     /// The blocks, to ask how many are free.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool

@@ -13,34 +13,50 @@ impl Scheduler {
     /// A step that was planned before and not committed is abandoned.
     pub(crate) fn plan(&mut self) -> Option<Step> {
         self.abandon_planned();
-        // While sequences draw in every step, they stay in the same steps.
-        if self.flights.len() > usize::from(self.limits.run_ahead) {
+        if !self.may_plan() {
             return None;
         }
-        let id = StepId(self.number());
         loop {
-            let mut step = Step {
-                id,
-                copies: Vec::new(),
-                blocks: Vec::new(),
-                decode: Vec::new(),
-                prompts: Vec::new(),
-                picks: Vec::new(),
-            };
-            self.admit_single_tokens();
-            self.plan_decode(&mut step);
-            self.plan_prompts(&mut step);
-            if step.rows() > 0 {
-                let of_prompts = step.prompts.iter().map(|rows| rows.sequence);
-                let sequences = step.decode.iter().map(|row| row.sequence).chain(of_prompts).collect();
-                let lists = step.blocks.iter().map(|list| (list.slot, list.first)).collect();
-                self.planned = Some(Planned { step: id, sequences, lists });
-                return Some(step);
-            }
-            if !self.flights.is_empty() || !self.end_for_want_of_blocks() {
-                return None;
+            let step = self.plan_rows(None);
+            if step.is_some() || !self.flights.is_empty() || !self.end_for_want_of_blocks() {
+                return step;
             }
         }
+    }
+
+    /// As [`Self::plan`], with rows of one sequence only. `None` too when others, or blocks, are in its way.
+    pub(crate) fn plan_alone(&mut self, id: SequenceId) -> Option<Step> {
+        self.abandon_planned();
+        if self.may_plan() { self.plan_rows(Some(id)) } else { None }
+    }
+
+    /// Whether no more steps are under way than may be for another.
+    pub(crate) fn may_plan(&self) -> bool {
+        // While sequences draw in every step, they stay in the same steps.
+        self.flights.len() <= usize::from(self.limits.run_ahead)
+    }
+
+    /// The rows of a step, of all sequences or of one.
+    fn plan_rows(&mut self, only: Option<SequenceId>) -> Option<Step> {
+        let id = StepId(self.number());
+        let mut step = Step {
+            id,
+            copies: Vec::new(),
+            blocks: Vec::new(),
+            decode: Vec::new(),
+            prompts: Vec::new(),
+            picks: Vec::new(),
+        };
+        self.admit_single_tokens(only);
+        self.plan_decode(&mut step, only);
+        self.plan_prompts(&mut step, only);
+        if step.rows() == 0 {
+            return None;
+        }
+        let sequences = step.sequences().collect();
+        let lists = step.blocks.iter().map(|list| (list.slot, list.first)).collect();
+        self.planned = Some(Planned { step: id, sequences, lists });
+        Some(step)
     }
 
     /// The device has not taken a step. It will be planned again, unless something else is to be done then.
@@ -67,12 +83,15 @@ impl Scheduler {
     }
 
     /// Gives requests of a single token, which has no row of a prompt, their slots.
-    fn admit_single_tokens(&mut self) {
+    fn admit_single_tokens(&mut self, only: Option<SequenceId>) {
         let requests: Vec<_> = self.requests.values().take(self.slots.len()).copied().collect();
         for id in requests {
             let Some(sequence) = self.sequences.get(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
-            if request.slot.is_none() && (!request.has_rows(&sequence.table) || self.admit(id, 1).is_none()) {
+            if request.slot.is_some() {
+                continue;
+            }
+            if is_other(only, id) || !request.has_rows(&sequence.table) || self.admit(id, 1).is_none() {
                 // Who comes later waits.
                 break;
             }
@@ -80,11 +99,14 @@ impl Scheduler {
     }
 
     /// A row for each sequence that draws and has a block for it. One without pauses.
-    fn plan_decode(&mut self, step: &mut Step) {
+    fn plan_decode(&mut self, step: &mut Step, only: Option<SequenceId>) {
         for (&number, &id) in &self.requests {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
             let Some(slot) = request.slot else { break };
+            if is_other(only, id) {
+                continue;
+            }
             let position = sequence.table.len();
             let given = request.want == Want::Next;
             let due = if given {
@@ -108,7 +130,7 @@ impl Scheduler {
 
     /// Rows of prompts, in order of arrival. Who lacks blocks has taken all but those that are kept for who draws, so that
     /// later ones get none, and no slot.
-    fn plan_prompts(&mut self, step: &mut Step) {
+    fn plan_prompts(&mut self, step: &mut Step, only: Option<SequenceId>) {
         let mut rows_left = self.limits.prefill_rows.max(1);
         let mut logits_left = self.limits.logit_rows.max(1);
         // No more can run.
@@ -119,7 +141,11 @@ impl Scheduler {
             }
             let Some(sequence) = self.sequences.get(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
-            if request.has_rows(&sequence.table) {
+            if is_other(only, id) && request.slot.is_none() {
+                // Who comes later waits.
+                break;
+            }
+            if is_other(only, id) || request.has_rows(&sequence.table) {
                 continue;
             }
             let (each, start, prompt_end) = (request.want == Want::Each, request.start, request.rows_end());
@@ -231,6 +257,11 @@ impl Scheduler {
         self.fail(id, End::PoolFull { needed, free });
         true
     }
+}
+
+/// Whether a sequence has no rows in a step that may be of one sequence only.
+fn is_other(only: Option<SequenceId>, id: SequenceId) -> bool {
+    only.is_some_and(|only| only != id)
 }
 
 /// What of a slot's list of blocks the device does not have.

@@ -67,6 +67,7 @@ struct Counts {
     abandoned: u32,
     stale: u32,
     paused: u32,
+    alone: u32,
 }
 
 struct World {
@@ -171,6 +172,7 @@ impl World {
                             counts.pool_full += 1;
                             counts.pool_full_later += u32::from(drawn > 0);
                         }
+                        End::NoToken => panic!("all tokens are told"),
                         End::DeviceLost => {
                             counts.lost += 1;
                             bound += 2;
@@ -242,7 +244,7 @@ impl World {
         let alone = self.alone.get_mut(&id).expect("a sequence");
         let all = alone.tokens.len() + tokens.len();
         match self.scheduler.submit(id, &tokens, want.clone()) {
-            Ok(()) => {
+            Ok(_) => {
                 assert!(alone.request.is_none() && all <= self.limits.context as usize);
                 let number = self.scheduler.sequences[&id].request.as_ref().expect("a request").number;
                 let start = alone.tokens.len();
@@ -288,7 +290,13 @@ impl World {
 
     /// Plans a step and does something with it, other calls in between. Returns whether there was one.
     fn step(&mut self, rng: &mut Rng, counts: &mut Counts, calls: u32) -> bool {
-        let planned = self.scheduler.plan();
+        let alone = self.any(rng).filter(|_| calls > 0 && rng.below(6) == 0);
+        let planned = match alone {
+            Some(id) => self.scheduler.plan_alone(id),
+            None => self.scheduler.plan(),
+        };
+        counts.alone += u32::from(planned.is_some() && alone.is_some());
+        assert!(planned.iter().flat_map(Step::sequences).all(|id| alone.is_none_or(|alone| alone == id)));
         self.events(counts);
         self.audit();
         let Some(step) = planned else { return false };
@@ -374,11 +382,12 @@ fn sequences_get_the_tokens_that_they_get_alone() {
         schedule(seed, &mut counts);
     }
     let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = counts;
-    let Counts { lost, logits, forks, copies, abandoned, stale, paused, .. } = counts;
+    let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, .. } = counts;
     let all = [
         [tokens, cached, stopped, wasted, limit],
         [context_full, pool_full, pool_full_later, lost, logits],
         [forks, copies, abandoned, stale, paused],
+        [alone; 5],
     ];
     assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
 }

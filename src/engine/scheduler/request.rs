@@ -108,6 +108,8 @@ pub(crate) enum End {
         /// Blocks that were free.
         free: u32,
     },
+    /// An error: no token could be drawn.
+    NoToken,
     /// An error: what the device computed is lost.
     DeviceLost,
 }

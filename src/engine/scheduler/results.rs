@@ -69,7 +69,7 @@ impl Scheduler {
         }
     }
 
-    /// The host has read the tokens of a step: one for each of the step's [`Step::draws`]. Steps are told in their order,
+    /// The host has read the tokens of a step: one for each of the step's [`Step::draws`], unless none could be drawn. Steps are told in their order,
     /// those in which nothing is drawn left out.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Scheduler {
             match tokens.iter().find(|(sequence, _)| *sequence == id) {
                 Some((_, token)) => self.append(id, number, *token),
                 // Without it what follows cannot be told from what it is.
-                None if self.runs(id, number) => self.fail(id, End::DeviceLost),
+                None if self.runs(id, number) => self.fail(id, End::NoToken),
                 None => {}
             }
         }

@@ -78,11 +78,11 @@ impl Scheduler {
     }
 
     /// Asks for `tokens` to be appended to a sequence, and for what is wanted of them. `tokens` may be empty where a token
-    /// was drawn and is not computed: as after [`End::Limit`], or an error.
+    /// was drawn and is not computed: as after [`End::Limit`], or an error. Gives the number of the request.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn submit(&mut self, id: SequenceId, tokens: &[u32], want: Want) -> Result<(), Refusal> {
+    pub(crate) fn submit(&mut self, id: SequenceId, tokens: &[u32], want: Want) -> Result<u64, Refusal> {
         let (context, block, blocks) = (self.limits.context, self.pool.block(), self.pool.blocks());
         let number = self.number();
         let sequence = self.idle(id)?;
@@ -102,7 +102,7 @@ impl Scheduler {
         let prompt_end = needed as u32;
         sequence.request = Some(Request { number, start, base, prompt_end, want, slot: None, draws: 0, confirmed: 0 });
         self.requests.insert(number, id);
-        Ok(())
+        Ok(number)
     }
 
     /// Ends the request of a sequence, if it has one, without an event; events that were not taken are dropped. If some

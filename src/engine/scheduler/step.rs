@@ -38,7 +38,7 @@ pub(crate) struct SlotBlocks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeRow {
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) position: u32,
     /// The token, if the host knows it. Unless it is given it is what was drawn last for the slot.
@@ -51,7 +51,7 @@ pub(crate) struct DecodeRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PromptRows {
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     /// The position of the first.
     pub(crate) position: u32,
@@ -63,7 +63,7 @@ pub(crate) struct PromptRows {
 pub(crate) struct Pick {
     pub(crate) row: u32,
     pub(crate) sequence: SequenceId,
-    pub(super) request: u64,
+    pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) give: Give,
 }
@@ -84,6 +84,11 @@ impl Step {
     /// Its rows.
     pub(crate) fn rows(&self) -> u32 {
         (self.decode.len() + self.prompts.iter().map(|rows| rows.tokens.len()).sum::<usize>()) as u32
+    }
+
+    /// The sequences that have rows in it.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = SequenceId> {
+        self.decode.iter().map(|row| row.sequence).chain(self.prompts.iter().map(|rows| rows.sequence))
     }
 
     /// The sequences for which a token is drawn, in order of the rows.

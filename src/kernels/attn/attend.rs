@@ -88,4 +88,9 @@ impl Attended {
         let sums = self.values.iter().map(move |(sum, size)| (*sum, share * size));
         sums.chain([(self.largest, self.terms / f64::from(1 << 22)), (self.mass, share * self.mass)])
     }
+
+    /// The sums, the largest score and the mass as they are stored.
+    pub(super) fn rounded(&self) -> Vec<f32> {
+        self.unnormalised().map(|(exact, _)| exact as f32).collect()
+    }
 }

@@ -3,6 +3,8 @@
 use super::{
     CHUNK, Cache, TESTED_HEAD_DIMS,
     attend::{Keys, seen},
+    attention_merge::merge,
+    attention_part::of_chunk,
     cache::{Layout, Places, layout},
     head::random,
     workgroup,
@@ -122,11 +124,16 @@ impl Attention {
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let at = Places { positions: host.positions, table: host.table };
         let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
-        let heads = (p.rows * p.heads) as usize;
-        for (i, y) in host.y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            for (y, (exact, _)) in y.iter_mut().zip(attend(v, p, &keys, host.q, i, u32::MAX)) {
-                *y = exact as f32;
-            }
+        let (hd, heads) = (v.head_dim as usize, p.heads as usize);
+        for (i, y) in host.y.chunks_exact_mut(hd).take(p.rows as usize * heads).enumerate() {
+            let (context, q) = (keys.layout.position(&keys.at, i / heads) + 1, &host.q[i * hd..][..hd]);
+            let kv_head = (i % heads) as u32 / p.group;
+            let chunks = (0..context.div_ceil(CHUNK)).map(|chunk| of_chunk(chunk, context, p.window));
+            // By chunks in f32, as the twins of these have them: they are of one order.
+            let parts: Vec<_> = (chunks.filter(|positions| !positions.is_empty()))
+                .map(|positions| keys.attend(i / heads, kv_head, q, positions).rounded())
+                .collect();
+            merge(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), y);
         }
     }
 

@@ -48,6 +48,13 @@ impl CopyBlocks {
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        // Words are only moved: the twin is exact.
+        let mut kv = before.kv.to_vec();
+        Self::cpu((), p, Host { kv: &mut kv, ..before });
+        Some(Expected { kv: Some(Expect::Exact(kv)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         // The last block is that of Qwen3-30B-A3B: 16 slots as halves.
         [

@@ -111,6 +111,17 @@ impl QkNormRope {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let (hd, heads) = (v.head_dim as usize, p.heads as usize);
+        let turn = Turn { norm: before.norm, eps: p.eps, interleaved: v.interleaved, rotations: before.rotations };
+        let mut y = Expect::unchanged(before.y);
+        for (i, head) in before.x.chunks_exact(hd).take(p.rows as usize * heads).enumerate() {
+            let (row, to) = (i / heads, i % heads * p.rows as usize + i / heads);
+            y[to * hd..][..hd].copy_from_slice(&moved(v, p, &turn, before.positions, row, head));
+        }
+        Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         test_shapes(v.head_dim).into_iter().map(|(heads, _, rows)| case(v, heads, rows)).collect()
     }
@@ -133,18 +144,7 @@ fn case(v: Variant, heads: u32, rows: u32) -> Case<QkNormRope> {
     let norm = if v.mode == Mode::NormRope { random(&mut rng, hd) } else { Vec::new() };
     let rotations = test_rotations(capacity, hd);
     let positions = test_positions(v.cache, rows);
-    let turn = Turn { norm: &norm, eps: p.eps, interleaved: v.interleaved, rotations: &rotations };
     // A head more than there are, which must stay as it is.
-    let mut y = vec![(f64::NAN, 0.0); ((heads * rows + 1) * hd) as usize];
-    for (head, x) in (0..rows * heads).zip(x.chunks_exact(hd as usize)) {
-        let (row, to) = (head / heads, head % heads * rows + head / heads);
-        let exact = moved(v, &p, &turn, &positions, row as usize, x);
-        y[(to * hd) as usize..][..hd as usize].copy_from_slice(&exact);
-    }
-    Case {
-        name: format!("{rows} tokens, {heads} heads"),
-        params: p,
-        data: Data { x, norm, rotations, positions, y: vec![f32::NAN; y.len()] },
-        expected: Expected { y: Some(Expect::Near(y)), ..Default::default() },
-    }
+    let y = vec![f32::NAN; ((heads * rows + 1) * hd) as usize];
+    Case::of_definition(format!("{rows} tokens, {heads} heads"), v, p, Data { x, norm, rotations, positions, y })
 }

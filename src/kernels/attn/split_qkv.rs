@@ -63,6 +63,16 @@ impl SplitQkv {
         }
     }
 
+    fn definition(_: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let mut parts = split(p, before.qkv, before.bias).into_iter();
+        let [q, k, v] = [&*before.q, &*before.k, &*before.v].map(|before| {
+            let mut part = parts.next().unwrap_or_default();
+            part.extend(Expect::unchanged(before.get(part.len()..).unwrap_or_default()));
+            Some(Expect::Near(part))
+        });
+        Some(Expected { q, k, v, ..Default::default() })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         [(3, 70, 30), (5, 4096, 512)]
             .into_iter()
@@ -71,16 +81,10 @@ impl SplitQkv {
                 let mut rng = Rng::new(5);
                 let qkv = random(&mut rng, rows * (q_len + 2 * kv_len));
                 let bias = if v.bias { random(&mut rng, q_len + 2 * kv_len) } else { Vec::new() };
-                let parts = split(&p, &qkv, &bias).map(|mut part| {
-                    // One element more, which must stay as it is.
-                    part.push((f64::NAN, 0.0));
-                    part
-                });
-                let [q, k, v] = parts.each_ref().map(|part| vec![f32::NAN; part.len()]);
-                let data = Data { qkv, bias, q, k, v };
-                let [q, k, v] = parts.map(|part| Some(Expect::Near(part)));
-                let expected = Expected { q, k, v, ..Default::default() };
-                Case { name: format!("{rows}x{q_len}+2x{kv_len}"), params: p, data, expected }
+                // One element more each, which must stay as it is.
+                let [q, keys, values] = [q_len, kv_len, kv_len].map(|len| vec![f32::NAN; (rows * len) as usize + 1]);
+                let data = Data { qkv, bias, q, k: keys, v: values };
+                Case::of_definition(format!("{rows}x{q_len}+2x{kv_len}"), v, p, data)
             })
             .collect()
     }

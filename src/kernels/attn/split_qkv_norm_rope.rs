@@ -91,22 +91,49 @@ impl SplitQkvNormRope {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let hd = v.head_dim as usize;
-        let projections = projections!(v, p, host);
-        for row in 0..p.rows as usize {
-            for (role, head) in projections.heads(row, Cache::Contiguous.position(host.positions, p.capacity, row)) {
-                let (to, i) = match role {
-                    Role::Query(i) => (&mut *host.q, i),
-                    Role::Key(i) => (&mut *host.k, i),
-                    Role::Value(i) => (&mut *host.v, i),
-                };
-                to[(i * p.rows) as usize * hd + row * hd..][..hd].copy_from_slice(&rounded(&head));
-            }
-        }
+        let Host { qkv, bias, norm, rotations, positions, q, k, v: values } = host;
+        let inputs = Inputs { qkv, bias, norm, rotations, positions };
+        place(v, p, &inputs, [q, k, values], |to, head| to.copy_from_slice(&rounded(head)));
+    }
+
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let Host { qkv, bias, norm, rotations, positions, q, k, v: values } = before;
+        let inputs = Inputs { qkv, bias, norm, rotations, positions };
+        let mut parts = [q, k, values].map(|before| Expect::unchanged(before));
+        let [q, k, values] = &mut parts;
+        place(v, p, &inputs, [q, k, values], |to, head| to.copy_from_slice(head));
+        let [q, k, v] = parts.map(|part| Some(Expect::Near(part)));
+        Some(Expected { q, k, v, ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
         test_shapes(v.head_dim).into_iter().map(|(heads, kv_heads, rows)| case(v, heads, kv_heads, rows)).collect()
+    }
+}
+
+/// What heads are made of.
+struct Inputs<'a> {
+    qkv: &'a [f32],
+    bias: &'a [f32],
+    norm: &'a [f32],
+    rotations: &'a [[f32; 2]],
+    positions: &'a [u32],
+}
+
+/// Puts every head, exactly and with its bounds, where it goes in queries, keys and values.
+fn place<T>(v: Variant, p: &Params, inputs: &Inputs<'_>, parts: [&mut [T]; 3], put: impl Fn(&mut [T], &[(f64, f64)])) {
+    let hd = v.head_dim as usize;
+    let projections = projections!(v, p, inputs);
+    let [q, k, values] = parts;
+    for row in 0..p.rows as usize {
+        for (role, head) in projections.heads(row, Cache::Contiguous.position(inputs.positions, p.capacity, row)) {
+            let (to, i) = match role {
+                Role::Query(i) => (&mut *q, i),
+                Role::Key(i) => (&mut *k, i),
+                Role::Value(i) => (&mut *values, i),
+            };
+            put(&mut to[(i * p.rows) as usize * hd + row * hd..][..hd], &head);
+        }
     }
 }
 
@@ -115,32 +142,9 @@ fn case(variant: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<SplitQkv
     let p = Params { rows, heads, kv_heads, capacity, eps: 1e-6 };
     let [qkv, bias, norm] = test_rows(rows, heads + 2 * kv_heads, hd, variant.bias, variant.norm);
     let (positions, rotations) = (test_positions(Cache::Contiguous, rows), test_rotations(capacity, hd));
-    let data = Data { qkv, bias, norm, rotations, positions, ..Default::default() };
-    let projections = projections!(variant, p, data);
     // A head more than there are, which must stay as it is.
-    let room = |heads: u32| vec![(f64::NAN, 0.0); ((heads * rows + 1) * hd) as usize];
-    let (mut q, mut k, mut v) = (room(heads), room(kv_heads), room(kv_heads));
-    for row in 0..rows {
-        let position = Cache::Contiguous.position(&data.positions, capacity, row as usize);
-        for (role, head) in projections.heads(row as usize, position) {
-            let (to, i) = match role {
-                Role::Query(i) => (&mut q, i),
-                Role::Key(i) => (&mut k, i),
-                Role::Value(i) => (&mut v, i),
-            };
-            to[((i * rows + row) * hd) as usize..][..hd as usize].copy_from_slice(&head);
-        }
-    }
-    let [q_data, k_data, v_data] = [&q, &k, &v].map(|part| vec![f32::NAN; part.len()]);
-    Case {
-        name: format!("{rows} tokens, {heads} heads"),
-        params: p,
-        data: Data { q: q_data, k: k_data, v: v_data, ..data },
-        expected: Expected {
-            q: Some(Expect::Near(q)),
-            k: Some(Expect::Near(k)),
-            v: Some(Expect::Near(v)),
-            ..Default::default()
-        },
-    }
+    let room = |heads: u32| vec![f32::NAN; ((heads * rows + 1) * hd) as usize];
+    let (q, k, v) = (room(heads), room(kv_heads), room(kv_heads));
+    let data = Data { qkv, bias, norm, rotations, positions, q, k, v };
+    Case::of_definition(format!("{rows} tokens, {heads} heads"), variant, p, data)
 }

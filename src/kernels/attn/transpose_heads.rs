@@ -49,23 +49,25 @@ impl TransposeHeads {
         }
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let (rows, heads, hd) = (p.rows as usize, p.heads as usize, p.head_dim as usize);
+        let mut y: Vec<u32> = before.y.iter().map(|y| y.to_bits()).collect();
+        for (at, y) in y.iter_mut().take(rows * heads * hd).enumerate() {
+            let (row, head, i) = (at / (heads * hd), at / hd % heads, at % hd);
+            *y = before.x[(head * rows + row) * hd + i].to_bits();
+        }
+        Some(Expected { y: Some(Expect::Exact(y)), ..Default::default() })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         [(1, 4, 16), (3, 5, 34), (7, 32, 128)]
             .into_iter()
             .map(|(rows, heads, head_dim)| {
                 let x = random(&mut Rng::new(14), rows * heads * head_dim);
-                let from = |row, head, i| x[((head * rows + row) * head_dim + i) as usize];
-                let mut y: Vec<u32> = (0..rows * heads * head_dim)
-                    .map(|at| from(at / (heads * head_dim), at / head_dim % heads, at % head_dim).to_bits())
-                    .collect();
                 // One element more, which must stay as it is.
-                y.push(f32::NAN.to_bits());
-                Case {
-                    name: format!("{rows}x{heads}x{head_dim}"),
-                    params: Params { rows, heads, head_dim },
-                    data: Data { y: vec![f32::NAN; y.len()], x },
-                    expected: Expected { y: Some(Expect::Exact(y)), ..Default::default() },
-                }
+                let y = vec![f32::NAN; x.len() + 1];
+                let p = Params { rows, heads, head_dim };
+                Case::of_definition(format!("{rows}x{heads}x{head_dim}"), (), p, Data { x, y })
             })
             .collect()
     }

@@ -126,12 +126,17 @@ impl RmsNorm {
 
 /// A normed row, exactly.
 pub(crate) fn normed(x: &[f64], w: &[f32], eps: f32) -> Vec<f64> {
-    let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
-    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+    let scale = scale(x, eps);
     x.iter().zip(w).map(|(x, w)| x * scale * f64::from(*w)).collect()
 }
 
-/// The same with each value's bound.
+/// What a row is multiplied by.
+pub(crate) fn scale(x: &[f64], eps: f32) -> f64 {
+    let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+    1.0 / (mean + f64::from(eps)).sqrt()
+}
+
+/// The normed row with each value's bound.
 pub(crate) fn near(x: &[f64], w: &[f32], eps: f32) -> Vec<(f64, f64)> {
     let exact = normed(x, w, eps);
     let rms = (exact.iter().map(|v| v * v).sum::<f64>() / exact.len() as f64).sqrt();

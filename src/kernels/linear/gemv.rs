@@ -2,7 +2,7 @@
 
 pub use super::product::Variant;
 use super::{
-    Rows,
+    Rows, TileType,
     product::{LANES_OF_UNITS, Product, Run, Trial, params_of, product},
 };
 use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
@@ -135,7 +135,7 @@ fn case(
     let (x_offset, ids_offset) = (8, if v.rows == Rows::Expert { 3 } else { 0 });
     // Experts that are bound, one that is not, and an id that is out of range.
     let expert = |i: u32| [3, 4, 99, 0, 1].get(i as usize).copied().unwrap_or(2);
-    let trial = Trial::new(v, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let ids = if trial.ids.is_empty() { Vec::new() } else { [&[77; 3], &trial.ids[..]].concat() };
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),

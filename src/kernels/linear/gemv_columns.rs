@@ -2,7 +2,7 @@
 
 pub use super::product::Variant;
 use super::{
-    Rows,
+    Rows, TileType,
     product::{LANES_OF_UNITS, Trial, params_of, product},
 };
 use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
@@ -142,7 +142,7 @@ fn case(
         _ => 3,
     };
     let x_offset = 8;
-    let trial = Trial::new(v, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let (pairs, tiles, tile_count) = trial.tiles(COLUMNS);
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),

@@ -5,6 +5,9 @@ pub mod gemm;
 pub mod gemv;
 pub mod gemv_columns;
 mod product;
+mod tile;
+
+pub use tile::TileType;
 
 use crate::{
     gpu::{Fragment, Source, wgsl},
@@ -151,15 +154,10 @@ impl TestWeights {
         Self::from_blocks(ty, rows, k, &random_blocks(ty, blocks, 0.05, seed))
     }
 
-    /// [`dot`] of row `row` with `x`.
-    pub(crate) fn dot(&self, row: usize, x: &[f32]) -> (f64, f64) {
-        let k = self.planes.k() as usize;
-        dot(&self.values[row * k..][..k], x)
-    }
-
     /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound.
-    fn output(&self, epilogue: Epilogue, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
-        let products = epilogue.weight_rows(first, out).map(|row| self.dot(row as usize, x));
+    fn output(&self, epilogue: Epilogue, tile: TileType, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
+        let k = self.planes.k() as usize;
+        let products = epilogue.weight_rows(first, out).map(|row| tile.dot(&self.values[row as usize * k..][..k], x));
         epilogue.bounded(f64::from(before), products)
     }
 }

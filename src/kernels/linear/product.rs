@@ -1,6 +1,6 @@
 //! What the kernels that multiply rows by weight matrices share: variants, slots, the product in f64, and test cases.
 
-use super::{Epilogue, Rows, TestWeights, dot};
+use super::{Epilogue, Rows, TestWeights, TileType, gemm};
 use crate::{
     gpu::{Choice, Expect, Fragment, Order, Selection, Source, wgsl},
     kernels::moe::bucket,
@@ -68,9 +68,11 @@ pub(super) struct Product {
     pub(super) held: u32,
     pub(super) matrix_rows: u32,
     pub(super) x_offset: u32,
+    /// What is multiplied.
+    pub(super) tile: TileType,
 }
 
-/// The [`Product`] of a kernel's parameters.
+/// The [`Product`] of a kernel's parameters, of f32.
 macro_rules! product {
     ($p:expr, x_offset: $x_offset:expr) => {{
         let p = $p;
@@ -86,6 +88,7 @@ macro_rules! product {
             held: p.held,
             matrix_rows: p.matrix_rows,
             x_offset: $x_offset,
+            tile: $crate::kernels::linear::TileType::F32,
         }
     }};
 }
@@ -153,7 +156,8 @@ impl Product {
     /// The twins.
     pub(super) fn compute(&self, v: Variant, w: &[[u32; 4]], x: &[[f32; 4]], runs: &[Run], y: &mut [f32]) {
         self.each(v, w, x, runs, |at, weights, x| {
-            let product = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+            let value = |value: &f32| self.tile.value(*value);
+            let product = |w: &[f32]| w.iter().zip(x).map(|(w, x)| value(w) * value(x)).sum::<f64>();
             y[at] = v.epilogue.apply(f64::from(y[at]), weights.map(product)) as f32;
         });
     }
@@ -162,9 +166,9 @@ impl Product {
     pub(super) fn define(&self, v: Variant, w: &[[u32; 4]], x: &[[f32; 4]], runs: &[Run], y: &[f32]) -> Expect {
         let mut y = Expect::unchanged(y);
         self.each(v, w, x, runs, |at, weights, x| {
-            y[at] = v.epilogue.bounded(y[at].0, weights.map(|w| dot(w, x)));
+            y[at] = v.epilogue.bounded(y[at].0, weights.map(|w| self.tile.dot(w, x)));
         });
-        Expect::Near(y)
+        self.tile.expect(y)
     }
 }
 
@@ -186,6 +190,7 @@ impl Trial {
     /// are. Weights are random, or `blocks` again and again.
     pub(super) fn new(
         v: Variant,
+        tile: TileType,
         (rows, n, k): (u32, u32, u64),
         x_offset: u32,
         expert: impl Fn(u32) -> u32,
@@ -211,12 +216,17 @@ impl Trial {
             held,
             matrix_rows,
             x_offset,
+            tile,
         };
         let mut rng = Rng::new(seed + 100);
         let mut x = vec![f32::NAN; x_offset as usize];
         x.extend((0..u64::from(rows.div_ceil(share)) * k).map(|_| rng.normal()));
         // An outlier, as trained models have them.
         x[x_offset as usize] = 1e3;
+        if tile == TileType::F16 && rows > gemm::TILE_M {
+            // Beyond the largest half, and a subnormal one.
+            (x[1], x[2]) = (-1e5, 1e-6);
+        }
         let ids: Vec<u32> = if v.rows == Rows::Expert { (0..rows).map(expert).collect() } else { Vec::new() };
         let mut y = vec![f32::NAN; (rows * y_stride) as usize];
         let mut expected = vec![(f64::NAN, 0.0); y.len()];
@@ -229,7 +239,7 @@ impl Trial {
                 if v.epilogue == Epilogue::Accumulate {
                     y[at] = 0.5;
                 }
-                expected[at] = weights.output(v.epilogue, matrix * matrix_rows, j, input, y[at]);
+                expected[at] = weights.output(v.epilogue, tile, matrix * matrix_rows, j, input, y[at]);
             }
         }
         Some(Self {
@@ -240,7 +250,7 @@ impl Trial {
             x: bytemuck::pod_collect_to_vec(&x),
             ids,
             y,
-            expected: Expect::Near(expected),
+            expected: tile.expect(expected),
         })
     }
 

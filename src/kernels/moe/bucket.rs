@@ -76,6 +76,21 @@ impl Bucket {
         host.grids[..made.grids.len()].copy_from_slice(&made.grids);
     }
 
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        let made = buckets(p, before.ids);
+        let over = |before: &[u32], made: &[u32]| {
+            Some(Expect::Exact([made, before.get(made.len()..).unwrap_or_default()].concat()))
+        };
+        Some(Expected {
+            counts: over(before.counts, &made.counts),
+            offsets: over(before.offsets, &made.offsets),
+            sorted: over(before.sorted, &made.sorted),
+            tiles: over(bytemuck::cast_slice(before.tiles), bytemuck::cast_slice(&made.tiles)),
+            grids: over(before.grids, &made.grids),
+            ..Default::default()
+        })
+    }
+
     fn cases((): ()) -> Vec<Case<Self>> {
         let mut rng = Rng::new(16);
         let tile = 32;

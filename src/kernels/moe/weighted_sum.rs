@@ -2,7 +2,7 @@
 
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{Reduce, elementwise::rms_norm},
+    kernels::{Reduce, elementwise::fused_add_rms_norm::near_sums, elementwise::rms_norm},
     quant::Rng,
 };
 
@@ -111,14 +111,7 @@ impl WeightedSum {
                 *sum = (terms.iter().sum(), 1e-6 * terms.iter().map(|term| term.abs()).sum::<f64>());
             }
             if v.norm().is_some() {
-                let exact: Vec<f64> = sums.iter().map(|(sum, _)| *sum).collect();
-                let scales = rms_norm::normed(&exact, before.w, p.eps);
-                let near = rms_norm::near(&exact, before.w, p.eps);
-                for ((y, (value, near)), ((sum, bound), scale)) in
-                    y[t * n..].iter_mut().zip(near).zip(sums.iter().zip(scales))
-                {
-                    *y = (value, near + bound * (scale / sum).abs());
-                }
+                y[t * n..][..n].copy_from_slice(&near_sums(sums, before.w, p.eps));
             }
         }
         let y = v.norm().map(|_| Expect::Near(y));

@@ -119,6 +119,19 @@ impl Argmax {
         }
     }
 
+    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        // Keys are integers: the twin is exact.
+        let (mut best, mut ids, mut counts) = (before.best.to_vec(), before.ids.to_vec(), before.counts.to_vec());
+        Self::cpu(v, p, Host { best: &mut best, ids: &mut ids, counts: &mut counts, ..before });
+        let merge = v != Variant::Logits;
+        Some(Expected {
+            best: (!merge).then(|| Expect::Exact(best.concat())),
+            ids: merge.then_some(Expect::Exact(ids)),
+            counts: v.counts().then_some(Expect::Exact(counts)),
+            ..Default::default()
+        })
+    }
+
     fn cases(v: Variant) -> Vec<Case<Self>> {
         hard_logits().into_iter().map(|hard| case(v, hard)).collect()
     }

@@ -4,7 +4,7 @@
 mod table;
 
 use ferrum_wgpu::{
-    conformance::{Suite, Target},
+    conformance::{Stack, Suite, Target},
     gpu::{Adapter, Device, GpuError},
 };
 use wasm_bindgen::prelude::*;
@@ -20,14 +20,16 @@ extern "C" {
 #[wasm_bindgen]
 pub async fn suite(pattern: String) -> Result<String, String> {
     std::panic::set_hook(Box::new(|info| error(&info.to_string())));
-    let (text, passed) = run(&pattern).await.map_err(|error| error.to_string())?;
+    let (text, passed) = run(&pattern).await?;
     if passed { Ok(text) } else { Err(text) }
 }
 
-async fn run(pattern: &str) -> Result<(String, bool), GpuError> {
-    let adapter = Adapter::find(None).await?;
-    let device = Device::new(&adapter).await?;
+async fn run(pattern: &str) -> Result<(String, bool), String> {
+    let failed = |error: GpuError| error.to_string();
+    let adapter = Adapter::find(None).await.map_err(failed)?;
+    let device = Device::new(&adapter).await.map_err(failed)?;
+    table::check_stack(Stack::named("browser"), device.caps())?;
     let suite = Suite::new(device.caps(), pattern);
-    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await?);
+    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await.map_err(failed)?);
     Ok((format!("{}, {}\n{table}", adapter.backend(), adapter.features().join(" ")), passed))
 }

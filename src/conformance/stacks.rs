@@ -1,0 +1,157 @@
+//! The stacks that kernels are judged on, and what each of them lacks.
+
+use crate::gpu::Caps;
+
+/// What a kernel variant may need beyond WebGPU's default limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// Subgroup operations.
+    Subgroups,
+    /// `pack2x16float` and `unpack2x16float`, for an f16 KV cache.
+    PackF16,
+    /// The type `f16`.
+    F16,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Subgroups, Self::PackF16, Self::F16];
+
+    /// Its name, as the command `devices` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subgroups => "subgroups",
+            Self::PackF16 => "f16-kv",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// Whether `caps` have it.
+    pub fn is_in(self, caps: &Caps) -> bool {
+        match self {
+            Self::Subgroups => caps.subgroups,
+            Self::PackF16 => caps.pack_f16,
+            Self::F16 => caps.f16,
+        }
+    }
+
+    /// WebGPU's default limits with these features and no others.
+    pub fn caps(features: &[Self]) -> Caps {
+        let has = |feature| features.contains(&feature);
+        let (subgroups, pack_f16, f16) = (has(Self::Subgroups), has(Self::PackF16), has(Self::F16));
+        Caps { subgroups, pack_f16, f16, ..Caps::portable() }
+    }
+}
+
+/// How a stack judges shaders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It runs the cases.
+    Runs,
+    /// It compiles the WGSL, or what naga makes of it.
+    Compiles,
+    /// naga translates to it.
+    Translates,
+}
+
+/// A driver, a compiler or a language that variants are judged by: those that it has the features for.
+#[derive(Clone, Copy, Debug)]
+pub struct Stack {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub what: &'static str,
+    /// How it judges.
+    pub judgement: Judgement,
+    /// What it lacks, with the reason.
+    pub lacks: &'static [(Feature, &'static str)],
+}
+
+const GLSL_F16: (Feature, &str) = (Feature::F16, "naga writes no halves in GLSL");
+
+/// The stacks of `make test-stacks` and `tests/shaders.rs`. Each has at least what is not said to be lacking.
+pub const STACKS: &[Stack] = &[
+    Stack {
+        name: "twins",
+        what: "the kernels' twins on the CPU",
+        judgement: Judgement::Runs,
+        lacks: &[(Feature::Subgroups, "a twin is one for all ways to sum")],
+    },
+    Stack {
+        name: "lavapipe",
+        what: "Mesa's Vulkan in software, subgroups of 8",
+        judgement: Judgement::Runs,
+        lacks: &[],
+    },
+    Stack {
+        name: "SwiftShader",
+        what: "Chromium's Vulkan in software, subgroups of 4",
+        judgement: Judgement::Runs,
+        lacks: &[(Feature::F16, "its Vulkan has no shaderFloat16")],
+    },
+    Stack {
+        name: "GL",
+        what: "Mesa's OpenGL ES in software (llvmpipe)",
+        judgement: Judgement::Runs,
+        lacks: &[(Feature::Subgroups, "llvmpipe's OpenGL has no KHR_shader_subgroup"), GLSL_F16],
+    },
+    Stack {
+        name: "browser",
+        what: "WebGPU in Chromium on SwiftShader",
+        judgement: Judgement::Runs,
+        lacks: &[
+            (Feature::Subgroups, "wgpu does not pass them on from a browser (docs/UPSTREAM.md)"),
+            (Feature::F16, "SwiftShader has none; on a GPU wgpu passes it on"),
+        ],
+    },
+    Stack {
+        name: "Tint",
+        what: "the browser's compiler, in Dawn under Node",
+        judgement: Judgement::Compiles,
+        lacks: &[],
+    },
+    Stack {
+        name: "DXC",
+        what: "Direct3D's compiler, on naga's HLSL of shader model 6.0, with f16 6.2",
+        judgement: Judgement::Compiles,
+        lacks: &[],
+    },
+    Stack { name: "SPIR-V", what: "for Vulkan, judged by spirv-val", judgement: Judgement::Translates, lacks: &[] },
+    Stack { name: "MSL", what: "2.4, for Metal", judgement: Judgement::Translates, lacks: &[] },
+    Stack {
+        name: "HLSL 5.1",
+        what: "for FXC, where there is no DXC",
+        judgement: Judgement::Translates,
+        lacks: &[
+            (Feature::Subgroups, "wave operations came with 6.0: wgpu offers no subgroups where FXC compiles"),
+            (Feature::F16, "16-bit types came with 6.2"),
+        ],
+    },
+    Stack {
+        name: "GLSL 4.30",
+        what: "for OpenGL, judged by glslang",
+        judgement: Judgement::Translates,
+        lacks: &[GLSL_F16],
+    },
+    Stack { name: "GLSL ES 3.10", what: "for OpenGL ES", judgement: Judgement::Translates, lacks: &[GLSL_F16] },
+];
+
+impl Stack {
+    /// The stack of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        STACKS.iter().find(|stack| stack.name.eq_ignore_ascii_case(name))
+    }
+
+    /// WebGPU's default limits and the features that it has: what variants are chosen from.
+    pub fn caps(&self) -> Caps {
+        let lacks = |feature| self.lacks.iter().any(|(lacking, _)| *lacking == feature);
+        Feature::caps(&Feature::ALL.into_iter().filter(|feature| !lacks(*feature)).collect::<Vec<_>>())
+    }
+
+    /// The features that it should have and `caps` do not: where there are any, fewer variants are judged than
+    /// docs/KERNELS.md says.
+    pub fn missing_in(&self, caps: &Caps) -> Vec<Feature> {
+        let own = self.caps();
+        Feature::ALL.into_iter().filter(|feature| feature.is_in(&own) && !feature.is_in(caps)).collect()
+    }
+}

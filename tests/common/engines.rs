@@ -1,0 +1,118 @@
+//! Models to make engines of, prompts, and replies that are made together.
+
+use ferrum_wgpu::{
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
+    gguf::Gguf,
+    gpu::{Adapter, Device},
+    kernels::KvType,
+    model::{Model, PlanOptions, Tiers},
+    quant::Rng,
+};
+
+/// The first adapter's device.
+pub async fn gpu() -> Device {
+    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
+    Device::new(&adapter).await.expect("a device")
+}
+
+/// The tiny model of a name.
+pub async fn tiny(device: &Device, name: &str) -> Model {
+    let models = super::tiny_model::tiny_models();
+    let (_, tiny) = models.iter().find(|(known, _)| *known == name).expect("a tiny model");
+    load(device, tiny.to_bytes().expect("a GGUF")).await
+}
+
+/// The demo model.
+pub async fn demo(device: &Device) -> Model {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
+    load(device, std::fs::read(path).expect("the demo model")).await
+}
+
+async fn load(device: &Device, bytes: Vec<u8>) -> Model {
+    let gguf = Gguf::from_bytes(bytes).expect("a GGUF");
+    Model::load(device, &gguf, |_, _| ()).await.expect("a model")
+}
+
+/// An engine for `sequences` at once, each with room for `context` tokens, with an f32 cache.
+pub fn options(sequences: u32, context: u32, tiers: Tiers) -> EngineOptions {
+    EngineOptions {
+        context: Some(context),
+        // A block more for each, which it fills in part.
+        kv_tokens: Some(sequences * (context + 32)),
+        kv_type: Some(KvType::F32),
+        sequences,
+        plan: PlanOptions { tiers: Some(tiers), ..PlanOptions::default() },
+        ..EngineOptions::default()
+    }
+}
+
+/// An engine with these options.
+pub async fn engine(model: &Model, options: &EngineOptions) -> Engine {
+    Engine::new(model, options).await.expect("an engine")
+}
+
+/// A prompt of random tokens.
+pub fn prompt(model: &Model, len: u32, seed: u64) -> Vec<u32> {
+    let mut rng = Rng::new(1000 + seed);
+    (0..len).map(|_| rng.below(model.config().vocab)).collect()
+}
+
+/// So many tokens, the likeliest ones.
+pub fn greedy(max_tokens: u32) -> GenerateOptions {
+    drawn(max_tokens, SamplingOptions::greedy())
+}
+
+/// So many tokens, drawn by `sampling`.
+pub fn drawn(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
+    GenerateOptions { sampling, max_tokens: Some(max_tokens), ..GenerateOptions::default() }
+}
+
+/// Sampling of every kind in turn.
+pub fn sampling(kind: usize) -> SamplingOptions {
+    let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: kind as u64, ..Default::default() };
+    match kind % 8 {
+        0 => SamplingOptions::greedy(),
+        1 => SamplingOptions { seed: u64::MAX, ..Default::default() },
+        2 => SamplingOptions { top_k: 64, min_p: 0.05, frequency_penalty: 0.5, ..all },
+        3 => SamplingOptions { top_p: 0.9, ..all },
+        4 => SamplingOptions { repetition_penalty: 1.3, presence_penalty: 0.5, ..SamplingOptions::greedy() },
+        5 => SamplingOptions { temperature: 0.7, top_k: 200, top_p: 0.97, presence_penalty: 1.0, ..all },
+        6 => SamplingOptions { logit_bias: vec![(7, 4.0), (11, 5.0), (200, -100.0)], ..all },
+        _ => SamplingOptions { temperature: 1.3, ..all },
+    }
+}
+
+/// The replies to `requests`, which are made together.
+pub async fn replies(engine: &Engine, requests: &[(Vec<u32>, GenerateOptions)]) -> Vec<Vec<u32>> {
+    let mut sessions: Vec<_> = requests.iter().map(|_| engine.session()).collect();
+    let mut running = Vec::new();
+    for (session, (prompt, options)) in sessions.iter_mut().zip(requests) {
+        running.push(session.generate(prompt, options).expect("a request"));
+    }
+    let mut replies = vec![Vec::new(); requests.len()];
+    let mut going = true;
+    while going {
+        going = false;
+        for (reply, tokens) in running.iter_mut().zip(&mut replies) {
+            if let Some(token) = reply.next().await.expect("a step") {
+                tokens.push(token);
+                going = true;
+            }
+        }
+    }
+    replies
+}
+
+/// The same, each made alone.
+pub async fn replies_alone(engine: &Engine, requests: &[(Vec<u32>, GenerateOptions)]) -> Vec<Vec<u32>> {
+    let mut alone = Vec::new();
+    for request in requests {
+        alone.extend(replies(engine, std::slice::from_ref(request)).await);
+    }
+    alone
+}
+
+/// The bits of logits.
+pub fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}

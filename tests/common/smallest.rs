@@ -1,0 +1,149 @@
+//! A model so small that thousands of requests are computed in seconds, devices for it, and what it says to one session
+//! alone.
+
+use std::collections::HashMap;
+
+use ferrum_wgpu::{
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
+    gguf::Gguf,
+    gpu::{Adapter, Device, Requirements},
+    kernels::KvType,
+    model::Model,
+    quant::WeightType,
+    wgpu,
+};
+
+use super::tiny_model::{Arch, TinyModel};
+
+/// Tokens of its vocabulary.
+pub const VOCAB: u32 = 264;
+
+/// The model, dense or a mixture of experts.
+pub fn smallest(arch: Arch) -> TinyModel {
+    TinyModel {
+        arch,
+        layers: 1,
+        hidden: 32,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        experts: 4,
+        top_k: 2,
+        expert_ffn: 32,
+        ffn: 32,
+        vocab: VOCAB,
+        main: WeightType::F32,
+        big: WeightType::F32,
+        context: 256,
+        seed: 3,
+        ..TinyModel::default()
+    }
+}
+
+/// The model as a file.
+pub fn gguf(model: &TinyModel) -> Gguf {
+    Gguf::from_bytes(model.to_bytes().expect("a model")).expect("a GGUF")
+}
+
+/// The model on a device.
+pub async fn load(device: &Device, gguf: &Gguf) -> Model {
+    Model::load(device, gguf, |_, _| ()).await.expect("a model")
+}
+
+/// A device of our own on the first adapter.
+pub async fn gpu() -> Device {
+    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
+    Device::new(&adapter).await.expect("a device")
+}
+
+/// A device that an application lends us: futures that wait for it are pending, where for one of our own they block.
+pub async fn lent() -> Device {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
+    let adapter = adapter.expect("`make setup` installs a software one");
+    let Requirements { features, limits } = Requirements::of(&adapter);
+    let descriptor =
+        wgpu::DeviceDescriptor { required_limits: limits, required_features: features, ..Default::default() };
+    let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
+    Device::from_wgpu(&adapter, device, queue).expect("a device that we can use")
+}
+
+/// Options with an f32 cache.
+pub fn options(sequences: u32, context: u32) -> EngineOptions {
+    EngineOptions {
+        context: Some(context),
+        kv_tokens: Some(sequences * context),
+        kv_type: Some(KvType::F32),
+        sequences,
+        ..EngineOptions::default()
+    }
+}
+
+/// Ways to draw tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    Greedy,
+    Sampled,
+    Penalised,
+}
+
+impl Way {
+    pub fn sampling(self) -> SamplingOptions {
+        let sampled = SamplingOptions { temperature: 1.0, seed: 11, ..SamplingOptions::default() };
+        match self {
+            Self::Greedy => SamplingOptions::greedy(),
+            Self::Sampled => sampled,
+            Self::Penalised => SamplingOptions {
+                repetition_penalty: 1.2,
+                frequency_penalty: 0.3,
+                logit_bias: vec![(5, 2.0)],
+                ..sampled
+            },
+        }
+    }
+
+    /// A request for so many tokens.
+    pub fn tokens(self, most: u32) -> GenerateOptions {
+        GenerateOptions { sampling: self.sampling(), max_tokens: Some(most), stop: Vec::new() }
+    }
+}
+
+/// What a model says to one session alone, each time computed from nothing.
+pub struct Alone {
+    engine: Engine,
+    known: HashMap<(Vec<u32>, Way), Vec<u32>>,
+}
+
+impl Alone {
+    pub async fn new(model: &Model) -> Self {
+        let options = EngineOptions { prefix_sharing: false, run_ahead: false, ..options(1, 256) };
+        Self { engine: Engine::new(model, &options).await.expect("an engine"), known: HashMap::new() }
+    }
+
+    /// The first `len` tokens that follow `prompt`.
+    pub fn reply(&mut self, prompt: &[u32], way: Way, len: usize) -> Vec<u32> {
+        let key = (prompt.to_vec(), way);
+        let known = self.known.entry(key).or_default();
+        if known.len() < len {
+            let mut session = self.engine.session();
+            let mut reply = session.generate(prompt, &way.tokens(len as u32)).expect("a request");
+            *known = pollster::block_on(async {
+                let mut tokens = Vec::new();
+                while let Some(token) = reply.next().await.expect("a token") {
+                    tokens.push(token);
+                }
+                tokens
+            });
+        }
+        known[..len].to_vec()
+    }
+}
+
+/// All tokens of a reply.
+pub async fn all(reply: &mut ferrum_wgpu::engine::Reply<'_>) -> Result<Vec<u32>, ferrum_wgpu::engine::EngineError> {
+    let mut tokens = Vec::new();
+    while let Some(token) = reply.next().await? {
+        tokens.push(token);
+    }
+    Ok(tokens)
+}
