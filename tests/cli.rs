@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::gguf::{Array, Gguf, GgufWriter, Value};
+use ferrum_wgpu::text::Tokenizer;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
 
@@ -171,6 +172,63 @@ fn a_run_says_what_it_does_on_stderr() -> Result {
     Ok(())
 }
 
+/// What the demo model answers on the CPU, greedily.
+fn answer_on_cpu(prompt: &str, options: &[&str]) -> Result<String> {
+    success(&ferrum(&[&["run", DEMO, "-p", prompt, "--device", "cpu", "--temp", "0"], options].concat())?)
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_string() -> Result {
+    let capital = |stops: &[&str]| answer_on_cpu("What is the capital of France?", stops);
+    assert_eq!(capital(&["--stop", " Paris"])?, "The capital of France is\n");
+    // Wherever the tokens end, and whichever comes first.
+    assert_eq!(capital(&["--stop", "aris", "--stop", "ital of", "--stop", "is P"])?, "The cap\n");
+    assert_eq!(capital(&["--stop", "Rome", "--stop", "Paris!"])?, "The capital of France is Paris.\n");
+    Ok(())
+}
+
+#[test]
+fn penalties_and_biases_change_the_choice() -> Result {
+    let count = |options: &[&str]| answer_on_cpu("Count from 3 to 9.", &[options, &["-n", "24"]].concat());
+    let plain = "3, 4, 5, 6, 7, 8, 9.\n";
+    let neutral = ["--repeat-penalty", "1", "--presence-penalty", "0", "--frequency-penalty", "0"];
+    assert_eq!(count(&neutral)?, plain);
+    for penalty in [["--repeat-penalty", "9"], ["--presence-penalty", "30"], ["--frequency-penalty", "30"]] {
+        assert_ne!(count(&penalty)?, plain, "{penalty:?}");
+    }
+    // Negative ones favour what was said.
+    assert!(count(&["--presence-penalty", "-100"])?.starts_with("333"));
+
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(DEMO)?)?;
+    let id = *tokenizer.encode(" Rome", false)?.last().ok_or("no token")?;
+    let forced = answer_on_cpu("Hello!", &["-n", "3", "--logit-bias", &format!("{id}=1000")])?;
+    assert_eq!(forced, format!("{}\n", tokenizer.decode(&[id; 3])?));
+    // Others are never taken.
+    let hello = *tokenizer.encode("Hello", false)?.first().ok_or("no token")?;
+    let biases = ["--logit-bias", &format!("{hello}=-1000"), "--logit-bias", "5=-1000", "-n", "4"];
+    assert!(!answer_on_cpu("Hello!", &biases)?.starts_with("Hello"));
+    Ok(())
+}
+
+#[test]
+fn a_profile_says_where_the_time_went() -> Result {
+    for device in ["cpu", "0"] {
+        let output = ferrum(&["run", DEMO, "-p", "What is 7 + 5?", "--temp", "0", "--device", device, "--profile"])?;
+        if device != "cpu" && stderr(&output).contains("timestamps") {
+            continue;
+        }
+        assert_eq!(success(&output)?, "7 + 5 = 12\n");
+        let said = stderr(&output);
+        for part in ["phase", "dispatches", "us/token", "prefill", "decode", "attention", "gate/up", "sampling"] {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+        // A pass for each token but the first, which the prompt's gives; run-ahead may add one for nothing.
+        let decode: Vec<_> = said.lines().filter(|line| line.contains("decode") && line.contains("passes")).collect();
+        assert!(decode.len() == 1 && decode[0].contains("100.0 %"), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn files_that_recommend_sampling_or_have_no_template() -> Result {
     let model = demo_with(|key, value| (key != "tokenizer.chat_template").then(|| value.clone()))?;
@@ -267,6 +325,11 @@ fn wrong_use_is_refused() -> Result {
     run(&["--top-p", "0"], 2, &["top_p"])?;
     run(&["--top-p", "1.5"], 2, &["top_p"])?;
     run(&["--min-p", "2"], 2, &["min_p"])?;
+    run(&["--repeat-penalty", "0"], 2, &["repetition_penalty", "0"])?;
+    run(&["--presence-penalty", "nan"], 2, &["presence_penalty", "NaN"])?;
+    run(&["--frequency-penalty", "inf"], 2, &["frequency_penalty", "inf"])?;
+    run(&["--logit-bias", "5=inf"], 2, &["logit_bias", "inf"])?;
+    run(&["--logit-bias", "1504=1"], 2, &["1504", "vocabulary"])?;
     run(&["--device", "no such device"], 4, &[])?;
     run(&["--device", "99"], 4, &[])?;
     refused(&["run", DEMO, "-p", ""], 2, &["empty"])?;
@@ -305,6 +368,11 @@ fn clap_refuses_the_rest() -> Result {
         &["run", DEMO, "-p", "a", "-n", "-1"],
         &["run", DEMO, "-p", "a", "--top-k", "x"],
         &["run", DEMO, "-p", "a", "--kv-type", "q8"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "5"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "x=1"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "5=x"],
+        &["run", DEMO, "-p", "a", "--repeat-penalty", "x"],
+        &["run", DEMO, "-p", "a", "--stop"],
         &["run", DEMO, "-p", "a", "--think", "--no-think"],
         &["logits", DEMO, "--tokens", ""],
         &["logits", DEMO, "--tokens", "1,,2"],

@@ -141,7 +141,7 @@ fn profile(profile: &Profile) -> String {
         for (stage, of_stage) in &total.stages {
             rows.push(row(stage.name(), of_stage.dispatches, of_stage.time.as_secs_f64()));
         }
-        let passes = format!("all of {} passes, {} tokens", total.passes, total.rows);
+        let passes = format!("all (passes: {}, tokens: {})", total.passes, total.rows);
         rows.push(row(&passes, total.stages.values().map(|stage| stage.dispatches).sum(), all));
     }
     table(&rows, &[2, 3, 4, 5])

@@ -33,7 +33,7 @@ pub struct SamplingArgs {
     /// Take this from a token's logit for each time that it is in the reply.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// Add to the logit of a token; may be given several times.
+    /// Add BIAS to the logit of the token ID; may be given several times.
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
     /// Seed; equal seeds draw equal tokens. Without it the clock's.

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the conformance suite for a browser and runs it in headless Chromium, on SwiftShader through its WebGPU:
-# `browser.sh FOLDER`, which is written anew.
+# Builds the conformance suite and an engine for a browser, and runs them in headless Chromium, on SwiftShader through
+# its WebGPU: `browser.sh FOLDER`, which is written anew.
 set -euo pipefail
 
 cargo=${CARGO:-cargo}

@@ -1,5 +1,6 @@
-//! The conformance suite for a browser's page: the same cases as natively, as the same table.
+//! The conformance suite for a browser's page, the same cases as natively, as the same table; and an engine there.
 
+mod generation;
 #[path = "../../../../examples/suite/table.rs"]
 mod table;
 
@@ -20,7 +21,17 @@ extern "C" {
 #[wasm_bindgen]
 pub async fn suite(pattern: String) -> Result<String, String> {
     std::panic::set_hook(Box::new(|info| error(&info.to_string())));
-    let (text, passed) = run(&pattern).await?;
+    verdict(run(&pattern).await)
+}
+
+/// Has a small model generate on the browser's adapter: what came of it, thrown where it is not what the twins say.
+#[wasm_bindgen]
+pub async fn generation() -> Result<String, String> {
+    verdict(generation::generation().await.map_err(|error| error.to_string()))
+}
+
+fn verdict(made: Result<(String, bool), String>) -> Result<String, String> {
+    let (text, passed) = made?;
     if passed { Ok(text) } else { Err(text) }
 }
 
