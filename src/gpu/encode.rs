@@ -52,7 +52,8 @@ impl GpuProgram {
             None => {
                 self.bind_groups.clear();
                 let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-                gpu.buffer("parameters", bytes.max(stride), usage).await?
+                // Plans of one model differ by less than that, so that a larger one later creates nothing.
+                gpu.buffer("parameters", (2 * bytes).max(stride), usage).await?
             }
         };
         let mut contents = Vec::with_capacity(bytes as usize);
