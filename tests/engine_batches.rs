@@ -51,9 +51,7 @@ fn with_blocks(block: u32, tiers: Tiers) -> EngineOptions {
 fn sixteen_greedy_sequences_say_what_each_says_alone() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, block, tiers) in
-            [(MODELS[0], 7, Tiers::SOFTWARE), (MODELS[0], 32, Tiers::GPU), (MODELS[1], 7, Tiers::GPU)]
-        {
+        for (name, block, tiers) in [(MODELS[0], 7, Tiers::SOFTWARE), (MODELS[1], 32, Tiers::GPU)] {
             let model = tiny(&device, name).await;
             let requests = requests(&model, |i| greedy(lengths_of_replies(i)));
             compare(&model, &with_blocks(block, tiers), &requests, name).await;
@@ -135,7 +133,8 @@ async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
             session.truncate(probe.sequence.len() as u32);
             let next = session.decode(probe.token).await.expect("a step");
             assert!(bits(&next) == expected[p][1], "{name}: probe {p} as one of {with} drawn rows");
-            if p == i % probes.len() {
+            // A long prompt only at first and with many.
+            if p == i % probes.len() && (p < 2 || i == 2 || i == 29) {
                 let logits = engine.session().forward(&probe.sequence).await.expect("a prompt");
                 assert!(
                     bits(&logits) == expected[p][0],

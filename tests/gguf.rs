@@ -2,7 +2,10 @@
 
 use ferrum_wgpu::gguf::{Array, Gguf, GgufError, GgufWriter, TensorInfo, Value};
 use ferrum_wgpu::quant::{Rng, WeightType, decode, random_blocks};
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// A value of every type, nested arrays among them, in a file's order.
 fn values() -> Vec<(&'static str, Value)> {
@@ -273,5 +276,55 @@ fn random_damage_is_survived() {
             bytes[at..at + width].copy_from_slice(&field.to_le_bytes()[..width]);
         }
         let _ = survive(bytes);
+    }
+}
+
+/// Memory of this process that pages of a file take, in bytes.
+#[cfg(target_os = "linux")]
+fn resident(path: &Path) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
+    let mut of_file = false;
+    let mut kib = 0;
+    for line in maps.lines() {
+        match line.split_once(':') {
+            Some(("Rss", size)) if of_file => {
+                kib += size.trim().trim_end_matches(" kB").parse::<u64>().expect("a size");
+            }
+            // A map's first line has its addresses, and what is mapped at its end.
+            _ if line.split_whitespace().next().is_some_and(|word| word.contains('-')) => {
+                of_file = line.ends_with(path.to_str().expect("UTF-8"));
+            }
+            _ => {}
+        }
+    }
+    kib << 10
+}
+
+#[test]
+fn released_data_take_no_memory_and_stay_what_they_are() {
+    let raw: Vec<u8> = (0..16u32 << 20).map(|i| (i ^ (i >> 13)) as u8).collect();
+    let mut file = GgufWriter::new();
+    file.tensor("a", WeightType::F32, &[1 << 20], raw[..4 << 20].to_vec());
+    file.tensor("b", WeightType::F32, &[4 << 20], raw.clone());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("released.gguf");
+    std::fs::write(&path, file.to_bytes().expect("a file")).expect("it is written");
+    for gguf in [Gguf::open(&path), Gguf::read(&path)] {
+        let gguf = gguf.expect("a file");
+        let [a, b] = gguf.tensors() else { panic!("two tensors") };
+        assert!(gguf.data(a) == &raw[..4 << 20] && gguf.data(b) == raw);
+        #[cfg(target_os = "linux")]
+        let before = resident(&path);
+        // Ranges that a tensor does not have are left out, whatever they are.
+        for range in
+            [0..0, 1 << 40..u64::MAX, Range { start: u64::MAX, end: 0 }, 5..9, 1 << 20..u64::MAX, 0..b.bytes / 2]
+        {
+            gguf.release(b, range);
+        }
+        #[cfg(target_os = "linux")]
+        if before > 0 {
+            let after = resident(&path);
+            assert!(before >= 20 << 20 && after < 8 << 20, "{before} and then {after} bytes");
+        }
+        assert!(gguf.data(a) == &raw[..4 << 20] && gguf.data(b) == raw);
     }
 }

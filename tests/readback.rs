@@ -129,3 +129,23 @@ fn futures_may_change_threads() {
         }
     });
 }
+
+#[test]
+fn large_writes_arrive_whole() {
+    pollster::block_on(async {
+        for device in devices().await {
+            // More than is given to a driver at a time, and no multiple of it.
+            let words: Vec<u32> = (0..(20 << 20) / 4 + 5).collect();
+            let buffer = device.alloc::<u32>("words", words.len() as u64 + 3).await.expect("a buffer");
+            device.write(&buffer, 3, &words).await.expect("it is written");
+            let readback = Readback::new::<u32>(&device, buffer.len(), 1).await.expect("a reader");
+            let read = readback.read(&device, &buffer, buffer.len()).await.expect("it is read");
+            assert!(read[..3] == [0; 3] && read[3..] == words);
+            // What does not fit is not begun.
+            let outside = device.write(&buffer, 4, &words).await.expect_err("a write outside");
+            assert!(matches!(outside, GpuError::OutOfRange { .. }), "{outside}");
+            let read = readback.read(&device, &buffer, 8).await.expect("it is read");
+            assert!(read[3..] == words[..5]);
+        }
+    });
+}

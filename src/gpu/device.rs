@@ -271,6 +271,7 @@ impl Device {
         let slice = (WRITE_SLICE / size_of::<T>()).max(1);
         for (i, part) in data.chunks(slice).enumerate() {
             let much_under_way = self.copy_in(buffer, start + (i * slice) as u64, part)?;
+            self.pending().await;
             if let (true, Some(gpu)) = (much_under_way, self.gpu()) {
                 gpu.flush().await?;
             }

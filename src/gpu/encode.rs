@@ -36,7 +36,9 @@ enum EncodedGrid {
 /// Compiles the pipelines of `plan` that there are none of yet.
 pub(super) async fn compile(gpu: &Gpu, plan: &Plan) -> Result<(), GpuError> {
     let ops = plan.steps.iter().filter(|step| !step.on_host).map(|step| &*step.op);
-    gpu.pipelines.compile(gpu, ops).await.map_err(|error| gpu.blame(error))
+    gpu.pipelines.compile(gpu, ops).await.map_err(|error| gpu.blame(error))?;
+    // What was compiled before says nothing of a device that is lost.
+    gpu.check()
 }
 
 impl GpuProgram {
@@ -52,7 +54,8 @@ impl GpuProgram {
             None => {
                 self.bind_groups.clear();
                 let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-                gpu.buffer("parameters", bytes.max(stride), usage).await?
+                // Plans of one model differ by less than that, so that a larger one later creates nothing.
+                gpu.buffer("parameters", (2 * bytes).max(stride), usage).await?
             }
         };
         let mut contents = Vec::with_capacity(bytes as usize);

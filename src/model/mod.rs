@@ -58,8 +58,7 @@ impl Model {
         let config = Config::from_gguf(gguf)?;
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let total = gguf.tensors().iter().map(|t| t.bytes).sum();
-        let mut report = |sent| progress(sent, total);
-        let weights = weights::Upload::new(device, gguf, &mut report).run(&config, &tensors).await?;
+        let weights = weights::Upload::new(device, gguf, |sent| progress(sent, total)).run(&config, &tensors).await?;
         Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
     }
 

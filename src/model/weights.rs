@@ -115,16 +115,16 @@ impl Weights {
 const SLICE: u64 = 8 << 20;
 
 /// Sends tensors to a device, counting the bytes of the file.
-pub(crate) struct Upload<'a> {
+pub(crate) struct Upload<'a, P> {
     device: &'a Device,
     gguf: &'a Gguf,
-    progress: &'a mut dyn FnMut(u64),
+    progress: P,
     sent: u64,
 }
 
-impl<'a> Upload<'a> {
+impl<'a, P: FnMut(u64)> Upload<'a, P> {
     /// `progress` is called with the number of bytes of the file that have been sent.
-    pub(crate) fn new(device: &'a Device, gguf: &'a Gguf, progress: &'a mut dyn FnMut(u64)) -> Self {
+    pub(crate) fn new(device: &'a Device, gguf: &'a Gguf, progress: P) -> Self {
         Self { device, gguf, progress, sent: 0 }
     }
 

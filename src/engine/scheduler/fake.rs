@@ -103,8 +103,9 @@ impl Device {
         let mut rows = Vec::new();
         for row in &step.decode {
             let (_, last) = self.slots[&row.slot];
-            assert!(row.token.is_none_or(|token| token == last), "the host knows another token");
-            rows.push((row.slot, row.position, last, true));
+            let token = if row.given { row.token.expect("a token that is given") } else { last };
+            assert!(row.token.is_none_or(|known| known == token), "the host knows another token");
+            rows.push((row.slot, row.position, token, true));
             *self.decode_rows.entry(row.request).or_default() += 1;
         }
         for prompt in &step.prompts {

@@ -1,8 +1,8 @@
 //! The choice of the next step's rows.
 
 use super::{
-    DecodeRow, End, Event, Give, Pick, Planned, PromptRows, Scheduler, SequenceId, SlotBlocks, Step, StepId, Want,
-    sequence::Sequence,
+    DecodeRow, End, Event, Give, Pick, Planned, PromptRows, Scheduler, SequenceId, Slot, SlotBlocks, Step, StepId,
+    Want, sequence::Sequence,
 };
 
 impl Scheduler {
@@ -47,11 +47,19 @@ impl Scheduler {
             prompts: Vec::new(),
             picks: Vec::new(),
         };
-        self.admit_single_tokens(only);
-        self.plan_decode(&mut step, only);
-        self.plan_prompts(&mut step, only);
-        if step.rows() == 0 {
-            return None;
+        let running = |slots: &[Slot]| slots.iter().filter(|slot| slot.sequence.is_some()).count();
+        loop {
+            let before = running(&self.slots);
+            self.admit_single_tokens(only);
+            self.plan_decode(&mut step, only);
+            self.plan_prompts(&mut step, only);
+            if step.rows() > 0 {
+                break;
+            }
+            // One whose prompt's rows were all found in the cache has a row only now that it runs.
+            if running(&self.slots) == before {
+                return None;
+            }
         }
         let sequences = step.sequences().collect();
         let lists = step.blocks.iter().map(|list| (list.slot, list.first)).collect();
@@ -141,11 +149,11 @@ impl Scheduler {
             }
             let Some(sequence) = self.sequences.get(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
-            if is_other(only, id) && request.slot.is_none() {
-                // Who comes later waits.
-                break;
-            }
             if is_other(only, id) || request.has_rows(&sequence.table) {
+                if request.slot.is_none() {
+                    // Who comes later waits: if they ran, those that run would not be before those that wait.
+                    break;
+                }
                 continue;
             }
             let (each, start, prompt_end) = (request.want == Want::Each, request.start, request.rows_end());
@@ -163,6 +171,10 @@ impl Scheduler {
             let mut rows = (prompt_end - position).min(rows_left);
             if each {
                 rows = rows.min(start.saturating_sub(position).saturating_add(logits_left));
+            }
+            if position == prompt_end {
+                // All of them were found.
+                continue;
             }
             if rows == 0 {
                 break;

@@ -235,10 +235,14 @@ impl World {
     }
 
     fn submit(&mut self, id: SequenceId, rng: &mut Rng) {
-        let tokens: Vec<u32> = (0..rng.below(self.limits.context.min(20) + 2)).map(|_| rng.below(2)).collect();
-        let want = match rng.below(6) {
+        let mut tokens: Vec<u32> = (0..rng.below(self.limits.context.min(20) + 2)).map(|_| rng.below(2)).collect();
+        let want = match rng.below(7) {
             0 => Want::Last,
             1 => Want::Each,
+            2 if !tokens.is_empty() => {
+                tokens.truncate(1);
+                Want::Next
+            }
             _ => Want::Draw { most: rng.below(12), stops: if rng.below(3) == 0 { vec![] } else { vec![3, 4] } },
         };
         let alone = self.alone.get_mut(&id).expect("a sequence");
