@@ -34,7 +34,7 @@ async fn generate(path: &str, question: &str) -> Result<(), Box<dyn std::error::
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next(), arguments.next()) {
-        (Some(path), Some(question)) => pollster::block_on(generate(&path, &question)),
+        (Some(path), Some(question)) => ferrum_wgpu::block_on(generate(&path, &question)),
         _ => Err("usage: generate MODEL QUESTION".into()),
     }
 }

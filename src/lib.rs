@@ -32,7 +32,8 @@
 //! ```
 //!
 //! The library prints nothing, reads no environment and keeps no globals. All functions that touch a device are async;
-//! natively any executor drives them, as `pollster::block_on`, and they are `Send`, so that it may do so from any thread. Waiting
+//! natively any executor drives them, and with the feature `blocking` there is `block_on` for callers without one. They are
+//! `Send`, so that it may be done from any thread. Waiting
 //! for a device of ours blocks the thread for as long as the GPU takes; for an application's own device
 //! ([`gpu::Device::from_wgpu`]) nothing blocks, nor in a browser.
 #![deny(missing_docs, unsafe_code)]
@@ -50,6 +51,8 @@ pub mod text;
 mod error;
 
 pub use error::Error;
+#[cfg(all(feature = "blocking", not(target_arch = "wasm32")))]
+pub use pollster::block_on;
 pub use wgpu;
 
 /// Its example is compiled with the others.

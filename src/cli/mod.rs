@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
             }
         };
         start_logging(cli.verbose);
-        pollster::block_on(execute(&cli.command)).unwrap_or_else(|failure| failure.report())
+        ferrum_wgpu::block_on(execute(&cli.command)).unwrap_or_else(|failure| failure.report())
     }));
     // The hook has said what happened.
     guarded.unwrap_or(Code::Runtime).into()

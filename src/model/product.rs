@@ -187,68 +187,42 @@ impl Decoder<'_> {
             let held = planes.rows() as u32 / matrix_rows;
             let pairs = routing.map(|r| &r.buckets.pairs);
             let lists = routing.map(|r| &r.buckets.tiles);
+            // What the three kernels' parameters have in common.
+            macro_rules! params {
+                ($kernel:ident, $($field:ident: $value:expr),+) => {
+                    $kernel::Params {
+                        rows: count,
+                        n,
+                        k,
+                        row_units,
+                        units,
+                        y_stride,
+                        y_offset,
+                        share,
+                        experts,
+                        first_expert,
+                        held,
+                        matrix_rows,
+                        $($field: $value),+
+                    }
+                };
+            }
             match by {
-                By::Row => rec.dispatch(
-                    gemv::Gemv,
-                    gemv::Variant { ty, rows: kind, epilogue },
-                    gemv::Params {
-                        rows: count,
-                        n,
-                        k,
-                        row_units,
-                        units,
-                        y_stride,
-                        y_offset,
-                        share,
-                        experts,
-                        first_expert,
-                        held,
-                        matrix_rows,
-                        x_offset: 0,
-                        ids_offset: 0,
-                    },
-                    gemv::Binds { w, x, ids: routing.map(|r| &r.ids), y },
-                )?,
+                By::Row => {
+                    let variant = gemv::Variant { ty, rows: kind, epilogue };
+                    let binds = gemv::Binds { w, x, ids: routing.map(|r| &r.ids), y };
+                    rec.dispatch(gemv::Gemv, variant, params!(gemv, x_offset: 0, ids_offset: 0), binds)?;
+                }
                 By::Columns => {
-                    let params = gemv_columns::Params {
-                        rows: count,
-                        n,
-                        k,
-                        row_units,
-                        units,
-                        y_stride,
-                        y_offset,
-                        tiles,
-                        share,
-                        experts,
-                        first_expert,
-                        held,
-                        matrix_rows,
-                        x_offset: 0,
-                    };
                     let variant = gemv_columns::Variant { ty, rows: kind, epilogue };
+                    let params = params!(gemv_columns, tiles: tiles, x_offset: 0);
                     let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
                 }
                 By::Tiles => {
-                    let params = gemm::Params {
-                        rows: count,
-                        n,
-                        k,
-                        row_units,
-                        units,
-                        y_stride,
-                        y_offset,
-                        tiles,
-                        share,
-                        experts,
-                        first_expert,
-                        held,
-                        matrix_rows,
-                    };
                     let variant = gemm::Variant { ty, rows: kind, epilogue, tile: linear::TileType::F32 };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
-                    self.tiled(rec, gemm::Gemm, variant, params, binds, rows)?;
+                    self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
                 }
             }
         }
