@@ -7,6 +7,8 @@ use crate::gpu::Caps;
 pub enum Feature {
     /// Subgroup operations.
     Subgroups,
+    /// Subgroups of at least eight invocations.
+    Shuffles,
     /// `pack2x16float` and `unpack2x16float`, for an f16 KV cache.
     PackF16,
     /// The type `f16`.
@@ -15,12 +17,13 @@ pub enum Feature {
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Subgroups, Self::PackF16, Self::F16];
+    pub const ALL: [Self; 4] = [Self::Subgroups, Self::Shuffles, Self::PackF16, Self::F16];
 
     /// Its name, as the command `devices` has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Subgroups => "subgroups",
+            Self::Shuffles => "of 8",
             Self::PackF16 => "f16-kv",
             Self::F16 => "f16",
         }
@@ -30,6 +33,7 @@ impl Feature {
     pub fn is_in(self, caps: &Caps) -> bool {
         match self {
             Self::Subgroups => caps.subgroups,
+            Self::Shuffles => caps.shuffles,
             Self::PackF16 => caps.pack_f16,
             Self::F16 => caps.f16,
         }
@@ -38,8 +42,10 @@ impl Feature {
     /// WebGPU's default limits with these features and no others.
     pub fn caps(features: &[Self]) -> Caps {
         let has = |feature| features.contains(&feature);
-        let (subgroups, pack_f16, f16) = (has(Self::Subgroups), has(Self::PackF16), has(Self::F16));
-        Caps { subgroups, pack_f16, f16, ..Caps::portable() }
+        let subgroups = has(Self::Subgroups);
+        let shuffles = subgroups && has(Self::Shuffles);
+        let (pack_f16, f16) = (has(Self::PackF16), has(Self::F16));
+        Caps { subgroups, shuffles, pack_f16, f16, ..Caps::portable() }
     }
 }
 
@@ -87,7 +93,10 @@ pub const STACKS: &[Stack] = &[
         name: "SwiftShader",
         what: "Chromium's Vulkan in software, subgroups of 4",
         judgement: Judgement::Runs,
-        lacks: &[(Feature::F16, "its Vulkan has no shaderFloat16")],
+        lacks: &[
+            (Feature::Shuffles, "a workgroup of eight is two subgroups"),
+            (Feature::F16, "its Vulkan has no shaderFloat16"),
+        ],
     },
     Stack {
         name: "GL",

@@ -168,7 +168,11 @@ pub(crate) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
     let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
     let f16 = features.contains(wgpu::Features::SHADER_F16);
-    Caps { f16, timestamps, ..Caps::from_limits(limits, halves, features.contains(wgpu::Features::SUBGROUP)) }
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let info = adapter.get_info();
+    // Metal does not tell: Apple's have 32.
+    let shuffles = subgroups && (info.subgroup_min_size >= 8 || info.backend == wgpu::Backend::Metal);
+    Caps { f16, shuffles, timestamps, ..Caps::from_limits(limits, halves, subgroups) }
 }
 
 /// Refuses a device that is poorer than WebGPU's defaults, and poorer than its adapter, in what kernels cannot do without.

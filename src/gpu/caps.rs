@@ -11,6 +11,8 @@ pub struct Caps {
     pub f16: bool,
     /// Subgroup operations work. A shader must not assume a subgroup's size.
     pub subgroups: bool,
+    /// A workgroup of eight invocations is within one subgroup.
+    pub shuffles: bool,
     /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
     pub timestamps: bool,
     /// Storage buffers a shader may bind.
@@ -41,6 +43,7 @@ impl Caps {
             pack_f16: self.pack_f16 && other.pack_f16,
             f16: self.f16 && other.f16,
             subgroups: self.subgroups && other.subgroups,
+            shuffles: self.shuffles && other.shuffles,
             timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
             max_binding_bytes: self.max_binding_bytes.min(other.max_binding_bytes),
@@ -84,12 +87,13 @@ impl Caps {
         self.max_binding_bytes.min(self.max_buffer_bytes)
     }
 
-    /// The capabilities of a device made with `limits`, without the type f16 and timestamps.
+    /// The capabilities of a device made with `limits`, without the type f16, wide subgroups and timestamps.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,
             f16: false,
             subgroups,
+            shuffles: false,
             timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding_bytes: limits.max_storage_buffer_binding_size,

@@ -32,6 +32,7 @@ registry![
     linear::embed::Embed,
     linear::gemv::Gemv,
     linear::gemv_columns::GemvColumns,
+    linear::gemv_sum::GemvSum,
     linear::gemm::Gemm,
     elementwise::rms_norm::RmsNorm,
     elementwise::silu_mul::SiluMul,

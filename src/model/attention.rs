@@ -3,7 +3,7 @@
 use super::{
     activations::Split,
     decoder::{Decoder, Kind},
-    product::Output,
+    product::{By, Input, Output},
     weights::LayerWeights,
 };
 use crate::{
@@ -19,12 +19,23 @@ use crate::{
 };
 
 impl Decoder<'_> {
-    /// Adds attention of the normed residual to the residual.
-    pub(super) fn attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    /// Adds attention of the residual, `normed` already or normed here, to the residual.
+    pub(super) fn attention(
+        &self,
+        rec: &mut Recorder,
+        layer: &LayerWeights,
+        kv: &Buffer<u32>,
+        normed: bool,
+    ) -> Result<(), GpuError> {
         let (a, c) = (self.activations, self.config);
-        let stride = c.q_len() + 2 * c.kv_len();
-        for (linear, offset) in [(&layer.q, 0), (&layer.k, c.q_len()), (&layer.v, c.q_len() + c.kv_len())] {
-            self.biased(rec, linear, &a.normed, Output { offset, ..Output::new(&a.qkv, stride) })?;
+        let input = match normed {
+            true => Input::plain(&a.normed),
+            false => self.normed(rec, &layer.attn_norm, self.tokens_by(self.pass.rows) == By::Row)?,
+        };
+        let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
+        for linear in &layer.qkv {
+            self.biased(rec, linear, input, Output { offset, ..Output::new(&a.qkv, stride) })?;
+            offset += linear.matrix.n;
         }
         match &a.split {
             None => self.qkv_to_cache(rec, layer, kv)?,
@@ -36,7 +47,7 @@ impl Decoder<'_> {
         } else {
             self.whole_attention(rec, kv)?;
         }
-        self.biased(rec, &layer.o, &a.attended, self.residual())
+        self.biased(rec, &layer.o, Input::plain(&a.attended), self.residual())
     }
 
     pub(super) fn residual(&self) -> Output<'_> {

@@ -1,7 +1,7 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, sampling::Sampling, weights::Weights,
+    Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling, weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder},
@@ -53,15 +53,13 @@ impl Decoder<'_> {
         let mut rec = Recorder::new();
         self.embed(&mut rec)?;
         let layers = &self.weights.layers;
+        // Whether a layer's input was normed with the sum that it is.
+        let mut normed = false;
         for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
             rec.scope(format!("blk.{i} attention"));
-            // The norm before it may have been done with the sum before that.
-            if i == 0 || !self.folds_norm() {
-                self.norm(&mut rec, &layer.attn_norm)?;
-            }
-            self.attention(&mut rec, layer, kv)?;
-            let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.folds_norm());
-            self.feed_forward(&mut rec, &format!("blk.{i}"), layer, next_norm)?;
+            self.attention(&mut rec, layer, kv, normed)?;
+            let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
+            normed = self.feed_forward(&mut rec, &format!("blk.{i}"), layer, next_norm)?;
         }
         if self.pass.logit_rows > 0 {
             rec.scope("head");
@@ -103,17 +101,26 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// Whether a sum of experts' outputs norms the next layer's input too.
-    fn folds_norm(&self) -> bool {
-        self.options.fused && self.activations.routing.is_some()
+    /// The residual, normed by the products it goes to if `single` says that they are of single rows.
+    pub(super) fn normed<'b>(
+        &'b self,
+        rec: &mut Recorder,
+        w: &'b Buffer<f32>,
+        single: bool,
+    ) -> Result<Input<'b>, GpuError> {
+        if single && self.options.fused {
+            return Ok(Input { x: &self.activations.residual, norm: Some(w) });
+        }
+        self.norm(rec, w)?;
+        Ok(Input::plain(&self.activations.normed))
     }
 
     /// Norms the residual of all rows.
-    pub(super) fn norm(&self, rec: &mut Recorder, w: &Buffer<f32>) -> Result<(), GpuError> {
+    fn norm(&self, rec: &mut Recorder, w: &Buffer<f32>) -> Result<(), GpuError> {
         let (a, rows) = (self.activations, self.pass.rows);
         rec.dispatch(
             rms_norm::RmsNorm,
-            rms_norm::Variant { reduce: self.reduce, rows: rms_norm::Rows::All },
+            rms_norm::Rows::All,
             rms_norm::Params { rows, n: self.config.hidden, x_rows: rows, eps: self.config.eps },
             rms_norm::Binds { x: &a.residual, w, picks: None, y: &a.normed },
         )
@@ -124,7 +131,7 @@ impl Decoder<'_> {
         let (a, pass) = (self.activations, self.pass);
         rec.dispatch(
             rms_norm::RmsNorm,
-            rms_norm::Variant { reduce: self.reduce, rows: rms_norm::Rows::Picked },
+            rms_norm::Rows::Picked,
             rms_norm::Params { rows: pass.logit_rows, n: self.config.hidden, x_rows: pass.rows, eps: self.config.eps },
             rms_norm::Binds { x: &a.residual, w: &self.weights.output_norm, picks: Some(&a.picks), y: &a.normed },
         )

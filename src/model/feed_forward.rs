@@ -4,14 +4,14 @@ use super::{
     Config, FeedForward,
     activations::Routing,
     decoder::Decoder,
-    product::{By, Output, Rows},
-    weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix},
+    product::{By, Input, Output, Rows},
+    weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         elementwise::silu_mul,
-        linear::Epilogue,
+        linear::{Epilogue, gemv_sum},
         moe::{bucket, router_topk, weighted_sum},
     },
 };
@@ -34,40 +34,48 @@ impl Experts {
 }
 
 impl Decoder<'_> {
-    /// Adds the block's output to the residual, and norms that with `next_norm` where a kernel does both.
+    /// Adds the block's output to the residual, and norms that with `next_norm` where a kernel does both: whether it did.
     pub(super) fn feed_forward(
         &self,
         rec: &mut Recorder,
         scope: &str,
         layer: &LayerWeights,
         next_norm: Option<&Buffer<f32>>,
-    ) -> Result<(), GpuError> {
+    ) -> Result<bool, GpuError> {
         let (a, rows, block) = (self.activations, self.pass.rows, &layer.feed_forward);
-        rec.scope(format!("{scope} route"));
-        self.norm(rec, &layer.ffn_norm)?;
+        let single = self.tokens_by(rows) == By::Row;
         // Activations are made from the same configuration as the weights: all three are there, or none.
         let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
             rec.scope(format!("{scope} gate up"));
-            self.gate_up(rec, block, Rows::Tokens(rows))?;
+            let input = self.normed(rec, &layer.ffn_norm, single)?;
+            self.gate_up(rec, block, Rows::Tokens(rows), input)?;
             rec.scope(format!("{scope} down"));
-            return self.biased(rec, &block.down, &a.gate, self.residual());
+            self.biased(rec, &block.down, Input::plain(&a.gate), self.residual())?;
+            return Ok(false);
         };
         let (pairs, hidden) = (rows * experts.used, self.config.hidden);
         let by = self.pairs_by(pairs, experts.count);
-        self.route(rec, router, routing, experts)?;
+        rec.scope(format!("{scope} route"));
+        let input = self.normed(rec, &layer.ffn_norm, single && by == By::Row)?;
+        self.route(rec, router, routing, experts, input)?;
         if by != By::Row {
             self.bucket(rec, block, routing, experts, by)?;
         }
         rec.scope(format!("{scope} gate up"));
-        self.gate_up(rec, block, Rows::Pairs { pairs, share: experts.used, by, grid: 0, routing })?;
+        self.gate_up(rec, block, Rows::Pairs { pairs, share: experts.used, by, grid: 0, routing }, input)?;
         rec.scope(format!("{scope} down"));
+        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused) {
+            self.down_and_sum(rec, &block.down.matrix, down, routing, experts)?;
+            return Ok(false);
+        }
         let rows_of_pairs = Rows::Pairs { pairs, share: 1, by, grid: 1, routing };
-        self.linear(rec, &block.down.matrix, rows_of_pairs, &a.gate, Output::new(&routing.outputs, hidden))?;
+        let out = Output::new(&routing.outputs, hidden);
+        self.linear(rec, &block.down.matrix, rows_of_pairs, Input::plain(&a.gate), out)?;
         rec.scope(format!("{scope} weighted sum"));
         rec.dispatch(
             weighted_sum::WeightedSum,
             match next_norm {
-                Some(_) => weighted_sum::Variant::AddNorm(self.reduce),
+                Some(_) => weighted_sum::Variant::AddNorm,
                 None => weighted_sum::Variant::Add,
             },
             weighted_sum::Params { rows, n: hidden, k: experts.used, eps: self.config.eps },
@@ -78,13 +86,54 @@ impl Decoder<'_> {
                 residual: &a.residual,
                 y: next_norm.map(|_| &a.normed),
             },
+        )?;
+        Ok(next_norm.is_some())
+    }
+
+    /// The experts' outputs of each token, weighted and added to the residual, from a stack that one binding holds.
+    fn down_and_sum(
+        &self,
+        rec: &mut Recorder,
+        matrix: &Matrix,
+        part: &MatrixPart,
+        routing: &Routing,
+        experts: Experts,
+    ) -> Result<(), GpuError> {
+        let (a, planes) = (self.activations, &part.planes);
+        rec.dispatch(
+            gemv_sum::GemvSum,
+            gemv_sum::Variant { ty: planes.ty(), lanes: self.tiers.lanes },
+            gemv_sum::Params {
+                rows: self.pass.rows,
+                n: matrix.n,
+                k: matrix.k,
+                row_units: planes.row_units(),
+                units: planes.units(),
+                share: experts.used,
+                experts: experts.count,
+                matrix_rows: matrix.n,
+            },
+            gemv_sum::Binds {
+                w: &part.words,
+                x: &a.gate.cast(),
+                ids: &routing.ids,
+                weights: &routing.weights,
+                y: &a.residual,
+            },
         )
     }
 
     /// Each token's experts and their weights.
-    fn route(&self, rec: &mut Recorder, router: &Matrix, routing: &Routing, experts: Experts) -> Result<(), GpuError> {
+    fn route(
+        &self,
+        rec: &mut Recorder,
+        router: &Matrix,
+        routing: &Routing,
+        experts: Experts,
+        input: Input<'_>,
+    ) -> Result<(), GpuError> {
         let (rows, Experts { count, used, normalise }) = (self.pass.rows, experts);
-        self.linear(rec, router, Rows::Tokens(rows), &self.activations.normed, Output::new(&routing.logits, count))?;
+        self.linear(rec, router, Rows::Tokens(rows), input, Output::new(&routing.logits, count))?;
         rec.on_host(self.options.host_routing);
         rec.dispatch(
             router_topk::RouterTopk,
@@ -119,8 +168,8 @@ impl Decoder<'_> {
                 experts: experts.count,
                 tile_rows: by.tile_rows(),
                 max_tiles: bucket::max_tiles(pairs, experts.count, by.tile_rows()),
-                first_grid: by.grid_width(gate_up),
-                second_grid: by.grid_width(block.down.matrix.n),
+                first_grid: by.grid_width(gate_up, self.tiers.lanes),
+                second_grid: by.grid_width(block.down.matrix.n, self.tiers.lanes),
             },
             bucket::Binds {
                 ids: &routing.ids,
@@ -135,22 +184,28 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// The gated inner values, from the normed residual.
-    fn gate_up(&self, rec: &mut Recorder, block: &FeedForwardWeights, rows: Rows<'_>) -> Result<(), GpuError> {
+    /// The gated inner values.
+    fn gate_up(
+        &self,
+        rec: &mut Recorder,
+        block: &FeedForwardWeights,
+        rows: Rows<'_>,
+        input: Input<'_>,
+    ) -> Result<(), GpuError> {
         let a = self.activations;
         match &block.gate_up {
             GateUp::Fused(matrix) if self.options.fused => {
                 let out = Output { epilogue: Epilogue::Gate, ..Output::new(&a.gate, matrix.n / 2) };
-                self.linear(rec, matrix, rows, &a.normed, out)
+                self.linear(rec, matrix, rows, input, out)
             }
             GateUp::Fused(matrix) => {
-                self.linear(rec, matrix, rows, &a.normed, Output::new(&a.up, matrix.n))?;
+                self.linear(rec, matrix, rows, input, Output::new(&a.up, matrix.n))?;
                 self.silu_mul(rec, silu_mul::Layout::Alternating, rows.count(), matrix.n / 2)
             }
             GateUp::Separate { gate, up } => {
                 let inner = gate.matrix.n;
                 for (linear, y) in [(gate, &a.gate), (up, &a.up)] {
-                    self.linear(rec, &linear.matrix, rows, &a.normed, Output::new(y, inner))?;
+                    self.linear(rec, &linear.matrix, rows, input, Output::new(y, inner))?;
                     self.bias(rec, linear, Output::new(y, inner))?;
                 }
                 self.silu_mul(rec, silu_mul::Layout::Split, rows.count(), inner)

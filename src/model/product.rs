@@ -10,7 +10,7 @@ use crate::{
     gpu::{Buffer, GpuError, Kernel, Recorder},
     kernels::{
         elementwise::add_rows,
-        linear::{self, Epilogue, gemm, gemv, gemv_columns},
+        linear::{self, Epilogue, Lanes, gemm, gemv, gemv_columns},
         moe::bucket,
     },
 };
@@ -63,12 +63,25 @@ impl By {
     }
 
     /// Workgroups that a product with a matrix of `n` rows has side by side.
-    pub(super) fn grid_width(self, n: u32) -> u32 {
+    pub(super) fn grid_width(self, n: u32, lanes: Lanes) -> u32 {
         match self {
             Self::Row => n.div_ceil(gemv::TILE),
-            Self::Columns => n.div_ceil(gemv_columns::TILE),
+            Self::Columns => n.div_ceil(gemv_columns::tile(lanes)),
             Self::Tiles => n.div_ceil(gemm::TILE_N),
         }
+    }
+}
+
+/// What is multiplied: rows as they are, or normed by weights, which only [`By::Row`] does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub(super) x: &'a Buffer<f32>,
+    pub(super) norm: Option<&'a Buffer<f32>>,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn plain(x: &'a Buffer<f32>) -> Self {
+        Self { x, norm: None }
     }
 }
 
@@ -88,8 +101,12 @@ impl<'a> Output<'a> {
 }
 
 impl Decoder<'_> {
-    /// How `rows` of tokens are multiplied.
-    fn tokens_by(&self, kind: Kind, rows: u32) -> By {
+    /// How `rows` of the pass's tokens are multiplied.
+    pub(super) fn tokens_by(&self, rows: u32) -> By {
+        self.rows_by(self.pass.kind, rows)
+    }
+
+    fn rows_by(&self, kind: Kind, rows: u32) -> By {
         match (kind, self.tiers.prefill) {
             (Kind::Prompt, Product::Gemm) => By::Tiles,
             _ if rows >= self.tiers.columns_rows => By::Columns,
@@ -106,15 +123,15 @@ impl Decoder<'_> {
         }
     }
 
-    /// `x` times a matrix, plus its bias.
+    /// The input times a matrix, plus its bias.
     pub(super) fn biased(
         &self,
         rec: &mut Recorder,
         linear: &Linear,
-        x: &Buffer<f32>,
+        input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        self.linear(rec, &linear.matrix, Rows::Tokens(self.pass.rows), x, out)?;
+        self.linear(rec, &linear.matrix, Rows::Tokens(self.pass.rows), input, out)?;
         self.bias(rec, linear, out)
     }
 
@@ -136,26 +153,26 @@ impl Decoder<'_> {
         )
     }
 
-    /// `x` times a matrix, or times each pair's expert.
+    /// The input times a matrix, or times each pair's expert.
     pub(super) fn linear(
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
         rows: Rows<'_>,
-        x: &Buffer<f32>,
+        input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
         let by = match rows {
-            Rows::Tokens(rows) => self.tokens_by(self.pass.kind, rows),
+            Rows::Tokens(rows) => self.tokens_by(rows),
             Rows::Pairs { by, .. } => by,
         };
-        self.linear_by(rec, matrix, rows, by, x, out)
+        self.linear_by(rec, matrix, rows, by, input, out)
     }
 
     /// Logits: the same sums for a prompt's rows as for drawn ones, since there are few of either.
     pub(super) fn head(&self, rec: &mut Recorder, matrix: &Matrix, rows: u32) -> Result<(), GpuError> {
-        let (a, by) = (self.activations, self.tokens_by(Kind::Drawn, rows));
-        self.linear_by(rec, matrix, Rows::Tokens(rows), by, &a.normed, Output::new(&a.logits, matrix.n))
+        let (a, by) = (self.activations, self.rows_by(Kind::Drawn, rows));
+        self.linear_by(rec, matrix, Rows::Tokens(rows), by, Input::plain(&a.normed), Output::new(&a.logits, matrix.n))
     }
 
     fn linear_by(
@@ -164,10 +181,10 @@ impl Decoder<'_> {
         matrix: &Matrix,
         rows: Rows<'_>,
         by: By,
-        x: &Buffer<f32>,
+        input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        let (k, x, experts) = (matrix.k, &x.cast(), matrix.experts);
+        let (k, x, experts, lanes) = (matrix.k, &input.x.cast(), matrix.experts, self.tiers.lanes);
         let Output { y, stride: y_stride, epilogue, .. } = out;
         let (count, share, kind, tiles, routing) = match rows {
             Rows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), None),
@@ -209,12 +226,15 @@ impl Decoder<'_> {
             }
             match by {
                 By::Row => {
-                    let variant = gemv::Variant { ty, rows: kind, epilogue };
-                    let binds = gemv::Binds { w, x, ids: routing.map(|r| &r.ids), y };
-                    rec.dispatch(gemv::Gemv, variant, params!(gemv, x_offset: 0, ids_offset: 0), binds)?;
+                    let norm = input.norm.map(Buffer::cast);
+                    let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
+                    let variant = gemv::Variant { ty, rows: kind, epilogue, lanes, input };
+                    let params = params!(gemv, x_offset: 0, ids_offset: 0, eps: self.config.eps);
+                    let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids: routing.map(|r| &r.ids), y };
+                    rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
                 By::Columns => {
-                    let variant = gemv_columns::Variant { ty, rows: kind, epilogue };
+                    let variant = gemv_columns::Variant { ty, rows: kind, epilogue, lanes };
                     let params = params!(gemv_columns, tiles: tiles, x_offset: 0);
                     let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;

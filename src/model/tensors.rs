@@ -8,13 +8,23 @@ use crate::{
     quant::Planes,
 };
 
-/// A weight matrix `[n, k]`, or one for each expert. Its rows are those of one tensor, or of several in turn.
+/// A weight matrix `[n, k]`, or one for each expert. Its rows are those of one tensor, or of several.
 #[derive(Clone, Debug)]
 pub(crate) struct MatrixInfo<'a> {
     pub(crate) tensors: Vec<&'a TensorInfo>,
+    pub(crate) join: Join,
     pub(crate) planes: Planes,
     pub(crate) n: u32,
     pub(crate) experts: u32,
+}
+
+/// How a matrix has the rows of several tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// All of one, then all of the next.
+    After,
+    /// A row of each in turn.
+    InTurn,
 }
 
 impl MatrixInfo<'_> {
@@ -25,7 +35,11 @@ impl MatrixInfo<'_> {
 
     /// Rows that must stay in one buffer: a matrix of a stack, and gate and value.
     pub(crate) fn step(&self) -> u32 {
-        if self.experts > 1 { self.n } else { self.tensors.len() as u32 }
+        match self.join {
+            _ if self.experts > 1 => self.n,
+            Join::After => 1,
+            Join::InTurn => self.tensors.len() as u32,
+        }
     }
 }
 
@@ -56,9 +70,8 @@ pub(crate) enum GateUpInfo<'a> {
 #[derive(Debug)]
 pub(crate) struct LayerInfo<'a> {
     pub(crate) attn_norm: &'a TensorInfo,
-    pub(crate) q: LinearInfo<'a>,
-    pub(crate) k: LinearInfo<'a>,
-    pub(crate) v: LinearInfo<'a>,
+    /// The projections to query, key and value heads in this order, those side by side that have one format in one matrix.
+    pub(crate) qkv: Vec<LinearInfo<'a>>,
     pub(crate) o: LinearInfo<'a>,
     /// The norms of query and key heads.
     pub(crate) qk_norm: Option<[&'a TensorInfo; 2]>,
@@ -112,13 +125,13 @@ impl<'a> Tensors<'a> {
     /// Every matrix.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &MatrixInfo<'a>> {
         let layers = self.layers.iter().flat_map(|layer| {
-            let attention = [&layer.q, &layer.k, &layer.v, &layer.o].map(|l| &l.matrix);
+            let attention = layer.qkv.iter().chain([&layer.o]).map(|l| &l.matrix);
             let FeedForwardInfo { router, gate_up, down } = &layer.feed_forward;
             let gate_up = match gate_up {
                 GateUpInfo::Fused(fused) => vec![fused],
                 GateUpInfo::Separate { gate, up } => vec![&gate.matrix, &up.matrix],
             };
-            attention.into_iter().chain(router).chain(gate_up).chain([&down.matrix])
+            attention.chain(router).chain(gate_up).chain([&down.matrix])
         });
         [&self.embedding].into_iter().chain(&self.output).chain(layers)
     }
@@ -126,7 +139,7 @@ impl<'a> Tensors<'a> {
     /// Every vector.
     pub(crate) fn vectors(&self) -> impl Iterator<Item = &'a TensorInfo> {
         let layers = self.layers.iter().flat_map(|layer| {
-            let mut linears = vec![&layer.q, &layer.k, &layer.v, &layer.o, &layer.feed_forward.down];
+            let mut linears: Vec<_> = layer.qkv.iter().chain([&layer.o, &layer.feed_forward.down]).collect();
             if let GateUpInfo::Separate { gate, up } = &layer.feed_forward.gate_up {
                 linears.extend([gate, up]);
             }
@@ -161,9 +174,11 @@ impl<'a> Find<'a> {
         };
         Ok(LayerInfo {
             attn_norm: self.vector(&name("attn_norm.weight"), hidden)?,
-            q: self.linear(&name("attn_q"), q_len, hidden)?,
-            k: self.linear(&name("attn_k"), kv_len, hidden)?,
-            v: self.linear(&name("attn_v"), kv_len, hidden)?,
+            qkv: joined([
+                self.linear(&name("attn_q"), q_len, hidden)?,
+                self.linear(&name("attn_k"), kv_len, hidden)?,
+                self.linear(&name("attn_v"), kv_len, hidden)?,
+            ]),
             o: self.linear(&name("attn_output"), hidden, q_len)?,
             qk_norm,
             ffn_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
@@ -228,8 +243,26 @@ impl<'a> Find<'a> {
         let k = u64::from(k);
         let planes = Planes::new(tensor.ty, u64::from(experts) * u64::from(n), k)
             .ok_or_else(|| ModelError::RowLength { name: tensor.name.clone(), k })?;
-        Ok(MatrixInfo { tensors: vec![tensor], planes, n, experts })
+        Ok(MatrixInfo { tensors: vec![tensor], join: Join::After, planes, n, experts })
     }
+}
+
+/// Matrices of the same input, those of one format side by side as one. One with a bias stays alone.
+fn joined<'a>(linears: [LinearInfo<'a>; 3]) -> Vec<LinearInfo<'a>> {
+    let mut all: Vec<LinearInfo<'a>> = Vec::new();
+    for linear in linears {
+        let last = all.last_mut().filter(|last| last.bias.is_none() && linear.bias.is_none()).map(|last| &mut last.matrix);
+        let both = last.as_ref().map(|last| last.planes).filter(|last| last.ty() == linear.matrix.planes.ty());
+        let both = both.and_then(|b| Planes::new(b.ty(), b.rows() + linear.matrix.planes.rows(), b.k()));
+        match (last, both) {
+            (Some(last), Some(planes)) => {
+                last.tensors.extend(linear.matrix.tensors);
+                (last.planes, last.n) = (planes, last.n + linear.matrix.n);
+            }
+            _ => all.push(linear),
+        }
+    }
+    all
 }
 
 /// Gate and up as one matrix if they can be.
@@ -239,7 +272,8 @@ fn gate_up<'a>(gate: LinearInfo<'a>, up: LinearInfo<'a>) -> GateUpInfo<'a> {
     match fused.filter(|_| *planes == up.matrix.planes && gate.bias.is_none() && up.bias.is_none()) {
         Some(planes) => {
             let tensors = [gate.matrix.tensors, up.matrix.tensors].concat();
-            GateUpInfo::Fused(MatrixInfo { tensors, planes, n: 2 * gate.matrix.n, experts: gate.matrix.experts })
+            let (n, experts) = (2 * gate.matrix.n, gate.matrix.experts);
+            GateUpInfo::Fused(MatrixInfo { tensors, join: Join::InTurn, planes, n, experts })
         }
         None => GateUpInfo::Separate { gate, up },
     }

@@ -1,6 +1,9 @@
 //! Which kernels a number of rows is given to.
 
-use crate::gpu::Device;
+use crate::{
+    gpu::{Caps, Device},
+    kernels::linear::Lanes,
+};
 
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
 /// at once, so that what a row gives does not hang on how its prompt is cut.
@@ -24,17 +27,24 @@ pub struct Tiers {
     /// From this many (token, expert) pairs for each expert on, experts of [`Product::Gemv`] are multiplied by several pairs
     /// of their buckets at once rather than pair by pair.
     pub bucket_pairs: u32,
+    /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
+    pub lanes: Lanes,
 }
 
 impl Tiers {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
-    pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2 };
+    pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2 };
+    pub const SOFTWARE: Self =
+        Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
 
     /// Those that suit `device`.
     pub fn of(device: &Device) -> Self {
-        if device.is_software() { Self::SOFTWARE } else { Self::GPU }
+        if device.is_software() { Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE } } else { Self::GPU }
+    }
+
+    fn software_lanes(caps: &Caps) -> Lanes {
+        if caps.shuffles { Lanes::Rows } else { Lanes::Units }
     }
 
     /// Whether prompts and drawn tokens have the same order of sums.

@@ -1,11 +1,11 @@
 //! A model's weights in device memory, quantised as in the file.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use super::{
     Config, ModelError,
     split::{Part, split},
-    tensors::{FeedForwardInfo, GateUpInfo, LinearInfo, MatrixInfo, Tensors},
+    tensors::{FeedForwardInfo, GateUpInfo, Join, LinearInfo, MatrixInfo, Tensors},
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
@@ -67,9 +67,8 @@ pub(crate) struct QkNorm {
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attn_norm: Buffer<f32>,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
+    /// To query, key and value heads, in this order.
+    pub(crate) qkv: Vec<Linear>,
     pub(crate) o: Linear,
     pub(crate) qk_norm: Option<QkNorm>,
     pub(crate) ffn_norm: Buffer<f32>,
@@ -98,7 +97,7 @@ impl Weights {
             vectors.extend(layer.qk_norm.iter().flat_map(|norm| [&norm.both, &norm.key]));
             let FeedForwardWeights { router, gate_up, down } = &layer.feed_forward;
             matrices.extend(router);
-            let mut linears = vec![&layer.q, &layer.k, &layer.v, &layer.o, down];
+            let mut linears: Vec<_> = layer.qkv.iter().chain([&layer.o, down]).collect();
             match gate_up {
                 GateUp::Fused(matrix) => matrices.push(matrix),
                 GateUp::Separate { gate, up } => linears.extend([gate, up]),
@@ -135,11 +134,13 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         }
         let mut layers = Vec::new();
         for layer in &tensors.layers {
+            let mut qkv = Vec::new();
+            for linear in &layer.qkv {
+                qkv.push(self.linear(linear).await?);
+            }
             layers.push(LayerWeights {
                 attn_norm: self.vector(layer.attn_norm).await?,
-                q: self.linear(&layer.q).await?,
-                k: self.linear(&layer.k).await?,
-                v: self.linear(&layer.v).await?,
+                qkv,
                 o: self.linear(&layer.o).await?,
                 qk_norm: match layer.qk_norm {
                     Some([q, k]) => {
@@ -258,44 +259,77 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     }
 }
 
-/// The rows of a matrix as the file has them: of one tensor, or of several in turn.
+/// The rows of a matrix as the file has them: of one tensor, or of several.
 struct FileRows<'a> {
     gguf: &'a Gguf,
     tensors: Vec<&'a TensorInfo>,
-    data: Vec<&'a [u8]>,
+    join: Join,
     row_bytes: usize,
 }
 
 impl<'a> FileRows<'a> {
     fn new(gguf: &'a Gguf, info: &MatrixInfo<'a>) -> Self {
-        let data = info.tensors.iter().map(|tensor| gguf.data(tensor)).collect();
-        Self { gguf, tensors: info.tensors.clone(), data, row_bytes: info.planes.file_row_bytes() as usize }
+        let row_bytes = info.planes.file_row_bytes() as usize;
+        Self { gguf, tensors: info.tensors.clone(), join: info.join, row_bytes }
     }
 
     /// `count` rows from row `first` on.
     fn get(&self, first: u64, count: u64) -> Cow<'a, [u8]> {
-        let bytes = |data: &'a [u8], row: u64, rows: u64| {
+        let bytes = |tensor: &'a TensorInfo, row: u64, rows: u64| {
             let start = row as usize * self.row_bytes;
-            data.get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
+            self.gguf.data(tensor).get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
         };
-        match self.data[..] {
-            [data] => bytes(data, first, count).into(),
-            _ => {
-                let turns = self.data.len() as u64;
+        match (&self.tensors[..], self.join) {
+            ([tensor], _) => bytes(tensor, first, count).into(),
+            (tensors, Join::After) => {
+                let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
+                for (tensor, part) in self.parts(tensors, first, count) {
+                    rows.extend_from_slice(bytes(tensor, part.start, part.end - part.start));
+                }
+                rows.into()
+            }
+            (tensors, Join::InTurn) => {
+                let turns = tensors.len() as u64;
                 let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
                 for row in first..first + count {
-                    rows.extend_from_slice(bytes(self.data[(row % turns) as usize], row / turns, 1));
+                    rows.extend_from_slice(bytes(tensors[(row % turns) as usize], row / turns, 1));
                 }
                 rows.into()
             }
         }
     }
 
+    /// What `count` rows from row `first` on are of each of tensors one after the other: its rows.
+    fn parts<'b>(
+        &'b self,
+        tensors: &'b [&'a TensorInfo],
+        first: u64,
+        count: u64,
+    ) -> impl Iterator<Item = (&'a TensorInfo, Range<u64>)> + 'b {
+        let mut begins = 0;
+        tensors.iter().map(move |tensor| {
+            let rows = tensor.bytes / self.row_bytes.max(1) as u64;
+            let part = first.saturating_sub(begins).min(rows)..(first + count).saturating_sub(begins).min(rows);
+            begins += rows;
+            (*tensor, part)
+        })
+    }
+
     /// Gives back the file's memory of `count` rows from row `first` on.
     fn release(&self, first: u64, count: u64) {
-        let (turns, row_bytes) = (self.tensors.len().max(1) as u64, self.row_bytes as u64);
-        for tensor in &self.tensors {
-            self.gguf.release(tensor, first / turns * row_bytes..(first + count).div_ceil(turns) * row_bytes);
+        let row_bytes = self.row_bytes as u64;
+        match self.join {
+            Join::After => {
+                for (tensor, part) in self.parts(&self.tensors, first, count) {
+                    self.gguf.release(tensor, part.start * row_bytes..part.end * row_bytes);
+                }
+            }
+            Join::InTurn => {
+                let turns = self.tensors.len().max(1) as u64;
+                for tensor in &self.tensors {
+                    self.gguf.release(tensor, first / turns * row_bytes..(first + count).div_ceil(turns) * row_bytes);
+                }
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-// y[i] = W x[i] for few rows i: a workgroup multiplies 32 weight rows with one row of activations. The lanes share a group
-// of 4 weight rows; a unit's activations are fetched once for the 4 rows.
+// y[i] = W x[i] for single rows i: a workgroup multiplies 32 weight rows with one row of activations. 8 lanes share a
+// group of 4 weight rows, taking turns at its units; a unit's activations are fetched once for the 4 rows.
 const ROWS = 4u;
 const TILE = 32u;
 const COLUMNS = 1u;
@@ -13,6 +13,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let group = invocation / LANES;
     let first = row_first_weight(tile.y);
     let input_row = (p.x_offset >> 2u) + row_input(tile.y) * (p.k >> 2u);
+    in_ready(input_row, invocation);
     let row = tile.x * TILE + group * ROWS;
     let last = p.matrix_rows - 1u;
     let unit0 = (first + min(row, last)) * p.row_units;

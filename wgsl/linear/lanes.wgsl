@@ -15,19 +15,10 @@ fn lanes_total(row: u32, column: u32) -> f32 {
 // Stores output `i` of tile `tile` for a column whose row of outputs starts at `out_row`; i < TILE.
 fn lanes_finish(tile: u32, i: u32, column: u32, out_row: u32) {
     if GATED {
-        let out = tile * (TILE / 2u) + i;
-        if i < TILE / 2u && out < p.n {
-            y[out_row + out] = silu(lanes_total(2u * i, column)) * lanes_total(2u * i + 1u, column);
+        if i < TILE / 2u {
+            put_gated(out_row, tile * (TILE / 2u) + i, lanes_total(2u * i, column), lanes_total(2u * i + 1u, column));
         }
         return;
     }
-    let out = tile * TILE + i;
-    if out < p.n {
-        let total = lanes_total(i, column);
-        if ACCUMULATE {
-            y[out_row + out] += total;
-        } else {
-            y[out_row + out] = total;
-        }
-    }
+    put(out_row, tile * TILE + i, lanes_total(i, column));
 }

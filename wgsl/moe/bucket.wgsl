@@ -19,10 +19,11 @@ fn stage(first: u32, invocation: u32) {
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile_rows = max(p.tile_rows, 1u);
+    let zero = grid_zero(workgroup);
     for (var e = invocation; e < p.experts; e += WG) {
         count[e] = 0u;
     }
-    for (var first = 0u; first < p.pairs; first += PIECE) {
+    for (var first = zero; first < p.pairs; first += PIECE) {
         stage(first, invocation);
         let held = min(PIECE, p.pairs - first);
         for (var e = invocation; e < p.experts; e += WG) {
@@ -38,7 +39,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     }
     workgroupBarrier();
     var all_tiles = 0u;
-    for (var e = 0u; e < p.experts; e += 1u) {
+    for (var e = zero; e < p.experts; e += 1u) {
         all_tiles += tile_count[e];
     }
     for (var e = invocation; e < p.experts; e += WG) {
@@ -76,7 +77,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             next[slot] += count[other];
         }
     }
-    for (var first = 0u; first < p.pairs; first += PIECE) {
+    for (var first = zero; first < p.pairs; first += PIECE) {
         stage(first, invocation);
         let held = min(PIECE, p.pairs - first);
         for (var i = 0u; i < held; i += 1u) {

@@ -8,6 +8,7 @@ var<workgroup> chosen: array<f32, MAX_K>;
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let token = grid_id(workgroup).x;
+    let zero = grid_zero(workgroup);
     for (var e = invocation; e < p.experts; e += WG) {
         let bits = bitcast<u32>(logits[token * p.experts + e]);
         // A NaN would have no rank: by its bits, since a compiler may assume that there is none.
@@ -18,7 +19,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     for (var e = invocation; e < p.experts; e += WG) {
         let mine = logit[e];
         var rank = 0u;
-        for (var other = 0u; other < p.experts; other += 1u) {
+        for (var other = zero; other < p.experts; other += 1u) {
             let theirs = logit[other];
             rank += select(0u, 1u, theirs > mine || (theirs == mine && other < e));
         }
@@ -31,11 +32,11 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let largest = chosen[0];
     var mass = 0.0;
     if NORMALISE {
-        for (var i = 0u; i < p.k; i += 1u) {
+        for (var i = zero; i < p.k; i += 1u) {
             mass += exp(chosen[i] - largest);
         }
     } else {
-        for (var e = 0u; e < p.experts; e += 1u) {
+        for (var e = zero; e < p.experts; e += 1u) {
             mass += exp(logit[e] - largest);
         }
     }

@@ -5,7 +5,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     var squares = 0.0;
     for (var i = invocation; i < p.n; i += WG) {
         let at = token * p.n + i;
-        let value = residual[at] + moe_weighted(token, i);
+        let value = residual[at] + moe_weighted(token, i, grid_zero(workgroup));
         residual[at] = value;
         squares += value * value;
     }

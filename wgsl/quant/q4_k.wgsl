@@ -1,10 +1,16 @@
 // Q4_K: ggml's block as it is, 9 vec4 for 8 units: d and dmin (halves), 12 bytes of 6-bit scales and minima, 128 bytes
 // of nibbles. Unit l of a block has the nibbles of its vec4 number l: the low ones 32 weights before the high ones.
-fn q_unit(unit: u32, units: u32) -> QUnit {
-    let at = (unit >> 3u) * 9u;
-    let l = unit & 7u;
-    let header = w[at];
-    let qs = w[at + 1u + l];
+struct QHead {
+    header: vec4<u32>,
+}
+
+fn q_head(first: u32, units: u32) -> QHead {
+    return QHead(w[(first >> 3u) * 9u]);
+}
+
+fn q_unit_of(head: QHead, first: u32, l: u32, units: u32) -> QUnit {
+    let header = head.header;
+    let qs = w[(first >> 3u) * 9u + 1u + l];
     let s = q_scales(header, l >> 1u);
     let d = q_half(header.x & 0xffffu);
     let dmin = q_half(header.x >> 16u);

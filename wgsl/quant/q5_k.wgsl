@@ -1,9 +1,16 @@
 // Q5_K: ggml's block as it is, 11 vec4 for 8 units: as Q4_K, with 32 bytes of fifth bits between scales and nibbles.
-fn q_unit(unit: u32, units: u32) -> QUnit {
-    let at = (unit >> 3u) * 11u;
-    let l = unit & 7u;
+struct QHead {
+    header: vec4<u32>,
+}
+
+fn q_head(first: u32, units: u32) -> QHead {
+    return QHead(w[(first >> 3u) * 11u]);
+}
+
+fn q_unit_of(head: QHead, first: u32, l: u32, units: u32) -> QUnit {
+    let at = (first >> 3u) * 11u;
     let pair = l >> 1u;
-    let header = w[at];
+    let header = head.header;
     let high = w[at + 1u + (l & 1u)] >> vec4<u32>(pair << 1u);
     let qs = w[at + 3u + l];
     let s = q_scales(header, pair);

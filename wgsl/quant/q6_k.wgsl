@@ -5,16 +5,26 @@ fn q_runs(unit: u32) -> vec2<u32> {
     return vec2<u32>(lo, lo + 64u);
 }
 
-fn q_unit(unit: u32, units: u32) -> QUnit {
-    let block = unit >> 3u;
+struct QHead {
+    scales: vec4<u32>,
+    d: f32,
+}
+
+fn q_head(first: u32, units: u32) -> QHead {
+    let block = first >> 3u;
     let blocks = units >> 3u;
-    let n = (unit >> 2u) & 1u;
-    let part = unit & 3u;
-    let ql = w[unit];
+    return QHead(w[blocks * 12u + block], q_plane_half(blocks * 13u, block));
+}
+
+fn q_unit_of(head: QHead, first: u32, l: u32, units: u32) -> QUnit {
+    let block = first >> 3u;
+    let blocks = units >> 3u;
+    let n = l >> 2u;
+    let part = l & 3u;
+    let ql = w[first + l];
     let qh = w[(blocks << 3u) + (block << 2u) + (n << 1u) + (part & 1u)] >> vec4<u32>((part >> 1u) << 1u);
     // Scales 8n + part and 8n + 4 + part: the same byte of two neighbouring words.
-    let scales = w[blocks * 12u + block];
-    let pair = select(scales.xy, scales.zw, n == 1u);
+    let pair = select(head.scales.xy, head.scales.zw, n == 1u);
     let signed = bitcast<vec2<i32>>(pair << vec2<u32>(24u - (part << 3u))) >> vec2<u32>(24u);
     let nibbles = vec4<u32>(0x0f0f0f0fu);
     let pairs = vec4<u32>(0x03030303u);
@@ -22,7 +32,7 @@ fn q_unit(unit: u32, units: u32) -> QUnit {
     let hi = ((ql >> vec4<u32>(4u)) & nibbles) | (((qh >> vec4<u32>(4u)) & pairs) << vec4<u32>(4u));
     return QUnit(
         q_signed_codes(q_less(lo, 0x20202020u), q_less(hi, 0x20202020u)),
-        q_plane_half(blocks * 13u, block) * vec2<f32>(signed),
+        head.d * vec2<f32>(signed),
         vec2<f32>(0.0),
     );
 }

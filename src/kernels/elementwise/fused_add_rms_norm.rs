@@ -14,7 +14,7 @@ kernel! {
     /// 5e-6 of the value plus 1e-7 of the row's RMS, and what the bound of `residual` becomes when it is multiplied by `w`
     /// and the row's scale, since a sum that cancels leaves its rounding in what is normed. Measured worst on lavapipe:
     /// 0.06 of it.
-    pub struct FusedAddRmsNorm("elementwise/fused_add_rms_norm") for Reduce;
+    pub struct FusedAddRmsNorm("elementwise/fused_add_rms_norm") for ();
     params {
         /// Rows.
         rows: u32,
@@ -36,20 +36,20 @@ kernel! {
 }
 
 impl FusedAddRmsNorm {
-    fn variants(caps: &Caps) -> Vec<Reduce> {
-        Reduce::available(caps).to_vec()
+    fn variants(_: &Caps) -> Vec<()> {
+        vec![()]
     }
 
-    fn source(reduce: Reduce) -> Source {
+    fn source((): ()) -> Source {
         let source = Source::new(wgsl!("elementwise/fused_add_rms_norm.wgsl"), WG);
-        reduce.fill(source).with(wgsl!("lib/norm.wgsl"))
+        Reduce::Shared.fill(source).with(wgsl!("lib/norm.wgsl"))
     }
 
-    fn grid(_: Reduce, p: &Params) -> Grid {
+    fn grid((): (), p: &Params) -> Grid {
         Grid { x: p.rows, y: 1 }
     }
 
-    fn cpu(_: Reduce, p: &Params, host: Host<'_>) {
+    fn cpu((): (), p: &Params, host: Host<'_>) {
         let n = p.n as usize;
         let rows = host.residual.chunks_exact_mut(n).zip(host.x.chunks_exact(n)).zip(host.y.chunks_exact_mut(n));
         for ((residual, x), y) in rows.take(p.rows as usize) {
@@ -61,7 +61,7 @@ impl FusedAddRmsNorm {
         }
     }
 
-    fn definition(_: Reduce, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let (mut residual, mut y) = (Expect::unchanged(before.residual), Expect::unchanged(before.y));
         let rows = residual.chunks_exact_mut(n).zip(before.x.chunks_exact(n)).zip(y.chunks_exact_mut(n));
@@ -75,7 +75,7 @@ impl FusedAddRmsNorm {
         Some(Expected { residual: Some(Expect::Near(residual)), y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(reduce: Reduce) -> Vec<Case<Self>> {
+    fn cases((): ()) -> Vec<Case<Self>> {
         // One element, a tail, Qwen3-30B-A3B's hidden size; values from tiny to huge.
         [(1, 1, 1.0), (3, 300, 1e-6), (2, 2048, 1.0), (2, 257, 1e4)]
             .into_iter()
@@ -89,7 +89,7 @@ impl FusedAddRmsNorm {
                 // What lies behind the last row must stay.
                 let y = vec![f32::NAN; (rows * n + 1) as usize];
                 let params = Params { rows, n, eps };
-                Case::of_definition(format!("{rows}x{n} of {size:e}"), reduce, params, Data { x, w, residual, y })
+                Case::of_definition(format!("{rows}x{n} of {size:e}"), (), params, Data { x, w, residual, y })
             })
             .collect()
     }

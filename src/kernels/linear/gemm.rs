@@ -112,7 +112,8 @@ impl Gemm {
 
     fn source(v: Variant) -> Source {
         let product = v.product();
-        v.tile.fill(product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), TILE_M))
+        let source = product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), TILE_M);
+        v.tile.fill(source.with(wgsl!("input/plain.wgsl")))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

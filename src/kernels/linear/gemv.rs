@@ -1,11 +1,14 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
-pub use super::product::Variant;
 use super::{
-    Rows, TileType,
-    product::{LANES_OF_UNITS, Product, Run, Trial, params_of, product},
+    Epilogue, Input, Lanes, Rows, TileType,
+    product::{self, Product, Run, Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
+use crate::{
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
+    kernels::elementwise::rms_norm,
+    quant::{Rng, WeightType},
+};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated.
@@ -14,8 +17,13 @@ kernel! {
     /// element `x_offset` on (a multiple of 4), `ids` `[rows]` from `ids_offset` on, `y` rows of `y_stride` f32. A matrix
     /// has `n` rows, gated ones `2·n` ([`Epilogue::Gate`](super::Epilogue::Gate)). Dense: `first(i) = 0`, `input(i) = i`.
     /// Expert: `first(i) = (ids[i] − first_expert) · matrix_rows`, `input(i) = i / share`; ids are clamped, and rows whose
-    /// expert is not in `w` are left as they are: a stack that is larger than a binding is multiplied part by part. Bound:
-    /// 1e-5 of `Σ |W · x|`; gated as [`Epilogue::Gate`](super::Epilogue::Gate) makes of it. Measured worst on lavapipe:
+    /// expert is not in `w` are left as they are: a stack that is larger than a binding is multiplied part by part.
+    ///
+    /// Normed: `x` is first divided by its root mean square and multiplied by `norm` `[k]`, as
+    /// [`RmsNorm`](crate::kernels::elementwise::rms_norm::RmsNorm) does, whose bits it keeps.
+    ///
+    /// Bound: 1e-5 of `Σ |W · x|`, and normed what the norm's bound on `x`, 5.1e-6 of it and 1e-7 of the row's RMS, becomes
+    /// when it is multiplied by `|W|`; gated as [`Epilogue::Gate`](super::Epilogue::Gate) makes of it. Measured worst on lavapipe:
     /// 0.26 of it, and 0.5 where next to nothing is added to an output.
     pub struct Gemv("linear/gemv") for Variant;
     params {
@@ -47,12 +55,16 @@ kernel! {
         x_offset: u32,
         /// First element of `ids`.
         ids_offset: u32,
+        /// Normed: added to the mean square.
+        eps: f32,
     }
     binds {
         /// The weights' planes.
         w: read [[u32; 4]],
         /// The inputs.
         x: read [[f32; 4]],
+        /// The norm's weight of each input.
+        norm: read [[f32; 4]] if |v| v.input == Input::Normed,
         /// The expert of each row.
         ids: read [u32] if |v| v.rows == Rows::Expert,
         /// The outputs.
@@ -60,21 +72,52 @@ kernel! {
     }
 }
 
-const WG: u32 = 64;
 /// Weight rows that a workgroup multiplies.
 pub const TILE: u32 = 32;
 
+/// Format, rows, epilogue, lanes and input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The weights' format.
+    pub ty: WeightType,
+    /// One matrix, or one an expert.
+    pub rows: Rows,
+    /// What happens to the products. What is normed is not added to anything.
+    pub epilogue: Epilogue,
+    /// What invocations share out.
+    pub lanes: Lanes,
+    /// What becomes of the activations before.
+    pub input: Input,
+}
+
+impl Variant {
+    /// Without lanes and input.
+    fn product(self) -> product::Variant {
+        product::Variant { ty: self.ty, rows: self.rows, epilogue: self.epilogue }
+    }
+}
+
 impl Gemv {
-    fn variants(_: &Caps) -> Vec<Variant> {
-        Variant::all()
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        let mut all = Vec::new();
+        for lanes in Lanes::available(caps).iter().copied() {
+            for product::Variant { ty, rows, epilogue } in product::Variant::all() {
+                all.push(Variant { ty, rows, epilogue, lanes, input: Input::Plain });
+                if epilogue != Epilogue::Accumulate {
+                    all.push(Variant { ty, rows, epilogue, lanes, input: Input::Normed });
+                }
+            }
+        }
+        all
     }
 
-    fn summation(_: Variant) -> Order {
-        LANES_OF_UNITS
+    fn summation(v: Variant) -> Order {
+        v.lanes.order()
     }
 
     fn source(v: Variant) -> Source {
-        v.source(wgsl!("linear/gemv.wgsl"), WG).with(v.rows.fragment()).with(wgsl!("linear/lanes.wgsl"))
+        let source = v.lanes.source(v.product(), wgsl!("linear/gemv.wgsl"), wgsl!("linear/gemv_rows.wgsl"));
+        v.input.fill(source, v.lanes).with(v.rows.fragment())
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -87,12 +130,15 @@ impl Gemv {
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let product = product!(p, x_offset: p.x_offset);
-        product.compute(v, host.w, host.x, &runs(v, p, &product, host.ids), host.y);
+        let x = Inputs::new(v, p, host.x, host.norm);
+        product.compute(v.product(), host.w, &x.values, &runs(v, p, &product, host.ids), host.y);
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = product!(p, x_offset: p.x_offset);
-        let y = product.define(v, before.w, before.x, &runs(v, p, &product, before.ids), before.y);
+        let x = Inputs::new(v, p, before.x, before.norm);
+        let runs = runs(v, p, &product, before.ids);
+        let y = product.define_near(v.product(), before.w, &x.values, &x.bounds, &runs, before.y);
         Some(Expected { y: Some(y), ..Default::default() })
     }
 
@@ -110,6 +156,34 @@ impl Gemv {
             cases.extend(case(v, Some(name), (1, 4, 2 * block.max(32)), Some(&blocks), 11));
         }
         cases
+    }
+}
+
+/// What is multiplied.
+struct Inputs {
+    values: Vec<[f32; 4]>,
+    /// How far off each value may be; empty where they are as they were given.
+    bounds: Vec<f64>,
+}
+
+impl Inputs {
+    fn new(v: Variant, p: &Params, x: &[[f32; 4]], norm: &[[f32; 4]]) -> Self {
+        let (mut values, mut bounds) = (x.to_vec(), Vec::new());
+        if v.input == Input::Normed {
+            let norm: &[f32] = bytemuck::cast_slice(norm);
+            let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
+            bounds = vec![0.0; floats.len()];
+            let start = (p.x_offset as usize).min(floats.len());
+            let rows = floats[start..].chunks_exact_mut(p.k as usize).zip(bounds[start..].chunks_exact_mut(p.k as usize));
+            for (row, bounds) in rows {
+                let exact: Vec<f64> = row.iter().map(|x| f64::from(*x)).collect();
+                for ((x, bound), (value, near)) in row.iter_mut().zip(bounds).zip(rms_norm::near(&exact, norm, p.eps)) {
+                    // The value is rounded here once more.
+                    (*x, *bound) = (value as f32, near + 1e-7 * value.abs());
+                }
+            }
+        }
+        Self { values, bounds }
     }
 }
 
@@ -135,12 +209,16 @@ fn case(
     let (x_offset, ids_offset) = (8, if v.rows == Rows::Expert { 3 } else { 0 });
     // Experts that are bound, one that is not, and an id that is out of range.
     let expert = |i: u32| [3, 4, 99, 0, 1].get(i as usize).copied().unwrap_or(2);
-    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v.product(), TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let ids = if trial.ids.is_empty() { Vec::new() } else { [&[77; 3], &trial.ids[..]].concat() };
-    Some(Case {
-        name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),
-        params: params_of!(trial, x_offset: x_offset, ids_offset: ids_offset),
-        data: Data { w: trial.w, x: trial.x, ids, y: trial.y },
-        expected: Expected { y: Some(trial.expected), ..Default::default() },
-    })
+    let name = name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned);
+    let mut params = params_of!(trial, x_offset: x_offset, ids_offset: ids_offset, eps: 0.0);
+    let mut data = Data { w: trial.w, x: trial.x, norm: Vec::new(), ids, y: trial.y };
+    if v.input == Input::Plain {
+        return Some(Case { name, params, data, expected: Expected { y: Some(trial.expected), ..Default::default() } });
+    }
+    params.eps = 1e-6;
+    let mut rng = Rng::new(seed + 200);
+    data.norm = (0..shape.2 / 4).map(|_| [(); 4].map(|()| 1.0 + 0.1 * rng.normal())).collect();
+    Some(Case::of_definition(name, v, params, data))
 }

@@ -1,11 +1,13 @@
 //! Matrix times a few rows at once: [`Gemv`](super::gemv::Gemv) with its weights decoded once for several rows.
 
-pub use super::product::Variant;
 use super::{
-    Rows, TileType,
-    product::{LANES_OF_UNITS, Trial, params_of, product},
+    Epilogue, Lanes, Rows, TileType,
+    product::{self, Trial, params_of, product},
 };
-use crate::gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl};
+use crate::{
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
+    quant::WeightType,
+};
 
 kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated: bit for bit what
@@ -59,28 +61,59 @@ kernel! {
     }
 }
 
-const WG: u32 = 64;
-/// Weight rows that a workgroup multiplies.
-pub const TILE: u32 = 64;
 /// Rows of the output that a workgroup computes.
 pub const COLUMNS: u32 = 4;
 
+/// Weight rows that a workgroup multiplies.
+pub fn tile(lanes: Lanes) -> u32 {
+    match lanes {
+        Lanes::Units => 64,
+        Lanes::Rows => 32,
+    }
+}
+
+/// Format, rows, epilogue and lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The weights' format.
+    pub ty: WeightType,
+    /// One matrix, or one an expert.
+    pub rows: Rows,
+    /// What happens to the products.
+    pub epilogue: Epilogue,
+    /// What invocations share out.
+    pub lanes: Lanes,
+}
+
+impl Variant {
+    /// Without lanes.
+    fn product(self) -> product::Variant {
+        product::Variant { ty: self.ty, rows: self.rows, epilogue: self.epilogue }
+    }
+}
+
 impl GemvColumns {
-    fn variants(_: &Caps) -> Vec<Variant> {
-        Variant::all()
+    fn variants(caps: &Caps) -> Vec<Variant> {
+        let with = |lanes: &Lanes| {
+            let lanes = *lanes;
+            let variant = move |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, lanes };
+            product::Variant::all().into_iter().map(variant)
+        };
+        Lanes::available(caps).iter().flat_map(with).collect()
     }
 
-    fn summation(_: Variant) -> Order {
-        LANES_OF_UNITS
+    fn summation(v: Variant) -> Order {
+        v.lanes.order()
     }
 
     fn source(v: Variant) -> Source {
-        let source = v.source(wgsl!("linear/gemv_columns.wgsl"), WG);
-        v.tiles(source, COLUMNS).with(wgsl!("linear/lanes.wgsl"))
+        let (units, rows) = (wgsl!("linear/gemv_columns.wgsl"), wgsl!("linear/gemv_columns_rows.wgsl"));
+        let product = v.product();
+        product.tiles(v.lanes.source(product, units, rows), COLUMNS).with(wgsl!("input/plain.wgsl"))
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.matrix_rows.div_ceil(TILE), y: p.tiles }
+    fn grid(v: Variant, p: &Params) -> Grid {
+        Grid { x: p.matrix_rows.div_ceil(tile(v.lanes)), y: p.tiles }
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {
@@ -90,13 +123,13 @@ impl GemvColumns {
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let product = product!(p, x_offset: p.x_offset);
         let runs = product.runs_of_tiles(v.rows, p.tiles, host.pairs, host.tiles);
-        product.compute(v, host.w, host.x, &runs, host.y);
+        product.compute(v.product(), host.w, host.x, &runs, host.y);
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = product!(p, x_offset: p.x_offset);
         let runs = product.runs_of_tiles(v.rows, p.tiles, before.pairs, before.tiles);
-        let y = product.define(v, before.w, before.x, &runs, before.y);
+        let y = product.define(v.product(), before.w, before.x, &runs, before.y);
         Some(Expected { y: Some(y), ..Default::default() })
     }
 
@@ -142,7 +175,7 @@ fn case(
         _ => 3,
     };
     let x_offset = 8;
-    let trial = Trial::new(v, TileType::F32, shape, x_offset, expert, blocks, seed)?;
+    let trial = Trial::new(v.product(), TileType::F32, shape, x_offset, expert, blocks, seed)?;
     let (pairs, tiles, tile_count) = trial.tiles(COLUMNS);
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),

@@ -4,9 +4,12 @@ pub mod embed;
 pub mod gemm;
 pub mod gemv;
 pub mod gemv_columns;
+pub mod gemv_sum;
+mod lanes;
 mod product;
 mod tile;
 
+pub use lanes::{Input, Lanes};
 pub use tile::TileType;
 
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
 fn quant(ty: WeightType) -> Vec<Fragment> {
     const LIBRARY: Fragment = wgsl!("lib/quant.wgsl");
     const RUNS_32: Fragment = wgsl!("quant/runs_32.wgsl");
+    const BLOCKS_256: Fragment = wgsl!("quant/blocks_256.wgsl");
     const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
     match ty {
         WeightType::F32 => vec![LIBRARY, RUNS_32, wgsl!("quant/f32.wgsl")],
@@ -28,9 +32,9 @@ fn quant(ty: WeightType) -> Vec<Fragment> {
         WeightType::Q4_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q4_1.wgsl")],
         WeightType::Q5_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_0.wgsl")],
         WeightType::Q5_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_1.wgsl")],
-        WeightType::Q4K => vec![LIBRARY, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
-        WeightType::Q5K => vec![LIBRARY, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
-        WeightType::Q6K => vec![LIBRARY, wgsl!("quant/q6_k.wgsl")],
+        WeightType::Q4K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
+        WeightType::Q5K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
+        WeightType::Q6K => vec![LIBRARY, BLOCKS_256, wgsl!("quant/q6_k.wgsl")],
     }
 }
 

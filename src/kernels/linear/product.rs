@@ -2,7 +2,7 @@
 
 use super::{Epilogue, Rows, TestWeights, TileType, gemm};
 use crate::{
-    gpu::{Choice, Expect, Fragment, Order, Selection, Source, wgsl},
+    gpu::{Choice, Expect, Fragment, Selection, Source, wgsl},
     kernels::moe::bucket,
     quant::{Planes, Rng, WeightType},
 };
@@ -17,9 +17,6 @@ pub struct Variant {
     /// What happens to the products.
     pub epilogue: Epilogue,
 }
-
-/// The order of [`Gemv`](super::gemv::Gemv) and [`GemvColumns`](super::gemv_columns::GemvColumns).
-pub(super) const LANES_OF_UNITS: Order = Order::new("lanes of units");
 
 impl Variant {
     pub(super) fn all() -> Vec<Self> {
@@ -37,7 +34,7 @@ impl Variant {
         self.epilogue
             .fill(Source::new(body, workgroup))
             .with_all(super::quant(self.ty))
-            .with(wgsl!("lib/input.wgsl"))
+            .with(wgsl!("input/vec4.wgsl"))
             .constant("WHOLE_UNITS", self.ty.block_len() >= 32)
     }
 
@@ -124,21 +121,22 @@ impl Product {
         runs.collect()
     }
 
-    /// Calls `see` for every output: its place in `y`, the decoded weights of its one or two rows, its activations.
+    /// Calls `see` for every output: its place in `y`, the decoded weights of its one or two rows, its activations'
+    /// place in `x` and themselves.
     fn each(
         &self,
         v: Variant,
         w: &[[u32; 4]],
         x: &[[f32; 4]],
         runs: &[Run],
-        mut see: impl FnMut(usize, [&[f32]; 2], &[f32]),
+        mut see: impl FnMut(usize, [&[f32]; 2], usize, &[f32]),
     ) {
         let Some(planes) = Planes::new(v.ty, u64::from(self.held) * u64::from(self.matrix_rows), u64::from(self.k))
         else {
             return;
         };
         let k = self.k as usize;
-        let x: &[f32] = &bytemuck::cast_slice(x)[self.x_offset as usize..];
+        let x: &[f32] = bytemuck::cast_slice(x);
         let mut weights = [vec![0.0; k], vec![0.0; k]];
         for (matrix, rows) in runs {
             for j in 0..self.n {
@@ -147,7 +145,8 @@ impl Product {
                 for i in rows {
                     let input = if v.rows == Rows::Expert { i / self.share as usize } else { *i };
                     let at = i * self.y_stride as usize + (self.y_offset + j) as usize;
-                    see(at, weights.each_ref().map(Vec::as_slice), &x[input * k..][..k]);
+                    let first = self.x_offset as usize + input * k;
+                    see(at, weights.each_ref().map(Vec::as_slice), first, &x[first..][..k]);
                 }
             }
         }
@@ -155,7 +154,7 @@ impl Product {
 
     /// The twins.
     pub(super) fn compute(&self, v: Variant, w: &[[u32; 4]], x: &[[f32; 4]], runs: &[Run], y: &mut [f32]) {
-        self.each(v, w, x, runs, |at, weights, x| {
+        self.each(v, w, x, runs, |at, weights, _, x| {
             let value = |value: &f32| self.tile.value(*value);
             let product = |w: &[f32]| w.iter().zip(x).map(|(w, x)| value(w) * value(x)).sum::<f64>();
             y[at] = v.epilogue.apply(f64::from(y[at]), weights.map(product)) as f32;
@@ -164,9 +163,27 @@ impl Product {
 
     /// The definition of `y`, given what it holds before.
     pub(super) fn define(&self, v: Variant, w: &[[u32; 4]], x: &[[f32; 4]], runs: &[Run], y: &[f32]) -> Expect {
+        self.define_near(v, w, x, &[], runs, y)
+    }
+
+    /// The same of activations each of which may be `off` by so much; none is where that is empty.
+    pub(super) fn define_near(
+        &self,
+        v: Variant,
+        w: &[[u32; 4]],
+        x: &[[f32; 4]],
+        off: &[f64],
+        runs: &[Run],
+        y: &[f32],
+    ) -> Expect {
         let mut y = Expect::unchanged(y);
-        self.each(v, w, x, runs, |at, weights, x| {
-            y[at] = v.epilogue.bounded(y[at].0, weights.map(|w| self.tile.dot(w, x)));
+        self.each(v, w, x, runs, |at, weights, first, x| {
+            let off = off.get(first..).unwrap_or_default();
+            let product = |w: &[f32]| {
+                let (sum, bound) = self.tile.dot(w, x);
+                (sum, bound + w.iter().zip(off).map(|(w, off)| f64::from(*w).abs() * off).sum::<f64>())
+            };
+            y[at] = v.epilogue.bounded(y[at].0, weights.map(product));
         });
         self.tile.expect(y)
     }

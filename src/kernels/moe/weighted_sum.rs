@@ -31,11 +31,11 @@ kernel! {
         /// The experts' outputs.
         outputs: read [f32],
         /// The norm's weight of each element.
-        w: read [f32] if |v| v.norm().is_some(),
+        w: read [f32] if |v| v.normed(),
         /// What they are added to, or where their sum goes.
         residual: write [f32],
         /// The normed rows.
-        y: write [f32] if |v| v.norm().is_some(),
+        y: write [f32] if |v| v.normed(),
     }
 }
 
@@ -47,41 +47,33 @@ pub enum Variant {
     /// It is added to the residual.
     Add,
     /// It is added to the residual, which is then normed.
-    AddNorm(Reduce),
+    AddNorm,
 }
 
 impl Variant {
-    fn norm(self) -> Option<Reduce> {
-        match self {
-            Self::AddNorm(reduce) => Some(reduce),
-            Self::Overwrite | Self::Add => None,
-        }
+    fn normed(self) -> bool {
+        self == Self::AddNorm
     }
 }
 
 const WG: u32 = 256;
 
 impl WeightedSum {
-    fn variants(caps: &Caps) -> Vec<Variant> {
-        let normed = Reduce::available(caps).iter().map(|reduce| Variant::AddNorm(*reduce));
-        [Variant::Overwrite, Variant::Add].into_iter().chain(normed).collect()
+    fn variants(_: &Caps) -> Vec<Variant> {
+        vec![Variant::Overwrite, Variant::Add, Variant::AddNorm]
     }
 
     fn source(v: Variant) -> Source {
-        let source = match v.norm() {
-            Some(reduce) => {
-                reduce.fill(Source::new(wgsl!("moe/weighted_sum_norm.wgsl"), WG)).with(wgsl!("lib/norm.wgsl"))
-            }
-            None => Source::new(wgsl!("moe/weighted_sum.wgsl"), WG).constant("ADD", v == Variant::Add),
+        let source = if v.normed() {
+            Reduce::Shared.fill(Source::new(wgsl!("moe/weighted_sum_norm.wgsl"), WG)).with(wgsl!("lib/norm.wgsl"))
+        } else {
+            Source::new(wgsl!("moe/weighted_sum.wgsl"), WG).constant("ADD", v == Variant::Add)
         };
         source.with(wgsl!("moe/weighted.wgsl"))
     }
 
     fn grid(v: Variant, p: &Params) -> Grid {
-        match v.norm() {
-            Some(_) => Grid { x: p.rows, y: 1 },
-            None => Grid { x: p.n.div_ceil(WG), y: p.rows },
-        }
+        if v.normed() { Grid { x: p.rows, y: 1 } } else { Grid { x: p.n.div_ceil(WG), y: p.rows } }
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -93,7 +85,7 @@ impl WeightedSum {
             for (residual, sum) in residual.iter_mut().zip(&sums) {
                 *residual = *sum as f32;
             }
-            if v.norm().is_some() {
+            if v.normed() {
                 for (y, normed) in host.y[t * n..].iter_mut().zip(rms_norm::normed(&sums, host.w, p.eps)) {
                     *y = normed as f32;
                 }
@@ -110,11 +102,11 @@ impl WeightedSum {
                 let terms = terms(v, p, before.weights, before.outputs, start, t as u32, i as u32);
                 *sum = (terms.iter().sum(), 1e-6 * terms.iter().map(|term| term.abs()).sum::<f64>());
             }
-            if v.norm().is_some() {
+            if v.normed() {
                 y[t * n..][..n].copy_from_slice(&near_sums(sums, before.w, p.eps));
             }
         }
-        let y = v.norm().map(|_| Expect::Near(y));
+        let y = v.normed().then_some(Expect::Near(y));
         Some(Expected { residual: Some(Expect::Near(residual)), y, ..Default::default() })
     }
 
@@ -125,12 +117,12 @@ impl WeightedSum {
                 let mut rng = Rng::new(u64::from(n));
                 let mut random = |count: u32| -> Vec<f32> { (0..count).map(|_| rng.normal()).collect() };
                 let (weights, outputs, mut residual) = (random(rows * k), random(rows * k * n), random(rows * n));
-                let w = if v.norm().is_some() { random(n) } else { Vec::new() };
+                let w = if v.normed() { random(n) } else { Vec::new() };
                 if v == Variant::Overwrite {
                     residual.fill(f32::NAN);
                 }
                 let params = Params { rows, n, k, eps: 1e-6 };
-                let y = if v.norm().is_some() { vec![f32::NAN; (rows * n) as usize] } else { Vec::new() };
+                let y = if v.normed() { vec![f32::NAN; (rows * n) as usize] } else { Vec::new() };
                 Case::of_definition(format!("{rows}x{k}x{n}"), v, params, Data { weights, outputs, w, residual, y })
             })
             .collect()

@@ -1,21 +1,14 @@
-// Activations that meet the weights of a unit: rows of p.k floats (a multiple of 4, and if WHOLE_UNITS of 32) in `x`, as
-// vec4.
-
-// Four activations of the row that starts at vec4 `row`, from element `k` on; zero beyond the row's end, where padded
-// weights are zero too but a neighbour's activations might be infinite.
-fn in_vec4(row: u32, k: u32) -> vec4<f32> {
-    return select(vec4<f32>(0.0), x[row + (min(k, p.k - 4u) >> 2u)], vec4<bool>(k < p.k));
-}
-
+// A unit's activations, each invocation loading those of a unit of its own.
 fn in_unit(row: u32, unit: u32) -> QInput {
     let runs = q_runs(unit);
     var input: QInput;
     // A branch costs software drivers both of its sides, one by a constant does not.
     if WHOLE_UNITS || runs.y + 16u <= p.k {
-        let lo = row + (runs.x >> 2u);
-        let hi = row + (runs.y >> 2u);
+        let lo = runs.x >> 2u;
+        let hi = runs.y >> 2u;
         input.x = array<vec4<f32>, 8>(
-            x[lo], x[lo + 1u], x[lo + 2u], x[lo + 3u], x[hi], x[hi + 1u], x[hi + 2u], x[hi + 3u],
+            in_load(row, lo), in_load(row, lo + 1u), in_load(row, lo + 2u), in_load(row, lo + 3u),
+            in_load(row, hi), in_load(row, hi + 1u), in_load(row, hi + 2u), in_load(row, hi + 3u),
         );
     } else {
         input.x = array<vec4<f32>, 8>(

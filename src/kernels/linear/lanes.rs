@@ -1,0 +1,68 @@
+//! What the invocations of a GEMV share out among them.
+
+use super::product;
+use crate::gpu::{Caps, Fragment, Order, Source, wgsl};
+
+/// What invocations side by side have of a product with a few rows of activations. Each has its order of sums, which all
+/// kernels of this choice keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lanes {
+    /// Units of a weight row, by turns: neighbours load neighbouring memory, as GPUs want it.
+    Units,
+    /// Weight rows: activations are loaded once for all and shuffled, and a block's scales are decoded once. For drivers
+    /// that run on processors, where a load costs more than arithmetic wherever it goes.
+    Rows,
+}
+
+impl Lanes {
+    /// Those a device can take.
+    pub(crate) fn available(caps: &Caps) -> &'static [Self] {
+        if caps.shuffles { &[Self::Units, Self::Rows] } else { &[Self::Units] }
+    }
+
+    /// The order of sums, whatever the number of activation rows.
+    pub(super) fn order(self) -> Order {
+        Order::new(match self {
+            Self::Units => "lanes of units",
+            Self::Rows => "units in turn",
+        })
+    }
+
+    /// The source of a product, by the body for this choice.
+    pub(super) fn source(self, v: product::Variant, units: Fragment, rows: Fragment) -> Source {
+        let source = match self {
+            Self::Units => v.source(units, 64).with(wgsl!("input/own.wgsl")).with(wgsl!("linear/lanes.wgsl")),
+            Self::Rows => v
+                .source(rows, 8)
+                .subgroups(true)
+                .constant("BLOCK_UNITS", (v.ty.block_len() as u32 / 32).max(1))
+                .with(wgsl!("input/shuffled.wgsl"))
+                .with(wgsl!("linear/lane_rows.wgsl")),
+        };
+        source.with(wgsl!("linear/epilogue.wgsl"))
+    }
+}
+
+/// What becomes of activations before they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Nothing.
+    Plain,
+    /// They are normed, with the bits of [`RmsNorm`](crate::kernels::elementwise::rms_norm::RmsNorm).
+    Normed,
+}
+
+impl Input {
+    /// Fills the slot `input`.
+    pub(super) fn fill(self, source: Source, lanes: Lanes) -> Source {
+        match (self, lanes) {
+            (Self::Plain, _) => source.with(wgsl!("input/plain.wgsl")),
+            (Self::Normed, Lanes::Units) => {
+                source.with(wgsl!("input/normed.wgsl")).with(wgsl!("input/norm_memory.wgsl"))
+            }
+            (Self::Normed, Lanes::Rows) => {
+                source.with(wgsl!("input/normed.wgsl")).with(wgsl!("input/norm_shuffles.wgsl"))
+            }
+        }
+    }
+}
