@@ -3,7 +3,7 @@ var<workgroup> in_sums: array<vec4<f32>, WG>;
 
 fn in_ready(row: u32, invocation: u32) {
     var sum = vec4<f32>(0.0);
-    for (var i = invocation; i < p.k >> 2u; i += WG) {
+    for (var i = invocation; i < (p.k >> 2u); i += WG) {
         sum += in_squares(row, i);
     }
     in_sums[invocation] = sum;

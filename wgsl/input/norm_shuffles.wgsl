@@ -8,7 +8,7 @@ fn in_ready(row: u32, invocation: u32) {
     var b1 = vec4<f32>(0.0);
     var b2 = vec4<f32>(0.0);
     var b3 = vec4<f32>(0.0);
-    for (var i = sg_lane; i < p.k >> 2u; i += 64u) {
+    for (var i = sg_lane; i < (p.k >> 2u); i += 64u) {
         a0 += in_squares(row, i);
         a1 += in_squares(row, i + 8u);
         a2 += in_squares(row, i + 16u);

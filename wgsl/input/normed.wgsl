@@ -7,7 +7,8 @@ fn in_load(row: u32, i: u32) -> vec4<f32> {
 }
 
 fn in_squares(row: u32, i: u32) -> vec4<f32> {
-    let values = select(vec4<f32>(0.0), x[row + min(i, (p.k >> 2u) - 1u)], vec4<bool>(i < p.k >> 2u));
+    let count = p.k >> 2u;
+    let values = select(vec4<f32>(0.0), x[row + min(i, count - 1u)], vec4<bool>(i < count));
     return values * values;
 }
 
