@@ -4,6 +4,7 @@
     cargo run --example write_tiny_models -- DIR
     make_goldens.py DIR tests/golden/tiny.json
     make_goldens.py models tests/golden/demo_logits.json --prompts tests/golden/demo.json
+    make_goldens.py models tests/golden/demo_probabilities.json --teach tests/golden/demo.json
 
 For every *.gguf of DIR, in order of name, one JSON object:
 
@@ -18,7 +19,11 @@ For every *.gguf of DIR, in order of name, one JSON object:
 
 The prompt is the first of a fixed sequence of random ones that suits a comparison: no choice of experts and no greedy
 token hangs on a difference that rounding could turn, and neither do the logits on which of two float16 a key or value
-is rounded to. With --prompts it is one of that file's `answers`.
+is rounded to. With --prompts it is one of that file's `answers`. With --teach there are, in place of all that, for each of
+that file's `answers`
+
+    tokens    prompt and answer
+    top       a row for each token: the 16 likeliest [id, ln of its probability] for what follows, with an exact KV cache
 Needs numpy and gguf (PyPI).
 """
 import argparse
@@ -31,7 +36,7 @@ import numpy as np
 
 from reference import Model
 
-GREEDY, TOP = 8, 8
+GREEDY, TOP, LIKELIEST = 8, 8, 16
 # Prompt lengths, dealt out to the models in turn.
 LENGTHS = [16, 12, 20, 13, 17, 40, 18, 33, 70, 1, 15, 19, 12, 64]
 # A prompt suits if its last margin is this large, and the two largest logits before each greedy token differ by this
@@ -115,6 +120,19 @@ def golden(path, prompts):
     return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "tokens": tokens, "f32": exact, "f16": half}
 
 
+def taught(path, answers):
+    """What the reference expects after each token of conversations."""
+    found = []
+    for answer in answers:
+        tokens = answer["prompt_tokens"] + answer["answer_tokens"]
+        logits = Model(path, "f64").forward(tokens)
+        shifted = logits - logits.max(-1, keepdims=True)
+        rows = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        top = [[[int(i), round(float(r[i]), 6)] for i in np.argsort(-r, kind="stable")[:LIKELIEST]] for r in rows]
+        found.append({"tokens": tokens, "top": top})
+    return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "answers": found}
+
+
 def compact(text):
     """Indented JSON with the innermost lists, and the rows made of them, on one line each."""
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
@@ -126,9 +144,13 @@ def main():
     ap.add_argument("dir", type=Path)
     ap.add_argument("out", type=Path)
     ap.add_argument("--prompts", type=Path, help="a JSON file whose `answers` have `prompt_tokens`")
+    ap.add_argument("--teach", type=Path, help="a JSON file whose `answers` have `prompt_tokens` and `answer_tokens`")
     a = ap.parse_args()
     goldens = []
     for i, path in enumerate(sorted(a.dir.glob("*.gguf"))):
+        if a.teach:
+            goldens.append(taught(path, json.loads(a.teach.read_text())["answers"]))
+            continue
         if a.prompts:
             prompts = [answer["prompt_tokens"] for answer in json.loads(a.prompts.read_text())["answers"]]
         else:

@@ -13,7 +13,7 @@ use ferrum_wgpu::model::Config;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
 use super::kernels::short;
@@ -50,6 +50,8 @@ pub struct ConformanceArgs {
     /// How the KV cache is stored; without it f16 where the device can, else f32.
     #[arg(long, value_name = "TYPE", value_parser = kv_type(), requires = "model")]
     kv_type: Option<KvType>,
+    #[command(flatten)]
+    precision: PrecisionArg,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -216,7 +218,12 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
     if needed > u64::from(capacity) {
         return Err(EngineError::ContextFull { needed, capacity }.into());
     }
-    let options = EngineOptions { context: Some(needed as u32), kv_type: args.kv_type, ..EngineOptions::default() };
+    let options = EngineOptions {
+        context: Some(needed as u32),
+        kv_type: args.kv_type,
+        plan: args.precision.plan(),
+        ..EngineOptions::default()
+    };
     let mask = args.mask.map(Mask::caps);
     let device = Place::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
     let model = load::load(&device, &gguf).await?;

@@ -7,7 +7,7 @@ use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, argmax};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
 use super::{load, output};
@@ -32,6 +32,8 @@ pub struct LogitsArgs {
     /// Context in tokens; without it as many as are computed.
     #[arg(long, value_name = "TOKENS")]
     ctx: Option<u32>,
+    #[command(flatten)]
+    precision: PrecisionArg,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -60,7 +62,13 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let context = args.ctx.unwrap_or(needed as u32);
     let defaults = EngineOptions::default();
     let logit_rows = (LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
-    let options = EngineOptions { context: Some(context), kv_type: Some(args.kv_type), logit_rows, ..defaults };
+    let options = EngineOptions {
+        context: Some(context),
+        kv_type: Some(args.kv_type),
+        logit_rows,
+        plan: args.precision.plan(),
+        ..defaults
+    };
     Engine::memory(&gguf, &options, args.kv_type)?;
 
     let device = Place::choose(args.device.device.as_deref()).await?.open().await?;

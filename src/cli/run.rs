@@ -9,7 +9,7 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
 use ferrum_wgpu::text::{Message, StopStrings};
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::chat::Chat;
 use super::device::Place;
 use super::exit::{Code, Failure};
@@ -58,6 +58,8 @@ pub struct RunArgs {
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
+    precision: PrecisionArg,
+    #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -69,8 +71,13 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let prompt = prompt::read(args.prompt.as_deref())?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
-    let options =
-        EngineOptions { context: args.ctx, kv_type: args.kv_type, profile: args.profile, ..Default::default() };
+    let options = EngineOptions {
+        context: args.ctx,
+        kv_type: args.kv_type,
+        plan: args.precision.plan(),
+        profile: args.profile,
+        ..Default::default()
+    };
     let context = options.context_for(config.context_length)?;
     let plan = Engine::memory(&gguf, &options, args.kv_type.unwrap_or_default())?;
     tracing::info!(weights = plan.weights, kv = plan.kv, activations = plan.activations, "memory in bytes");

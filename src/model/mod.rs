@@ -9,6 +9,7 @@ mod error;
 mod feed_forward;
 mod memory;
 mod plan_options;
+mod precision;
 mod product;
 mod reads;
 mod sampling;
@@ -25,6 +26,7 @@ pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
 pub use plan_options::PlanOptions;
+pub use precision::Precision;
 pub use reads::Reads;
 pub use tiers::{Product, Tiers};
 

@@ -1,11 +1,13 @@
-use super::Tiers;
+use super::{Precision, Tiers};
 use crate::gpu::Device;
 
-/// Which kernels a forward pass is made of. All choices compute the same within the kernels' bounds.
+/// Which kernels a forward pass is made of. All choices but `precision` compute the same within the kernels' bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Which kernels rows are given to. `None`: those that suit the device.
+    /// Which kernels rows are given to. `None`: those that suit the device and `precision`.
     pub tiers: Option<Tiers>,
+    /// How exactly the tiers that suit the device compute; those that are given say it themselves.
+    pub precision: Precision,
     /// Operations are fused where a kernel does several; else each has a dispatch of its own.
     pub fused: bool,
     /// Products over experts' buckets take their grids from the device, where the buckets were made; else the grids cover
@@ -17,13 +19,13 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { tiers: None, fused: true, indirect: false, host_routing: false }
+        Self { tiers: None, precision: Precision::Exact, fused: true, indirect: false, host_routing: false }
     }
 }
 
 impl PlanOptions {
     /// The tiers on `device`.
     pub(crate) fn tiers_on(&self, device: &Device) -> Tiers {
-        self.tiers.unwrap_or_else(|| Tiers::of(device))
+        self.tiers.unwrap_or_else(|| Tiers::of(device, self.precision))
     }
 }

@@ -240,7 +240,7 @@ impl Decoder<'_> {
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
                 }
                 By::Tiles => {
-                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile: linear::TileType::F32 };
+                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile: self.tiers.tile };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
                 }

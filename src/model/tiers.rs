@@ -1,8 +1,9 @@
 //! Which kernels a number of rows is given to.
 
+use super::Precision;
 use crate::{
     gpu::{Caps, Device},
-    kernels::linear::Lanes,
+    kernels::linear::{Lanes, TileType},
 };
 
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
@@ -17,7 +18,7 @@ pub enum Product {
 }
 
 /// The choice between orders of sums for prompts, and the borders between kernels of one order: these change speed, and
-/// nothing else.
+/// nothing else. What is multiplied is their third part: see [`Precision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiers {
     /// The order of a prompt's rows. Tokens that are generated have [`Product::Gemv`]'s.
@@ -29,18 +30,36 @@ pub struct Tiers {
     pub bucket_pairs: u32,
     /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
     pub lanes: Lanes,
+    /// What tiles hold in products of [`Product::Gemm`].
+    pub tile: TileType,
 }
 
 impl Tiers {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
-    pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
+    pub const GPU: Self = Self {
+        prefill: Product::Gemm,
+        columns_rows: 2,
+        bucket_pairs: 2,
+        lanes: Lanes::Units,
+        tile: TileType::F32,
+    };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self =
-        Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
+    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
 
-    /// Those that suit `device`.
-    pub fn of(device: &Device) -> Self {
-        if device.is_software() { Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE } } else { Self::GPU }
+    /// Those that suit `device`, as exact as `precision` asks. Software drivers compute fast as they compute exactly: halves
+    /// are converted there by many instructions.
+    pub fn of(device: &Device, precision: Precision) -> Self {
+        if device.is_software() {
+            return Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE };
+        }
+        match precision {
+            Precision::Exact => Self::GPU,
+            Precision::Fast => Self { tile: Self::fast_tile(device.caps()), ..Self::GPU },
+        }
+    }
+
+    fn fast_tile(caps: &Caps) -> TileType {
+        if caps.f16 { TileType::F16 } else { TileType::F32 }
     }
 
     fn software_lanes(caps: &Caps) -> Lanes {

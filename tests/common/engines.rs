@@ -24,8 +24,13 @@ pub async fn tiny(device: &Device, name: &str) -> Model {
 
 /// The demo model.
 pub async fn demo(device: &Device) -> Model {
+    load(device, demo_bytes()).await
+}
+
+/// The demo model's file.
+pub fn demo_bytes() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
-    load(device, std::fs::read(path).expect("the demo model")).await
+    std::fs::read(path).expect("the demo model")
 }
 
 async fn load(device: &Device, bytes: Vec<u8>) -> Model {

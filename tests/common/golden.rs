@@ -53,11 +53,8 @@ impl Golden {
     /// # Errors
     /// What is wrong with the file.
     pub fn read_all(file: &str) -> Result<Vec<Self>, String> {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let json: Value = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        let goldens = list(&json, Self::parse).filter(|goldens| !goldens.is_empty());
-        goldens.ok_or_else(|| format!("{}: not what make_goldens.py writes", path.display()))
+        let goldens = list(&read(file)?, Self::parse).filter(|goldens| !goldens.is_empty());
+        goldens.ok_or_else(|| format!("{file}: not what make_goldens.py writes"))
     }
 
     /// Whether the golden is for the model with these bytes.
@@ -65,10 +62,7 @@ impl Golden {
     /// # Errors
     /// That it is not, and what to do about it.
     pub fn check_model(&self, bytes: &[u8]) -> Result<(), String> {
-        if fnv1a(bytes) == self.fnv1a {
-            return Ok(());
-        }
-        Err(format!("{}: the golden is for other bytes than these; tools/make_goldens.py makes it anew", self.model))
+        check_model(&self.model, self.fnv1a, bytes)
     }
 
     fn parse(json: &Value) -> Option<Self> {
@@ -87,9 +81,74 @@ impl Golden {
     }
 }
 
+/// What the reference expects after each token of conversations.
+#[derive(Debug, Clone)]
+pub struct Probabilities {
+    model: String,
+    fnv1a: u64,
+    /// The conversations.
+    pub answers: Vec<Answer>,
+}
+
+/// A conversation.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Prompt and answer.
+    pub tokens: Vec<u32>,
+    /// A row for each token: the likeliest tokens for what follows, with the logarithms of their probabilities.
+    pub top: Vec<Vec<(u32, f64)>>,
+}
+
+impl Probabilities {
+    /// The only golden of a file in `tests/golden`.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(file: &str) -> Result<Self, String> {
+        let json = read(file)?;
+        json.get(0).and_then(Self::parse).ok_or_else(|| format!("{file}: not what make_goldens.py writes"))
+    }
+
+    /// Whether the golden is for the model with these bytes.
+    ///
+    /// # Errors
+    /// That it is not, and what to do about it.
+    pub fn check_model(&self, bytes: &[u8]) -> Result<(), String> {
+        check_model(&self.model, self.fnv1a, bytes)
+    }
+
+    fn parse(json: &Value) -> Option<Self> {
+        let answer = |json: &Value| {
+            let (tokens, top) = (list(json.get("tokens")?, id)?, list(json.get("top")?, |row| list(row, pair))?);
+            (tokens.len() == top.len() && top.iter().all(|row| !row.is_empty())).then_some(Answer { tokens, top })
+        };
+        Some(Self {
+            model: json.get("model")?.as_str()?.to_owned(),
+            fnv1a: u64::from_str_radix(json.get("fnv1a")?.as_str()?, 16).ok()?,
+            answers: list(json.get("answers")?, answer)?,
+        })
+    }
+}
+
+fn pair(json: &Value) -> Option<(u32, f64)> {
+    Some((id(json.get(0)?)?, json.get(1)?.as_f64()?))
+}
+
+fn read(file: &str) -> Result<Value, String> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn check_model(model: &str, hash: u64, bytes: &[u8]) -> Result<(), String> {
+    if fnv1a(bytes) == hash {
+        return Ok(());
+    }
+    Err(format!("{model}: the golden is for other bytes than these; tools/make_goldens.py makes it anew"))
+}
+
 impl Expected {
     fn parse(json: &Value) -> Option<Self> {
-        let pair = |json: &Value| Some((id(json.get(0)?)?, json.get(1)?.as_f64()?));
         let margin = |json: &Value| if json.is_null() { Some(None) } else { json.as_f64().map(Some) };
         Some(Self {
             greedy: list(json.get("greedy")?, id)?,

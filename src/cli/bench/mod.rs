@@ -13,7 +13,7 @@ use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, Reads};
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
@@ -66,6 +66,8 @@ pub struct BenchArgs {
     /// Read the whole file into memory instead of mapping it.
     #[arg(long)]
     no_mmap: bool,
+    #[command(flatten)]
+    precision: PrecisionArg,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -132,6 +134,7 @@ impl BenchArgs {
             // The first tokens of all sequences are computed in one step.
             prefill_rows: defaults.prefill_rows.max(batch),
             prefix_sharing: false,
+            plan: self.precision.plan(),
             ..defaults
         })
     }

@@ -38,6 +38,7 @@ pub struct Facts {
     kv_type: &'static str,
     context: u32,
     prefill_rows: u32,
+    precision: &'static str,
     pub repetitions: u32,
     /// Bytes a second.
     pub copy: f64,
@@ -117,6 +118,7 @@ impl Facts {
         self.kv_type = engine.kv_type().await.name();
         self.context = engine.context();
         self.prefill_rows = engine.options().prefill_rows;
+        self.precision = engine.options().plan.precision.name();
     }
 }
 
@@ -204,6 +206,7 @@ impl Row {
             ("model_size", json!(facts.bytes)),
             ("model_n_params", json!(facts.parameters)),
             ("n_ubatch", json!(facts.prefill_rows)),
+            ("precision", json!(facts.precision)),
             ("type_k", json!(facts.kv_type)),
             ("type_v", json!(facts.kv_type)),
             ("n_prompt", json!(prompt)),
