@@ -8,7 +8,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{Model, PlanOptions, Product, Tiers},
+    model::{Model, PlanOptions, Precision, Product, Tiers},
 };
 
 async fn gpu() -> Device {
@@ -109,7 +109,8 @@ fn cutting_a_prompt_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
-        let tiers = |columns_rows, bucket_pairs| Tiers { prefill: Product::Gemv, columns_rows, bucket_pairs };
+        let device_tiers = Tiers { prefill: Product::Gemv, ..Tiers::of(&device, Precision::Exact) };
+        let tiers = |columns_rows, bucket_pairs| Tiers { columns_rows, bucket_pairs, ..device_tiers };
         for (name, tiny) in common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
