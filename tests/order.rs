@@ -18,7 +18,7 @@ use ferrum_wgpu::{
             Epilogue, Input, Lanes, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
-            gemv_columns::{self, COLUMNS, GemvColumns},
+            gemv_columns::{self, Columns, GemvColumns},
         },
         moe::bucket::{self, Bucket},
     },
@@ -42,7 +42,7 @@ struct Products<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Gemv,
-    Columns,
+    Columns(Columns),
     Gemm,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Products<'a> {
             rec.dispatch(Gemv, variant, params, binds).expect("no aliases");
             return run(device, rec, &y).await;
         }
-        let tile_rows = if by == By::Columns { COLUMNS } else { TILE_M };
+        let tile_rows = if let By::Columns(columns) = by { columns.count() } else { TILE_M };
         let tile_count = if expert { bucket::max_tiles(rows, experts, tile_rows) } else { rows.div_ceil(tile_rows) };
         let pairs = upload(device, &vec![0; rows as usize]).await;
         let tiles = upload(device, &vec![[0; 4]; tile_count as usize]).await;
@@ -130,7 +130,7 @@ impl<'a> Products<'a> {
         }
         let (pairs, tiles) = (expert.then_some(&pairs), expert.then_some(&tiles));
         let (y_stride, y_offset) = (n, 0);
-        if by == By::Columns {
+        if let By::Columns(columns) = by {
             let params = gemv_columns::Params {
                 rows,
                 n,
@@ -148,7 +148,7 @@ impl<'a> Products<'a> {
                 x_offset: 0,
             };
             let binds = gemv_columns::Binds { w, x: &x, pairs, tiles, y: &y };
-            rec.dispatch(GemvColumns, in_columns(variant), params, binds).expect("no aliases");
+            rec.dispatch(GemvColumns, in_columns(variant, columns), params, binds).expect("no aliases");
         } else {
             let params = gemm::Params {
                 rows,
@@ -173,8 +173,8 @@ impl<'a> Products<'a> {
 }
 
 /// The variant of several rows at once of a product.
-fn in_columns(v: Variant) -> gemv_columns::Variant {
-    gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes }
+fn in_columns(v: Variant, columns: Columns) -> gemv_columns::Variant {
+    gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns }
 }
 
 /// A GEMM's variant of a product.
@@ -202,22 +202,29 @@ fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Ve
 async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
     for v in variants(lanes(device), &WeightType::ALL, &Epilogue::ALL) {
-        assert_eq!(Gemv::order(v), GemvColumns::order(in_columns(v)));
+        for columns in Columns::available(v.lanes) {
+            assert_eq!(Gemv::order(v), GemvColumns::order(in_columns(v, *columns)));
+        }
         let [whole, halves] = [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile)));
         assert!(whole != Gemv::order(v) && halves != Gemv::order(v) && whole != halves);
         for round in 0..rounds {
             // The first round has more than one unit a lane.
             let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };
-            let (rows, n) = (1 + rng.below(4 * COLUMNS), 1 + rng.below(70));
+            let (rows, n) = (1 + rng.below(2 * Columns::Eight.count()), 1 + rng.below(70));
             let products = Products::new(device, v, (rows, n, wide + rng.below(3)), &mut rng).await;
             let one_by_one = products.rows(rows, By::Gemv).await;
             assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
             let what = format!("{v:?}, {rows} rows of {n}x{}", products.k);
-            assert_eq!(products.rows(rows, By::Columns).await, one_by_one, "{what}");
+            for columns in Columns::available(v.lanes) {
+                assert_eq!(products.rows(rows, By::Columns(*columns)).await, one_by_one, "{columns:?} at once: {what}");
+            }
             let fewer = 1 + rng.below(rows);
             let some = &one_by_one[..(fewer * n) as usize];
             assert_eq!(products.rows(fewer, By::Gemv).await, some, "the first {fewer} of {what}");
-            assert_eq!(products.rows(fewer, By::Columns).await, some, "the first {fewer} of {what}, at once");
+            for columns in Columns::available(v.lanes) {
+                let at_once = products.rows(fewer, By::Columns(*columns)).await;
+                assert_eq!(at_once, some, "the first {fewer} of {what}, {columns:?} at once");
+            }
         }
     }
 }
@@ -239,7 +246,7 @@ fn another_order_is_seen() {
         let (ty, rows, epilogue) = (WeightType::Q4K, Rows::Dense, Epilogue::Store);
         let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, input: Input::Plain };
         let products = Products::new(&device, variant, (8, 40, 8), &mut Rng::new(7)).await;
-        assert_ne!(products.rows(8, By::Columns).await, products.rows(8, By::Gemv).await);
+        assert_ne!(products.rows(8, By::Columns(Columns::Four)).await, products.rows(8, By::Gemv).await);
     });
 }
 

@@ -10,7 +10,7 @@ use common::{
 use ferrum_wgpu::{
     engine::EngineOptions,
     gpu::Device,
-    kernels::linear::TileType,
+    kernels::linear::{ActivationType, TileType},
     model::{PlanOptions, Precision, Product, Tiers},
 };
 
@@ -99,6 +99,16 @@ fn fast_passes_have_almost_the_reference_s_probabilities() {
         // As GPUs have it, whatever this device is.
         let tile = if device.caps().f16 { TileType::F16 } else { TileType::F32 };
         check(&device, of(Tiers { tile, ..Tiers::GPU }), 1e-3).await;
+    });
+}
+
+#[test]
+fn int8_activations_have_nearly_the_reference_s_probabilities() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        for tiers in [Tiers::GPU, Tiers::SOFTWARE] {
+            check(&device, of(Tiers { activations: ActivationType::Int8, ..tiers }), 3e-3).await;
+        }
     });
 }
 

@@ -12,7 +12,10 @@ use ferrum_wgpu::{
     gpu::{Buffer, Device, GpuError, Program, Readback, Recorder},
     kernels::{
         KvType,
-        linear::{Epilogue, Input, Lanes, Rows, TileType, embed, gemm, gemv, gemv_columns},
+        linear::{
+            Epilogue, Input, Lanes, Rows, TileType, embed, gemm, gemv,
+            gemv_columns::{self, Columns},
+        },
     },
     model::{Model, Reads},
     quant::{Planes, Rng, WeightType, random_blocks},
@@ -112,7 +115,8 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         }
         Kernel::Columns => {
             let binds = gemv_columns::Binds { w, x, pairs, tiles, y };
-            let v = gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes };
+            let columns = Columns::Four;
+            let v = gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns };
             rec.dispatch(gemv_columns::GemvColumns, v, params!(gemv_columns, tiles: count, x_offset: 0), binds)?;
         }
         Kernel::Gemm => {

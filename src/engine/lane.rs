@@ -3,7 +3,7 @@
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{Reduce, attn::CHUNK, sample},
-    model::{Activations, Decoder, Kind, KvCache, Model, Pass, PlanOptions, Room, Sampling},
+    model::{Activations, Decoder, FeedForward, Kind, KvCache, Model, Pass, PlanOptions, Room, Sampling},
 };
 
 /// The rows of one kind in a step, as the device is given them.
@@ -104,8 +104,8 @@ impl Lane {
         decoder.record()
     }
 
-    /// Compiles the kernels of all passes: those of the smallest and of the largest, since kernels are chosen by whether
-    /// there is enough of something. The program stays as it is.
+    /// Compiles the kernels of all passes: those of the smallest and of the largest, and of the smallest with enough rows for
+    /// others; what else kernels are chosen by is whether there is enough of something. The program stays as it is.
     pub(super) async fn compile(
         &self,
         model: &Model,
@@ -115,7 +115,15 @@ impl Lane {
     ) -> Result<(), GpuError> {
         let (room, slots, vocab) = (self.room, kv.shape.slots, model.config().vocab);
         let draws = |penalised| sample::Rows { sequences: slots, vocab, greedy: 1, listed: 1, all: 1, penalised };
-        for (rows, chunks, logit_rows, penalised) in [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)]
+        let (used, experts) = match model.config().feed_forward {
+            FeedForward::Dense { .. } => (1, 1),
+            FeedForward::Experts { count, used, .. } => (used, count),
+        };
+        let borders = options.tiers_on(model.device()).borders(used, experts);
+        let between = borders.into_iter().filter(|rows| (2..room.rows).contains(rows));
+        let passes = [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)];
+        for (rows, chunks, logit_rows, penalised) in
+            passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(room.logit_rows), false)))
         {
             let pass = Pass { kind: self.kind, rows, chunks, logit_rows, draws: draws(penalised) };
             self.plan(model, kv, sampling, options, pass)?.compile(model.device()).await?;

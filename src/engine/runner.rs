@@ -95,13 +95,13 @@ pub(super) struct Runner {
 /// The room that passes of each kind need.
 pub(super) fn rooms(options: &EngineOptions, context: u32) -> [Room; 2] {
     let slots = options.sequences;
-    let fused = options.plan.fused;
+    let (fused, int8) = (options.plan.fused, options.plan.int8());
     // Every token of a context has room for its own row at most.
     let rows = options.prefill_rows.min(context.saturating_mul(slots));
     // Those of one request for the logits of each token, and one of every other sequence.
     let logit_rows = options.logit_rows.saturating_add(slots.saturating_sub(1)).min(rows);
     let chunks = if context > CHUNK { context.div_ceil(CHUNK) } else { 0 };
-    [Room { rows, logit_rows, chunks: 0, fused }, Room { rows: slots, logit_rows: slots, chunks, fused }]
+    [Room { rows, logit_rows, chunks: 0, fused, int8 }, Room { rows: slots, logit_rows: slots, chunks, fused, int8 }]
 }
 
 impl Runner {

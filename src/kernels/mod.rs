@@ -34,6 +34,8 @@ registry![
     linear::gemv_columns::GemvColumns,
     linear::gemv_sum::GemvSum,
     linear::gemm::Gemm,
+    linear::quantise::Quantise,
+    linear::gemv_q8::GemvQ8,
     elementwise::rms_norm::RmsNorm,
     elementwise::silu_mul::SiluMul,
     elementwise::fused_add_rms_norm::FusedAddRmsNorm,

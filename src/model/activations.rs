@@ -4,7 +4,7 @@ use super::{Config, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::{
-        linear::{gemm, gemv_columns},
+        linear::{gemm, gemv_columns::Columns},
         moe::bucket,
     },
 };
@@ -20,6 +20,8 @@ pub(crate) struct Room {
     pub(crate) chunks: u32,
     /// Whether operations are fused.
     pub(crate) fused: bool,
+    /// Whether activations become int8.
+    pub(crate) int8: bool,
 }
 
 /// The buffers between the kernels of a forward pass.
@@ -49,6 +51,8 @@ pub(crate) struct Activations {
     pub(crate) gate: Buffer<f32>,
     /// What is gated `[rows · slots, inner]`; where operations are not fused perhaps with the gate, `[rows · slots, 2·inner]`.
     pub(crate) up: Buffer<f32>,
+    /// Where activations become int8: those of one product.
+    pub(crate) int8: Option<Int8>,
     /// `Some` for mixtures of experts.
     pub(crate) routing: Option<Routing>,
     /// Logits `[logit_rows, vocab]`.
@@ -64,6 +68,13 @@ pub(crate) struct Split {
     pub(crate) q_heads: Buffer<f32>,
     pub(crate) k_heads: Buffer<f32>,
     pub(crate) v_heads: Buffer<f32>,
+}
+
+/// Activations as int8, in blocks with a scale.
+#[derive(Debug)]
+pub(crate) struct Int8 {
+    pub(crate) codes: Buffer<[u32; 4]>,
+    pub(crate) scales: Buffer<f32>,
 }
 
 /// What a router decides.
@@ -108,6 +119,7 @@ struct Sizes {
     parts: u64,
     inner: u64,
     up: u64,
+    int8: u64,
     routed: Option<RoutedSizes>,
     logits: u64,
 }
@@ -138,11 +150,12 @@ impl Sizes {
             }
         };
         let inner = rows * u64::from(slots) * u64::from(inner);
+        // What a norm leaves is also the rows whose logits are wanted.
+        let hidden = rows.max(room.logit_rows.into()) * u64::from(config.hidden);
         Self {
             rows,
             picks: u64::from(room.logit_rows),
-            // What a norm leaves is also the rows whose logits are wanted.
-            hidden: rows.max(room.logit_rows.into()) * u64::from(config.hidden),
+            hidden,
             qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
@@ -150,6 +163,7 @@ impl Sizes {
             parts: rows * u64::from(config.heads) * u64::from(room.chunks) * u64::from(config.head_dim + 2),
             inner,
             up: if room.fused { inner } else { 2 * inner },
+            int8: if room.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
             routed,
             logits: u64::from(room.logit_rows) * u64::from(config.vocab),
         }
@@ -157,7 +171,7 @@ impl Sizes {
 }
 
 /// The lowest tiles that pairs are bucketed into: of these there are most.
-const LOWEST_TILE: u32 = if gemv_columns::COLUMNS < gemm::TILE_M { gemv_columns::COLUMNS } else { gemm::TILE_M };
+const LOWEST_TILE: u32 = if Columns::Four.count() < gemm::TILE_M { Columns::Four.count() } else { gemm::TILE_M };
 
 impl Activations {
     /// What the buffers that [`Activations::new`] makes are for, and their bytes; small ones together.
@@ -183,6 +197,8 @@ impl Activations {
             ("the attended values of a step", s.q),
             ("the gates of a step", s.inner),
             ("the gated values of a step", s.up),
+            ("the int8 values of a step", s.int8.div_ceil(4)),
+            ("the scales of int8 values of a step", s.int8.div_ceil(32)),
             ("the logits of a step", s.logits),
         ];
         words.into_iter().chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
@@ -213,6 +229,13 @@ impl Activations {
             attended: device.alloc("attended values", s.q).await?,
             gate: device.alloc("ffn gate", s.inner).await?,
             up: device.alloc("ffn up", s.up).await?,
+            int8: match s.int8 {
+                0 => None,
+                values => Some(Int8 {
+                    codes: device.alloc("int8 values", values.div_ceil(16)).await?,
+                    scales: device.alloc("scales of int8 values", values.div_ceil(32)).await?,
+                }),
+            },
             routing: match s.routed {
                 Some(r) => Some(Routing {
                     logits: device.alloc("router logits", r.logits).await?,

@@ -109,7 +109,7 @@ impl Decoder<'_> {
         w: &'b Buffer<f32>,
         single: bool,
     ) -> Result<Input<'b>, GpuError> {
-        if single && self.options.fused {
+        if single && self.options.fused && !self.tiers.int8() {
             return Ok(Input { x: &self.activations.residual, norm: Some(w) });
         }
         self.norm(rec, w)?;

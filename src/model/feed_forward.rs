@@ -64,7 +64,7 @@ impl Decoder<'_> {
         rec.scope(format!("{scope} gate up"));
         self.gate_up(rec, block, Rows::Pairs { pairs, share: experts.used, by, grid: 0, routing }, input)?;
         rec.scope(format!("{scope} down"));
-        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused) {
+        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused && !self.tiers.int8()) {
             self.down_and_sum(rec, &block.down.matrix, down, routing, experts)?;
             return Ok(false);
         }
@@ -168,8 +168,8 @@ impl Decoder<'_> {
                 experts: experts.count,
                 tile_rows: by.tile_rows(),
                 max_tiles: bucket::max_tiles(pairs, experts.count, by.tile_rows()),
-                first_grid: by.grid_width(gate_up, self.tiers.lanes),
-                second_grid: by.grid_width(block.down.matrix.n, self.tiers.lanes),
+                first_grid: by.grid_width(gate_up),
+                second_grid: by.grid_width(block.down.matrix.n),
             },
             bucket::Binds {
                 ids: &routing.ids,

@@ -24,6 +24,11 @@ impl Default for PlanOptions {
 }
 
 impl PlanOptions {
+    /// Whether activations become int8: only if the tiers say so that are given.
+    pub(crate) fn int8(&self) -> bool {
+        self.tiers.is_some_and(|tiers| tiers.int8())
+    }
+
     /// The tiers on `device`.
     pub(crate) fn tiers_on(&self, device: &Device) -> Tiers {
         self.tiers.unwrap_or_else(|| Tiers::of(device, self.precision))

@@ -10,7 +10,11 @@ use crate::{
     gpu::{Buffer, GpuError, Kernel, Recorder},
     kernels::{
         elementwise::add_rows,
-        linear::{self, Epilogue, Lanes, gemm, gemv, gemv_columns},
+        linear::{
+            self, Epilogue, gemm, gemv,
+            gemv_columns::{self, Columns},
+            gemv_q8, quantise,
+        },
         moe::bucket,
     },
 };
@@ -47,7 +51,7 @@ pub(super) enum By {
     /// One by one.
     Row,
     /// Some at a time, with one row's sums.
-    Columns,
+    Columns(Columns),
     /// By tiles, with sums of their own.
     Tiles,
 }
@@ -57,16 +61,16 @@ impl By {
     pub(super) fn tile_rows(self) -> u32 {
         match self {
             Self::Row => 1,
-            Self::Columns => gemv_columns::COLUMNS,
+            Self::Columns(columns) => columns.count(),
             Self::Tiles => gemm::TILE_M,
         }
     }
 
     /// Workgroups that a product with a matrix of `n` rows has side by side.
-    pub(super) fn grid_width(self, n: u32, lanes: Lanes) -> u32 {
+    pub(super) fn grid_width(self, n: u32) -> u32 {
         match self {
             Self::Row => n.div_ceil(gemv::TILE),
-            Self::Columns => n.div_ceil(gemv_columns::tile(lanes)),
+            Self::Columns(_) => n.div_ceil(gemv_columns::TILE),
             Self::Tiles => n.div_ceil(gemm::TILE_N),
         }
     }
@@ -109,7 +113,8 @@ impl Decoder<'_> {
     fn rows_by(&self, kind: Kind, rows: u32) -> By {
         match (kind, self.tiers.prefill) {
             (Kind::Prompt, Product::Gemm) => By::Tiles,
-            _ if rows >= self.tiers.columns_rows => By::Columns,
+            _ if self.tiers.int8() => By::Row,
+            _ if rows >= self.tiers.columns_rows => By::Columns(self.tiers.columns(rows, 1)),
             _ => By::Row,
         }
     }
@@ -118,7 +123,10 @@ impl Decoder<'_> {
     pub(super) fn pairs_by(&self, pairs: u32, experts: u32) -> By {
         match (self.pass.kind, self.tiers.prefill) {
             (Kind::Prompt, Product::Gemm) => By::Tiles,
-            _ if pairs >= self.tiers.bucket_pairs.saturating_mul(experts) => By::Columns,
+            _ if self.tiers.int8() => By::Row,
+            _ if pairs >= self.tiers.bucket_pairs.saturating_mul(experts) => {
+                By::Columns(self.tiers.columns(pairs, experts))
+            }
             _ => By::Row,
         }
     }
@@ -193,6 +201,11 @@ impl Decoder<'_> {
                 (pairs, share, linear::Rows::Expert, tiles, Some(routing))
             }
         };
+        let int8 = self.activations.int8.as_ref().filter(|_| by == By::Row && self.tiers.int8());
+        if let (Some(int8), true) = (int8, matrix.parts.iter().any(|part| gemv_q8::available(part.planes.ty()))) {
+            let params = quantise::Params { blocks: (count / share) * (k / quantise::BLOCK) };
+            rec.dispatch(quantise::Quantise, (), params, quantise::Binds { x, scales: &int8.scales, y: &int8.codes })?;
+        }
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {
             let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
             // A single matrix is split by rows, a stack by experts.
@@ -224,6 +237,13 @@ impl Decoder<'_> {
                     }
                 };
             }
+            if let (Some(codes), By::Row, true) = (&int8, by, gemv_q8::available(ty)) {
+                let variant = gemv_q8::Variant { ty, rows: kind, epilogue };
+                let (x, scales) = (&codes.codes, &codes.scales);
+                let binds = gemv_q8::Binds { w, x, scales, ids: routing.map(|r| &r.ids), y };
+                rec.dispatch(gemv_q8::GemvQ8, variant, params!(gemv_q8, ids_offset: 0), binds)?;
+                continue;
+            }
             match by {
                 By::Row => {
                     let norm = input.norm.map(Buffer::cast);
@@ -233,8 +253,8 @@ impl Decoder<'_> {
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids: routing.map(|r| &r.ids), y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
-                By::Columns => {
-                    let variant = gemv_columns::Variant { ty, rows: kind, epilogue, lanes };
+                By::Columns(columns) => {
+                    let variant = gemv_columns::Variant { ty, rows: kind, epilogue, lanes, columns };
                     let params = params!(gemv_columns, tiles: tiles, x_offset: 0);
                     let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;

@@ -3,7 +3,7 @@
 use super::Precision;
 use crate::{
     gpu::{Caps, Device},
-    kernels::linear::{Lanes, TileType},
+    kernels::linear::{ActivationType, Lanes, TileType, gemv_columns::Columns},
 };
 
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
@@ -28,10 +28,15 @@ pub struct Tiers {
     /// From this many (token, expert) pairs for each expert on, experts of [`Product::Gemv`] are multiplied by several pairs
     /// of their buckets at once rather than pair by pair.
     pub bucket_pairs: u32,
+    /// From this many rows of a matrix on, or pairs for each expert, [`Lanes::Rows`] has eight at once rather than four.
+    pub eight_rows: u32,
     /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
     pub lanes: Lanes,
     /// What tiles hold in products of [`Product::Gemm`].
     pub tile: TileType,
+    /// What activations are in products of [`Product::Gemv`]: where int8, rows are multiplied one by one, and matrices of floats
+    /// as they always are.
+    pub activations: ActivationType,
 }
 
 impl Tiers {
@@ -40,8 +45,10 @@ impl Tiers {
         prefill: Product::Gemm,
         columns_rows: 2,
         bucket_pairs: 2,
+        eight_rows: 5,
         lanes: Lanes::Units,
         tile: TileType::F32,
+        activations: ActivationType::F32,
     };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
     pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
@@ -64,6 +71,26 @@ impl Tiers {
 
     fn software_lanes(caps: &Caps) -> Lanes {
         if caps.shuffles { Lanes::Rows } else { Lanes::Units }
+    }
+
+    pub(crate) fn int8(&self) -> bool {
+        self.activations == ActivationType::Int8
+    }
+
+    /// How many rows with one of `matrices` are multiplied at once, where several are.
+    pub(crate) fn columns(&self, rows: u32, matrices: u32) -> Columns {
+        if self.lanes == Lanes::Rows && rows >= self.eight_rows.saturating_mul(matrices) {
+            Columns::Eight
+        } else {
+            Columns::Four
+        }
+    }
+
+    /// Numbers of tokens, each with `used` of `experts` (1 of 1 where there are none), from which on a pass is made of other
+    /// kernels than one of fewer.
+    pub(crate) fn borders(&self, used: u32, experts: u32) -> [u32; 4] {
+        let tokens = |pairs: u32| pairs.saturating_mul(experts).div_ceil(used.max(1));
+        [self.columns_rows, tokens(self.bucket_pairs), self.eight_rows, tokens(self.eight_rows)]
     }
 
     /// Whether prompts and drawn tokens have the same order of sums.

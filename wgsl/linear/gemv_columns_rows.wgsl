@@ -1,14 +1,38 @@
-// linear/gemv_columns with a weight row in each lane: a workgroup of 8 multiplies 32 weight rows, 4 an invocation, with a
-// tile of TILE_M = 4 rows of activations, the columns; each sum is linear/gemv_rows'.
+// linear/gemv_columns with weight rows in lanes: a workgroup of 8 multiplies 64 weight rows, 8 an invocation, with a tile of
+// TILE_M = 4 or 8 rows of activations, the columns; each sum is linear/gemv_rows'. A unit of weights is decoded once for
+// all columns, a column's activations are loaded once for all rows.
 
-// One weight row's unit times the four columns.
-fn products(u: QUnit, x0: QInput, x1: QInput, x2: QInput, x3: QInput) -> vec4<f32> {
-    return vec4<f32>(q_product(u, x0), q_product(u, x1), q_product(u, x2), q_product(u, x3));
+// Four activations times those of four weight rows.
+fn dots(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(dot(a, x), dot(b, x), dot(c, x), dot(d, x));
 }
 
-// Where a row of activations starts in `x`.
-fn input(row: u32) -> u32 {
-    return (p.x_offset >> 2u) + tile_input(row) * (p.k >> 2u);
+// q_product of four weight rows, side by side, so that an activation serves all while it is in a register.
+fn products(a: QUnit, b: QUnit, c: QUnit, d: QUnit, input: QInput) -> vec4<f32> {
+    let lo = dots(a.q[0], b.q[0], c.q[0], d.q[0], input.x[0]) + dots(a.q[1], b.q[1], c.q[1], d.q[1], input.x[1])
+        + (dots(a.q[2], b.q[2], c.q[2], d.q[2], input.x[2]) + dots(a.q[3], b.q[3], c.q[3], d.q[3], input.x[3]));
+    let hi = dots(a.q[4], b.q[4], c.q[4], d.q[4], input.x[4]) + dots(a.q[5], b.q[5], c.q[5], d.q[5], input.x[5])
+        + (dots(a.q[6], b.q[6], c.q[6], d.q[6], input.x[6]) + dots(a.q[7], b.q[7], c.q[7], d.q[7], input.x[7]));
+    return vec4<f32>(
+        dot(vec2<f32>(lo.x, hi.x), a.scale) + dot(input.sum, a.offset),
+        dot(vec2<f32>(lo.y, hi.y), b.scale) + dot(input.sum, b.offset),
+        dot(vec2<f32>(lo.z, hi.z), c.scale) + dot(input.sum, c.offset),
+        dot(vec2<f32>(lo.w, hi.w), d.scale) + dot(input.sum, d.offset),
+    );
+}
+
+// Where a row of activations starts in `x`. A column that the tile does not have is computed as the last, and not stored.
+fn input(row: u32, last: u32) -> u32 {
+    return (p.x_offset >> 2u) + tile_input(min(row, last)) * (p.k >> 2u);
+}
+
+// Stores the outputs of eight weight rows from row `row` on.
+fn finish(column: u32, last: u32, row: u32, front: vec4<f32>, back: vec4<f32>) {
+    if column <= last {
+        let out_row = tile_output(column) * p.y_stride + p.y_offset;
+        put_four(out_row, row, front);
+        put_four(out_row, row + 4u, back);
+    }
 }
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
@@ -18,45 +42,85 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     if first_row >= end {
         return;
     }
-    // A column that the tile does not have is computed as the last, and not stored.
     let last = end - 1u;
-    let input0 = input(first_row);
-    let input1 = input(min(first_row + 1u, last));
-    let input2 = input(min(first_row + 2u, last));
-    let input3 = input(min(first_row + 3u, last));
-    let row = (tile.x * WG + invocation) * 4u;
-    let units = lane_rows(tile_first_weight(tile.y), row);
-    // A vec4 is the columns of one weight row.
-    var sum0 = vec4<f32>(0.0);
-    var sum1 = vec4<f32>(0.0);
-    var sum2 = vec4<f32>(0.0);
-    var sum3 = vec4<f32>(0.0);
+    let input0 = input(first_row, last);
+    let input1 = input(first_row + 1u, last);
+    let input2 = input(first_row + 2u, last);
+    let input3 = input(first_row + 3u, last);
+    let input4 = input(first_row + 4u, last);
+    let input5 = input(first_row + 5u, last);
+    let input6 = input(first_row + 6u, last);
+    let input7 = input(first_row + 7u, last);
+    let row = (tile.x * WG + invocation) * 8u;
+    let front_units = lane_rows(tile_first_weight(tile.y), row);
+    let back_units = lane_rows(tile_first_weight(tile.y), row + 4u);
+    // A vec4 is four weight rows of a column.
+    var front0 = vec4<f32>(0.0);
+    var front1 = vec4<f32>(0.0);
+    var front2 = vec4<f32>(0.0);
+    var front3 = vec4<f32>(0.0);
+    var front4 = vec4<f32>(0.0);
+    var front5 = vec4<f32>(0.0);
+    var front6 = vec4<f32>(0.0);
+    var front7 = vec4<f32>(0.0);
+    var back0 = vec4<f32>(0.0);
+    var back1 = vec4<f32>(0.0);
+    var back2 = vec4<f32>(0.0);
+    var back3 = vec4<f32>(0.0);
+    var back4 = vec4<f32>(0.0);
+    var back5 = vec4<f32>(0.0);
+    var back6 = vec4<f32>(0.0);
+    var back7 = vec4<f32>(0.0);
     for (var block = grid_zero(workgroup); block < p.row_units; block += BLOCK_UNITS) {
-        let firsts = units + block;
-        let heads = lane_heads(firsts);
+        let front = front_units + block;
+        let back = back_units + block;
+        let front_heads = lane_heads(front);
+        let back_heads = lane_heads(back);
         for (var l = 0u; l < BLOCK_UNITS; l += 1u) {
+            let a = q_unit_of(front_heads[0], front.x, l, p.units);
+            let b = q_unit_of(front_heads[1], front.y, l, p.units);
+            let c = q_unit_of(front_heads[2], front.z, l, p.units);
+            let d = q_unit_of(front_heads[3], front.w, l, p.units);
+            let e = q_unit_of(back_heads[0], back.x, l, p.units);
+            let f = q_unit_of(back_heads[1], back.y, l, p.units);
+            let g = q_unit_of(back_heads[2], back.z, l, p.units);
+            let h = q_unit_of(back_heads[3], back.w, l, p.units);
             let x0 = in_unit(input0, block + l);
+            front0 += products(a, b, c, d, x0);
+            back0 += products(e, f, g, h, x0);
             let x1 = in_unit(input1, block + l);
+            front1 += products(a, b, c, d, x1);
+            back1 += products(e, f, g, h, x1);
             let x2 = in_unit(input2, block + l);
+            front2 += products(a, b, c, d, x2);
+            back2 += products(e, f, g, h, x2);
             let x3 = in_unit(input3, block + l);
-            sum0 += products(q_unit_of(heads[0], firsts.x, l, p.units), x0, x1, x2, x3);
-            sum1 += products(q_unit_of(heads[1], firsts.y, l, p.units), x0, x1, x2, x3);
-            sum2 += products(q_unit_of(heads[2], firsts.z, l, p.units), x0, x1, x2, x3);
-            sum3 += products(q_unit_of(heads[3], firsts.w, l, p.units), x0, x1, x2, x3);
+            front3 += products(a, b, c, d, x3);
+            back3 += products(e, f, g, h, x3);
+            if TILE_M > 4u {
+                let x4 = in_unit(input4, block + l);
+                front4 += products(a, b, c, d, x4);
+                back4 += products(e, f, g, h, x4);
+                let x5 = in_unit(input5, block + l);
+                front5 += products(a, b, c, d, x5);
+                back5 += products(e, f, g, h, x5);
+                let x6 = in_unit(input6, block + l);
+                front6 += products(a, b, c, d, x6);
+                back6 += products(e, f, g, h, x6);
+                let x7 = in_unit(input7, block + l);
+                front7 += products(a, b, c, d, x7);
+                back7 += products(e, f, g, h, x7);
+            }
         }
     }
-    put_four(out_row(first_row), row, vec4<f32>(sum0.x, sum1.x, sum2.x, sum3.x));
-    if first_row < last {
-        put_four(out_row(first_row + 1u), row, vec4<f32>(sum0.y, sum1.y, sum2.y, sum3.y));
+    finish(first_row, last, row, front0, back0);
+    finish(first_row + 1u, last, row, front1, back1);
+    finish(first_row + 2u, last, row, front2, back2);
+    finish(first_row + 3u, last, row, front3, back3);
+    if TILE_M > 4u {
+        finish(first_row + 4u, last, row, front4, back4);
+        finish(first_row + 5u, last, row, front5, back5);
+        finish(first_row + 6u, last, row, front6, back6);
+        finish(first_row + 7u, last, row, front7, back7);
     }
-    if first_row + 1u < last {
-        put_four(out_row(first_row + 2u), row, vec4<f32>(sum0.z, sum1.z, sum2.z, sum3.z));
-    }
-    if first_row + 2u < last {
-        put_four(out_row(first_row + 3u), row, vec4<f32>(sum0.w, sum1.w, sum2.w, sum3.w));
-    }
-}
-
-fn out_row(row: u32) -> u32 {
-    return tile_output(row) * p.y_stride + p.y_offset;
 }

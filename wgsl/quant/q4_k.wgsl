@@ -2,22 +2,23 @@
 // of nibbles. Unit l of a block has the nibbles of its vec4 number l: the low ones 32 weights before the high ones.
 struct QHead {
     header: vec4<u32>,
+    d: f32,
+    dmin: f32,
 }
 
 fn q_head(first: u32, units: u32) -> QHead {
-    return QHead(w[(first >> 3u) * 9u]);
+    let header = w[(first >> 3u) * 9u];
+    return QHead(header, q_half(header.x & 0xffffu), q_half(header.x >> 16u));
 }
 
 fn q_unit_of(head: QHead, first: u32, l: u32, units: u32) -> QUnit {
     let header = head.header;
     let qs = w[(first >> 3u) * 9u + 1u + l];
     let s = q_scales(header, l >> 1u);
-    let d = q_half(header.x & 0xffffu);
-    let dmin = q_half(header.x >> 16u);
     let nibbles = vec4<u32>(0x0f0f0f0fu);
     return QUnit(
         q_codes(qs & nibbles, (qs >> vec4<u32>(4u)) & nibbles),
-        d * vec2<f32>(f32(s.x & 0xffu), f32((s.x >> 8u) & 0xffu)),
-        -dmin * vec2<f32>(f32(s.y & 0xffu), f32((s.y >> 8u) & 0xffu)),
+        head.d * vec2<f32>(f32(s.x & 0xffu), f32((s.x >> 8u) & 0xffu)),
+        -head.dmin * vec2<f32>(f32(s.y & 0xffu), f32((s.y >> 8u) & 0xffu)),
     );
 }

@@ -13,7 +13,7 @@ kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to what is there, or gated: bit for bit what
     /// [`Gemv`](super::gemv::Gemv) gives, whatever rows are computed together.
     ///
-    /// Shapes: those of [`Gemm`](super::gemm::Gemm), but tiles of up to [`COLUMNS`] rows, and `x` from element `x_offset`
+    /// Shapes: those of [`Gemm`](super::gemm::Gemm), but tiles of up to four or eight rows ([`Columns`]), and `x` from element `x_offset`
     /// on (a multiple of 4). Bound: 1e-5 of `Σ |W · x|`; gated as [`Epilogue::Gate`](super::Epilogue::Gate) makes of it.
     /// Measured worst on lavapipe: that of `Gemv`, whose bits they are.
     pub struct GemvColumns("linear/gemv_columns") for Variant;
@@ -62,17 +62,36 @@ kernel! {
 }
 
 /// Rows of the output that a workgroup computes.
-pub const COLUMNS: u32 = 4;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Columns {
+    /// Up to four.
+    Four,
+    /// Up to eight: half as many decoded weights for each, where there are so many. Only with [`Lanes::Rows`].
+    Eight,
+}
 
-/// Weight rows that a workgroup multiplies.
-pub fn tile(lanes: Lanes) -> u32 {
-    match lanes {
-        Lanes::Units => 64,
-        Lanes::Rows => 32,
+impl Columns {
+    /// Those of a choice of lanes.
+    pub fn available(lanes: Lanes) -> &'static [Self] {
+        match lanes {
+            Lanes::Units => &[Self::Four],
+            Lanes::Rows => &[Self::Four, Self::Eight],
+        }
+    }
+
+    /// How many.
+    pub const fn count(self) -> u32 {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
     }
 }
 
-/// Format, rows, epilogue and lanes.
+/// Weight rows that a workgroup multiplies.
+pub const TILE: u32 = 64;
+
+/// Format, rows, epilogue, lanes and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The weights' format.
@@ -83,10 +102,12 @@ pub struct Variant {
     pub epilogue: Epilogue,
     /// What invocations share out.
     pub lanes: Lanes,
+    /// Rows of the output that a workgroup computes.
+    pub columns: Columns,
 }
 
 impl Variant {
-    /// Without lanes.
+    /// Without lanes and columns.
     fn product(self) -> product::Variant {
         product::Variant { ty: self.ty, rows: self.rows, epilogue: self.epilogue }
     }
@@ -94,12 +115,14 @@ impl Variant {
 
 impl GemvColumns {
     fn variants(caps: &Caps) -> Vec<Variant> {
-        let with = |lanes: &Lanes| {
-            let lanes = *lanes;
-            let variant = move |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, lanes };
-            product::Variant::all().into_iter().map(variant)
-        };
-        Lanes::available(caps).iter().flat_map(with).collect()
+        let mut all = Vec::new();
+        for lanes in Lanes::available(caps).iter().copied() {
+            for columns in Columns::available(lanes).iter().copied() {
+                let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, lanes, columns };
+                all.extend(product::Variant::all().into_iter().map(with));
+            }
+        }
+        all
     }
 
     fn summation(v: Variant) -> Order {
@@ -109,11 +132,11 @@ impl GemvColumns {
     fn source(v: Variant) -> Source {
         let (units, rows) = (wgsl!("linear/gemv_columns.wgsl"), wgsl!("linear/gemv_columns_rows.wgsl"));
         let product = v.product();
-        product.tiles(v.lanes.source(product, units, rows), COLUMNS).with(wgsl!("input/plain.wgsl"))
+        product.tiles(v.lanes.source(product, units, rows), v.columns.count()).with(wgsl!("input/plain.wgsl"))
     }
 
-    fn grid(v: Variant, p: &Params) -> Grid {
-        Grid { x: p.matrix_rows.div_ceil(tile(v.lanes)), y: p.tiles }
+    fn grid(_: Variant, p: &Params) -> Grid {
+        Grid { x: p.matrix_rows.div_ceil(TILE), y: p.tiles }
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {
@@ -137,13 +160,14 @@ impl GemvColumns {
         let block = v.ty.block_len() as u64;
         // Every tail of the columns, with experts that have none, one, a whole tile and one pair more; one row of one
         // block; Qwen3-30B-A3B's hidden and inner sizes; a tail beyond the last whole unit for floats.
-        let all = 2 * COLUMNS + 4;
+        let columns = v.columns.count();
+        let all = 2 * columns + 4;
         let mut shapes = vec![
             (all, 65, 2 * block.max(32)),
             (1, 1, block.max(4)),
             (2, 33, 2048),
             (3, 7, 768),
-            (COLUMNS + 1, 3, 2 * block.max(32)),
+            (columns + 1, 3, 2 * block.max(32)),
         ];
         if block == 1 {
             shapes.push((6, 5, 36));
@@ -166,17 +190,18 @@ fn case(
 ) -> Option<Case<GemvColumns>> {
     // One pair each for two experts that are bound and two that are not, of which one by an id that is out of range; then
     // a whole tile, and one pair more; expert 4 has none.
+    let columns = v.columns.count();
     let expert = |i: u32| match i {
         0 => 3,
         1 => 99,
         2 => 1,
         3 => 0,
-        _ if i < 4 + COLUMNS => 2,
+        _ if i < 4 + columns => 2,
         _ => 3,
     };
     let x_offset = 8;
     let trial = Trial::new(v.product(), TileType::F32, shape, x_offset, expert, blocks, seed)?;
-    let (pairs, tiles, tile_count) = trial.tiles(COLUMNS);
+    let (pairs, tiles, tile_count) = trial.tiles(columns);
     Some(Case {
         name: name.map_or_else(|| format!("{}x{}x{}", shape.0, shape.1, shape.2), str::to_owned),
         params: params_of!(trial, x_offset: x_offset, tiles: tile_count),

@@ -4,9 +4,11 @@ pub mod embed;
 pub mod gemm;
 pub mod gemv;
 pub mod gemv_columns;
+pub mod gemv_q8;
 pub mod gemv_sum;
 mod lanes;
 mod product;
+pub mod quantise;
 mod tile;
 
 pub use lanes::{Input, Lanes};
@@ -17,8 +19,40 @@ use crate::{
     quant::{Planes, WeightType, random_blocks},
 };
 
+/// The type that activations have in products of single rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ActivationType {
+    /// f32, as they are.
+    #[default]
+    F32,
+    /// int8 in blocks of 32 with a scale, where the weights are codes too: [`GemvQ8`](gemv_q8::GemvQ8).
+    Int8,
+}
+
+/// The slot `codes`: what a weight's code becomes.
+#[derive(Clone, Copy, Debug)]
+enum Codes {
+    F32,
+    I8,
+}
+
 /// The `quant` slot: how a format's units are decoded, with what it shares with others.
 fn quant(ty: WeightType) -> Vec<Fragment> {
+    quant_as(ty, Codes::F32)
+}
+
+/// The same, codes becoming what `codes` says.
+fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
+    let codes = match codes {
+        Codes::F32 => wgsl!("quant/codes_f32.wgsl"),
+        Codes::I8 => wgsl!("quant/codes_i8.wgsl"),
+    };
+    let mut fragments = format(ty);
+    fragments.push(codes);
+    fragments
+}
+
+fn format(ty: WeightType) -> Vec<Fragment> {
     const LIBRARY: Fragment = wgsl!("lib/quant.wgsl");
     const RUNS_32: Fragment = wgsl!("quant/runs_32.wgsl");
     const BLOCKS_256: Fragment = wgsl!("quant/blocks_256.wgsl");
