@@ -73,7 +73,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     var sum1 = vec4<f32>(0.0);
     var sum2 = vec4<f32>(0.0);
     var sum3 = vec4<f32>(0.0);
-    for (var unit = 0u; unit < p.row_units; unit += 1u) {
+    for (var unit = grid_zero(workgroup); unit < p.row_units; unit += 1u) {
         if decodes {
             let u = q_unit(decode_unit + unit, p.units);
             let scale = vec2<f32>(u.scale.x, u.scale.y);

@@ -95,7 +95,7 @@ impl GemvQ8 {
         v.epilogue
             .fill(Source::new(wgsl!("linear/gemv_q8.wgsl"), 64))
             .with_all(super::quant_as(v.ty, super::Codes::I8))
-            .with(wgsl!("linear/input_i8.wgsl"))
+            .with(wgsl!("input/int8.wgsl"))
             .with(wgsl!("linear/lanes.wgsl"))
             .with(wgsl!("linear/epilogue.wgsl"))
             .with(v.rows.fragment())
