@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod chat;
 mod conformance;
 mod device;
@@ -18,6 +19,7 @@ mod prompt;
 mod repl;
 mod run;
 mod sampling;
+mod start;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};

@@ -104,10 +104,11 @@ impl Lane {
         decoder.record()
     }
 
-    /// Compiles the kernels of all passes: those of the smallest and of the largest, since kernels are chosen by whether
+    /// Compiles the kernels of all passes on `device`: those of the smallest and of the largest, since kernels are chosen by whether
     /// there is enough of something. The program stays as it is.
     pub(super) async fn compile(
         &self,
+        device: &Device,
         model: &Model,
         kv: &KvCache,
         sampling: &Sampling,
@@ -118,7 +119,7 @@ impl Lane {
         for (rows, chunks, logit_rows, penalised) in [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)]
         {
             let pass = Pass { kind: self.kind, rows, chunks, logit_rows, draws: draws(penalised) };
-            self.plan(model, kv, sampling, options, pass)?.compile(model.device()).await?;
+            self.plan(model, kv, sampling, options, pass)?.compile(device).await?;
         }
         Ok(())
     }

@@ -369,11 +369,12 @@ impl Runner {
         self.model.device()
     }
 
-    /// Compiles what passes of every size need, without touching any sequence.
-    pub(super) async fn compile(&self) -> Result<(), GpuError> {
+    /// Compiles on `device`, its own or that it is an outline of, what passes of every size need, without touching any
+    /// sequence.
+    pub(super) async fn compile(&self, device: &Device) -> Result<(), GpuError> {
         for lane in &self.lanes {
-            lane.compile(&self.model, &self.kv, &self.sampling, self.options.plan).await?;
+            lane.compile(device, &self.model, &self.kv, &self.sampling, self.options.plan).await?;
         }
-        self.copies.compile(self.model.device(), &self.kv).await
+        self.copies.compile(device, &self.kv).await
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) pipelines: PipelineCache,
     pub(crate) name: String,
+    pub(crate) fingerprint: String,
     pub(crate) software: bool,
     pub(crate) allowance: Allowance,
     pub(crate) made: Made,
@@ -103,6 +104,9 @@ impl Made {
     }
 }
 
+/// This engine and its version.
+pub(crate) const ENGINE: &str = concat!("ferrum-wgpu ", env!("CARGO_PKG_VERSION"));
+
 /// Staging memory of uploads is freed when their submission is done: this much may be waiting.
 const UPLOAD_IN_FLIGHT: u64 = 32 << 20;
 
@@ -117,6 +121,7 @@ impl Gpu {
             queue,
             pipelines: PipelineCache::default(),
             name: info.name.clone(),
+            fingerprint: format!("{ENGINE}; {}; {}; {} {}", info.backend, info.name, info.driver, info.driver_info),
             software: info.device_type == wgpu::DeviceType::Cpu,
             allowance: Allowance::new(),
             made: Made::default(),

@@ -62,6 +62,11 @@ impl Model {
         Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
     }
 
+    /// The model without its weights, on an [outline](Device::outline) of `device`.
+    pub(crate) async fn outline(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
+        Self::load(&device.outline(), gguf, |_, _| ()).await
+    }
+
     /// Where it is.
     pub fn device(&self) -> &Device {
         &self.inner.device

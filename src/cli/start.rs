@@ -1,0 +1,69 @@
+//! From a file and a device to an engine: the weights are loaded while pipelines are compiled.
+
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrum_wgpu::block_on;
+use ferrum_wgpu::engine::{Engine, EngineOptions};
+use ferrum_wgpu::gguf::Gguf;
+use ferrum_wgpu::gpu::Device;
+use ferrum_wgpu::model::Model;
+
+use super::exit::Failure;
+use super::{cache, load};
+
+/// An engine with its model.
+#[derive(Debug)]
+pub struct Started {
+    pub model: Model,
+    pub engine: Engine,
+    pub times: Times,
+}
+
+/// How long it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Loading the weights.
+    pub load: Duration,
+    /// Compiling pipelines, at the same time.
+    pub compile: Duration,
+    /// Making the engine's buffers.
+    pub engine: Duration,
+    /// All of it.
+    pub all: Duration,
+    /// Whether the driver had pipelines of an earlier run.
+    pub kept: bool,
+}
+
+/// Makes an engine, and has the driver's pipelines kept for the next time.
+pub async fn start(device: &Device, gguf: Gguf, options: &EngineOptions) -> Result<Started, Failure> {
+    let start = Instant::now();
+    let fingerprint = device.fingerprint();
+    let before = cache::read(cache::PIPELINES, &fingerprint, "").unwrap_or_default();
+    let kept = device.restore_pipelines(&before);
+    let (loaded, compiled) = thread::scope(|scope| {
+        let compiling = scope.spawn(|| timed(|| block_on(Engine::compile(device, &gguf, options))));
+        let loaded = timed(|| block_on(load::load(device, &gguf)));
+        (loaded, compiling.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let ((model, load), (compiled, compile)) = (loaded, compiled);
+    let model = model?;
+    compiled?;
+    // A file that was read as a whole takes memory.
+    drop(gguf);
+    let making = Instant::now();
+    let engine = Engine::new(&model, options).await?;
+    let times = Times { load, compile, engine: making.elapsed(), all: start.elapsed(), kept };
+    if let Some(after) = device.compiled_pipelines().filter(|after| *after != before) {
+        cache::write(cache::PIPELINES, &fingerprint, "", &after);
+    }
+    tracing::info!(?times, "started");
+    Ok(Started { model, engine, times })
+}
+
+fn timed<R>(work: impl FnOnce() -> R) -> (R, Duration) {
+    let start = Instant::now();
+    let result = work();
+    (result, start.elapsed())
+}
