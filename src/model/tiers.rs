@@ -35,12 +35,15 @@ impl Tiers {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
     pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self =
-        Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
+    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
 
     /// Those that suit `device`.
     pub fn of(device: &Device) -> Self {
-        if device.is_software() { Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE } } else { Self::GPU }
+        if device.is_software() {
+            Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE }
+        } else {
+            Self::GPU
+        }
     }
 
     fn software_lanes(caps: &Caps) -> Lanes {
