@@ -19,6 +19,8 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+    // Not the user's own cache.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

@@ -24,6 +24,8 @@ fn model(name: &str) -> Result<String> {
 fn bench(args: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).env_remove("RUST_LOG").arg("bench").args(args);
+    // Not the user's own cache.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     Ok(command.output()?)
 }
 

@@ -70,7 +70,10 @@ mod tests {
 
     #[test]
     fn names_are_plain() {
-        assert_eq!(plain("ferrum-wgpu 0.1.0; vulkan; a/b (LLVM 15, 256 bits)"), "ferrum-wgpu-0.1.0-vulkan-a-b-llvm-15-256-bits");
+        assert_eq!(
+            plain("ferrum-wgpu 0.1.0; vulkan; a/b (LLVM 15, 256 bits)"),
+            "ferrum-wgpu-0.1.0-vulkan-a-b-llvm-15-256-bits"
+        );
         assert!(plain(&"../é".repeat(100)).len() <= 100);
     }
 }

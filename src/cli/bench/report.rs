@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{Test, What};
 use crate::cli::device::Place;
-use crate::cli::start::Times;
 use crate::cli::exit::Failure;
 use crate::cli::output::{print, printable, size};
+use crate::cli::start::Times;
 
 /// How it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
