@@ -25,7 +25,10 @@ fn what_is_compiled_before_the_weights_is_what_an_engine_needs() {
             let device = gpu().await;
             Engine::compile(&device, &gguf, &options).await.expect("pipelines");
             let compiled = device.created();
-            assert!(compiled.pipelines > 10 && compiled.buffers == 0 && compiled.bind_groups == 0, "{name}: {compiled:?}");
+            assert!(
+                compiled.pipelines > 10 && compiled.buffers == 0 && compiled.bind_groups == 0,
+                "{name}: {compiled:?}"
+            );
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
             let engine = Engine::new(&model, &options).await.expect("an engine");
             engine.prepare().await.expect("nothing more");

@@ -5,8 +5,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use ferrum_wgpu::model::Tuning;
+use serde_json::{Value, json};
+
 /// What is kept of a device: pipelines that its driver has compiled.
 pub const PIPELINES: &str = "pipelines.bin";
+/// And what was measured to be quickest there.
+const TUNING: &str = "tuning.json";
 
 /// More than that is not read.
 const MOST_BYTES: u64 = 256 << 20;
@@ -25,6 +30,26 @@ pub fn write(what: &str, fingerprint: &str, of: &str, bytes: &[u8]) {
     if let Err(error) = replace(&path, bytes) {
         tracing::info!(path = %path.display(), %error, "not kept");
     }
+}
+
+/// The choices that are kept for `of`'s device and model, or none.
+pub fn read_tuning(of: &Tuning) -> Tuning {
+    let parse = |bytes: Vec<u8>| {
+        let json: Value = serde_json::from_slice(&bytes).ok()?;
+        let text = |key: &str| json.get(key)?.as_str().map(str::to_owned);
+        let choice = |(site, choice): (&String, &Value)| Some((site.clone(), choice.as_str()?.to_owned()));
+        let choices = json.get("choices")?.as_object()?.iter().map(choice).collect::<Option<_>>()?;
+        Some(Tuning { device: text("device")?, model: text("model")?, choices })
+    };
+    let kept = read(TUNING, &of.device, &of.model).and_then(parse);
+    kept.filter(|kept| kept.device == of.device && kept.model == of.model).unwrap_or_else(|| of.clone())
+}
+
+/// Keeps choices.
+pub fn write_tuning(tuning: &Tuning) {
+    let Tuning { device, model, choices } = tuning;
+    let json = json!({ "device": device, "model": model, "choices": choices });
+    write(TUNING, device, model, format!("{json:#}\n").as_bytes());
 }
 
 /// Writes another file, and gives it the name.
@@ -60,7 +85,7 @@ fn path(what: &str, fingerprint: &str, of: &str) -> Option<PathBuf> {
 fn plain(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|word| !word.is_empty());
     let mut plain = words.collect::<Vec<_>>().join("-").to_lowercase();
-    plain.truncate(100);
+    plain.truncate(110);
     plain
 }
 
@@ -74,6 +99,6 @@ mod tests {
             plain("ferrum-wgpu 0.1.0; vulkan; a/b (LLVM 15, 256 bits)"),
             "ferrum-wgpu-0.1.0-vulkan-a-b-llvm-15-256-bits"
         );
-        assert!(plain(&"../é".repeat(100)).len() <= 100);
+        assert!(plain(&"../é".repeat(100)).len() <= 110);
     }
 }

@@ -8,7 +8,7 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
 use ferrum_wgpu::text::{Message, StopStrings};
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, TuneArg, kv_type};
 use super::chat::Chat;
 use super::device::Place;
 use super::exit::{Code, Failure};
@@ -58,6 +58,8 @@ pub struct RunArgs {
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
+    tune: TuneArg,
+    #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -88,7 +90,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
 
     let place = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
     let device = place.open().await?;
-    let Started { engine, times, .. } = start::start(&device, gguf, &options).await?;
+    let Started { engine, times, .. } = start::start(&device, gguf, &options, args.tune).await?;
     let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
     if chat.assumed_chatml {

@@ -172,6 +172,11 @@ impl Device {
         self.gpu().map_or(0, Gpu::waits)
     }
 
+    /// The most bytes that were on their way to the device at once, until now: for the twins none.
+    pub fn most_uploading(&self) -> u64 {
+        self.gpu().map_or(0, Gpu::most_uploading)
+    }
+
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.inner.kind {
             Kind::Gpu(gpu) => Some(gpu),

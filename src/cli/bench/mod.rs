@@ -13,7 +13,7 @@ use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, Reads};
 
-use super::args::{DeviceArg, kv_type};
+use super::args::{DeviceArg, TuneArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
@@ -67,6 +67,8 @@ pub struct BenchArgs {
     /// Read the whole file into memory instead of mapping it.
     #[arg(long)]
     no_mmap: bool,
+    #[command(flatten)]
+    tune: TuneArg,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -159,7 +161,8 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let opened = start.elapsed();
     facts.place(&place);
     let options = args.options(context, tests[0].batch)?;
-    let Started { model, engine, times } = start::start(&device, gguf, &options).await?;
+    let Started { model, engine, times } = start::start(&device, gguf, &options, args.tune).await?;
+    let tuning = engine.options().tuning.clone();
     let mut first_engine = Some(engine);
     let interrupt = Interrupt::install(Code::Interrupted)?;
     interrupt.begin();
@@ -172,7 +175,9 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
         let engine = match first_engine.take() {
             Some(engine) => engine,
             None => {
-                let engine = Engine::new(&model, &args.options(context, batch)?).await?;
+                let tuning = tuning.clone();
+                let options = EngineOptions { tuning, ..args.options(context, batch)? };
+                let engine = Engine::new(&model, &options).await?;
                 engine.prepare().await?;
                 engine
             }

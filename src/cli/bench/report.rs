@@ -194,7 +194,7 @@ impl Row {
         };
         let bandwidth = self.decode.as_ref().map(|decode| self.bandwidth(decode));
         let whole = |values: &[f64]| values.iter().map(|value| *value as u64).collect::<Vec<_>>();
-        let Start { opened, times: Times { load, compile, engine, all, kept }, first_token, .. } = facts.start;
+        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, first_token, .. } = facts.start;
         vec![
             ("version", json!(env!("CARGO_PKG_VERSION"))),
             ("gpu_info", json!(facts.device)),
@@ -230,6 +230,7 @@ impl Row {
             ("load_s", json!(load.as_secs_f64())),
             ("pipelines_s", json!(compile.as_secs_f64())),
             ("pipelines_kept", json!(kept)),
+            ("tune_s", json!(tune.as_secs_f64())),
             ("buffers_s", json!(engine.as_secs_f64())),
             ("device_s", json!(opened.as_secs_f64())),
             ("start_s", json!((opened + all + first_token).as_secs_f64())),
@@ -333,7 +334,7 @@ impl Report {
 
     fn footer(&self) -> String {
         let f = &self.facts;
-        let Start { opened, times: Times { load, compile, engine, all, kept }, prompt, first_token } = f.start;
+        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, prompt, first_token } = f.start;
         let kept = if kept { ", by what was kept of an earlier run" } else { "" };
         let driver = if f.driver.is_empty() { String::new() } else { format!(", {}", f.driver) };
         let runs = if f.repetitions == 1 { "1 run".to_owned() } else { format!("{} runs", f.repetitions) };
@@ -341,7 +342,7 @@ impl Report {
             "\n- {} ({}{driver}) copies at {:.2} GB/s, read and written\n\
              - ferrum-wgpu {}; {runs} after one that is not counted; {} KV cache, context of {} tokens, prompts by {}\n\
              - first token after {:.3} s: {:.3} s for the device, {:.3} s to load ({:.3} s) and to compile pipelines ({:.3} s{kept}) \
-             side by side, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n",
+             side by side, {:.3} s to measure kernels, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n",
             f.device,
             f.backend,
             f.copy / 1e9,
@@ -351,9 +352,10 @@ impl Report {
             f.prefill_rows,
             (opened + all + first_token).as_secs_f64(),
             opened.as_secs_f64(),
-            all.saturating_sub(engine).as_secs_f64(),
+            all.saturating_sub(engine + tune).as_secs_f64(),
             load.as_secs_f64(),
             compile.as_secs_f64(),
+            tune.as_secs_f64(),
             engine.as_secs_f64(),
             first_token.as_secs_f64(),
         )
