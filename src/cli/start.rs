@@ -47,7 +47,8 @@ pub struct Times {
 pub async fn start(device: &Device, gguf: Gguf, options: &EngineOptions, tune: TuneArg) -> Result<Started, Failure> {
     let start = Instant::now();
     let mut options = options.clone();
-    if !tune.no_tune {
+    let tunes = !tune.no_tune && !device.is_cpu();
+    if tunes {
         options.tuning = cache::read_tuning(&Tuning::of(device, &gguf).await?);
     }
     let fingerprint = device.fingerprint();
@@ -64,7 +65,7 @@ pub async fn start(device: &Device, gguf: Gguf, options: &EngineOptions, tune: T
     // A file that was read as a whole takes memory.
     drop(gguf);
     let tuning = Instant::now();
-    if !tune.no_tune {
+    if tunes {
         let tuned = Engine::tune(&model, &options, BUDGET, &mut || start.elapsed()).await?;
         if !tuned.timings.is_empty() {
             cache::write_tuning(&tuned.tuning);

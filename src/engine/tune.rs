@@ -62,14 +62,29 @@ impl Engine {
         if model.device().is_cpu() {
             return Ok(tuned);
         }
-        let runner = Runner::new(model, options).await?;
         let end = clock().saturating_add(budget);
-        let mut tuner = Tuner { runner, clock, end };
-        for number in 0..tuner.runner.trials().len() {
+        let recording = Runner::new(&model.recording(), options).await?;
+        let trials = recording.trials().len();
+        let mut unknown = false;
+        for number in 0..trials {
+            unknown |= first_unknown(&recording, number, &tuned.tuning)?.is_some();
+        }
+        if !unknown {
+            return Ok(tuned);
+        }
+        let mut tuner = Tuner { runner: Runner::new(model, options).await?, clock, end };
+        for number in 0..trials {
             tuner.trial(number, &mut tuned).await?;
         }
         Ok(tuned)
     }
+}
+
+/// The first site of a pass that nothing is known of.
+fn first_unknown(runner: &Runner, number: usize, tuning: &Tuning) -> Result<Option<Site>, GpuError> {
+    let met = RefCell::default();
+    runner.trial_plan(number, Choices { tuning, met: Some(&met) })?;
+    Ok(met.into_inner().into_iter().find(|site: &Site| !tuning.choices.contains_key(&site.name)))
 }
 
 struct Tuner<'a> {
@@ -82,9 +97,7 @@ impl Tuner<'_> {
     /// Measures the sites of a pass that nothing is known of.
     async fn trial(&mut self, number: usize, tuned: &mut Tuned) -> Result<(), GpuError> {
         loop {
-            let known = &tuned.tuning.choices;
-            let sites = self.sites(number, &tuned.tuning)?;
-            let Some(site) = sites.into_iter().find(|site| !known.contains_key(&site.name)) else { return Ok(()) };
+            let Some(site) = first_unknown(&self.runner, number, &tuned.tuning)? else { return Ok(()) };
             let Some(times) = self.site(number, &site, &tuned.tuning).await? else {
                 tuned.complete = false;
                 return Ok(());
@@ -104,15 +117,11 @@ impl Tuner<'_> {
         }
     }
 
-    /// The sites that recording a pass meets.
-    fn sites(&self, number: usize, tuning: &Tuning) -> Result<Vec<Site>, GpuError> {
-        let met = RefCell::default();
-        self.runner.trial_plan(number, Choices { tuning, met: Some(&met) })?;
-        Ok(met.into_inner())
-    }
-
     /// The shortest time of each candidate; `None` when there is no time left. What is the same for all is left out of it.
     async fn site(&mut self, number: usize, site: &Site, tuning: &Tuning) -> Result<Option<Vec<Duration>>, GpuError> {
+        if (self.clock)() >= self.end {
+            return Ok(None);
+        }
         let device = self.runner.device().clone();
         let plan = |candidate: &str| {
             let mut tuning = tuning.clone();

@@ -48,7 +48,7 @@ pub struct Model {
 struct Inner {
     device: Device,
     config: Config,
-    weights: Weights,
+    weights: Arc<Weights>,
 }
 
 impl Model {
@@ -62,12 +62,18 @@ impl Model {
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let total = gguf.tensors().iter().map(|t| t.bytes).sum();
         let weights = weights::Upload::new(device, gguf, |sent| progress(sent, total)).run(&config, &tensors).await?;
-        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
+        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights: Arc::new(weights) }) })
     }
 
     /// The model without its weights, on an [outline](Device::outline) of `device`.
     pub(crate) async fn outline(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
         Self::load(&device.outline(), gguf, |_, _| ()).await
+    }
+
+    /// The same model for an engine that only records: its buffers beside the weights have no memory.
+    pub(crate) fn recording(&self) -> Self {
+        let (config, weights) = (self.inner.config.clone(), Arc::clone(&self.inner.weights));
+        Self { inner: Arc::new(Inner { device: self.inner.device.outline(), config, weights }) }
     }
 
     /// Where it is.
