@@ -19,16 +19,23 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+    // Not the user's own cache.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
 fn ferrum(args: &[&str]) -> Result<Output> {
-    Ok(program().args(args).output()?)
+    Ok(program().args(args).args(untuned(args)).output()?)
+}
+
+/// Commands that would measure kernels do not here: that takes time.
+fn untuned(args: &[&str]) -> &'static [&'static str] {
+    if args.first() == Some(&"run") && args.len() > 1 { &["--no-tune"] } else { &[] }
 }
 
 /// Gives `input` to the program through a pipe.
 fn piped(args: &[&str], input: &[u8]) -> Result<Output> {
-    let mut child = program().args(args).stdin(Stdio::piped()).spawn()?;
+    let mut child = program().args(args).args(untuned(args)).stdin(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().ok_or("no stdin")?;
     // The program may end without having read it.
     let _ = stdin.write_all(input);
@@ -539,7 +546,7 @@ fn kernels_can_be_looked_at() -> Result {
 #[test]
 fn a_closed_pipe_is_no_error() -> Result {
     for args in [&["info", DEMO][..], &["run", DEMO, "-p", "Tell me a story about a mouse.", "--device", "cpu"]] {
-        let mut child = program().args(args).spawn()?;
+        let mut child = program().args(args).args(untuned(args)).spawn()?;
         let mut out = child.stdout.take().ok_or("no stdout")?;
         out.read_exact(&mut [0])?;
         drop(out);
@@ -553,7 +560,7 @@ fn a_closed_pipe_is_no_error() -> Result {
 #[test]
 fn an_interrupt_ends_the_answer() -> Result {
     let endless = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--seed", "1", "--device", "cpu"];
-    let mut child = program().args(["run", DEMO, "-p", "Hello!"]).args(endless).spawn()?;
+    let mut child = program().args(["run", DEMO, "--no-tune", "-p", "Hello!"]).args(endless).spawn()?;
     let mut first = [0];
     child.stdout.as_mut().ok_or("no stdout")?.read_exact(&mut first)?;
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success());
@@ -562,4 +569,48 @@ fn an_interrupt_ends_the_answer() -> Result {
     assert_eq!(output.stdout.last(), Some(&b'\n'));
     assert!(!stderr(&output).contains("error"), "{}", stderr(&output));
     Ok(())
+}
+
+#[test]
+fn what_is_measured_is_kept_and_damage_to_it_does_no_harm() -> Result {
+    let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tuned");
+    let _ = std::fs::remove_dir_all(&home);
+    let ferrum = |args: &[&str]| program().env("XDG_CACHE_HOME", &home).env("HOME", &home).args(args).output();
+    let table = success(&ferrum(&["tune", DEMO])?)?;
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].trim_start().starts_with("site") && lines.len() > 4, "{table}");
+    for site in ["norm, rows: 1", "down, rows: 1"] {
+        let of_site = lines.iter().filter(|line| line.trim_start().starts_with(site));
+        let chosen: Vec<_> = of_site.map(|line| line.ends_with('*')).collect();
+        assert!(chosen.len() == 2 && chosen[0] != chosen[1], "{site}: {table}");
+    }
+    fn kept(folder: &std::path::Path, ending: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let inside = |path: PathBuf| if path.is_dir() { kept(&path, ending) } else { vec![path] };
+        let mut all: Vec<_> = entries.flat_map(|entry| inside(entry.path())).collect();
+        all.retain(|path| path.is_dir() || path.to_string_lossy().ends_with(ending));
+        all
+    }
+    let files = kept(&home, ".tuning.json");
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = std::fs::read_to_string(&files[0])?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    assert!(json["choices"].as_object().is_some_and(|choices| choices.contains_key("down, rows: 1")), "{text}");
+
+    let answers = answers()?;
+    let Answer { prompt, answer, .. } = answers.iter().find(|answer| !answer.exact).ok_or("no answer")?;
+    let run = ["run", DEMO, "-p", prompt, "--temp", "0"];
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    // Everything that is kept is damaged: it is made anew.
+    for (path, damage) in kept(&home, "").into_iter().zip(["", "{", "not this", "\0\0\0\0"].iter().cycle()) {
+        std::fs::write(path, damage)?;
+    }
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    let text = std::fs::read_to_string(&kept(&home, ".tuning.json")[0])?;
+    assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+    // A folder that cannot be written to is none.
+    std::fs::remove_dir_all(&home)?;
+    std::fs::write(&home, "in the way")?;
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    Ok(std::fs::remove_file(&home)?)
 }

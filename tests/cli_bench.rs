@@ -23,7 +23,9 @@ fn model(name: &str) -> Result<String> {
 
 fn bench(args: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-    command.stdin(Stdio::null()).env_remove("RUST_LOG").arg("bench").args(args);
+    command.stdin(Stdio::null()).env_remove("RUST_LOG").args(["bench", "--no-tune"]).args(args);
+    // Not the user's own cache.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     Ok(command.output()?)
 }
 
@@ -160,7 +162,8 @@ fn wrong_use_is_refused() -> Result {
 fn ctrl_c_ends_it() -> Result {
     let model = model("bench-interrupted.gguf")?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-    command.args(["bench", &model, "-p", "0", "-n", "100", "-r", "1000000"]);
+    command.args(["bench", &model, "--no-tune", "-p", "0", "-n", "100", "-r", "1000000"]);
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).spawn()?;
     // With the table's head it begins to measure.
     let mut head = String::new();

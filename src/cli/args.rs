@@ -33,6 +33,14 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(named)
 }
 
+/// Whether to measure.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct TuneArg {
+    /// Neither measure which kernels are quickest here, which takes up to 2 seconds the first time, nor use what was measured.
+    #[arg(long)]
+    pub no_tune: bool,
+}
+
 /// Takes the name of a way to store the KV cache.
 pub fn kv_type() -> impl TypedValueParser<Value = KvType> {
     let named = |name: String| KvType::ALL.into_iter().find(|ty| ty.name() == name).ok_or("f16, f32 or q8_0");

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod chat;
 mod conformance;
 mod device;
@@ -18,6 +19,8 @@ mod prompt;
 mod repl;
 mod run;
 mod sampling;
+mod start;
+mod tune;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -43,6 +46,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Bench(bench::BenchArgs),
+    Tune(tune::TuneArgs),
     Logits(logits::LogitsArgs),
     Devices(devices::DevicesArgs),
     Info(info::InfoArgs),
@@ -73,6 +77,7 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
     match command {
         Command::Run(args) => run::run(args).await,
         Command::Bench(args) => bench::bench(args).await,
+        Command::Tune(args) => tune::tune(args).await,
         Command::Logits(args) => logits::logits(args).await,
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,

@@ -1,7 +1,6 @@
 //! `run`: answers a prompt, or talks.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineOptions, GenerateOptions, Profile};
@@ -9,7 +8,7 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
 use ferrum_wgpu::text::{Message, StopStrings};
 
-use super::args::{DeviceArg, PrecisionArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::chat::Chat;
 use super::device::Place;
 use super::exit::{Code, Failure};
@@ -17,6 +16,7 @@ use super::generate::{Generator, Stop};
 use super::interrupt::Interrupt;
 use super::output::{note, table};
 use super::sampling::SamplingArgs;
+use super::start::{self, Started};
 use super::{load, prompt, repl};
 
 /// Answer a prompt, or talk with the model.
@@ -60,6 +60,8 @@ pub struct RunArgs {
     #[command(flatten)]
     precision: PrecisionArg,
     #[command(flatten)]
+    tune: TuneArg,
+    #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -95,12 +97,8 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
 
     let place = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
     let device = place.open().await?;
-    let start = Instant::now();
-    let model = load::load(&device, &gguf).await?;
-    // A file that was read as a whole takes memory.
-    drop(gguf);
-    let engine = Engine::new(&model, &options).await?;
-    let (seconds, kv_type) = (start.elapsed().as_secs_f64(), engine.kv_type().await.name());
+    let Started { engine, times, .. } = start::start(&device, gguf, &options, args.tune).await?;
+    let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
     if chat.assumed_chatml {
         note(format_args!("note: the file has no chat template; ChatML is used"));

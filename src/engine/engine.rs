@@ -67,6 +67,17 @@ impl Engine {
         Ok(MemoryPlan::new(gguf, shape, rooms(options, shape.context))?)
     }
 
+    /// Compiles all kernels that an engine for `gguf` needs on `device`, as [`Engine::prepare`] does, but before there is a
+    /// model: it takes no memory of the device, and may go on in a thread while another loads the weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] when the file is no model that can be run, [`EngineError::Gpu`]; others for options that cannot
+    /// be.
+    pub async fn compile(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<(), EngineError> {
+        let model = Model::outline(device, gguf).await?;
+        Ok(Runner::new(&model, options).await?.compile(device).await?)
+    }
+
     /// A sequence of no tokens; it takes no room yet.
     pub fn session(&self) -> Session {
         let mut schedule = self.schedule();
@@ -113,7 +124,7 @@ impl Engine {
         let told_by_work = Arc::clone(&told);
         let work = |runner: Box<Runner>| -> Work<Box<Runner>> {
             Box::pin(async move {
-                let result = runner.compile().await;
+                let result = runner.compile(runner.device()).await;
                 *told_by_work.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 (runner, true)
             })

@@ -1,9 +1,10 @@
 //! The passes of one kind: their buffers, and the program that is kept ready.
 
+use super::EngineOptions;
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{Reduce, attn::CHUNK, sample},
-    model::{Activations, Decoder, FeedForward, Kind, KvCache, Model, Pass, PlanOptions, Room, Sampling},
+    model::{Activations, Choices, Decoder, FeedForward, Kind, KvCache, Model, Pass, Room, Sampling},
 };
 
 /// The rows of one kind in a step, as the device is given them.
@@ -66,14 +67,14 @@ impl Lane {
         model: &Model,
         kv: &KvCache,
         sampling: &Sampling,
-        options: PlanOptions,
+        options: &EngineOptions,
         batch: &Batch,
     ) -> Result<(), GpuError> {
         let (device, pass) = (model.device(), batch.pass(self.kind));
         if self.pass == Some(pass) {
             return Ok(());
         }
-        let plan = self.plan(model, kv, sampling, options, pass)?;
+        let plan = self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?;
         // Should this future be dropped, the program is prepared again.
         self.pass = None;
         self.program.prepare(device, plan).await?;
@@ -81,12 +82,13 @@ impl Lane {
         Ok(())
     }
 
-    fn plan(
+    pub(super) fn plan(
         &self,
         model: &Model,
         kv: &KvCache,
         sampling: &Sampling,
-        options: PlanOptions,
+        options: &EngineOptions,
+        choices: Choices<'_>,
         pass: Pass,
     ) -> Result<Plan, GpuError> {
         let device = model.device();
@@ -97,21 +99,23 @@ impl Lane {
             kv,
             sampling,
             reduce: Reduce::best(device.caps()),
-            tiers: options.tiers_on(device),
-            options,
+            tiers: options.plan.tiers_on(device),
+            options: options.plan,
+            choices,
             pass,
         };
         decoder.record()
     }
 
-    /// Compiles the kernels of all passes: those of the smallest and of the largest, and of the smallest with enough rows for
-    /// others; what else kernels are chosen by is whether there is enough of something. The program stays as it is.
+    /// Compiles the kernels of all passes on `device`: those of the smallest and of the largest, and of the smallest with enough
+    /// rows for others; what else kernels are chosen by is whether there is enough of something. The program stays as it is.
     pub(super) async fn compile(
         &self,
+        device: &Device,
         model: &Model,
         kv: &KvCache,
         sampling: &Sampling,
-        options: PlanOptions,
+        options: &EngineOptions,
     ) -> Result<(), GpuError> {
         let (room, slots, vocab) = (self.room, kv.shape.slots, model.config().vocab);
         let draws = |penalised| sample::Rows { sequences: slots, vocab, greedy: 1, listed: 1, all: 1, penalised };
@@ -119,16 +123,54 @@ impl Lane {
             FeedForward::Dense { .. } => (1, 1),
             FeedForward::Experts { count, used, .. } => (used, count),
         };
-        let borders = options.tiers_on(model.device()).borders(used, experts);
+        let borders = options.plan.tiers_on(model.device()).borders(used, experts);
         let between = borders.into_iter().filter(|rows| (2..room.rows).contains(rows));
         let passes = [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)];
         for (rows, chunks, logit_rows, penalised) in
             passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(room.logit_rows), false)))
         {
             let pass = Pass { kind: self.kind, rows, chunks, logit_rows, draws: draws(penalised) };
-            self.plan(model, kv, sampling, options, pass)?.compile(model.device()).await?;
+            self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?
+                .compile(device)
+                .await?;
         }
         Ok(())
+    }
+
+    /// Passes that stand for all sizes that choices are made for, those that matter most first.
+    pub(super) fn trials(&self) -> Vec<Pass> {
+        let all = self.room.rows;
+        let of_prompts = (self.kind == Kind::Prompt).then_some(all);
+        let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2)).take_while(|rows| *rows < all);
+        let rows = of_prompts.into_iter().chain(powers).chain((self.kind == Kind::Drawn).then_some(all));
+        let logit_rows = |rows: u32| if self.kind == Kind::Drawn { rows.min(self.room.logit_rows) } else { 0 };
+        let pass = |rows| Pass {
+            kind: self.kind,
+            rows,
+            chunks: 0,
+            logit_rows: logit_rows(rows),
+            draws: sample::Rows::default(),
+        };
+        rows.map(pass).collect()
+    }
+
+    /// Writes rows of many tokens at the beginning of a sequence.
+    pub(super) fn write_trial(
+        &self,
+        device: &Device,
+        sampling: &Sampling,
+        vocab: u32,
+        pass: &Pass,
+    ) -> Result<(), GpuError> {
+        let tokens: Vec<u32> = (0..pass.rows).map(|row| row.wrapping_mul(2_654_435_761) % vocab.max(1)).collect();
+        let batch = Batch {
+            ids: tokens.clone(),
+            positions: (0..pass.rows).map(|row| if self.kind == Kind::Prompt { [row, 0] } else { [0, row] }).collect(),
+            picks: (0..pass.logit_rows).map(|row| [row, row]).collect(),
+            draws: pass.draws,
+        };
+        self.write(device, &batch)?;
+        if self.kind == Kind::Drawn { device.write_now(&sampling.tokens, 0, &tokens) } else { Ok(()) }
     }
 
     /// Has the program prepared again: a buffer that it uses is another.

@@ -46,6 +46,7 @@ mod sampler;
 mod schedule;
 mod scheduler;
 mod session;
+mod tune;
 mod turn;
 
 pub use engine::Engine;
@@ -54,3 +55,4 @@ pub use options::{EngineOptions, KvLayout};
 pub use profile::{DecodePass, Phase, PhaseTotal, Profile, Stage, StageTotal};
 pub use sampler::{Sampler, SamplingOptions, argmax};
 pub use session::{GenerateOptions, Progress, Reply, Session, Stop};
+pub use tune::{Timing, Tuned};

@@ -6,7 +6,7 @@ use super::EngineError;
 use crate::{
     gpu::Caps,
     kernels::KvType,
-    model::{CacheShape, Config, PlanOptions},
+    model::{CacheShape, Config, PlanOptions, Tuning},
 };
 
 /// How an [`Engine`](super::Engine) is made. Those from `plan` on change how something is computed, and nothing else.
@@ -37,6 +37,9 @@ pub struct EngineOptions {
     pub max_submit: Duration,
     /// Which kernels a pass is made of.
     pub plan: PlanOptions,
+    /// What was measured to be quickest on the device: used where it is of this device and model, else the defaults are.
+    /// [`Engine::tune`](super::Engine::tune) measures.
+    pub tuning: Tuning,
     /// A step is submitted before the tokens of the last are read.
     pub run_ahead: bool,
     /// Tokens are drawn by the host, from logits that are read back.
@@ -74,6 +77,7 @@ impl Default for EngineOptions {
             order_crossing: false,
             max_submit: Duration::from_millis(100),
             plan: PlanOptions::default(),
+            tuning: Tuning::default(),
             run_ahead: true,
             host_sampling: false,
             profile: false,

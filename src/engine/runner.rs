@@ -11,9 +11,9 @@ use super::{
     scheduler::{Give, Pick, SequenceId, Step, StepId},
 };
 use crate::{
-    gpu::{Device, GpuError, Pending, Program, Readback},
+    gpu::{Device, GpuError, Pending, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{History, Kind, KvCache, Model, Room, Sampling, weight_bytes},
+    model::{Choices, History, Kind, KvCache, Model, Pass, Room, Sampling, weight_bytes},
 };
 
 /// How the tokens of a sequence's request are drawn.
@@ -123,8 +123,36 @@ impl Runner {
             flights: VecDeque::new(),
             profile: Profile::default(),
             model: model.clone(),
-            options: options.clone(),
+            options: EngineOptions {
+                // What was measured elsewhere says nothing.
+                tuning: Some(&options.tuning).filter(|tuning| tuning.is_of(model)).cloned().unwrap_or_default(),
+                ..options.clone()
+            },
         })
+    }
+
+    /// The passes that choices are measured with, each with the number of its lane; drawn rows first.
+    pub(super) fn trials(&self) -> Vec<(usize, Pass)> {
+        let of = |lane: usize| self.lanes[lane].trials().into_iter().map(move |pass| (lane, pass));
+        of(1).chain(of(0)).collect()
+    }
+
+    /// The plan of such a pass.
+    pub(super) fn trial_plan(&self, number: usize, choices: Choices<'_>) -> Result<Plan, GpuError> {
+        let Some((lane, pass)) = self.trials().into_iter().nth(number) else { return Ok(Plan::default()) };
+        self.lanes[lane].plan(&self.model, &self.kv, &self.sampling, &self.options, choices, pass)
+    }
+
+    /// Writes what it reads.
+    pub(super) fn write_trial(&self, number: usize) -> Result<(), GpuError> {
+        let Some((lane, pass)) = self.trials().into_iter().nth(number) else { return Ok(()) };
+        let (device, vocab) = (self.model.device(), self.model.config().vocab);
+        self.lanes[lane].write_trial(device, &self.sampling, vocab, &pass)
+    }
+
+    /// Waits until the device has done all.
+    pub(super) async fn wait(&self) -> Result<(), GpuError> {
+        self.tokens.read(self.model.device(), &self.sampling.tokens, 1).await.map(|_| ())
     }
 
     pub(super) fn options(&self) -> &EngineOptions {
@@ -173,7 +201,7 @@ impl Runner {
         }
         for (lane, batch) in self.lanes.iter_mut().zip(&work.batches) {
             if batch.len() > 0 {
-                lane.prepare(&self.model, &self.kv, &self.sampling, self.options.plan, batch).await?;
+                lane.prepare(&self.model, &self.kv, &self.sampling, &self.options, batch).await?;
             }
         }
         self.copies.prepare(&self.model, &self.kv, &step.copies).await
@@ -369,11 +397,12 @@ impl Runner {
         self.model.device()
     }
 
-    /// Compiles what passes of every size need, without touching any sequence.
-    pub(super) async fn compile(&self) -> Result<(), GpuError> {
+    /// Compiles on `device`, its own or that it is an outline of, what passes of every size need, without touching any
+    /// sequence.
+    pub(super) async fn compile(&self, device: &Device) -> Result<(), GpuError> {
         for lane in &self.lanes {
-            lane.compile(&self.model, &self.kv, &self.sampling, self.options.plan).await?;
+            lane.compile(device, &self.model, &self.kv, &self.sampling, &self.options).await?;
         }
-        self.copies.compile(self.model.device(), &self.kv).await
+        self.copies.compile(device, &self.kv).await
     }
 }

@@ -197,7 +197,8 @@ pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(),
 /// What an application asks for when it makes a device that is to be ours too ([`Device::from_wgpu`](super::Device)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requirements {
-    /// The features that kernels make use of. None of them is indispensable.
+    /// The features that kernels make use of, and that by which compiled pipelines can be kept. None of them is
+    /// indispensable.
     pub features: wgpu::Features,
     /// The limits that kernels make use of, as high as the adapter has them; WebGPU's defaults where they are no matter. The
     /// application may raise any of them.
@@ -212,6 +213,7 @@ impl Requirements {
 
     /// What a device of `adapter` needs to have for `caps`.
     pub(crate) fn with(caps: &Caps, adapter: &wgpu::Adapter) -> Self {
-        Self { features: caps.features(), limits: caps.limits(&adapter.limits()) }
+        let features = caps.features() | adapter.features() & wgpu::Features::PIPELINE_CACHE;
+        Self { features, limits: caps.limits(&adapter.limits()) }
     }
 }

@@ -61,6 +61,8 @@ impl PartialEq for Identity {
 pub(crate) enum Storage {
     Gpu(wgpu::Buffer),
     Host(RwLock<Vec<u32>>),
+    /// Of a [`Device::outline`](super::Device).
+    Outline,
 }
 
 impl RawBuffer {
@@ -68,7 +70,7 @@ impl RawBuffer {
     pub(crate) fn on_gpu(&self) -> Result<&wgpu::Buffer, GpuError> {
         match &self.storage {
             Storage::Gpu(storage) => Ok(storage),
-            Storage::Host(_) => Err(self.foreign()),
+            Storage::Host(_) | Storage::Outline => Err(self.foreign()),
         }
     }
 

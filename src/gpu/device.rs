@@ -13,7 +13,7 @@ use super::{
     Adapter, Buffer, Caps, Element, GpuError, RawBuffer, Requirements,
     adapter::{caps_of, kernels_need},
     buffer::{Identity, Storage},
-    driver::{Allowance, Gpu},
+    driver::{Allowance, ENGINE, Gpu},
     pipeline::Edit,
 };
 
@@ -52,6 +52,8 @@ struct Inner {
 enum Kind {
     Gpu(Box<Gpu>),
     Cpu(Allowance),
+    /// See [`Device::outline`].
+    Outline(Device),
 }
 
 impl Device {
@@ -111,6 +113,17 @@ impl Device {
         Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::of_application(&adapter.get_info(), device, queue)?)), caps))
     }
 
+    /// A device on which buffers have sizes and no memory, and writes are forgotten: what is recorded there is what would be
+    /// on this one, so that it can be compiled before anything is allocated.
+    pub(crate) fn outline(&self) -> Self {
+        Self::from_kind(Kind::Outline(self.clone()), self.caps().clone())
+    }
+
+    /// Whether it is an [`outline`](Device::outline).
+    pub(crate) fn is_outline(&self) -> bool {
+        matches!(self.inner.kind, Kind::Outline(_))
+    }
+
     fn from_kind(kind: Kind, caps: Caps) -> Self {
         let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(0), AtomicU32::new(0));
         Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
@@ -123,12 +136,30 @@ impl Device {
 
     /// The device's name; `cpu` for the twins.
     pub fn name(&self) -> &str {
-        self.gpu().map_or("cpu", |gpu| &gpu.name)
+        match &self.inner.kind {
+            Kind::Gpu(gpu) => &gpu.name,
+            Kind::Cpu(_) => "cpu",
+            Kind::Outline(of) => of.name(),
+        }
+    }
+
+    /// What identifies the adapter, its driver and this engine's version: what was measured or compiled where it is another
+    /// is of no use here.
+    pub fn fingerprint(&self) -> String {
+        match &self.inner.kind {
+            Kind::Gpu(gpu) => gpu.fingerprint.clone(),
+            Kind::Cpu(_) => format!("{ENGINE}; cpu"),
+            Kind::Outline(of) => of.fingerprint(),
+        }
     }
 
     /// True when the processor computes: by a software driver, or by the twins.
     pub fn is_software(&self) -> bool {
-        self.gpu().is_none_or(|gpu| gpu.software)
+        match &self.inner.kind {
+            Kind::Gpu(gpu) => gpu.software,
+            Kind::Cpu(_) => true,
+            Kind::Outline(of) => of.is_software(),
+        }
     }
 
     /// True when plans are run by the twins.
@@ -141,10 +172,15 @@ impl Device {
         self.gpu().map_or(0, Gpu::waits)
     }
 
+    /// The most bytes that were on their way to the device at once, until now: for the twins none.
+    pub fn most_uploading(&self) -> u64 {
+        self.gpu().map_or(0, Gpu::most_uploading)
+    }
+
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.inner.kind {
             Kind::Gpu(gpu) => Some(gpu),
-            Kind::Cpu(_) => None,
+            Kind::Cpu(_) | Kind::Outline(_) => None,
         }
     }
 
@@ -168,6 +204,7 @@ impl Device {
         match &self.inner.kind {
             Kind::Gpu(gpu) => gpu.allowance.set(allocations),
             Kind::Cpu(allowance) => allowance.set(allocations),
+            Kind::Outline(_) => {}
         }
     }
 
@@ -239,6 +276,7 @@ impl Device {
                 memory.resize(words, 0);
                 Storage::Host(RwLock::new(memory))
             }
+            Kind::Outline(_) => Storage::Outline,
         };
         let id = self.inner.next_buffer.fetch_add(1, Ordering::Relaxed);
         Ok(Buffer::new(RawBuffer {
@@ -310,6 +348,7 @@ impl Device {
                 memory.get_mut(start..start + words.len()).ok_or_else(outside)?.copy_from_slice(words);
                 Ok(false)
             }
+            (Storage::Outline, Kind::Outline(_)) => Ok(false),
             _ => Err(outside()),
         }
     }

@@ -29,6 +29,7 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) pipelines: PipelineCache,
     pub(crate) name: String,
+    pub(crate) fingerprint: String,
     pub(crate) software: bool,
     pub(crate) allowance: Allowance,
     pub(crate) made: Made,
@@ -37,8 +38,9 @@ pub(crate) struct Gpu {
     fault: Arc<Mutex<Option<Fault>>>,
     /// Times that somebody waited.
     waits: AtomicU64,
-    /// Bytes written since the queue was last waited for.
+    /// Bytes written that the queue has not been waited for, and the most that these have been.
     uploading: AtomicU64,
+    most_uploading: AtomicU64,
     /// What a browser has not told yet of calls that could not wait for it.
     unanswered: Mutex<Vec<Caught>>,
 }
@@ -103,6 +105,9 @@ impl Made {
     }
 }
 
+/// This engine and its version.
+pub(crate) const ENGINE: &str = concat!("ferrum-wgpu ", env!("CARGO_PKG_VERSION"));
+
 /// Staging memory of uploads is freed when their submission is done: this much may be waiting.
 const UPLOAD_IN_FLIGHT: u64 = 32 << 20;
 
@@ -117,6 +122,7 @@ impl Gpu {
             queue,
             pipelines: PipelineCache::default(),
             name: info.name.clone(),
+            fingerprint: format!("{ENGINE}; {}; {}; {} {}", info.backend, info.name, info.driver, info.driver_info),
             software: info.device_type == wgpu::DeviceType::Cpu,
             allowance: Allowance::new(),
             made: Made::default(),
@@ -124,6 +130,7 @@ impl Gpu {
             fault: Arc::default(),
             waits: AtomicU64::new(0),
             uploading: AtomicU64::new(0),
+            most_uploading: AtomicU64::new(0),
             unanswered: Mutex::default(),
         }
     }
@@ -221,7 +228,9 @@ impl Gpu {
         self.now("a write", || self.queue.write_buffer(target, offset, bytes))?;
         self.check()?;
         let more = bytes.len() as u64;
-        Ok(self.uploading.fetch_add(more, Ordering::Relaxed) + more >= UPLOAD_IN_FLIGHT)
+        let all = self.uploading.fetch_add(more, Ordering::Relaxed) + more;
+        self.most_uploading.fetch_max(all, Ordering::Relaxed);
+        Ok(all >= UPLOAD_IN_FLIGHT)
     }
 
     /// Submits what was written and waits for it.
@@ -233,14 +242,23 @@ impl Gpu {
     /// Waits until all submitted work is done, and reports what went wrong in it.
     pub(crate) async fn wait(&self) -> Result<(), GpuError> {
         let (sender, mut receiver) = oneshot::channel();
+        // What others write meanwhile may not be done then.
+        let written = self.uploading.load(Ordering::Relaxed);
         self.now("a wait", || {
             self.queue.on_submitted_work_done(move || {
                 let _ = sender.send(());
             });
         })?;
         self.finish(&mut receiver, None).await?;
-        self.uploading.store(0, Ordering::Relaxed);
+        // Two that wait at once may both have counted the same.
+        let less = |left: u64| Some(left.saturating_sub(written));
+        let _ = self.uploading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         Ok(())
+    }
+
+    /// The most bytes that were written and not waited for.
+    pub(crate) fn most_uploading(&self) -> u64 {
+        self.most_uploading.load(Ordering::Relaxed)
     }
 
     /// Times that the host waited for an answer.

@@ -15,6 +15,7 @@ mod error;
 mod host_steps;
 #[cfg(not(target_arch = "wasm32"))]
 mod inspect;
+mod kept;
 mod kernel;
 mod pipeline;
 mod plan;

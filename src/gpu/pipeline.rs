@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     GpuError, Shader,
-    driver::{Gpu, Made},
+    driver::{Gpu, Made, lock},
     kernel::{Access, Op, PipelineKey},
     scope::caught,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct PipelineCache {
     compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     edits: Mutex<Vec<Edit>>,
+    /// The driver's own, where it is to be kept.
+    pub(super) driver: Mutex<Option<wgpu::PipelineCache>>,
 }
 
 /// A replacement in the shaders of one kernel, by name: how tests make a kernel compute wrong.
@@ -98,7 +100,7 @@ impl PipelineCache {
         for edit in self.edits().iter().filter(|edit| edit.kernel == op.kernel()) {
             shader.replace(&edit.from, &edit.to);
         }
-        let pipeline = Arc::new(Pipeline::compile(&gpu.device, op, shader).await?);
+        let pipeline = Arc::new(Pipeline::compile(gpu, op, shader).await?);
         Made::add(&gpu.made.pipelines);
         self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
@@ -106,7 +108,8 @@ impl PipelineCache {
 }
 
 impl Pipeline {
-    async fn compile(device: &wgpu::Device, op: &dyn Op, shader: Shader) -> Result<Self, GpuError> {
+    async fn compile(gpu: &Gpu, op: &dyn Op, shader: Shader) -> Result<Self, GpuError> {
+        let (device, driver) = (&gpu.device, lock(&gpu.pipelines.driver).clone());
         let name = op.kernel();
         tracing::debug!(kernel = name, variant = op.variant(), "compile");
         let entry = |binding, ty, has_dynamic_offset, min_binding_size| wgpu::BindGroupLayoutEntry {
@@ -144,7 +147,7 @@ impl Pipeline {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: None,
+                cache: driver.as_ref(),
             });
             (compute, layout)
         });

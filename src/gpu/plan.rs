@@ -41,6 +41,17 @@ impl Step {
         self.buffers.iter().map(|buffer| buffer.as_ref().map(Buffer::of))
     }
 
+    /// Whether `other` does the same: kernel, variant, parameters, buffers and grid.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let ids = |step: &Self| step.buffers.iter().map(|b| b.as_ref().map(|b| b.id)).collect::<Vec<_>>();
+        let args = |step: &Self| step.args.as_ref().map(|args| (args.buffer.id, args.offset));
+        self.op.pipeline_key() == other.op.pipeline_key()
+            && self.op.params() == other.op.params()
+            && ids(self) == ids(other)
+            && args(self) == args(other)
+            && self.on_host == other.on_host
+    }
+
     /// The buffers that it writes.
     pub(crate) fn written(&self) -> impl Iterator<Item = &Arc<RawBuffer>> {
         let bound = self.buffers.iter().zip(self.op.bindings());
@@ -69,6 +80,12 @@ impl Plan {
     /// The dispatches.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Only those of its steps that `wanted` wants.
+    pub(crate) fn filtered(mut self, wanted: impl FnMut(&Step) -> bool) -> Self {
+        self.steps.retain(wanted);
+        self
     }
 
     /// Compiles the kernels that it needs and `device` has not compiled yet, so that no program waits for them: natively on

@@ -8,7 +8,7 @@ use super::{Access, GpuError, HostSlot, RawBuffer, Step, buffer::Storage};
 pub(super) fn run(step: &Step) -> Result<(), GpuError> {
     run_on(step, |buffer| match &buffer.storage {
         Storage::Host(memory) => Some(memory),
-        Storage::Gpu(_) => None,
+        Storage::Gpu(_) | Storage::Outline => None,
     })
 }
 

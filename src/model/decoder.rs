@@ -1,7 +1,7 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling,
+    Choices, Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling,
     weights::Weights,
 };
 use crate::{
@@ -45,6 +45,8 @@ pub(crate) struct Decoder<'a> {
     /// Which kernels rows are given to.
     pub(crate) tiers: Tiers,
     pub(crate) options: PlanOptions,
+    /// What is chosen where kernels have one order.
+    pub(crate) choices: Choices<'a>,
     pub(crate) pass: Pass,
 }
 
@@ -109,7 +111,8 @@ impl Decoder<'_> {
         w: &'b Buffer<f32>,
         single: bool,
     ) -> Result<Input<'b>, GpuError> {
-        if single && self.options.fused && !self.tiers.int8() {
+        let prologue = || self.choices.choose("norm", self.pass.rows, ("prologue", true), &[("alone", false)]);
+        if single && self.options.fused && !self.tiers.int8() && prologue() {
             return Ok(Input { x: &self.activations.residual, norm: Some(w) });
         }
         self.norm(rec, w)?;

@@ -64,7 +64,9 @@ impl Decoder<'_> {
         rec.scope(format!("{scope} gate up"));
         self.gate_up(rec, block, Rows::Pairs { pairs, share: experts.used, by, grid: 0, routing }, input)?;
         rec.scope(format!("{scope} down"));
-        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused && !self.tiers.int8()) {
+        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused && !self.tiers.int8())
+            && self.choices.choose("down", rows, ("with the sum", true), &[("then the sum", false)])
+        {
             self.down_and_sum(rec, &block.down.matrix, down, routing, experts)?;
             return Ok(false);
         }

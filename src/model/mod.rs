@@ -16,6 +16,7 @@ mod sampling;
 mod split;
 mod tensors;
 mod tiers;
+mod tuning;
 mod weights;
 
 use std::sync::Arc;
@@ -29,12 +30,14 @@ pub use plan_options::PlanOptions;
 pub use precision::Precision;
 pub use reads::Reads;
 pub use tiers::{Product, Tiers};
+pub use tuning::Tuning;
 
 pub(crate) use activations::{Activations, Room};
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use decoder::{Decoder, Kind, Pass};
 pub(crate) use reads::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
+pub(crate) use tuning::{Choices, Site};
 pub(crate) use weights::Weights;
 
 /// A model on a device: immutable, cheap to clone, shared by its sessions.
@@ -47,7 +50,7 @@ pub struct Model {
 struct Inner {
     device: Device,
     config: Config,
-    weights: Weights,
+    weights: Arc<Weights>,
 }
 
 impl Model {
@@ -61,7 +64,18 @@ impl Model {
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let total = gguf.tensors().iter().map(|t| t.bytes).sum();
         let weights = weights::Upload::new(device, gguf, |sent| progress(sent, total)).run(&config, &tensors).await?;
-        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
+        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights: Arc::new(weights) }) })
+    }
+
+    /// The model without its weights, on an [outline](Device::outline) of `device`.
+    pub(crate) async fn outline(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
+        Self::load(&device.outline(), gguf, |_, _| ()).await
+    }
+
+    /// The same model for an engine that only records: its buffers beside the weights have no memory.
+    pub(crate) fn recording(&self) -> Self {
+        let (config, weights) = (self.inner.config.clone(), Arc::clone(&self.inner.weights));
+        Self { inner: Arc::new(Inner { device: self.inner.device.outline(), config, weights }) }
     }
 
     /// Where it is.
@@ -72,6 +86,25 @@ impl Model {
     /// Its shape.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// What its plans depend on: its shape, and the formats of its weights. Models of one shape are as quick as each other.
+    pub fn shape(&self) -> String {
+        let c = self.config();
+        let feed_forward = match c.feed_forward {
+            FeedForward::Dense { inner } => format!("{inner}"),
+            FeedForward::Experts { count, used, inner, .. } => format!("{used} of {count} experts of {inner}"),
+        };
+        format!(
+            "{} layers of {}, {} and {} heads of {}, {feed_forward}, {} tokens, {}",
+            c.layers,
+            c.hidden,
+            c.heads,
+            c.kv_heads,
+            c.head_dim,
+            c.vocab,
+            self.weights().formats()
+        )
     }
 
     pub(crate) fn weights(&self) -> &Weights {

@@ -76,6 +76,9 @@ impl By {
     }
 }
 
+/// Of more rows some at once are multiplied without asking.
+const MOST_BY_CHOICE: u32 = 64;
+
 /// What is multiplied: rows as they are, or normed by weights, which only [`By::Row`] does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
@@ -107,15 +110,25 @@ impl<'a> Output<'a> {
 impl Decoder<'_> {
     /// How `rows` of the pass's tokens are multiplied.
     pub(super) fn tokens_by(&self, rows: u32) -> By {
-        self.rows_by(self.pass.kind, rows)
+        self.rows_by("tokens", self.pass.kind, rows)
     }
 
-    fn rows_by(&self, kind: Kind, rows: u32) -> By {
+    fn rows_by(&self, what: &str, kind: Kind, rows: u32) -> By {
         match (kind, self.tiers.prefill) {
             (Kind::Prompt, Product::Gemm) => By::Tiles,
             _ if self.tiers.int8() => By::Row,
-            _ if rows >= self.tiers.columns_rows => By::Columns(self.tiers.columns(rows, 1)),
-            _ => By::Row,
+            _ => self.row_or_columns(what, rows, rows >= self.tiers.columns_rows, self.tiers.columns(rows, 1)),
+        }
+    }
+
+    /// Rows one by one or some at a time, which has the same sums: by measurement where both may be quicker.
+    fn row_or_columns(&self, what: &str, rows: u32, columns: bool, at_once: Columns) -> By {
+        let (row, at_once) = (("one by one", By::Row), ("some at once", By::Columns(at_once)));
+        let (default, other) = if columns { (at_once, row) } else { (row, at_once) };
+        if (2..=MOST_BY_CHOICE).contains(&rows) {
+            self.choices.choose(what, rows, default, &[other])
+        } else {
+            default.1
         }
     }
 
@@ -124,10 +137,10 @@ impl Decoder<'_> {
         match (self.pass.kind, self.tiers.prefill) {
             (Kind::Prompt, Product::Gemm) => By::Tiles,
             _ if self.tiers.int8() => By::Row,
-            _ if pairs >= self.tiers.bucket_pairs.saturating_mul(experts) => {
-                By::Columns(self.tiers.columns(pairs, experts))
+            _ => {
+                let columns = pairs >= self.tiers.bucket_pairs.saturating_mul(experts);
+                self.row_or_columns("experts", self.pass.rows, columns, self.tiers.columns(pairs, experts))
             }
-            _ => By::Row,
         }
     }
 
@@ -179,7 +192,7 @@ impl Decoder<'_> {
 
     /// Logits: the same sums for a prompt's rows as for drawn ones, since there are few of either.
     pub(super) fn head(&self, rec: &mut Recorder, matrix: &Matrix, rows: u32) -> Result<(), GpuError> {
-        let (a, by) = (self.activations, self.rows_by(Kind::Drawn, rows));
+        let (a, by) = (self.activations, self.rows_by("head", Kind::Drawn, rows));
         self.linear_by(rec, matrix, Rows::Tokens(rows), by, Input::plain(&a.normed), Output::new(&a.logits, matrix.n))
     }
 
@@ -269,6 +282,11 @@ impl Decoder<'_> {
         Ok(())
     }
 
+    /// Whether buckets' own grids were measured to be quicker than the largest.
+    fn indirect_pays(&self) -> bool {
+        self.choices.choose("grids of experts", self.pass.rows, ("largest", false), &[("indirect", true)])
+    }
+
     /// A product by tiles: of as many as there can be, or of as many as the buckets have.
     fn tiled<K: Kernel>(
         &self,
@@ -280,7 +298,7 @@ impl Decoder<'_> {
         rows: Rows<'_>,
     ) -> Result<(), GpuError> {
         match rows {
-            Rows::Pairs { grid, routing, .. } if self.options.indirect => {
+            Rows::Pairs { grid, routing, .. } if self.options.indirect || self.indirect_pays() => {
                 rec.dispatch_indirect(kernel, variant, params, binds, &routing.buckets.grids, 3 * grid)
             }
             _ => rec.dispatch(kernel, variant, params, binds),

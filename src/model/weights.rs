@@ -10,7 +10,7 @@ use super::{
 use crate::{
     gguf::{Gguf, TensorInfo},
     gpu::{Buffer, Device, GpuError},
-    quant::{Planes, ROW_STEP, decode},
+    quant::{Planes, ROW_STEP, WeightType, decode},
 };
 
 /// `experts` matrices of `n` rows of `k` weights, one after the other, in as many buffers as the device's limits call for.
@@ -87,8 +87,28 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
+    /// The formats of its matrices, and how many have each.
+    pub(crate) fn formats(&self) -> String {
+        let mut counts: Vec<(WeightType, usize)> = Vec::new();
+        for part in self.all().0.into_iter().flat_map(|matrix| &matrix.parts) {
+            let ty = part.planes.ty();
+            match counts.iter_mut().find(|(known, _)| *known == ty) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((ty, 1)),
+            }
+        }
+        counts.into_iter().map(|(ty, count)| format!("{count} {ty}")).collect::<Vec<_>>().join(" ")
+    }
+
     /// The ids of all its buffers.
     pub(crate) fn buffers(&self) -> Vec<u64> {
+        let (matrices, vectors) = self.all();
+        let parts = matrices.into_iter().flat_map(|matrix| &matrix.parts);
+        parts.map(|part| part.words.raw.id).chain(vectors.into_iter().map(|vector| vector.raw.id)).collect()
+    }
+
+    /// All its matrices and vectors.
+    fn all(&self) -> (Vec<&Matrix>, Vec<&Buffer<f32>>) {
         let mut vectors = vec![&self.output_norm];
         let mut matrices = vec![&self.embedding];
         matrices.extend(&self.output);
@@ -105,8 +125,7 @@ impl Weights {
             matrices.extend(linears.iter().map(|linear| &linear.matrix));
             vectors.extend(linears.iter().filter_map(|linear| linear.bias.as_ref()));
         }
-        let parts = matrices.into_iter().flat_map(|matrix| &matrix.parts);
-        parts.map(|part| part.words.raw.id).chain(vectors.into_iter().map(|vector| vector.raw.id)).collect()
+        (matrices, vectors)
     }
 }
 
@@ -197,8 +216,10 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         let mut parts = Vec::new();
         for Part { first_row, planes } in self.parts(info)? {
             let words = self.device.alloc(info.name(), planes.vec4s()).await?;
+            // What would be forgotten need not be read.
+            let packed_rows = if self.device.is_outline() { 0 } else { planes.rows() };
             let slice_rows = (SLICE / planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
-            for row in (0..planes.rows()).step_by(slice_rows as usize) {
+            for row in (0..packed_rows).step_by(slice_rows as usize) {
                 let slice = rows.get(first_row + row, slice_rows.min(planes.rows() - row));
                 for plane in planes.pack(row, &slice) {
                     self.device.write(&words, plane.start, &plane.words).await?;

@@ -13,11 +13,12 @@ use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, Reads};
 
-use super::args::{DeviceArg, PrecisionArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
 use super::load;
+use super::start::{self, Started};
 use report::{Decode, Facts, Format, Report, Row, Start};
 use sequences::{Run, Sequences};
 
@@ -68,6 +69,8 @@ pub struct BenchArgs {
     no_mmap: bool,
     #[command(flatten)]
     precision: PrecisionArg,
+    #[command(flatten)]
+    tune: TuneArg,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -155,14 +158,15 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let reads = Reads::of(&gguf)?;
     let mut facts = Facts::of(&gguf, &args.model);
 
+    let start = Instant::now();
     let place = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
     let device = place.open().await?;
+    let opened = start.elapsed();
     facts.place(&place);
-    let start = Instant::now();
-    let model = load::load(&device, &gguf).await?;
-    // A file that was read as a whole takes memory.
-    drop(gguf);
-    let load = start.elapsed();
+    let options = args.options(context, tests[0].batch)?;
+    let Started { model, engine, times } = start::start(&device, gguf, &options, args.tune).await?;
+    let tuning = engine.options().tuning.clone();
+    let mut first_engine = Some(engine);
     let interrupt = Interrupt::install(Code::Interrupted)?;
     interrupt.begin();
 
@@ -171,17 +175,23 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let mut hashes: HashMap<(What, u32), u64> = HashMap::new();
     for of_batch in tests.chunk_by(|a, b| a.batch == b.batch) {
         let batch = of_batch[0].batch;
-        let start = Instant::now();
-        let engine = Engine::new(&model, &args.options(context, batch)?).await?;
-        engine.prepare().await?;
-        let pipelines = start.elapsed();
+        let engine = match first_engine.take() {
+            Some(engine) => engine,
+            None => {
+                let tuning = tuning.clone();
+                let options = EngineOptions { tuning, ..args.options(context, batch)? };
+                let engine = Engine::new(&model, &options).await?;
+                engine.prepare().await?;
+                engine
+            }
+        };
         let mut sequences = Sequences::new(&device, &engine, &interrupt);
         let report = match &mut report {
             Some(report) => report,
             None => {
                 let prompt = args.n_prompt.first().copied().unwrap_or(0).max(1);
                 let first_token = sequences.prompt(prompt).await?.time;
-                facts.start = Start { load, pipelines, prompt, first_token };
+                facts.start = Start { opened, times, prompt, first_token };
                 facts.engine(&engine).await;
                 facts.repetitions = args.repetitions;
                 facts.copy = copy::bandwidth(&device).await?;

@@ -12,6 +12,7 @@ use super::{Test, What};
 use crate::cli::device::Place;
 use crate::cli::exit::Failure;
 use crate::cli::output::{print, printable, size};
+use crate::cli::start::Times;
 
 /// How it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,9 +49,9 @@ pub struct Facts {
 /// What the first token of all had to wait for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
-    pub load: Duration,
-    /// Making buffers and compiling kernels.
-    pub pipelines: Duration,
+    /// Finding the adapter and making the device.
+    pub opened: Duration,
+    pub times: Times,
     /// Tokens of its prompt, and the time for it.
     pub prompt: u32,
     pub first_token: Duration,
@@ -195,7 +196,7 @@ impl Row {
         };
         let bandwidth = self.decode.as_ref().map(|decode| self.bandwidth(decode));
         let whole = |values: &[f64]| values.iter().map(|value| *value as u64).collect::<Vec<_>>();
-        let Start { load, pipelines, first_token, .. } = facts.start;
+        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, first_token, .. } = facts.start;
         vec![
             ("version", json!(env!("CARGO_PKG_VERSION"))),
             ("gpu_info", json!(facts.device)),
@@ -230,7 +231,12 @@ impl Row {
             ("waits_per_token", per_token(|decode| decode.waits)),
             ("tokens_hash", json!(format!("{:016x}", self.hash))),
             ("load_s", json!(load.as_secs_f64())),
-            ("pipelines_s", json!(pipelines.as_secs_f64())),
+            ("pipelines_s", json!(compile.as_secs_f64())),
+            ("pipelines_kept", json!(kept)),
+            ("tune_s", json!(tune.as_secs_f64())),
+            ("buffers_s", json!(engine.as_secs_f64())),
+            ("device_s", json!(opened.as_secs_f64())),
+            ("start_s", json!((opened + all + first_token).as_secs_f64())),
             ("first_token_s", json!(first_token.as_secs_f64())),
         ]
     }
@@ -331,13 +337,15 @@ impl Report {
 
     fn footer(&self) -> String {
         let f = &self.facts;
-        let Start { load, pipelines, prompt, first_token } = f.start;
+        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, prompt, first_token } = f.start;
+        let kept = if kept { ", by what was kept of an earlier run" } else { "" };
         let driver = if f.driver.is_empty() { String::new() } else { format!(", {}", f.driver) };
         let runs = if f.repetitions == 1 { "1 run".to_owned() } else { format!("{} runs", f.repetitions) };
         format!(
             "\n- {} ({}{driver}) copies at {:.2} GB/s, read and written\n\
              - ferrum-wgpu {}; {runs} after one that is not counted; {} KV cache, context of {} tokens, prompts by {}\n\
-             - first token after {:.3} s: {:.3} s to load, {:.3} s for pipelines, {:.3} s for {prompt} tokens of a prompt\n",
+             - first token after {:.3} s: {:.3} s for the device, {:.3} s to load ({:.3} s) and to compile pipelines ({:.3} s{kept}) \
+             side by side, {:.3} s to measure kernels, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n",
             f.device,
             f.backend,
             f.copy / 1e9,
@@ -345,9 +353,13 @@ impl Report {
             f.kv_type,
             f.context,
             f.prefill_rows,
-            (load + pipelines + first_token).as_secs_f64(),
+            (opened + all + first_token).as_secs_f64(),
+            opened.as_secs_f64(),
+            all.saturating_sub(engine + tune).as_secs_f64(),
             load.as_secs_f64(),
-            pipelines.as_secs_f64(),
+            compile.as_secs_f64(),
+            tune.as_secs_f64(),
+            engine.as_secs_f64(),
             first_token.as_secs_f64(),
         )
     }

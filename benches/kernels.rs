@@ -1,0 +1,333 @@
+//! The main kernels, each variant at some shapes of Qwen3-30B-A3B, on the default adapter:
+//! `cargo bench --bench kernels [-- FILTER]`, where the filter is a part of a line's kernel, variant and shape.
+//!
+//! Prints the shortest time of several rounds by the GPU's own clock, warm-up discarded; the bytes that must be read and
+//! written, in GB/s; and multiplications and additions, in GFLOP/s.
+
+use ferrum_wgpu::{
+    gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
+    kernels::{
+        attn::{CHUNK, Cache, attention, attention_part},
+        elementwise::rms_norm,
+        linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
+        moe::bucket,
+    },
+    quant::{Planes, WeightType, random_blocks},
+};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const ROUNDS: usize = 7;
+const TYPES: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
+const HIDDEN: u32 = 2048;
+const INNER: u32 = 768;
+/// As many as a token has; the stack has no more than matter.
+const EXPERTS: u32 = 8;
+const HEAD_DIM: u32 = 128;
+const HEADS: u32 = 32;
+const KV_HEADS: u32 = 4;
+
+fn main() -> Result {
+    // Cargo adds `--bench`.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    pollster::block_on(bench(filter))
+}
+
+async fn bench(filter: String) -> Result {
+    let adapter = Adapter::find(None).await?;
+    println!("{} ({}, {})", adapter.name(), adapter.backend(), adapter.driver());
+    let bench = Bench { device: Device::new(&adapter).await?, filter };
+    println!("{:>10} {:>8} {:>9}  kernel, variant, shape", "us", "GB/s", "GFLOP/s");
+    for ty in TYPES {
+        bench.products(ty).await?;
+        bench.experts(ty).await?;
+    }
+    for rows in [1, 128] {
+        bench.norm(rows).await?;
+    }
+    for (rows, depth) in [(1, 256), (1, 4096), (16, 1024), (128, 1024)] {
+        bench.attention(rows, depth).await?;
+    }
+    Ok(())
+}
+
+struct Bench {
+    device: Device,
+    filter: String,
+}
+
+/// What a dispatch must at least do.
+#[derive(Clone, Copy)]
+struct Work {
+    bytes: f64,
+    flops: f64,
+}
+
+/// A matrix, or a stack of matrices.
+struct Weights {
+    planes: Planes,
+    words: Buffer<[u32; 4]>,
+}
+
+impl Bench {
+    /// Times one dispatch, unless it is filtered out.
+    async fn time<K: Kernel>(
+        &self,
+        kernel: K,
+        variant: K::Variant,
+        shape: &str,
+        work: Work,
+        params: K::Params,
+        binds: K::Binds<'_>,
+    ) -> Result {
+        let name = format!("{} {variant:?} {shape}", K::NAME);
+        if !name.to_lowercase().contains(&self.filter.to_lowercase()) {
+            return Ok(());
+        }
+        let mut recorder = Recorder::new();
+        recorder.dispatch(kernel, variant, params, binds)?;
+        let mut program = Program::new(&self.device);
+        program.prepare(&self.device, recorder.finish()).await?;
+        let mut best = f64::INFINITY;
+        for round in 0..=ROUNDS {
+            let time: f64 = program.profile(&self.device).await?.iter().map(|stage| stage.time.as_secs_f64()).sum();
+            // Some drivers compile in the first, and a clock that has wrapped around gives nothing.
+            if round > 0 && time > 0.0 {
+                best = best.min(time);
+            }
+        }
+        println!("{:>10.1} {:>8.2} {:>9.2}  {name}", best * 1e6, work.bytes / best / 1e9, work.flops / best / 1e9);
+        Ok(())
+    }
+
+    async fn weights(&self, ty: WeightType, rows: u32, k: u32) -> Result<Weights> {
+        let planes = Planes::new(ty, rows.into(), k.into()).ok_or("no rows of whole blocks")?;
+        // The same blocks again and again: what they are does not matter.
+        let blocks = random_blocks(ty, 512, 0.05, 1);
+        let raw: Vec<u8> =
+            blocks.iter().copied().cycle().take((planes.file_row_bytes() * u64::from(rows)) as usize).collect();
+        let words = self.device.alloc("weights", planes.vec4s()).await?;
+        for part in planes.pack(0, &raw) {
+            self.device.write(&words, part.start, &part.words).await?;
+        }
+        Ok(Weights { planes, words })
+    }
+
+    /// Numbers between -1 and 1.
+    async fn floats(&self, label: &str, len: u32) -> std::result::Result<Buffer<f32>, GpuError> {
+        let values: Vec<f32> = (0..len).map(|i| (i.wrapping_mul(7919) % 1013) as f32 / 506.5 - 1.0).collect();
+        self.device.upload(label, &values).await
+    }
+
+    /// Rows with one matrix.
+    async fn products(&self, ty: WeightType) -> Result {
+        for (n, k) in [(HIDDEN, 4096), (5120, HIDDEN)] {
+            let Weights { planes, words } = self.weights(ty, n, k).await?;
+            let (row_units, units) = (planes.row_units(), planes.units());
+            let x = self.floats("inputs", 128 * k).await?.cast();
+            let norm = self.floats("norm", k).await?.cast();
+            let y = self.device.alloc("outputs", u64::from(128 * n)).await?;
+            for rows in [1, 4, 16, 128] {
+                let shape = format!("[{rows}, {k}] x [{n}, {k}]");
+                let work = Work {
+                    bytes: words.bytes() as f64 + 4.0 * f64::from(rows) * f64::from(n + k),
+                    flops: 2.0 * f64::from(rows) * f64::from(n) * f64::from(k),
+                };
+                macro_rules! params {
+                    ($kernel:ident, $($field:ident: $value:expr),*) => {
+                        $kernel::Params {
+                            rows, n, k, row_units, units, y_stride: n, share: 1, experts: 1, held: 1, matrix_rows: n,
+                            $($field: $value,)* ..Default::default()
+                        }
+                    };
+                }
+                let plain = |ty_of: WeightType, of: Rows, epilogue| {
+                    ty_of == ty && of == Rows::Dense && epilogue == Epilogue::Store
+                };
+                if rows <= 4 {
+                    for v in <gemv::Gemv as Kernel>::variants(self.device.caps()) {
+                        if plain(v.ty, v.rows, v.epilogue) {
+                            let binds = gemv::Binds { w: &words, x: &x, norm: Some(&norm), ids: None, y: &y };
+                            self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
+                        }
+                    }
+                }
+                if rows > 1 {
+                    for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
+                        if plain(v.ty, v.rows, v.epilogue) {
+                            let params = params!(gemv_columns, tiles: rows.div_ceil(gemv_columns::COLUMNS));
+                            let binds = gemv_columns::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
+                            self.time(gemv_columns::GemvColumns, v, &shape, work, params, binds).await?;
+                        }
+                    }
+                }
+                if rows >= 16 {
+                    for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
+                        if plain(v.ty, v.rows, v.epilogue) {
+                            let params = params!(gemm, tiles: rows.div_ceil(gemm::TILE_M));
+                            let binds = gemm::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
+                            self.time(gemm::Gemm, v, &shape, work, params, binds).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A token's experts, gated and summed; and a prompt's, by buckets.
+    async fn experts(&self, ty: WeightType) -> Result {
+        let up = self.weights(ty, EXPERTS * 2 * INNER, HIDDEN).await?;
+        let down = self.weights(ty, EXPERTS * HIDDEN, INNER).await?;
+        for tokens in [1, 128] {
+            let pairs = tokens * EXPERTS;
+            let x = self.floats("inputs", tokens * HIDDEN).await?;
+            let gate = self.floats("gated", pairs * INNER).await?;
+            let y = self.device.alloc("outputs", u64::from(tokens * HIDDEN)).await?;
+            let weights = self.floats("weights", pairs).await?;
+            let norm = self.floats("norm", HIDDEN).await?;
+            let ids = self.device.upload("ids", &(0..pairs).map(|i| i % EXPERTS).collect::<Vec<u32>>()).await?;
+            let shape = format!("{tokens} tokens, {EXPERTS} experts, [{INNER}, {HIDDEN}]");
+            let (n, k, matrix_rows) = (INNER, HIDDEN, 2 * INNER);
+            let (row_units, units) = (up.planes.row_units(), up.planes.units());
+            let flops = 4.0 * f64::from(pairs) * f64::from(INNER) * f64::from(HIDDEN);
+            let work =
+                Work { bytes: up.words.bytes() as f64 + 4.0 * f64::from(tokens * HIDDEN + pairs * INNER), flops };
+            macro_rules! params {
+                ($kernel:ident, $($field:ident: $value:expr),*) => {
+                    $kernel::Params {
+                        rows: pairs, n, k, row_units, units, y_stride: n, share: EXPERTS, experts: EXPERTS, held: EXPERTS,
+                        matrix_rows, $($field: $value,)* ..Default::default()
+                    }
+                };
+            }
+            let gated = |of: WeightType, rows, epilogue| of == ty && rows == Rows::Expert && epilogue == Epilogue::Gate;
+            if tokens == 1 {
+                for v in <gemv::Gemv as Kernel>::variants(self.device.caps()) {
+                    if gated(v.ty, v.rows, v.epilogue) {
+                        let (x, norm) = (x.cast(), norm.cast());
+                        let binds = gemv::Binds { w: &up.words, x: &x, norm: Some(&norm), ids: Some(&ids), y: &gate };
+                        self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
+                    }
+                }
+                for v in <gemv_sum::GemvSum as Kernel>::variants(self.device.caps()) {
+                    if v.ty == ty {
+                        let params = gemv_sum::Params {
+                            rows: tokens,
+                            n: HIDDEN,
+                            k: INNER,
+                            row_units: down.planes.row_units(),
+                            units: down.planes.units(),
+                            share: EXPERTS,
+                            experts: EXPERTS,
+                            matrix_rows: HIDDEN,
+                        };
+                        let x = gate.cast();
+                        let binds = gemv_sum::Binds { w: &down.words, x: &x, ids: &ids, weights: &weights, y: &y };
+                        let work = Work { bytes: down.words.bytes() as f64, flops: flops / 2.0 };
+                        self.time(gemv_sum::GemvSum, v, &shape, work, params, binds).await?;
+                    }
+                }
+                continue;
+            }
+            for tile_rows in [gemv_columns::COLUMNS, gemm::TILE_M] {
+                let max_tiles = bucket::max_tiles(pairs, EXPERTS, tile_rows);
+                let counts = self.device.alloc("counts", EXPERTS.into()).await?;
+                let offsets = self.device.alloc("offsets", u64::from(EXPERTS) + 1).await?;
+                let sorted = self.device.alloc("pairs", pairs.into()).await?;
+                let tiles = self.device.alloc("tiles", max_tiles.into()).await?;
+                let grids = self.device.alloc("grids", 6).await?;
+                let mut recorder = Recorder::new();
+                let params =
+                    bucket::Params { pairs, experts: EXPERTS, tile_rows, max_tiles, first_grid: 1, second_grid: 1 };
+                let binds = bucket::Binds {
+                    ids: &ids,
+                    counts: &counts,
+                    offsets: &offsets,
+                    sorted: &sorted,
+                    tiles: &tiles,
+                    grids: &grids,
+                };
+                recorder.dispatch(bucket::Bucket, (), params, binds)?;
+                let mut program = Program::new(&self.device);
+                program.prepare(&self.device, recorder.finish()).await?;
+                program.run(&self.device).await?;
+                let x = x.cast();
+                if tile_rows == gemm::TILE_M {
+                    for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
+                        if gated(v.ty, v.rows, v.epilogue) {
+                            let binds = gemm::Binds {
+                                w: &up.words,
+                                x: &x,
+                                pairs: Some(&sorted),
+                                tiles: Some(&tiles),
+                                y: &gate,
+                            };
+                            self.time(gemm::Gemm, v, &shape, work, params!(gemm, tiles: max_tiles), binds).await?;
+                        }
+                    }
+                } else {
+                    for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
+                        if gated(v.ty, v.rows, v.epilogue) {
+                            let (pairs, tiles) = (Some(&sorted), Some(&tiles));
+                            let binds = gemv_columns::Binds { w: &up.words, x: &x, pairs, tiles, y: &gate };
+                            let params = params!(gemv_columns, tiles: max_tiles);
+                            self.time(gemv_columns::GemvColumns, v, &shape, work, params, binds).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn norm(&self, rows: u32) -> Result {
+        let x = self.floats("inputs", rows * HIDDEN).await?;
+        let w = self.floats("norm", HIDDEN).await?;
+        let y = self.device.alloc("outputs", u64::from(rows * HIDDEN)).await?;
+        let elements = f64::from(rows) * f64::from(HIDDEN);
+        let params = rms_norm::Params { rows, n: HIDDEN, x_rows: rows, eps: 1e-6 };
+        let binds = rms_norm::Binds { x: &x, w: &w, picks: None, y: &y };
+        let work = Work { bytes: 8.0 * elements, flops: 4.0 * elements };
+        self.time(rms_norm::RmsNorm, rms_norm::Rows::All, &format!("[{rows}, {HIDDEN}]"), work, params, binds).await
+    }
+
+    /// Rows that all attend to `depth` positions of one sequence.
+    async fn attention(&self, rows: u32, depth: u32) -> Result {
+        let (q_len, group, chunks, block) = (HEADS * HEAD_DIM, HEADS / KV_HEADS, depth.div_ceil(CHUNK), 32);
+        let q = self.floats("queries", rows * q_len).await?;
+        let y = self.device.alloc("attended", u64::from(rows * q_len)).await?;
+        let parts = self.device.alloc("parts", u64::from(rows * HEADS * chunks * (HEAD_DIM + 2))).await?;
+        let positions: Vec<u32> = (0..rows).flat_map(|_| [depth - 1, 0]).collect();
+        let positions = self.device.upload("positions", &positions).await?;
+        let max_blocks = depth.div_ceil(block);
+        let table = self.device.upload("table", &(0..max_blocks).collect::<Vec<u32>>()).await?;
+        let shape = format!("{rows} rows at {depth}");
+        for v in <attention::Attention as Kernel>::variants(self.device.caps()) {
+            if v.head_dim != HEAD_DIM || v.cache != Cache::Paged {
+                continue;
+            }
+            let words = 2 * u64::from(KV_HEADS) * u64::from(max_blocks * block) * u64::from(v.kv.head_words(HEAD_DIM));
+            let kv = self.device.alloc("cache", words).await?;
+            let work = Work {
+                bytes: 4.0 * words as f64 + 8.0 * f64::from(rows * q_len),
+                flops: 4.0 * f64::from(rows) * f64::from(q_len) * f64::from(depth),
+            };
+            macro_rules! params {
+                ($kernel:ident, $($field:ident: $value:expr),*) => {
+                    $kernel::Params {
+                        rows, heads: HEADS, kv_heads: KV_HEADS, group, capacity: depth, sequences: 1, max_blocks, block,
+                        blocks: max_blocks, scale: 0.088, $($field: $value,)* ..Default::default()
+                    }
+                };
+            }
+            let binds = attention::Binds { q: &q, kv: &kv, positions: &positions, table: Some(&table), y: &y };
+            self.time(attention::Attention, v, &shape, work, params!(attention,), binds).await?;
+            let binds =
+                attention_part::Binds { q: &q, kv: &kv, positions: &positions, table: Some(&table), parts: &parts };
+            let params = params!(attention_part, chunks: chunks);
+            self.time(attention_part::AttentionPart, v, &shape, work, params, binds).await?;
+        }
+        Ok(())
+    }
+}
