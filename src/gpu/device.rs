@@ -20,6 +20,9 @@ use super::{
 /// Bytes that [`Device::write`] gives to the driver at a time.
 const WRITE_SLICE: usize = 16 << 20;
 
+/// The number of an outline's first buffer.
+const OUTLINED: u64 = 1 << 63;
+
 /// A place to hold buffers and run plans. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -125,7 +128,9 @@ impl Device {
     }
 
     fn from_kind(kind: Kind, caps: Caps) -> Self {
-        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(0), AtomicU32::new(0));
+        // Plans may have buffers of an outline beside those of its device.
+        let first = if matches!(kind, Kind::Outline(_)) { OUTLINED } else { 0 };
+        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(first), AtomicU32::new(0));
         Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
     }
 
