@@ -1,8 +1,8 @@
 //! Which kernels a number of rows is given to.
 
 use crate::{
-    gpu::{Caps, Device},
-    kernels::linear::Lanes,
+    gpu::Device,
+    kernels::{attn::Exchange, linear::Lanes},
 };
 
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
@@ -29,22 +29,29 @@ pub struct Tiers {
     pub bucket_pairs: u32,
     /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
     pub lanes: Lanes,
+    /// How invocations work together in attention: its order of sums.
+    pub exchange: Exchange,
 }
 
 impl Tiers {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
-    pub const GPU: Self = Self { prefill: Product::Gemm, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
+    pub const GPU: Self = Self {
+        prefill: Product::Gemm,
+        columns_rows: 2,
+        bucket_pairs: 2,
+        lanes: Lanes::Units,
+        exchange: Exchange::Memory,
+    };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self =
-        Self { prefill: Product::Gemv, columns_rows: 2, bucket_pairs: 2, lanes: Lanes::Units };
+    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
 
     /// Those that suit `device`.
     pub fn of(device: &Device) -> Self {
-        if device.is_software() { Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE } } else { Self::GPU }
-    }
-
-    fn software_lanes(caps: &Caps) -> Lanes {
-        if caps.shuffles { Lanes::Rows } else { Lanes::Units }
+        match (device.is_software(), device.caps().shuffles) {
+            (true, true) => Self { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Self::SOFTWARE },
+            (true, false) => Self::SOFTWARE,
+            (false, _) => Self::GPU,
+        }
     }
 
     /// Whether prompts and drawn tokens have the same order of sums.
