@@ -12,7 +12,7 @@ use common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, r
 use ferrum_wgpu::{
     engine::{EngineError, EngineOptions, Phase, Stage},
     gpu::{Device, Requirements},
-    model::{PlanOptions, Product, Tiers},
+    model::{PlanOptions, Tiers},
     wgpu,
 };
 
@@ -76,7 +76,7 @@ fn nothing_is_compiled_after_preparing() {
             PlanOptions { tiers: Some(Tiers::GPU), ..PlanOptions::default() },
             PlanOptions { tiers: Some(Tiers::SOFTWARE), indirect: true, ..PlanOptions::default() },
             PlanOptions {
-                tiers: Some(Tiers { prefill: Product::Gemv, columns_rows: 6, bucket_pairs: 3 }),
+                tiers: Some(Tiers { columns_rows: 6, bucket_pairs: 3, ..Tiers::SOFTWARE }),
                 fused: false,
                 host_routing: true,
                 ..PlanOptions::default()

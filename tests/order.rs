@@ -1,18 +1,23 @@
 //! Orders of sums: what one row gives, bit for bit, whatever is computed with it and by which kernel of its order.
 
+mod common;
+
+use common::device::{gpu, normal, run, upload};
 use ferrum_wgpu::{
-    gpu::{Adapter, Buffer, Device, Element, Kernel, Program, Readback, Recorder},
+    gpu::{Buffer, Device, Kernel, Recorder},
     kernels::{
         KvType, Reduce,
         attn::{
-            CHUNK, Cache,
+            CHUNK, Cache, Exchange, Tiles,
             attention::{self, Attention},
             attention_merge::{self, AttentionMerge},
             attention_part::{self, AttentionPart},
+            part_words,
+            qk_norm_rope::{self, QkNormRope},
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Rows, TileType,
+            Epilogue, Input, Lanes, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, COLUMNS, GemvColumns},
@@ -21,31 +26,6 @@ use ferrum_wgpu::{
     },
     quant::{Planes, Rng, WeightType, random_blocks},
 };
-
-async fn gpu() -> Device {
-    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
-    Device::new(&adapter).await.expect("a device")
-}
-
-async fn upload<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
-    // No buffer is empty.
-    let filled = if values.is_empty() { device.alloc("empty", 1).await } else { device.upload("values", values).await };
-    filled.expect("a buffer")
-}
-
-/// The bits of `y` after the recorded dispatches.
-async fn run(device: &Device, rec: Recorder, y: &Buffer<f32>) -> Vec<u32> {
-    let mut program = Program::new(device);
-    program.prepare(device, rec.finish()).await.expect("shaders compile");
-    program.submit(device).expect("it runs");
-    let readback = Readback::new::<f32>(device, y.len(), 1).await.expect("a buffer");
-    let values = readback.read(device, y, y.len()).await.expect("values");
-    values.into_iter().map(f32::to_bits).collect()
-}
-
-fn normal(rng: &mut Rng, count: usize) -> Vec<f32> {
-    (0..count).map(|_| rng.normal()).collect()
-}
 
 /// Rows times a matrix, or times those of experts 1 to 4 of 6.
 struct Products<'a> {
@@ -118,8 +98,9 @@ impl<'a> Products<'a> {
                 matrix_rows,
                 x_offset: 0,
                 ids_offset: 0,
+                eps: 0.0,
             };
-            let binds = gemv::Binds { w, x: &x, ids: expert.then_some(&ids), y: &y };
+            let binds = gemv::Binds { w, x: &x, norm: None, ids: expert.then_some(&ids), y: &y };
             rec.dispatch(Gemv, variant, params, binds).expect("no aliases");
             return run(device, rec, &y).await;
         }
@@ -169,7 +150,7 @@ impl<'a> Products<'a> {
                 x_offset: 0,
             };
             let binds = gemv_columns::Binds { w, x: &x, pairs, tiles, y: &y };
-            rec.dispatch(GemvColumns, variant, params, binds).expect("no aliases");
+            rec.dispatch(GemvColumns, in_columns(variant), params, binds).expect("no aliases");
         } else {
             let params = gemm::Params {
                 rows,
@@ -193,16 +174,27 @@ impl<'a> Products<'a> {
     }
 }
 
+/// The variant of several rows at once of a product.
+fn in_columns(v: Variant) -> gemv_columns::Variant {
+    gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes }
+}
+
 /// A GEMM's variant of a product.
 fn in_tiles(v: Variant, tile: TileType) -> gemm::Variant {
     gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile }
 }
 
-fn variants(types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
+/// What invocations may share out on a device.
+fn lanes(device: &Device) -> &'static [Lanes] {
+    if device.caps().shuffles { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+}
+
+fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
     let mut all = Vec::new();
-    for ty in types {
+    for (lanes, ty) in lanes.iter().flat_map(|lanes| types.iter().map(|ty| (*lanes, *ty))) {
         for rows in [Rows::Dense, Rows::Expert] {
-            all.extend(epilogues.iter().map(|epilogue| Variant { ty: *ty, rows, epilogue: *epilogue }));
+            let variant = |epilogue: &Epilogue| Variant { ty, rows, epilogue: *epilogue, lanes, input: Input::Plain };
+            all.extend(epilogues.iter().map(variant));
         }
     }
     all
@@ -211,8 +203,8 @@ fn variants(types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
 /// Rows one by one against several at once, alone and with others.
 async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
-    for v in variants(&WeightType::ALL, &Epilogue::ALL) {
-        assert_eq!(Gemv::order(v), GemvColumns::order(v));
+    for v in variants(lanes(device), &WeightType::ALL, &Epilogue::ALL) {
+        assert_eq!(Gemv::order(v), GemvColumns::order(in_columns(v)));
         let [whole, halves] = [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile)));
         assert!(whole != Gemv::order(v) && halves != Gemv::order(v) && whole != halves);
         for round in 0..rounds {
@@ -246,7 +238,8 @@ fn another_order_is_seen() {
             "partial[(row * LANES + lane)",
             "partial[(row * LANES + (lane ^ 3u))",
         );
-        let variant = Variant { ty: WeightType::Q4K, rows: Rows::Dense, epilogue: Epilogue::Store };
+        let (ty, rows, epilogue) = (WeightType::Q4K, Rows::Dense, Epilogue::Store);
+        let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, input: Input::Plain };
         let products = Products::new(&device, variant, (8, 40, 8), &mut Rng::new(7)).await;
         assert_ne!(products.rows(8, By::Columns).await, products.rows(8, By::Gemv).await);
     });
@@ -263,7 +256,7 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
         for device in [gpu().await, Device::cpu()] {
             let mut rng = Rng::new(3);
             let types = [WeightType::F16, WeightType::Q4K, WeightType::Q6K, WeightType::Q8_0];
-            for v in variants(&types, &[Epilogue::Store, Epilogue::Gate]) {
+            for v in variants(&[Lanes::Units], &types, &[Epilogue::Store, Epilogue::Gate]) {
                 let n = 40;
                 let cells = if v.ty.block_len() == 1 { 77 } else { 3 };
                 let products = Products::new(&device, v, (64, n, cells), &mut rng).await;
@@ -281,7 +274,7 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
 struct Attended<'a> {
     device: &'a Device,
     variant: attention::Variant,
-    kv: Buffer<u32>,
+    kv: Buffer<[u32; 4]>,
     table: Buffer<u32>,
     capacity: u32,
 }
@@ -308,7 +301,7 @@ impl<'a> Attended<'a> {
         };
         // The pool's blocks are those of the sequence from the last on.
         let table: Vec<u32> = (0..capacity / Self::BLOCK).rev().collect();
-        Self { device, variant, kv: upload(device, &words).await, table: upload(device, &table).await, capacity }
+        Self { device, variant, kv: upload(device, &words).await.cast(), table: upload(device, &table).await, capacity }
     }
 
     fn paged(&self) -> bool {
@@ -322,14 +315,17 @@ impl<'a> Attended<'a> {
     }
 
     async fn whole(&self, q: &[f32], contexts: &[u32]) -> Vec<u32> {
-        let (q, positions) = (upload(self.device, q).await, self.positions(contexts).await);
-        let y = upload(self.device, &vec![f32::NAN; q.len() as usize]).await;
-        let max_blocks = self.capacity / Self::BLOCK;
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, true));
         let params = attention::Params {
             rows: contexts.len() as u32,
             heads: Self::HEADS,
             kv_heads: 1,
             group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
             capacity: self.capacity,
             sequences: 1,
             max_blocks,
@@ -340,24 +336,27 @@ impl<'a> Attended<'a> {
         };
         let table = self.paged().then_some(&self.table);
         let mut rec = Recorder::new();
-        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y };
+        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y.cast() };
         rec.dispatch(Attention, self.variant, params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
 
     async fn by_chunks(&self, q: &[f32], contexts: &[u32], chunks: u32) -> Vec<u32> {
         let rows = contexts.len() as u32;
-        let (q, positions) = (upload(self.device, q).await, self.positions(contexts).await);
-        let y = upload(self.device, &vec![f32::NAN; q.len() as usize]).await;
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
         let attention::Variant { head_dim, cache, .. } = self.variant;
-        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * (head_dim + 2)) as usize];
-        let parts = upload(self.device, &parts).await;
-        let max_blocks = self.capacity / Self::BLOCK;
+        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * part_words(head_dim)) as usize];
+        let parts = upload(self.device, &parts).await.cast();
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, chunks > 3));
         let params = attention_part::Params {
             rows,
             heads: Self::HEADS,
             kv_heads: 1,
             group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
             chunks,
             capacity: self.capacity,
             sequences: 1,
@@ -373,22 +372,22 @@ impl<'a> Attended<'a> {
         rec.dispatch(AttentionPart, self.variant, params, binds).expect("no aliases");
         let variant = attention_merge::Variant { head_dim, cache };
         let params = attention_merge::Params { rows, heads: Self::HEADS, chunks, capacity: self.capacity, window: 0 };
-        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y };
+        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y.cast() };
         rec.dispatch(AttentionMerge, variant, params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
 }
 
-fn reduces(device: &Device) -> Vec<Reduce> {
-    if device.caps().subgroups { vec![Reduce::Shared, Reduce::Subgroup] } else { vec![Reduce::Shared] }
+fn exchanges(device: &Device) -> Vec<Exchange> {
+    if device.caps().shuffles { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
 }
 
 fn attentions(device: &Device) -> Vec<attention::Variant> {
     let kvs = if device.caps().pack_f16 { &KvType::ALL[..] } else { &[KvType::F32] };
     let mut all = Vec::new();
-    for reduce in reduces(device) {
+    for exchange in exchanges(device) {
         for (kv, cache) in kvs.iter().flat_map(|kv| Cache::ALL.map(|cache| (*kv, cache))) {
-            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, reduce }));
+            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, exchange }));
         }
     }
     all
@@ -445,7 +444,7 @@ fn normed_rows_do_not_depend_on_their_number() {
     pollster::block_on(async {
         let mut rng = Rng::new(6);
         for device in [gpu().await, Device::cpu()] {
-            for (reduce, n) in reduces(&device).into_iter().flat_map(|reduce| [5, 300, 2048].map(|n| (reduce, n))) {
+            for n in [5, 300, 2048] {
                 let rows = 33;
                 let x = upload(&device, &normal(&mut rng, (rows * n) as usize)).await;
                 let w = upload(&device, &normal(&mut rng, n as usize)).await;
@@ -455,15 +454,14 @@ fn normed_rows_do_not_depend_on_their_number() {
                     let picks: Vec<[u32; 2]> = (first_row..first_row + rows).map(|row| [row, 0]).collect();
                     let picks = upload(&device, &picks).await;
                     let params = rms_norm::Params { rows, n, x_rows: 33, eps: 1e-6 };
-                    let variant = rms_norm::Variant { reduce, rows: rms_norm::Rows::Picked };
                     let binds = rms_norm::Binds { x: &x, w: &w, picks: Some(&picks), y: &y };
-                    rec.dispatch(RmsNorm, variant, params, binds).expect("no aliases");
+                    rec.dispatch(RmsNorm, rms_norm::Rows::Picked, params, binds).expect("no aliases");
                     run(&device, rec, &y).await
                 };
                 let all = normed(0, rows).await;
                 for (first, count) in [(0, 1), (0, 2), (0, 32), (32, 1), (7, 20)] {
                     let some = &all[(first * n) as usize..][..(count * n) as usize];
-                    assert_eq!(normed(first, count).await, some, "{count} rows of {n} from {first} on by {reduce:?}");
+                    assert_eq!(normed(first, count).await, some, "{count} rows of {n} from {first} on");
                 }
             }
         }
@@ -472,12 +470,19 @@ fn normed_rows_do_not_depend_on_their_number() {
 
 #[test]
 fn orders_differ_where_sums_do() {
-    let norm = |reduce| RmsNorm::order(rms_norm::Variant { reduce, rows: rms_norm::Rows::All });
-    let (shared, subgroups) = (norm(Reduce::Shared), norm(Reduce::Subgroup));
-    assert_ne!(shared, subgroups);
-    assert!(subgroups.by_subgroups() && !shared.by_subgroups());
-    assert_eq!((shared.name(), subgroups.name()), ("elementwise/rms_norm", "elementwise/rms_norm"));
-    let v = |reduce| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, reduce };
-    assert_ne!(Attention::order(v(Reduce::Shared)), Attention::order(v(Reduce::Subgroup)));
-    assert_eq!(Attention::order(v(Reduce::Shared)), AttentionPart::order(v(Reduce::Shared)));
+    let v = |exchange| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, exchange };
+    let (memory, shuffle) = (v(Exchange::Memory), v(Exchange::Shuffle));
+    assert_ne!(Attention::order(memory), Attention::order(shuffle));
+    assert_eq!(Attention::order(memory), AttentionPart::order(memory));
+    assert_eq!(Attention::order(shuffle), AttentionPart::order(shuffle));
+    let turn = |reduce| qk_norm_rope::Variant {
+        head_dim: 128,
+        mode: qk_norm_rope::Mode::NormRope,
+        interleaved: false,
+        cache: Cache::Paged,
+        reduce,
+    };
+    let (shared, subgroups) = (turn(Reduce::Shared), turn(Reduce::Subgroup));
+    assert_ne!(QkNormRope::order(shared), QkNormRope::order(subgroups));
+    assert!(QkNormRope::order(subgroups).by_subgroups() && !QkNormRope::order(shared).by_subgroups());
 }

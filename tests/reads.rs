@@ -12,7 +12,7 @@ use ferrum_wgpu::{
     gpu::{Buffer, Device, GpuError, Program, Readback, Recorder},
     kernels::{
         KvType,
-        linear::{Epilogue, Rows, TileType, embed, gemm, gemv, gemv_columns},
+        linear::{Epilogue, Input, Lanes, Rows, TileType, embed, gemm, gemv, gemv_columns},
     },
     model::{Model, Reads},
     quant::{Planes, Rng, WeightType, random_blocks},
@@ -107,11 +107,12 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
     let count = if expert { 2 } else { 1 };
     match kernel {
         Kernel::Gemv => {
-            let binds = gemv::Binds { w, x, ids: expert.then_some(&b.ids), y };
-            rec.dispatch(gemv::Gemv, v, params!(gemv, x_offset: 0, ids_offset: 0), binds)?;
+            let binds = gemv::Binds { w, x, norm: None, ids: expert.then_some(&b.ids), y };
+            rec.dispatch(gemv::Gemv, v, params!(gemv, x_offset: 0, ids_offset: 0, eps: 0.0), binds)?;
         }
         Kernel::Columns => {
             let binds = gemv_columns::Binds { w, x, pairs, tiles, y };
+            let v = gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes };
             rec.dispatch(gemv_columns::GemvColumns, v, params!(gemv_columns, tiles: count, x_offset: 0), binds)?;
         }
         Kernel::Gemm => {
@@ -150,7 +151,8 @@ fn products_read_the_weights_they_say() -> Result {
             for kernel in [Kernel::Gemv, Kernel::Columns, Kernel::Gemm] {
                 for rows in [Rows::Dense, Rows::Expert] {
                     let mut rec = Recorder::new();
-                    let variant = gemv::Variant { ty, rows, epilogue: Epilogue::Store };
+                    let (epilogue, lanes, input) = (Epilogue::Store, Lanes::Units, Input::Plain);
+                    let variant = gemv::Variant { ty, rows, epilogue, lanes, input };
                     for (part, first) in parts.iter().zip([0, HELD]) {
                         product(&mut rec, kernel, variant, (part, first), &buffers)?;
                     }

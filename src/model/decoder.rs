@@ -1,7 +1,8 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling, weights::Weights,
+    Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling,
+    weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder},

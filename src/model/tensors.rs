@@ -251,7 +251,8 @@ impl<'a> Find<'a> {
 fn joined<'a>(linears: [LinearInfo<'a>; 3]) -> Vec<LinearInfo<'a>> {
     let mut all: Vec<LinearInfo<'a>> = Vec::new();
     for linear in linears {
-        let last = all.last_mut().filter(|last| last.bias.is_none() && linear.bias.is_none()).map(|last| &mut last.matrix);
+        let last =
+            all.last_mut().filter(|last| last.bias.is_none() && linear.bias.is_none()).map(|last| &mut last.matrix);
         let both = last.as_ref().map(|last| last.planes).filter(|last| last.ty() == linear.matrix.planes.ty());
         let both = both.and_then(|b| Planes::new(b.ty(), b.rows() + linear.matrix.planes.rows(), b.k()));
         match (last, both) {

@@ -1,6 +1,7 @@
 //! What several test programs share. Each uses only a part of it.
 #![allow(dead_code)]
 
+pub mod device;
 pub mod engines;
 pub mod golden;
 pub mod smallest;

@@ -3,7 +3,10 @@
 var<private> in_scale: f32;
 
 fn in_load(row: u32, i: u32) -> vec4<f32> {
-    return x[row + i] * in_scale * norm[i];
+    let value = x[row + i] * in_scale * norm[i];
+    // Or compilers would contract or reorder the product with sums that it meets, as they can't where it is stored: they
+    // know nothing of the sign of eps, which is 0.
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) | vec4<u32>(bitcast<u32>(p.eps) >> 31u));
 }
 
 fn in_squares(row: u32, i: u32) -> vec4<f32> {

@@ -174,7 +174,8 @@ impl Inputs {
             let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
             bounds = vec![0.0; floats.len()];
             let start = (p.x_offset as usize).min(floats.len());
-            let rows = floats[start..].chunks_exact_mut(p.k as usize).zip(bounds[start..].chunks_exact_mut(p.k as usize));
+            let rows =
+                floats[start..].chunks_exact_mut(p.k as usize).zip(bounds[start..].chunks_exact_mut(p.k as usize));
             for (row, bounds) in rows {
                 let exact: Vec<f64> = row.iter().map(|x| f64::from(*x)).collect();
                 for ((x, bound), (value, near)) in row.iter_mut().zip(bounds).zip(rms_norm::near(&exact, norm, p.eps)) {

@@ -95,7 +95,13 @@ impl GemvSum {
         // What the two kernels give, whose twins round the products.
         let mut products = vec![0.0; (p.rows * p.share * p.n) as usize];
         let product = of_pairs(p);
-        product.compute(product::Variant { epilogue: Epilogue::Store, ..v.product() }, host.w, host.x, &runs(p, host.ids), &mut products);
+        product.compute(
+            product::Variant { epilogue: Epilogue::Store, ..v.product() },
+            host.w,
+            host.x,
+            &runs(p, host.ids),
+            &mut products,
+        );
         for (t, y) in host.y.chunks_exact_mut(p.n as usize).enumerate().take(p.rows as usize) {
             for (j, y) in y.iter_mut().enumerate() {
                 let pairs = t * p.share as usize..(t + 1) * p.share as usize;

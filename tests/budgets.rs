@@ -1,0 +1,150 @@
+//! What a layer of Qwen3-30B-A3B costs: dispatches, bytes of weights and objects of the device, counted exactly.
+
+mod common;
+
+use common::{
+    engines::{engine, greedy, options, prompt, replies},
+    tiny_model::{Arch, TinyModel},
+};
+use ferrum_wgpu::{
+    engine::{DecodePass, Engine, EngineOptions, Phase, Stage},
+    gguf::Gguf,
+    gpu::Device,
+    kernels::linear::Lanes,
+    model::{Model, Product, Reads, Tiers},
+    quant::WeightType,
+};
+
+/// One layer of Qwen3-30B-A3B as in a Q4_K_M file, in half of whose layers `big` is Q6_K and in the others Q4_K; the head,
+/// which is counted by the row, with few rows.
+fn layer(big: WeightType) -> TinyModel {
+    TinyModel {
+        arch: Arch::Qwen3Moe,
+        layers: 1,
+        hidden: 2048,
+        heads: 32,
+        kv_heads: 4,
+        head_dim: 128,
+        experts: 128,
+        top_k: 8,
+        expert_ffn: 768,
+        vocab: 512,
+        main: WeightType::Q4K,
+        big,
+        ..TinyModel::default()
+    }
+}
+
+/// The same dispatches from fewer weights.
+fn narrow(big: WeightType) -> TinyModel {
+    TinyModel { hidden: 256, expert_ffn: 256, ..layer(big) }
+}
+
+const BIG: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
+
+async fn load(device: &Device, tiny: &TinyModel) -> (Gguf, Model) {
+    let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
+    let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
+    (gguf, model)
+}
+
+/// The pass of a drawn token.
+async fn decode(engine: &Engine, model: &Model) -> DecodePass {
+    replies(engine, &[(prompt(model, 2, 0), greedy(3))]).await;
+    engine.decode_pass(8.0).await
+}
+
+/// The Q4_K_M file of Qwen3-30B-A3B: 24 layers of each kind and the head, of which 512 rows were counted with either.
+fn of_48_layers(q4: f64, q6: f64, final_norm: f64, row: f64) -> f64 {
+    let head = 512.0 * WeightType::Q6K.block_bytes() as f64 * 8.0;
+    let head_of_q4 = 512.0 * WeightType::Q4K.block_bytes() as f64 * 8.0;
+    24.0 * (q4 - head_of_q4 - final_norm - row)
+        + 24.0 * (q6 - head - final_norm - row)
+        + 151_936.0 / 512.0 * head
+        + final_norm
+        + row
+}
+
+#[test]
+fn a_token_reads_hardly_more_weights_than_it_needs() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let (mut counted, mut needed) = (Vec::new(), Vec::new());
+        for big in BIG {
+            let (gguf, model) = load(&device, &layer(big)).await;
+            let engine = engine(&model, &options(1, 32, Tiers::GPU)).await;
+            let pass = decode(&engine, &model).await;
+            assert_eq!(pass.rows, 1);
+            counted.push(pass.weight_bytes);
+            needed.push(Reads::of(&gguf).expect("a model").weights(1, 8.0));
+        }
+        let (final_norm, row) = (4.0 * 2048.0, 8.0 * WeightType::Q4K.block_bytes() as f64);
+        let [counted, needed] = [counted, needed].map(|of| of_48_layers(of[0], of[1], final_norm, row));
+        println!("{counted} B of {needed} B");
+        assert_eq!(needed, 1_919_588_352.0);
+        assert!((1.0..=1.02).contains(&(counted / needed)), "{counted} B");
+    });
+}
+
+/// Dispatches of the layer in a phase's passes, each pass having as many.
+async fn of_layer(engine: &Engine, phase: Phase) -> u64 {
+    let profile = engine.profile().await;
+    let total = &profile.phases[&phase];
+    let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
+    let stages = total.stages.iter().filter(|(stage, _)| !outside.contains(stage));
+    let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
+    assert_eq!(dispatches % total.passes, 0, "{total:?}");
+    dispatches / total.passes
+}
+
+#[test]
+fn a_layer_takes_few_dispatches() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let by_rows = Tiers { lanes: Lanes::Rows, ..Tiers::SOFTWARE };
+        for (big, tiers) in BIG.into_iter().flat_map(|big| [Tiers::GPU, Tiers::SOFTWARE, by_rows].map(|t| (big, t))) {
+            let (_, model) = load(&device, &narrow(big)).await;
+            let profiled = |tiers| EngineOptions { profile: true, prefix_sharing: false, ..options(3, 600, tiers) };
+            let what = format!("{big}, {tiers:?}");
+
+            // A context of one chunk of attention and one of several, whose parts are merged by a dispatch more.
+            for (len, more) in [(5, 0), (300, 1)] {
+                let engine = engine(&model, &profiled(tiers)).await;
+                replies(&engine, &[(prompt(&model, len, 0), greedy(3))]).await;
+                let (decode, prefill) =
+                    (of_layer(&engine, Phase::Decode).await, of_layer(&engine, Phase::Prefill).await);
+                println!("{what}: {decode} a token, {prefill} a prompt of {len}");
+                assert!(decode <= 8 + more, "{what}: {decode} dispatches a token");
+                assert!(prefill <= 12 + more, "{what}: {prefill} dispatches a prompt of {len}");
+            }
+            for (bucket_pairs, most) in [(u32::MAX, 10), (0, 11)] {
+                let engine = engine(&model, &profiled(Tiers { bucket_pairs, ..tiers })).await;
+                let requests: Vec<_> = (0..3).map(|i| (prompt(&model, 3, i), greedy(4))).collect();
+                replies(&engine, &requests).await;
+                let batch = of_layer(&engine, Phase::BatchedDecode).await;
+                println!("{what}: {batch} a batch, buckets from {bucket_pairs} pairs an expert");
+                assert!(
+                    batch <= most,
+                    "{what}: {batch} dispatches a batch, buckets from {bucket_pairs} pairs an expert"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_makes_no_object_of_the_device() {
+    pollster::block_on(async {
+        let device = common::device::gpu().await;
+        for prefill in [Product::Gemv, Product::Gemm] {
+            let (_, model) = load(&device, &narrow(WeightType::Q6K)).await;
+            let engine = engine(&model, &options(2, 64, Tiers { prefill, ..Tiers::of(&device) })).await;
+            engine.prepare().await.expect("shaders compile");
+            let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
+            replies(&engine, &requests(4)).await;
+            let before = device.created();
+            replies(&engine, &requests(40)).await;
+            assert_eq!(device.created(), before, "{prefill:?}");
+        }
+    });
+}
