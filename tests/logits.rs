@@ -109,8 +109,8 @@ fn cutting_a_prompt_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
-        let (prefill, lanes) = (Product::Gemv, Tiers::of(&device).lanes);
-        let tiers = |columns_rows, bucket_pairs| Tiers { prefill, columns_rows, bucket_pairs, lanes };
+        let best = Tiers::of(&device);
+        let tiers = |columns_rows, bucket_pairs| Tiers { prefill: Product::Gemv, columns_rows, bucket_pairs, ..best };
         for (name, tiny) in common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
