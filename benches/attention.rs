@@ -34,7 +34,8 @@ async fn bench() -> Result<(), Box<dyn std::error::Error>> {
     let adapter = Adapter::find(None).await?;
     println!("{} ({}, {})", adapter.name(), adapter.backend(), adapter.driver());
     let device = Device::new(&adapter).await?;
-    let exchanges = if device.caps().shuffles { &[Exchange::Memory, Exchange::Shuffle][..] } else { &[Exchange::Memory] };
+    let exchanges =
+        if device.caps().shuffles { &[Exchange::Memory, Exchange::Shuffle][..] } else { &[Exchange::Memory] };
     let kvs = if device.caps().pack_f16 { &KvType::ALL[..] } else { &[KvType::F32] };
     println!("exchange  cache   rows  context       time    GMAC/s");
     for (exchange, kv) in exchanges.iter().flat_map(|exchange| kvs.iter().map(move |kv| (*exchange, *kv))) {
@@ -74,8 +75,7 @@ async fn bench() -> Result<(), Box<dyn std::error::Error>> {
             };
             if rows > 1 || chunks == 1 {
                 let y = y.cast();
-                let binds =
-                    attention::Binds { q: &q, kv: &cache, positions: &positions, table: Some(&table), y: &y };
+                let binds = attention::Binds { q: &q, kv: &cache, positions: &positions, table: Some(&table), y: &y };
                 rec.dispatch(Attention, variant, params, binds)?;
             } else {
                 let params = attention_part::Params {

@@ -1,6 +1,9 @@
 // Attention of eight pairs, each of a row and a query head, to some of their keys, all of one key head: whatever is loaded
-// of a key or value serves all eight. Scores and weights go through workgroup memory, a chunk at a time. What a pair has
-// does not depend on the others: a key that it does not see adds nothing to its sums, exactly.
+// of a key or value serves all eight. What a pair has does not depend on the others: a key that it does not see adds
+// nothing to its sums, exactly.
+//
+// A chunk's weights (at first scores) are in scan_weights, those of the first four pairs before the others', and where its
+// keys are in scan_slots, both at scan_place.
 const STEP = 4u * WG;
 
 // A number for each pair.
@@ -9,14 +12,9 @@ struct ScanPairs {
     hi: vec4<f32>,
 }
 
-// Weights (at first scores) of the chunk's keys, four pairs in a vec4.
-var<workgroup> scan_weights: array<vec4<f32>, 2u * CHUNK>;
-// Where the keys are.
-var<workgroup> scan_slots: array<u32, CHUNK>;
-
 // The scores of the keys from keys.x up to keys.y, which are of one chunk, and the pairs' largest.
 fn scan_scores(tile: ScanTile, run: ScanRun, keys: vec2<u32>, zero: u32, invocation: u32) -> ScanPairs {
-    let mine = scan_query_head(tile, invocation);
+    scan_queries(tile, zero, invocation);
     var largest = ScanPairs(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
     for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
         let first = base + invocation;
@@ -40,7 +38,7 @@ fn scan_scores(tile: ScanTile, run: ScanRun, keys: vec2<u32>, zero: u32, invocat
             let k = array<KvEight, 4>(
                 kv_eight(slots.x, i), kv_eight(slots.y, i), kv_eight(slots.z, i), kv_eight(slots.w, i),
             );
-            let own = scan_query_own(mine, i);
+            let own = scan_query_own(i);
             s0 += scan_dots(scan_query(own, tile.lo.out.x, i, 0u), k);
             s1 += scan_dots(scan_query(own, tile.lo.out.y, i, 1u), k);
             s2 += scan_dots(scan_query(own, tile.lo.out.z, i, 2u), k);
@@ -70,10 +68,10 @@ fn scan_keep(run: ScanRun, position: u32, slot: u32, lo: vec4<f32>, hi: vec4<f32
         select(vec4<f32>(LOWEST), lo * p.scale, scan_sees(run.lo, position)),
         select(vec4<f32>(LOWEST), hi * p.scale, scan_sees(run.hi, position)),
     );
-    let i = position % CHUNK;
+    let i = scan_place(position);
     scan_slots[i] = slot;
     scan_weights[i] = scores.lo;
-    scan_weights[CHUNK + i] = scores.hi;
+    scan_weights[SCAN_KEYS + i] = scores.hi;
     return scores;
 }
 
@@ -86,11 +84,11 @@ fn scan_weigh(run: ScanRun, keys: vec2<u32>, largest: ScanPairs, zero: u32, invo
     var mass = ScanPairs(vec4<f32>(0.0), vec4<f32>(0.0));
     for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
         for (var position = base + invocation; position < base + STEP; position += WG) {
-            let i = position % CHUNK;
+            let i = scan_place(position);
             let lo = select(vec4<f32>(0.0), exp(scan_weights[i] - largest.lo), scan_sees(run.lo, position));
-            let hi = select(vec4<f32>(0.0), exp(scan_weights[CHUNK + i] - largest.hi), scan_sees(run.hi, position));
+            let hi = select(vec4<f32>(0.0), exp(scan_weights[SCAN_KEYS + i] - largest.hi), scan_sees(run.hi, position));
             scan_weights[i] = lo;
-            scan_weights[CHUNK + i] = hi;
+            scan_weights[SCAN_KEYS + i] = hi;
             mass = ScanPairs(mass.lo + lo, mass.hi + hi);
         }
     }

@@ -1,14 +1,20 @@
 // What invocations give each other, by workgroup memory; queries are read where they are needed, all from one address.
+const SCAN_KEYS = CHUNK;
+var<workgroup> scan_weights: array<vec4<f32>, 2u * SCAN_KEYS>;
+var<workgroup> scan_slots: array<u32, SCAN_KEYS>;
 var<workgroup> scan_pairs: array<vec4<f32>, 2u * WG>;
 
 // Invocations that have the same eight elements of different keys.
 const SCAN_GROUPS = WG / RUNS;
 
-fn scan_query_head(tile: ScanTile, invocation: u32) -> u32 {
-    return 0u;
+fn scan_place(position: u32) -> u32 {
+    return position % CHUNK;
 }
 
-fn scan_query_own(head: u32, i: u32) -> KvEight {
+fn scan_queries(tile: ScanTile, zero: u32, invocation: u32) {
+}
+
+fn scan_query_own(i: u32) -> KvEight {
     return KvEight();
 }
 
@@ -72,7 +78,7 @@ fn scan_values(keys: vec2<u32>, zero: u32, invocation: u32) {
         let lo = transpose(mat4x4<f32>(
             scan_weights[key], scan_weights[key + 1u], scan_weights[key + 2u], scan_weights[key + 3u],
         ));
-        let at = CHUNK + key;
+        let at = SCAN_KEYS + key;
         let hi = transpose(mat4x4<f32>(
             scan_weights[at], scan_weights[at + 1u], scan_weights[at + 2u], scan_weights[at + 3u],
         ));

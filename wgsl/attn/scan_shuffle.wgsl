@@ -1,14 +1,26 @@
 // What invocations give each other, by a workgroup of eight within one subgroup: queries and weights are shuffled.
 
-// An invocation has the query of the pair of its number.
-fn scan_query_head(tile: ScanTile, invocation: u32) -> u32 {
-    let quad = select(tile.lo.out, tile.hi.out, invocation >= 4u);
-    let pair = select(quad.xy, quad.zw, (invocation & 2u) != 0u);
-    return select(pair.x, pair.y, (invocation & 1u) != 0u) * (HEAD_DIM / 4u);
+// What an invocation keeps is its own: an eighth of the keys, and the query of the pair of its number.
+const SCAN_KEYS = CHUNK / WG;
+var<private> scan_weights: array<vec4<f32>, 2u * SCAN_KEYS>;
+var<private> scan_slots: array<u32, SCAN_KEYS>;
+var<private> scan_own: array<vec4<f32>, 2u * KV_EIGHTS>;
+
+fn scan_place(position: u32) -> u32 {
+    return position % CHUNK / WG;
 }
 
-fn scan_query_own(head: u32, i: u32) -> KvEight {
-    return KvEight(q[head + 2u * i], q[head + min(2u * i + 1u, HEAD_DIM / 4u - 1u)]);
+fn scan_queries(tile: ScanTile, zero: u32, invocation: u32) {
+    let quad = select(tile.lo.out, tile.hi.out, invocation >= 4u);
+    let pair = select(quad.xy, quad.zw, (invocation & 2u) != 0u);
+    let head = select(pair.x, pair.y, (invocation & 1u) != 0u);
+    for (var i = zero; i < HEAD_DIM / 4u; i += 1u) {
+        scan_own[i] = q[head * (HEAD_DIM / 4u) + i];
+    }
+}
+
+fn scan_query_own(i: u32) -> KvEight {
+    return KvEight(scan_own[2u * i], scan_own[2u * i + 1u]);
 }
 
 fn scan_query(own: KvEight, head: u32, i: u32, pair: u32) -> KvEight {
@@ -60,10 +72,10 @@ fn scan_values(keys: vec2<u32>, zero: u32, invocation: u32) {
         var a6 = KvEight();
         var a7 = KvEight();
         for (var base = keys.x / WG * WG + zero; base < keys.y; base += WG) {
-            let key = base % CHUNK + invocation;
+            let key = scan_place(base);
             let slot = scan_slots[key] + to_values;
             let lo = scan_weights[key];
-            let hi = scan_weights[CHUNK + key];
+            let hi = scan_weights[SCAN_KEYS + key];
             let v = scan_shuffled(0u, slot, i);
             let w = scan_shuffled(4u, slot, i);
             a0 = scan_add_eight(a0, lo.x, v, w);

@@ -86,7 +86,8 @@ impl Attended {
     pub(super) fn unnormalised(&self) -> impl Iterator<Item = (f64, f64)> {
         let share = self.share();
         let sums = self.values.iter().map(move |(sum, size)| (*sum, share * size));
-        let ends = [(self.largest, self.terms / f64::from(1 << 22)), (self.mass, share * self.mass), (0.0, 0.0), (0.0, 0.0)];
+        let ends =
+            [(self.largest, self.terms / f64::from(1 << 22)), (self.mass, share * self.mass), (0.0, 0.0), (0.0, 0.0)];
         sums.chain(ends)
     }
 

@@ -91,7 +91,8 @@ impl AttentionMerge {
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
         // The parts of real attention, so that what is expected is attention itself.
-        let of = attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, exchange: Exchange::Memory };
+        let of =
+            attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, exchange: Exchange::Memory };
         trials(of).into_iter().map(|(trial, chunks)| case(of, trial, chunks)).collect()
     }
 }

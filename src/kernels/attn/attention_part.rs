@@ -129,7 +129,8 @@ fn parts<'a>(
         let context = (keys.layout.position(&keys.at, row) + 1).min(p.chunks * CHUNK);
         let positions = of_chunk(chunk, context, p.window);
         let q = &q[i * hd..][..hd];
-        (!positions.is_empty()).then(|| (part * part_words(v.head_dim) as usize, keys.attend(row, head / p.group, q, positions)))
+        (!positions.is_empty())
+            .then(|| (part * part_words(v.head_dim) as usize, keys.attend(row, head / p.group, q, positions)))
     })
 }
 
@@ -164,5 +165,10 @@ pub(super) fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionPart>
     };
     let count = params.rows * params.heads * params.chunks * part_words(v.head_dim);
     let Trial { name, q, kv, positions, table, .. } = trial;
-    Case::of_definition(name, v, params, Data { q, kv, positions, table, parts: vec![[f32::NAN; 4]; count as usize / 4] })
+    Case::of_definition(
+        name,
+        v,
+        params,
+        Data { q, kv, positions, table, parts: vec![[f32::NAN; 4]; count as usize / 4] },
+    )
 }
