@@ -7,9 +7,13 @@
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
     kernels::{
-        attn::{CHUNK, Cache, attention, attention_part},
+        attn::{CHUNK, Cache, attention, attention_part, part_words},
         elementwise::rms_norm,
-        linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
+        linear::{
+            Epilogue, Rows, gemm, gemv,
+            gemv_columns::{self, Columns},
+            gemv_sum,
+        },
         moe::bucket,
     },
     quant::{Planes, WeightType, random_blocks},
@@ -155,7 +159,7 @@ impl Bench {
                 if rows > 1 {
                     for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
                         if plain(v.ty, v.rows, v.epilogue) {
-                            let params = params!(gemv_columns, tiles: rows.div_ceil(gemv_columns::COLUMNS));
+                            let params = params!(gemv_columns, tiles: rows.div_ceil(v.columns.count()));
                             let binds = gemv_columns::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
                             self.time(gemv_columns::GemvColumns, v, &shape, work, params, binds).await?;
                         }
@@ -230,7 +234,7 @@ impl Bench {
                 }
                 continue;
             }
-            for tile_rows in [gemv_columns::COLUMNS, gemm::TILE_M] {
+            for tile_rows in [Columns::Four.count(), Columns::Eight.count(), gemm::TILE_M] {
                 let max_tiles = bucket::max_tiles(pairs, EXPERTS, tile_rows);
                 let counts = self.device.alloc("counts", EXPERTS.into()).await?;
                 let offsets = self.device.alloc("offsets", u64::from(EXPERTS) + 1).await?;
@@ -268,7 +272,7 @@ impl Bench {
                     }
                 } else {
                     for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
-                        if gated(v.ty, v.rows, v.epilogue) {
+                        if gated(v.ty, v.rows, v.epilogue) && v.columns.count() == tile_rows {
                             let (pairs, tiles) = (Some(&sorted), Some(&tiles));
                             let binds = gemv_columns::Binds { w: &up.words, x: &x, pairs, tiles, y: &gate };
                             let params = params!(gemv_columns, tiles: max_tiles);
@@ -295,9 +299,9 @@ impl Bench {
     /// Rows that all attend to `depth` positions of one sequence.
     async fn attention(&self, rows: u32, depth: u32) -> Result {
         let (q_len, group, chunks, block) = (HEADS * HEAD_DIM, HEADS / KV_HEADS, depth.div_ceil(CHUNK), 32);
-        let q = self.floats("queries", rows * q_len).await?;
+        let q = self.floats("queries", rows * q_len).await?.cast();
         let y = self.device.alloc("attended", u64::from(rows * q_len)).await?;
-        let parts = self.device.alloc("parts", u64::from(rows * HEADS * chunks * (HEAD_DIM + 2))).await?;
+        let parts = self.device.alloc("parts", u64::from(rows * HEADS * chunks * part_words(HEAD_DIM))).await?;
         let positions: Vec<u32> = (0..rows).flat_map(|_| [depth - 1, 0]).collect();
         let positions = self.device.upload("positions", &positions).await?;
         let max_blocks = depth.div_ceil(block);

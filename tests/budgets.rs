@@ -10,8 +10,11 @@ use ferrum_wgpu::{
     engine::{DecodePass, Engine, EngineOptions, Phase, Stage},
     gguf::Gguf,
     gpu::Device,
-    kernels::{attn::CHUNK, linear::Lanes},
-    model::{Model, Product, Reads, Tiers},
+    kernels::{
+        attn::{CHUNK, Exchange},
+        linear::Lanes,
+    },
+    model::{Model, Precision, Product, Reads, Tiers},
     quant::WeightType,
 };
 
@@ -125,7 +128,7 @@ async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u
 fn a_layer_takes_few_dispatches() {
     pollster::block_on(async {
         let device = Device::cpu();
-        let by_rows = Tiers { lanes: Lanes::Rows, ..Tiers::SOFTWARE };
+        let by_rows = Tiers { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Tiers::SOFTWARE };
         // Contexts of one chunk of attention, and one of two, whose parts are merged by one dispatch more.
         for (tiers, len) in [(Tiers::GPU, 5), (Tiers::SOFTWARE, 5), (by_rows, 5), (Tiers::GPU, 258)] {
             let first = counts(&device, &narrow(WeightType::Q4K), tiers, len).await;
@@ -149,7 +152,8 @@ fn a_token_makes_no_object_of_the_device() {
         let device = common::device::gpu().await;
         for prefill in [Product::Gemv, Product::Gemm] {
             let (_, model) = load(&device, &narrow(WeightType::Q6K)).await;
-            let engine = engine(&model, &options(2, 64, Tiers { prefill, ..Tiers::of(&device) })).await;
+            let engine =
+                engine(&model, &options(2, 64, Tiers { prefill, ..Tiers::of(&device, Precision::Exact) })).await;
             engine.prepare().await.expect("shaders compile");
             let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
             replies(&engine, &requests(4)).await;

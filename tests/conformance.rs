@@ -51,7 +51,7 @@ fn a_device_of_default_limits_meets_the_definitions() {
 }
 
 /// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
-const MUTATIONS: [(&str, &str, &str, &str); 30] = [
+const MUTATIONS: [(&str, &str, &str, &str); 32] = [
     ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
@@ -69,12 +69,15 @@ const MUTATIONS: [(&str, &str, &str, &str); 30] = [
     ("linear/gemm", "workgroupBarrier();", "", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
-    ("attn/attention", "scan.mass = scan.mass * shrink +", "scan.mass = scan.mass +", "y["),
-    ("attn/attention_merge", "exp(b.largest - largest)", "1.0", "y["),
+    // A chunk's sums not rescaled, a key seen too early, another pair's weight.
+    ("attn/attention", "mass.lo * put_lo.before +", "mass.lo +", "y["),
+    ("attn/attention", "< seen.end)", "<= seen.end)", "y["),
+    ("attn/attention", "scan_add_eight(a1, lo.y, v, w)", "scan_add_eight(a1, lo.x, v, w)", "y["),
+    ("attn/attention_merge", "sums.y * factors.y", "sums.y", "y["),
     ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
     // Q8_0: another run's scale, a scale of other codes, no rounding.
-    ("attn/attention", "kv_scale(value, my_run)", "kv_scale(value, 0u)", "y["),
+    ("attn/attention", "let run = i >> 2u;", "let run = 0u;", "y["),
     ("attn/kv_cache_append", "largest / 127.0", "largest / 126.0", "kv["),
     ("attn/qkv_to_cache", "round(head_values", "trunc(head_values", "kv["),
     // Ties, a bucket's border, a slot left out.

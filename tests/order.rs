@@ -8,10 +8,12 @@ use ferrum_wgpu::{
     kernels::{
         KvType, Reduce,
         attn::{
-            CHUNK, Cache,
+            CHUNK, Cache, Exchange, Tiles,
             attention::{self, Attention},
             attention_merge::{self, AttentionMerge},
             attention_part::{self, AttentionPart},
+            part_words,
+            qk_norm_rope::{self, QkNormRope},
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
@@ -279,7 +281,7 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
 struct Attended<'a> {
     device: &'a Device,
     variant: attention::Variant,
-    kv: Buffer<u32>,
+    kv: Buffer<[u32; 4]>,
     table: Buffer<u32>,
     capacity: u32,
 }
@@ -306,7 +308,7 @@ impl<'a> Attended<'a> {
         };
         // The pool's blocks are those of the sequence from the last on.
         let table: Vec<u32> = (0..capacity / Self::BLOCK).rev().collect();
-        Self { device, variant, kv: upload(device, &words).await, table: upload(device, &table).await, capacity }
+        Self { device, variant, kv: upload(device, &words).await.cast(), table: upload(device, &table).await, capacity }
     }
 
     fn paged(&self) -> bool {
@@ -320,14 +322,17 @@ impl<'a> Attended<'a> {
     }
 
     async fn whole(&self, q: &[f32], contexts: &[u32]) -> Vec<u32> {
-        let (q, positions) = (upload(self.device, q).await, self.positions(contexts).await);
-        let y = upload(self.device, &vec![f32::NAN; q.len() as usize]).await;
-        let max_blocks = self.capacity / Self::BLOCK;
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, true));
         let params = attention::Params {
             rows: contexts.len() as u32,
             heads: Self::HEADS,
             kv_heads: 1,
             group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
             capacity: self.capacity,
             sequences: 1,
             max_blocks,
@@ -338,24 +343,27 @@ impl<'a> Attended<'a> {
         };
         let table = self.paged().then_some(&self.table);
         let mut rec = Recorder::new();
-        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y };
+        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y.cast() };
         rec.dispatch(Attention, self.variant, params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
 
     async fn by_chunks(&self, q: &[f32], contexts: &[u32], chunks: u32) -> Vec<u32> {
         let rows = contexts.len() as u32;
-        let (q, positions) = (upload(self.device, q).await, self.positions(contexts).await);
-        let y = upload(self.device, &vec![f32::NAN; q.len() as usize]).await;
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
         let attention::Variant { head_dim, cache, .. } = self.variant;
-        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * (head_dim + 2)) as usize];
-        let parts = upload(self.device, &parts).await;
-        let max_blocks = self.capacity / Self::BLOCK;
+        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * part_words(head_dim)) as usize];
+        let parts = upload(self.device, &parts).await.cast();
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, chunks > 3));
         let params = attention_part::Params {
             rows,
             heads: Self::HEADS,
             kv_heads: 1,
             group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
             chunks,
             capacity: self.capacity,
             sequences: 1,
@@ -371,22 +379,22 @@ impl<'a> Attended<'a> {
         rec.dispatch(AttentionPart, self.variant, params, binds).expect("no aliases");
         let variant = attention_merge::Variant { head_dim, cache };
         let params = attention_merge::Params { rows, heads: Self::HEADS, chunks, capacity: self.capacity, window: 0 };
-        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y };
+        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y.cast() };
         rec.dispatch(AttentionMerge, variant, params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
 }
 
-fn reduces(device: &Device) -> Vec<Reduce> {
-    if device.caps().subgroups { vec![Reduce::Shared, Reduce::Subgroup] } else { vec![Reduce::Shared] }
+fn exchanges(device: &Device) -> Vec<Exchange> {
+    if device.caps().shuffles { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
 }
 
 fn attentions(device: &Device) -> Vec<attention::Variant> {
     let kvs = if device.caps().pack_f16 { &KvType::ALL[..] } else { &[KvType::F32] };
     let mut all = Vec::new();
-    for reduce in reduces(device) {
+    for exchange in exchanges(device) {
         for (kv, cache) in kvs.iter().flat_map(|kv| Cache::ALL.map(|cache| (*kv, cache))) {
-            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, reduce }));
+            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, exchange }));
         }
     }
     all
@@ -469,9 +477,19 @@ fn normed_rows_do_not_depend_on_their_number() {
 
 #[test]
 fn orders_differ_where_sums_do() {
-    let v = |reduce| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, reduce };
-    let (shared, subgroups) = (Attention::order(v(Reduce::Shared)), Attention::order(v(Reduce::Subgroup)));
-    assert_ne!(shared, subgroups);
-    assert!(subgroups.by_subgroups() && !shared.by_subgroups());
-    assert_eq!(Attention::order(v(Reduce::Shared)), AttentionPart::order(v(Reduce::Shared)));
+    let v = |exchange| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, exchange };
+    let (memory, shuffle) = (v(Exchange::Memory), v(Exchange::Shuffle));
+    assert_ne!(Attention::order(memory), Attention::order(shuffle));
+    assert_eq!(Attention::order(memory), AttentionPart::order(memory));
+    assert_eq!(Attention::order(shuffle), AttentionPart::order(shuffle));
+    let turn = |reduce| qk_norm_rope::Variant {
+        head_dim: 128,
+        mode: qk_norm_rope::Mode::NormRope,
+        interleaved: false,
+        cache: Cache::Paged,
+        reduce,
+    };
+    let (shared, subgroups) = (turn(Reduce::Shared), turn(Reduce::Subgroup));
+    assert_ne!(QkNormRope::order(shared), QkNormRope::order(subgroups));
+    assert!(QkNormRope::order(subgroups).by_subgroups() && !QkNormRope::order(shared).by_subgroups());
 }

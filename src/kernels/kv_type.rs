@@ -2,7 +2,7 @@
 
 use crate::gpu::{Caps, Packing, Source, wgsl};
 
-/// How the elements of a KV cache are stored. Heads are whole words each.
+/// How the elements of a KV cache are stored. Heads are padded to 16 bytes each, which kernels load at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// IEEE halves, two in a word.
@@ -12,8 +12,8 @@ pub enum KvType {
     F32,
     /// Runs of 32 elements, a head's last maybe shorter, as GGML's Q8_0: `x ≈ d · code` with `d = max|x| / 127` and int8
     /// codes, rounded half to even. A head is the `d` of its runs as f32, not halves as in files: they would be subnormal
-    /// for magnitudes below 0.008, and infinite beyond 8e6. Then its codes, four to a word. A run with no magnitude of
-    /// 1e-30 is zeros.
+    /// for magnitudes below 0.008, and infinite beyond 8e6. Then its codes, four to a word; both are padded to four words. A
+    /// run with no magnitude of 1e-30 is zeros.
     Q8_0,
 }
 
@@ -32,10 +32,10 @@ impl KvType {
 
     /// Words (of four bytes) of a head of `head_dim` elements, an even number.
     pub fn head_words(self, head_dim: u32) -> u32 {
-        match self {
-            Self::F16 => head_dim / 2,
-            Self::F32 => head_dim,
-            Self::Q8_0 => head_dim.div_ceil(32) + head_dim.div_ceil(4),
+        4 * match self {
+            Self::F16 => head_dim.div_ceil(8),
+            Self::F32 => head_dim.div_ceil(4),
+            Self::Q8_0 => head_dim.div_ceil(128) + head_dim.div_ceil(16),
         }
     }
 
@@ -135,7 +135,7 @@ fn unpack_floats(words: &[u32], values: &mut [f64]) {
 
 fn pack_runs(values: &[f64], words: &mut [u32]) {
     let runs = values.chunks(RUN);
-    let (scales, codes) = words.split_at_mut(runs.len());
+    let (scales, codes) = words.split_at_mut(runs.len().next_multiple_of(4));
     for ((run, scale), codes) in runs.zip(scales).zip(codes.chunks_mut(RUN / 4)) {
         let largest = run.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
         let d = if largest >= SMALLEST { (largest / 127.0) as f32 } else { 0.0 };
@@ -150,7 +150,7 @@ fn pack_runs(values: &[f64], words: &mut [u32]) {
 
 fn unpack_runs(words: &[u32], values: &mut [f64]) {
     let runs = values.chunks_mut(RUN);
-    let (scales, codes) = words.split_at(runs.len());
+    let (scales, codes) = words.split_at(runs.len().next_multiple_of(4));
     for ((run, scale), codes) in runs.zip(scales).zip(codes.chunks(RUN / 4)) {
         let d = f64::from(f32::from_bits(*scale));
         for (four, word) in run.chunks_mut(4).zip(codes) {
@@ -196,11 +196,11 @@ mod tests {
         assert_eq!(words.len() as u32, KvType::Q8_0.head_words(34));
         assert_eq!(words[..2], [1.0f32.to_bits(), (0.5f32 / 127.0).to_bits()]);
         // Half to even: 0.5 is 0, 1.5 is 2, -127 is 0x81; the last run is 127 and 25.4.
-        assert_eq!([words[2], words[10]], [0x0002_8100, 0x0000_197f]);
+        assert_eq!([words[4], words[12]], [0x0002_8100, 0x0000_197f]);
         assert_eq!(back[..3], [0.0, -127.0, 2.0]);
 
         let (words, back) = there_and_back(KvType::Q8_0, &[1e-31, -1e-31]);
-        assert_eq!((words, back), (vec![0, 0], vec![0.0, 0.0]));
+        assert_eq!((words, back), (vec![0; 8], vec![0.0, 0.0]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Config, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::{
+        attn::part_words,
         linear::{gemm, gemv_columns::Columns},
         moe::bucket,
     },
@@ -43,7 +44,7 @@ pub(crate) struct Activations {
     pub(crate) q: Buffer<f32>,
     /// Where these operations are not fused.
     pub(crate) split: Option<Split>,
-    /// Softmax sums `[rows, heads, chunks, head_dim + 2]`.
+    /// Softmax sums `[rows, heads, chunks, head_dim + 4]`.
     pub(crate) parts: Buffer<f32>,
     /// What attention leaves `[rows, q_len]`.
     pub(crate) attended: Buffer<f32>,
@@ -160,7 +161,7 @@ impl Sizes {
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
             split: !room.fused,
-            parts: rows * u64::from(config.heads) * u64::from(room.chunks) * u64::from(config.head_dim + 2),
+            parts: rows * u64::from(config.heads) * u64::from(room.chunks) * u64::from(part_words(config.head_dim)),
             inner,
             up: if room.fused { inner } else { 2 * inner },
             int8: if room.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },

@@ -10,7 +10,7 @@ use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         attn::{
-            Cache, attention, attention_merge, attention_part, kv_cache_append,
+            Cache, Tiles, attention, attention_merge, attention_part, kv_cache_append,
             qk_norm_rope::{self, Mode},
             qkv_to_cache, split_qkv, transpose_heads,
         },
@@ -167,7 +167,12 @@ impl Decoder<'_> {
 
     fn scores(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, cache: Cache::Paged, kv, reduce: self.reduce }
+        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.tiers.exchange }
+    }
+
+    /// Query heads of a key head.
+    fn group(&self) -> u32 {
+        self.config.heads / self.config.kv_heads
     }
 
     fn scale(&self) -> f32 {
@@ -176,6 +181,7 @@ impl Decoder<'_> {
 
     fn whole_attention(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
         let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+        let tiles = Tiles::new(self.group(), self.pass.kind == Kind::Prompt);
         rec.dispatch(
             attention::Attention,
             self.scores(),
@@ -183,7 +189,10 @@ impl Decoder<'_> {
                 rows: self.pass.rows,
                 heads: c.heads,
                 kv_heads: c.kv_heads,
-                group: c.heads / c.kv_heads,
+                group: self.group(),
+                tile_rows: tiles.rows,
+                tile_heads: tiles.heads,
+                head_tiles: tiles.per_key_head,
                 capacity: shape.context,
                 sequences: shape.slots,
                 max_blocks: shape.max_blocks(),
@@ -192,13 +201,21 @@ impl Decoder<'_> {
                 window: 0,
                 scale: self.scale(),
             },
-            attention::Binds { q: &a.q, kv, positions: &a.positions, table: Some(&self.kv.table), y: &a.attended },
+            attention::Binds {
+                q: &a.q.cast(),
+                kv: &kv.cast(),
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                y: &a.attended.cast(),
+            },
         )
     }
 
     /// The same, bit for bit, by chunks side by side.
     fn attention_in_parts(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
         let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
+        let tiles = Tiles::new(self.group(), false);
+        let parts = a.parts.cast();
         rec.dispatch(
             attention_part::AttentionPart,
             self.scores(),
@@ -206,7 +223,10 @@ impl Decoder<'_> {
                 rows: pass.rows,
                 heads: c.heads,
                 kv_heads: c.kv_heads,
-                group: c.heads / c.kv_heads,
+                group: self.group(),
+                tile_rows: tiles.rows,
+                tile_heads: tiles.heads,
+                head_tiles: tiles.per_key_head,
                 chunks: pass.chunks,
                 capacity: shape.context,
                 sequences: shape.slots,
@@ -217,11 +237,11 @@ impl Decoder<'_> {
                 scale: self.scale(),
             },
             attention_part::Binds {
-                q: &a.q,
-                kv,
+                q: &a.q.cast(),
+                kv: &kv.cast(),
                 positions: &a.positions,
                 table: Some(&self.kv.table),
-                parts: &a.parts,
+                parts: &parts,
             },
         )?;
         rec.dispatch(
@@ -234,7 +254,7 @@ impl Decoder<'_> {
                 capacity: shape.context,
                 window: 0,
             },
-            attention_merge::Binds { parts: &a.parts, positions: &a.positions, y: &a.attended },
+            attention_merge::Binds { parts: &parts, positions: &a.positions, y: &a.attended.cast() },
         )
     }
 }

@@ -253,8 +253,10 @@ impl Keys<'_> {
         if self.optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
             return Err(self.unsupported("attention.value_length"));
         }
-        if head_dim % 2 == 1 || head_dim > MAX_HEAD_DIM {
-            return Err(self.bad("attention.key_length", format!("heads must be even and at most {MAX_HEAD_DIM}")));
+        if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
+            return Err(
+                self.bad("attention.key_length", format!("heads must be multiples of four and at most {MAX_HEAD_DIM}"))
+            );
         }
         let rows = u64::from(heads) * u64::from(head_dim);
         if rows > u64::from(MAX_SIZE) {

@@ -3,7 +3,10 @@
 use super::Precision;
 use crate::{
     gpu::{Caps, Device},
-    kernels::linear::{ActivationType, Lanes, TileType, gemv_columns::Columns},
+    kernels::{
+        attn::Exchange,
+        linear::{ActivationType, Lanes, TileType, gemv_columns::Columns},
+    },
 };
 
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
@@ -32,6 +35,8 @@ pub struct Tiers {
     pub eight_rows: u32,
     /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
     pub lanes: Lanes,
+    /// How invocations work together in attention: its order of sums.
+    pub exchange: Exchange,
     /// What tiles hold in products of [`Product::Gemm`].
     pub tile: TileType,
     /// What activations are in products of [`Product::Gemv`]: where int8, rows are multiplied one by one, and matrices of floats
@@ -47,6 +52,7 @@ impl Tiers {
         bucket_pairs: 2,
         eight_rows: 5,
         lanes: Lanes::Units,
+        exchange: Exchange::Memory,
         tile: TileType::F32,
         activations: ActivationType::F32,
     };
@@ -56,8 +62,10 @@ impl Tiers {
     /// Those that suit `device`, as exact as `precision` asks. Software drivers compute fast as they compute exactly: halves
     /// are converted there by many instructions.
     pub fn of(device: &Device, precision: Precision) -> Self {
-        if device.is_software() {
-            return Self { lanes: Self::software_lanes(device.caps()), ..Self::SOFTWARE };
+        match (device.is_software(), device.caps().shuffles) {
+            (true, true) => return Self { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Self::SOFTWARE },
+            (true, false) => return Self::SOFTWARE,
+            (false, _) => {}
         }
         match precision {
             Precision::Exact => Self::GPU,
@@ -67,10 +75,6 @@ impl Tiers {
 
     fn fast_tile(caps: &Caps) -> TileType {
         if caps.f16 { TileType::F16 } else { TileType::F32 }
-    }
-
-    fn software_lanes(caps: &Caps) -> Lanes {
-        if caps.shuffles { Lanes::Rows } else { Lanes::Units }
     }
 
     pub(crate) fn int8(&self) -> bool {

@@ -1,19 +1,21 @@
-// Merges the chunks of one query head at one token in their order, a workgroup each.
+// Merges the chunks of one query head at one token in their order, a workgroup each: an invocation four elements.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
+    let zero = grid_zero(workgroup);
     let seen = kv_seen(min(kv_position(tile.y) + 1u, p.chunks * CHUNK));
-    let first = seen.x / CHUNK;
-    let end = (seen.y + CHUNK - 1u) / CHUNK;
     let out_head = tile.y * p.heads + tile.x;
-    let from_parts = out_head * p.chunks * (HEAD_DIM + 2u);
-    for (var pair = invocation; pair < PAIRS; pair += WG) {
-        var all = sums_of_nothing();
-        for (var chunk = first; chunk < end; chunk += 1u) {
-            let part = from_parts + chunk * (HEAD_DIM + 2u);
-            let values = vec2<f32>(parts[part + 2u * pair], parts[part + 2u * pair + 1u]);
-            all = sums_joined(all, Sums(parts[part + HEAD_DIM], parts[part + HEAD_DIM + 1u], values));
+    for (var four = invocation + zero; four < HEAD_DIM / 4u; four += WG) {
+        // The largest score, the mass.
+        var all = vec2<f32>(LOWEST, 0.0);
+        var values = vec4<f32>(0.0);
+        for (var chunk = seen.x / CHUNK; chunk * CHUNK < seen.y; chunk += 1u) {
+            let part = (out_head * p.chunks + chunk) * PART;
+            let sums = parts[part + HEAD_DIM / 4u];
+            let largest = max(all.x, sums.x);
+            let factors = sums_factor(vec4<f32>(all.x, sums.x, 0.0, 0.0), vec4<f32>(largest));
+            all = vec2<f32>(largest, all.y * factors.x + sums.y * factors.y);
+            values = values * factors.x + parts[part + four] * factors.y;
         }
-        y[out_head * HEAD_DIM + 2u * pair] = all.values.x / all.mass;
-        y[out_head * HEAD_DIM + 2u * pair + 1u] = all.values.y / all.mass;
+        y[out_head * (HEAD_DIM / 4u) + four] = values / all.y;
     }
 }

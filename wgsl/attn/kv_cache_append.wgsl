@@ -11,6 +11,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let is_value = tile.x >= p.kv_heads;
     head_ready(tile.y, tile.x, select(1u, 2u, is_value), invocation);
-    let key = kv_key(tile.y, tile.x - select(0u, p.kv_heads, is_value), kv_position(tile.y));
+    let kv_head = tile.x - select(0u, p.kv_heads, is_value);
+    let key = kv_key(kv_sequence(tile.y), kv_head, kv_position(tile.y));
     kv_store_head(key + select(0u, kv_values(), is_value), invocation);
 }

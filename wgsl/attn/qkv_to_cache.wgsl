@@ -12,7 +12,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         }
     } else {
         let kv_head = head - p.heads - select(0u, p.kv_heads, role == 2u);
-        let to = kv_key(row, kv_head, kv_position(row)) + select(0u, kv_values(), role == 2u);
+        let to = kv_key(kv_sequence(row), kv_head, kv_position(row)) + select(0u, kv_values(), role == 2u);
         kv_store_head(to, invocation);
     }
 }

@@ -1,11 +1,5 @@
-// A KV cache of f32: two words a pair of neighbouring elements. There is no scale: a head is one run.
-const KV_RUN = HEAD_DIM / 2u;
-
-fn kv_scale(head: u32, run: u32) -> f32 {
-    return 1.0;
-}
-
-fn kv_codes(head: u32, pair: u32) -> vec2<f32> {
-    let at = head * KV_HEAD + 2u * pair;
-    return bitcast<vec2<f32>>(vec2<u32>(kv[at], kv[at + 1u]));
+// A KV cache of f32.
+fn kv_load(head: u32, i: u32) -> KvEight {
+    let end = KV_HEAD / 4u - 1u;
+    return KvEight(bitcast<vec4<f32>>(kv[head + 2u * i]), bitcast<vec4<f32>>(kv[head + min(2u * i + 1u, end)]));
 }

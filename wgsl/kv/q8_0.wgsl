@@ -1,11 +1,11 @@
-// A KV cache of Q8_0: the scales of a head's runs of 32 elements as f32, then its int8 codes, four to a word.
-const KV_RUN = 16u;
-
-fn kv_scale(head: u32, run: u32) -> f32 {
-    return bitcast<f32>(kv[head * KV_HEAD + run]);
-}
-
-fn kv_codes(head: u32, pair: u32) -> vec2<f32> {
-    let word = kv[head * KV_HEAD + (HEAD_DIM + 31u) / 32u + pair / 2u];
-    return vec2<f32>(unpack4xI8(word >> (16u * (pair & 1u))).xy);
+// A KV cache of Q8_0: the scales of a head's runs of 32 elements as f32, then its int8 codes, four to a word. Both are
+// padded to 16 bytes.
+fn kv_load(head: u32, i: u32) -> KvEight {
+    let scales = bitcast<vec4<f32>>(kv[head + (i >> 4u)]);
+    let run = i >> 2u;
+    let pair = select(scales.xy, scales.zw, (run & 2u) != 0u);
+    let scale = select(pair.x, pair.y, (run & 1u) != 0u);
+    let words = kv[head + (HEAD_DIM + 127u) / 128u + (i >> 1u)];
+    let codes = select(words.xy, words.zw, (i & 1u) != 0u);
+    return KvEight(scale * vec4<f32>(unpack4xI8(codes.x)), scale * vec4<f32>(unpack4xI8(codes.y)));
 }

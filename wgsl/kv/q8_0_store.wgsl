@@ -9,7 +9,7 @@ fn kv_code(i: u32, divisor: f32) -> i32 {
 }
 
 fn kv_store_head(to: u32, invocation: u32) {
-    let codes = to * KV_HEAD + (HEAD_DIM + 31u) / 32u;
+    let codes = to * KV_HEAD + (HEAD_DIM + 127u) / 128u * 4u;
     for (var word = invocation; word < (HEAD_DIM + 3u) / 4u; word += WG) {
         let run = word / 8u;
         var largest = 0.0;

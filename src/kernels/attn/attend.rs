@@ -82,11 +82,13 @@ impl Attended {
         self.values.iter().map(move |(sum, size)| (sum / self.mass, share * size / self.mass))
     }
 
-    /// The sums, the largest score and the mass, each with its bound.
+    /// The sums, the largest score and the mass, each with its bound, and two zeros.
     pub(super) fn unnormalised(&self) -> impl Iterator<Item = (f64, f64)> {
         let share = self.share();
         let sums = self.values.iter().map(move |(sum, size)| (*sum, share * size));
-        sums.chain([(self.largest, self.terms / f64::from(1 << 22)), (self.mass, share * self.mass)])
+        let ends =
+            [(self.largest, self.terms / f64::from(1 << 22)), (self.mass, share * self.mass), (0.0, 0.0), (0.0, 0.0)];
+        sums.chain(ends)
     }
 
     /// The sums, the largest score and the mass as they are stored.

@@ -7,11 +7,11 @@ use super::{
     attention_part::of_chunk,
     cache::{Layout, Places, layout},
     head::random,
-    workgroup,
+    scan::{Exchange, Tiles, scan},
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Fragment, Grid, Order, Source, kernel, wgsl},
-    kernels::{KvType, Reduce},
+    gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, wgsl},
+    kernels::KvType,
     quant::Rng,
 };
 
@@ -32,6 +32,12 @@ kernel! {
         kv_heads: u32,
         /// Query heads of a key head.
         group: u32,
+        /// Rows that a workgroup attends from.
+        tile_rows: u32,
+        /// Query heads of a key head that a workgroup attends from; of rows and these eight at most.
+        tile_heads: u32,
+        /// How many times these heads are a key head's, rounded up.
+        head_tiles: u32,
         /// Positions: of a contiguous cache its slots.
         capacity: u32,
         /// Paged: sequences in the table.
@@ -49,29 +55,29 @@ kernel! {
     }
     binds {
         /// The query heads.
-        q: read [f32],
+        q: read [[f32; 4]],
         /// The cache.
-        kv: read [u32],
+        kv: read [[u32; 4]],
         /// Each row's position, and its sequence.
         positions: read [u32],
         /// The block table.
         table: read [u32] if |v| v.cache == Cache::Paged,
         /// The attended values.
-        y: write [f32],
+        y: write [[f32; 4]],
     }
 }
 
 /// Head size and cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
-    /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
+    /// Elements of a head: a multiple of four, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
     pub head_dim: u32,
     /// How the cache's slots are arranged.
     pub cache: Cache,
     /// The cache's format.
     pub kv: KvType,
-    /// How sums and maxima over keys are taken.
-    pub reduce: Reduce,
+    /// How invocations give each other queries, weights and sums.
+    pub exchange: Exchange,
 }
 
 impl Variant {
@@ -79,8 +85,8 @@ impl Variant {
     pub(super) fn all(caps: &Caps) -> Vec<Self> {
         let mut all = Vec::new();
         for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
-            for reduce in Reduce::available(caps) {
-                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Self { head_dim, cache, kv, reduce: *reduce }));
+            for exchange in Exchange::available(caps) {
+                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Self { head_dim, cache, kv, exchange: *exchange }));
             }
         }
         all
@@ -88,19 +94,7 @@ impl Variant {
 
     /// The order of whole attention and of its chunks, merged.
     pub(super) fn summation(self) -> Order {
-        Order::new("chunks of keys").subgroups(self.reduce == Reduce::Subgroup)
-    }
-
-    /// A source for a workgroup that scans keys.
-    pub(super) fn scan(self, body: Fragment) -> Source {
-        let source = self.reduce.fill(Source::new(body, workgroup(self.head_dim)));
-        self.kv
-            .load(self.cache.fill(source), self.head_dim)
-            .with(wgsl!("attn/window.wgsl"))
-            .with(wgsl!("attn/sums.wgsl"))
-            .with(wgsl!("attn/scan.wgsl"))
-            .constant("HEAD_DIM", self.head_dim)
-            .constant("CHUNK", CHUNK)
+        self.exchange.order()
     }
 }
 
@@ -114,19 +108,20 @@ impl Attention {
     }
 
     fn source(v: Variant) -> Source {
-        v.scan(wgsl!("attn/attention.wgsl"))
+        scan(v, wgsl!("attn/attention.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.heads, y: p.rows }
+        Grid { x: p.kv_heads * p.head_tiles, y: p.rows.div_ceil(p.tile_rows) }
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let at = Places { positions: host.positions, table: host.table };
-        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv.as_flattened(), scale: p.scale };
         let (hd, heads) = (v.head_dim as usize, p.heads as usize);
-        for (i, y) in host.y.chunks_exact_mut(hd).take(p.rows as usize * heads).enumerate() {
-            let (context, q) = (keys.layout.position(&keys.at, i / heads) + 1, &host.q[i * hd..][..hd]);
+        let (q, y) = (host.q.as_flattened(), host.y.as_flattened_mut());
+        for (i, y) in y.chunks_exact_mut(hd).take(p.rows as usize * heads).enumerate() {
+            let (context, q) = (keys.layout.position(&keys.at, i / heads) + 1, &q[i * hd..][..hd]);
             let kv_head = (i % heads) as u32 / p.group;
             let chunks = (0..context.div_ceil(CHUNK)).map(|chunk| of_chunk(chunk, context, p.window));
             // By chunks in f32, as the twins of these have them: they are of one order.
@@ -139,11 +134,11 @@ impl Attention {
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let at = Places { positions: before.positions, table: before.table };
-        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv, scale: p.scale };
-        let mut y = Expect::unchanged(before.y);
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv.as_flattened(), scale: p.scale };
+        let mut y = Expect::unchanged(before.y.as_flattened());
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&attend(v, p, &keys, before.q, i, u32::MAX));
+            y.copy_from_slice(&attend(v, p, &keys, before.q.as_flattened(), i, u32::MAX));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
@@ -166,14 +161,15 @@ fn attend(v: Variant, p: &Params, keys: &Keys<'_>, q: &[f32], i: usize, limit: u
 pub(super) struct Trial {
     pub(super) name: &'static str,
     pub(super) params: Params,
-    pub(super) q: Vec<f32>,
-    pub(super) kv: Vec<u32>,
+    pub(super) q: Vec<[f32; 4]>,
+    pub(super) kv: Vec<[u32; 4]>,
     pub(super) positions: Vec<u32>,
     pub(super) table: Vec<u32>,
 }
 
 impl Trial {
-    /// Random and sharply peaked attention, a sliding window, and Qwen3-30B-A3B's heads.
+    /// Random and sharply peaked attention, a sliding window, heads that fill workgroups in all ways, a prompt, and
+    /// Qwen3-30B-A3B's heads.
     pub(super) fn all(v: Variant) -> Vec<Self> {
         // Contexts around the borders of steps of 32 keys, of blocks and of chunks, the last out of range.
         let contexts = [1, 31, 32, 33, 60, 61, 255, 256, 257, 511, 512, 513, 9999];
@@ -181,11 +177,28 @@ impl Trial {
             Self::new(v, "random", (2, 1), 1.0, 0, &contexts),
             Self::new(v, "peaked", (2, 2), 8.0, 0, &[33, 257]),
             Self::new(v, "window", (2, 1), 1.0, 40, &[1, 39, 40, 41, 270, 295, 296, 297, 9999]),
+            Self::new(v, "heads of one", (2, 2), 1.0, 0, &[33, 34, 35, 36, 37, 38, 39, 40, 41]),
+            Self::new(v, "heads of three", (3, 1), 1.0, 0, &[256, 257, 258]),
+            Self::new(v, "heads of twelve", (12, 1), 1.0, 0, &[5, 258]),
+            Self::prompt(v, "a prompt", 0),
+            Self::prompt(v, "a prompt in a window", 9),
         ];
         if v.head_dim == 128 {
             all.push(Self::new(v, "Qwen3-30B-A3B", (32, 4), 1.0, 0, &[31, 260]));
         }
         all
+    }
+
+    /// Rows of two sequences, each at a place of its own, and across the border of two chunks.
+    fn prompt(v: Variant, name: &'static str, window: u32) -> Self {
+        let contexts: Vec<u32> = (250..261).chain(3..8).collect();
+        let mut trial = Self::new(v, name, (2, 1), 1.0, window, &contexts);
+        if v.cache == Cache::Paged {
+            let sequences = trial.positions.chunks_exact_mut(2).enumerate();
+            sequences.for_each(|(row, place)| place[1] = u32::from(row >= 11));
+            trial.fill(v);
+        }
+        trial
     }
 
     fn new(v: Variant, name: &'static str, heads: (u32, u32), size: f32, window: u32, contexts: &[u32]) -> Self {
@@ -194,20 +207,45 @@ impl Trial {
         let Layout { capacity, sequences, max_blocks, block, blocks, .. } = layout;
         let rows = contexts.len() as u32;
         let (group, scale) = (heads / kv_heads, 1.0 / (v.head_dim as f32).sqrt());
-        let params =
-            Params { rows, heads, kv_heads, group, capacity, sequences, max_blocks, block, blocks, window, scale };
+        let tiles = Tiles::new(group, true);
+        let params = Params {
+            rows,
+            heads,
+            kv_heads,
+            group,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
+            capacity,
+            sequences,
+            max_blocks,
+            block,
+            blocks,
+            window,
+            scale,
+        };
         let positions = v.cache.rows(&contexts.iter().map(|context| context - 1).collect::<Vec<_>>());
         let mut rng = Rng::new(u64::from(v.head_dim));
         let mut q = random(&mut rng, rows * heads * v.head_dim);
         q.iter_mut().for_each(|q| *q *= size);
-        let kv = layout.random(&Places { positions: &positions, table: &table }, v.kv, v.head_dim, window, &mut rng);
-        Self { name, params, q, kv, positions, table }
+        let q = bytemuck::cast_slice(&q).to_vec();
+        let mut trial = Self { name, params, q, kv: Vec::new(), positions, table };
+        trial.fill(v);
+        trial
+    }
+
+    /// Fills the cache where rows look.
+    fn fill(&mut self, v: Variant) {
+        let at = Places { positions: &self.positions, table: &self.table };
+        let mut rng = Rng::new(u64::from(v.head_dim) + 1);
+        let kv = layout!(v, self.params).random(&at, v.kv, v.head_dim, self.params.window, &mut rng);
+        self.kv = bytemuck::cast_slice(&kv).to_vec();
     }
 
     /// The cache as twins see it.
     pub(super) fn keys(&self, v: Variant) -> Keys<'_> {
         let at = Places { positions: &self.positions, table: &self.table };
-        Keys { layout: layout!(v, self.params), at, kv: v.kv, words: &self.kv, scale: self.params.scale }
+        Keys { layout: layout!(v, self.params), at, kv: v.kv, words: self.kv.as_flattened(), scale: self.params.scale }
     }
 
     /// A trial with contexts that are longer than one chunk.
@@ -218,13 +256,13 @@ impl Trial {
     /// What all of attention must give to contexts of up to `limit` positions.
     pub(super) fn attended(&self, v: Variant, limit: u32) -> Vec<(f64, f64)> {
         let (p, keys) = (&self.params, self.keys(v));
-        (0..(p.rows * p.heads) as usize).flat_map(|i| attend(v, p, &keys, &self.q, i, limit)).collect()
+        (0..(p.rows * p.heads) as usize).flat_map(|i| attend(v, p, &keys, self.q.as_flattened(), i, limit)).collect()
     }
 }
 
 fn case(v: Variant, trial: Trial) -> Case<Attention> {
     let expected = trial.attended(v, u32::MAX);
-    let y = vec![f32::NAN; expected.len()];
+    let y = vec![[f32::NAN; 4]; expected.len() / 4];
     let Trial { name, params, q, kv, positions, table } = trial;
     Case {
         name: name.to_owned(),

@@ -5,18 +5,19 @@ use super::{
     attention::{self, Trial},
     attention_part::{self, of_chunk, trials},
     head::rounded,
-    workgroup,
+    part_words,
+    scan::Exchange,
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{KvType, Reduce},
+    kernels::KvType,
 };
 
 kernel! {
     /// `y[t, h] = Σ_c e_c · sums_c / Σ_c e_c · mass_c` with `e_c = exp(m_c − max m)`, over the chunks in order that row
     /// `t` sees, as [`AttentionPart`](super::attention_part::AttentionPart) wrote them.
     ///
-    /// Shapes: `parts` `[rows, heads, chunks, HD + 2]`: the values' sums, the largest score `m`, the mass; `positions`
+    /// Shapes: `parts` `[rows, heads, chunks, HD + 4]`: the values' sums, the largest score `m`, the mass, two more; `positions`
     /// as [`Cache`] has them (clamped to the capacity and to the chunks), `y` `[rows, heads, HD]` f32. Bound: 2e-5 of
     /// `Σ_c e_c · |sums_c| / Σ_c e_c · mass_c`; the cases have attention's, which also has to do with the scores. Measured worst on lavapipe: 0.005 of it.
     pub struct AttentionMerge("attn/attention_merge") for Variant;
@@ -34,18 +35,18 @@ kernel! {
     }
     binds {
         /// The chunks' sums.
-        parts: read [f32],
+        parts: read [[f32; 4]],
         /// Each row's position, and its sequence.
         positions: read [u32],
         /// The attended values.
-        y: write [f32],
+        y: write [[f32; 4]],
     }
 }
 
 /// Head size and cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
-    /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
+    /// Elements of a head: a multiple of four, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
     pub head_dim: u32,
     /// Whether a sequence is behind each position.
     pub cache: Cache,
@@ -57,12 +58,15 @@ impl AttentionMerge {
     }
 
     fn source(v: Variant) -> Source {
+        // An invocation for each four elements.
+        let workgroup = (v.head_dim / 4).next_power_of_two().clamp(8, 128);
         v.cache
-            .positions(Source::new(wgsl!("attn/attention_merge.wgsl"), workgroup(v.head_dim)))
+            .positions(Source::new(wgsl!("attn/attention_merge.wgsl"), workgroup))
             .with(wgsl!("attn/window.wgsl"))
             .with(wgsl!("attn/sums.wgsl"))
             .constant("HEAD_DIM", v.head_dim)
             .constant("CHUNK", CHUNK)
+            .constant("PART", part_words(v.head_dim) / 4)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -71,23 +75,24 @@ impl AttentionMerge {
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let heads = (p.rows * p.heads) as usize;
-        for (i, y) in host.y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            merge(&seen(v, p, host.parts, host.positions, i), y);
+        for (i, y) in host.y.as_flattened_mut().chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
+            merge(&seen(v, p, host.parts.as_flattened(), host.positions, i), y);
         }
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let mut y = Expect::unchanged(before.y);
+        let mut y = Expect::unchanged(before.y.as_flattened());
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&merged(&seen(v, p, before.parts, before.positions, i), y.len()));
+            y.copy_from_slice(&merged(&seen(v, p, before.parts.as_flattened(), before.positions, i), y.len()));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
         // The parts of real attention, so that what is expected is attention itself.
-        let of = attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, reduce: Reduce::Shared };
+        let of =
+            attention::Variant { head_dim: v.head_dim, cache: v.cache, kv: KvType::F32, exchange: Exchange::Memory };
         trials(of).into_iter().map(|(trial, chunks)| case(of, trial, chunks)).collect()
     }
 }
@@ -95,7 +100,7 @@ impl AttentionMerge {
 /// The sums of the chunks that head `i` of the output is made of.
 fn seen<'a>(v: Variant, p: &Params, parts: &'a [f32], positions: &[u32], i: usize) -> Vec<&'a [f32]> {
     let context = (v.cache.position(positions, p.capacity, i / p.heads as usize) + 1).min(p.chunks * CHUNK);
-    let parts = parts.chunks_exact(v.head_dim as usize + 2).skip(i * p.chunks as usize).zip(0..p.chunks);
+    let parts = parts.chunks_exact(part_words(v.head_dim) as usize).skip(i * p.chunks as usize).zip(0..p.chunks);
     parts.filter(|(_, chunk)| !of_chunk(*chunk, context, p.window).is_empty()).map(|(part, _)| part).collect()
 }
 
@@ -124,9 +129,9 @@ fn case(v: attention::Variant, trial: Trial, chunks: u32) -> Case<AttentionMerge
         name: name.to_owned(),
         params: Params { rows, heads, chunks, capacity, window },
         data: Data {
-            parts: parts.into_iter().map(f32::from_bits).collect(),
+            parts: bytemuck::cast_slice(&parts).to_vec(),
             positions,
-            y: vec![f32::NAN; expected.len()],
+            y: vec![[f32::NAN; 4]; expected.len() / 4],
         },
         expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
     }

@@ -7,6 +7,8 @@ use super::{
     attend::{Attended, Keys, seen},
     attention::{Trial, Variant},
     cache::{Places, layout},
+    part_words,
+    scan::scan,
 };
 use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, wgsl};
 
@@ -17,8 +19,8 @@ kernel! {
     /// are. Rows of many sequences, with one query or several, are one dispatch.
     ///
     /// Shapes: `q` `[rows, heads, HD]` f32, `positions`, `table` and `kv` as [`Cache`] has them (positions clamped to
-    /// the capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 2]`: the values'
-    /// sums, the largest score, the mass. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5`
+    /// the capacity, sequences and blocks to those there are), `parts` `[rows, heads, chunks, HD + 4]`: the values'
+    /// sums, the largest score, the mass, two zeros. Bound: of the largest score `2⁻²² · max_j Σ|q·k|·scale`, of the sums `2e-5`
     /// more than that of the sum of their terms' sizes. Measured worst on lavapipe: 0.6 of it, by a largest score.
     pub struct AttentionPart("attn/attention_part") for Variant;
     params {
@@ -30,6 +32,12 @@ kernel! {
         kv_heads: u32,
         /// Query heads of a key head.
         group: u32,
+        /// Rows that a workgroup attends from.
+        tile_rows: u32,
+        /// Query heads of a key head that a workgroup attends from; of rows and these eight at most.
+        tile_heads: u32,
+        /// How many times these heads are a key head's, rounded up.
+        head_tiles: u32,
         /// Chunks that there is room for: positions beyond them are clamped.
         chunks: u32,
         /// Positions: of a contiguous cache its slots.
@@ -49,15 +57,15 @@ kernel! {
     }
     binds {
         /// The query heads.
-        q: read [f32],
+        q: read [[f32; 4]],
         /// The cache.
-        kv: read [u32],
+        kv: read [[u32; 4]],
         /// Each row's position, and its sequence.
         positions: read [u32],
         /// The block table.
         table: read [u32] if |v| v.cache == Cache::Paged,
         /// The chunks' sums.
-        parts: write [f32],
+        parts: write [[f32; 4]],
     }
 }
 
@@ -71,26 +79,26 @@ impl AttentionPart {
     }
 
     fn source(v: Variant) -> Source {
-        v.scan(wgsl!("attn/attention_part.wgsl"))
+        scan(v, wgsl!("attn/attention_part.wgsl")).constant("PART", part_words(v.head_dim) / 4)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.heads * p.chunks, y: p.rows }
+        Grid { x: p.kv_heads * p.head_tiles * p.chunks, y: p.rows.div_ceil(p.tile_rows) }
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
         let at = Places { positions: host.positions, table: host.table };
-        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv, scale: p.scale };
-        for (to, part) in parts(v, p, &keys, host.q) {
-            host.parts[to..].iter_mut().zip(part.rounded()).for_each(|(to, part)| *to = part);
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: host.kv.as_flattened(), scale: p.scale };
+        for (to, part) in parts(v, p, &keys, host.q.as_flattened()) {
+            host.parts.as_flattened_mut()[to..].iter_mut().zip(part.rounded()).for_each(|(to, part)| *to = part);
         }
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let at = Places { positions: before.positions, table: before.table };
-        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv, scale: p.scale };
-        let mut sums = Expect::unchanged(before.parts);
-        for (to, part) in parts(v, p, &keys, before.q) {
+        let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv.as_flattened(), scale: p.scale };
+        let mut sums = Expect::unchanged(before.parts.as_flattened());
+        for (to, part) in parts(v, p, &keys, before.q.as_flattened()) {
             sums[to..].iter_mut().zip(part.unnormalised()).for_each(|(to, exact)| *to = exact);
         }
         Some(Expected { parts: Some(Expect::Near(sums)), ..Default::default() })
@@ -121,7 +129,8 @@ fn parts<'a>(
         let context = (keys.layout.position(&keys.at, row) + 1).min(p.chunks * CHUNK);
         let positions = of_chunk(chunk, context, p.window);
         let q = &q[i * hd..][..hd];
-        (!positions.is_empty()).then(|| (part * (hd + 2), keys.attend(row, head / p.group, q, positions)))
+        (!positions.is_empty())
+            .then(|| (part * part_words(v.head_dim) as usize, keys.attend(row, head / p.group, q, positions)))
     })
 }
 
@@ -142,6 +151,9 @@ pub(super) fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionPart>
         heads: p.heads,
         kv_heads: p.kv_heads,
         group: p.group,
+        tile_rows: p.tile_rows,
+        tile_heads: p.tile_heads,
+        head_tiles: p.head_tiles,
         chunks,
         capacity: p.capacity,
         sequences: p.sequences,
@@ -151,7 +163,12 @@ pub(super) fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionPart>
         window: p.window,
         scale: p.scale,
     };
-    let count = params.rows * params.heads * params.chunks * (v.head_dim + 2);
+    let count = params.rows * params.heads * params.chunks * part_words(v.head_dim);
     let Trial { name, q, kv, positions, table, .. } = trial;
-    Case::of_definition(name, v, params, Data { q, kv, positions, table, parts: vec![f32::NAN; count as usize] })
+    Case::of_definition(
+        name,
+        v,
+        params,
+        Data { q, kv, positions, table, parts: vec![[f32::NAN; 4]; count as usize / 4] },
+    )
 }
