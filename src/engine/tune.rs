@@ -193,14 +193,14 @@ fn differing(plans: &[Plan]) -> Option<Parts> {
     let (first, others) = plans.split_first()?;
     let mut seen = BTreeSet::new();
     let layers: Vec<&str> = first.steps().iter().map(layer_of).filter(|layer| seen.insert(*layer)).collect();
-    let differs = |layer: &&str| {
+    let differs = |layer: &str| {
         let mine = of_layer(first, layer);
         others.iter().any(|other| {
             let its = of_layer(other, layer);
             its.len() != mine.len() || mine.iter().zip(&its).any(|(i, j)| !same(first, *i, other, *j))
         })
     };
-    let at = layers.iter().position(|layer| differs(&layer))?;
+    let at = layers.iter().position(|layer| differs(layer))?;
     let next = layers.get(at + 1).filter(|next| layers[at].starts_with("blk.") && next.starts_with("blk."));
     let both = |plan: &Plan| {
         let mut steps = of_layer(plan, layers[at]);
