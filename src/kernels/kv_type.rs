@@ -205,13 +205,14 @@ mod tests {
 
     #[test]
     fn what_is_no_number_does_not_panic() {
-        for head in [[f64::NAN, 1.0], [f64::INFINITY, -1.0]] {
+        for head in [[f64::NAN, 1.0, 0.0, 2.0], [f64::INFINITY, -1.0, 0.0, 2.0]] {
             for kv in KvType::ALL {
-                (kv.packing(2).pack)(&head, &mut [0; 2]);
+                let packing = kv.packing(4);
+                (packing.pack)(&head, &mut vec![0; packing.words]);
             }
         }
-        let mut halves = [0];
-        (KvType::F16.packing(2).pack)(&[1e6, -1e6], &mut halves);
-        assert_eq!(halves, [0xfbff_7bff]);
+        let mut halves = [0; 4];
+        (KvType::F16.packing(4).pack)(&[1e6, -1e6, 0.0, 1.0], &mut halves);
+        assert_eq!(halves[0], 0xfbff_7bff);
     }
 }
