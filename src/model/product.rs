@@ -66,10 +66,11 @@ impl By {
         }
     }
 
-    /// Workgroups that a product with a matrix of `n` rows has side by side.
+    /// Workgroups that a product of buckets with a matrix of `n` rows has side by side.
     pub(super) fn grid_width(self, n: u32) -> u32 {
         match self {
-            Self::Row => n.div_ceil(gemv::TILE),
+            // Rows have no buckets, whose grids these are.
+            Self::Row => 0,
             Self::Columns(_) => n.div_ceil(gemv_columns::TILE),
             Self::Tiles => n.div_ceil(gemm::TILE_N),
         }

@@ -2,25 +2,6 @@
 // TILE_M = 4 or 8 rows of activations, the columns; each sum is linear/gemv_rows'. A unit of weights is decoded once for
 // all columns, a column's activations are loaded once for all rows.
 
-// Four activations times those of four weight rows.
-fn dots(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(dot(a, x), dot(b, x), dot(c, x), dot(d, x));
-}
-
-// q_product of four weight rows, side by side, so that an activation serves all while it is in a register.
-fn products(a: QUnit, b: QUnit, c: QUnit, d: QUnit, input: QInput) -> vec4<f32> {
-    let lo = dots(a.q[0], b.q[0], c.q[0], d.q[0], input.x[0]) + dots(a.q[1], b.q[1], c.q[1], d.q[1], input.x[1])
-        + (dots(a.q[2], b.q[2], c.q[2], d.q[2], input.x[2]) + dots(a.q[3], b.q[3], c.q[3], d.q[3], input.x[3]));
-    let hi = dots(a.q[4], b.q[4], c.q[4], d.q[4], input.x[4]) + dots(a.q[5], b.q[5], c.q[5], d.q[5], input.x[5])
-        + (dots(a.q[6], b.q[6], c.q[6], d.q[6], input.x[6]) + dots(a.q[7], b.q[7], c.q[7], d.q[7], input.x[7]));
-    return vec4<f32>(
-        dot(vec2<f32>(lo.x, hi.x), a.scale) + dot(input.sum, a.offset),
-        dot(vec2<f32>(lo.y, hi.y), b.scale) + dot(input.sum, b.offset),
-        dot(vec2<f32>(lo.z, hi.z), c.scale) + dot(input.sum, c.offset),
-        dot(vec2<f32>(lo.w, hi.w), d.scale) + dot(input.sum, d.offset),
-    );
-}
-
 // Where a row of activations starts in `x`. A column that the tile does not have is computed as the last, and not stored.
 fn input(row: u32, last: u32) -> u32 {
     return (p.x_offset >> 2u) + tile_input(min(row, last)) * (p.k >> 2u);
@@ -86,30 +67,30 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let g = q_unit_of(back_heads[2], back.z, l, p.units);
             let h = q_unit_of(back_heads[3], back.w, l, p.units);
             let x0 = in_unit(input0, block + l);
-            front0 += products(a, b, c, d, x0);
-            back0 += products(e, f, g, h, x0);
+            front0 += lane_products(a, b, c, d, x0);
+            back0 += lane_products(e, f, g, h, x0);
             let x1 = in_unit(input1, block + l);
-            front1 += products(a, b, c, d, x1);
-            back1 += products(e, f, g, h, x1);
+            front1 += lane_products(a, b, c, d, x1);
+            back1 += lane_products(e, f, g, h, x1);
             let x2 = in_unit(input2, block + l);
-            front2 += products(a, b, c, d, x2);
-            back2 += products(e, f, g, h, x2);
+            front2 += lane_products(a, b, c, d, x2);
+            back2 += lane_products(e, f, g, h, x2);
             let x3 = in_unit(input3, block + l);
-            front3 += products(a, b, c, d, x3);
-            back3 += products(e, f, g, h, x3);
+            front3 += lane_products(a, b, c, d, x3);
+            back3 += lane_products(e, f, g, h, x3);
             if TILE_M > 4u {
                 let x4 = in_unit(input4, block + l);
-                front4 += products(a, b, c, d, x4);
-                back4 += products(e, f, g, h, x4);
+                front4 += lane_products(a, b, c, d, x4);
+                back4 += lane_products(e, f, g, h, x4);
                 let x5 = in_unit(input5, block + l);
-                front5 += products(a, b, c, d, x5);
-                back5 += products(e, f, g, h, x5);
+                front5 += lane_products(a, b, c, d, x5);
+                back5 += lane_products(e, f, g, h, x5);
                 let x6 = in_unit(input6, block + l);
-                front6 += products(a, b, c, d, x6);
-                back6 += products(e, f, g, h, x6);
+                front6 += lane_products(a, b, c, d, x6);
+                back6 += lane_products(e, f, g, h, x6);
                 let x7 = in_unit(input7, block + l);
-                front7 += products(a, b, c, d, x7);
-                back7 += products(e, f, g, h, x7);
+                front7 += lane_products(a, b, c, d, x7);
+                back7 += lane_products(e, f, g, h, x7);
             }
         }
     }

@@ -1,5 +1,5 @@
-// linear/gemv with a weight row in each lane: a workgroup of 8 multiplies 32 weight rows, 4 an invocation, unit after unit
-// along k. What a block's units share is decoded once, and a unit's activations are loaded once for all rows.
+// linear/gemv with weight rows in lanes: a workgroup of 8 multiplies LANE_ROWS = 4 or 8 an invocation, unit after unit along
+// k. What a block's units share is decoded once, and a unit's activations are loaded once for all rows.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     if !row_is_here(tile.y) {
@@ -7,21 +7,27 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     }
     let input_row = (p.x_offset >> 2u) + row_input(tile.y) * (p.k >> 2u);
     in_ready(input_row, invocation);
-    let row = (tile.x * WG + invocation) * 4u;
-    let units = lane_rows(row_first_weight(tile.y), row);
-    var sum = vec4<f32>(0.0);
+    let row = (tile.x * WG + invocation) * LANE_ROWS;
+    let front_units = lane_rows(row_first_weight(tile.y), row);
+    let back_units = lane_rows(row_first_weight(tile.y), row + 4u);
+    var front_sum = vec4<f32>(0.0);
+    var back_sum = vec4<f32>(0.0);
     for (var block = grid_zero(workgroup); block < p.row_units; block += BLOCK_UNITS) {
-        let firsts = units + block;
-        let heads = lane_heads(firsts);
+        let front = front_units + block;
+        let back = back_units + block;
+        let front_heads = lane_heads(front);
+        let back_heads = lane_heads(back);
         for (var l = 0u; l < BLOCK_UNITS; l += 1u) {
             let input = in_unit(input_row, block + l);
-            sum += vec4<f32>(
-                q_product(q_unit_of(heads[0], firsts.x, l, p.units), input),
-                q_product(q_unit_of(heads[1], firsts.y, l, p.units), input),
-                q_product(q_unit_of(heads[2], firsts.z, l, p.units), input),
-                q_product(q_unit_of(heads[3], firsts.w, l, p.units), input),
-            );
+            front_sum += lane_unit(front_heads, front, l, input);
+            if LANE_ROWS > 4u {
+                back_sum += lane_unit(back_heads, back, l, input);
+            }
         }
     }
-    put_four(tile.y * p.y_stride + p.y_offset, row, sum);
+    let out_row = tile.y * p.y_stride + p.y_offset;
+    put_four(out_row, row, front_sum);
+    if LANE_ROWS > 4u {
+        put_four(out_row, row + 4u, back_sum);
+    }
 }

@@ -1,27 +1,36 @@
-// linear/gemv_sum with a weight row in each lane, as linear/gemv_rows has them.
+// linear/gemv_sum with weight rows in lanes, as linear/gemv_rows has them.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
-    let row = (tile.x * WG + invocation) * 4u;
+    let row = (tile.x * WG + invocation) * LANE_ROWS;
     let pair = tile.y * p.share;
-    var total = vec4<f32>(0.0);
+    var front_total = vec4<f32>(0.0);
+    var back_total = vec4<f32>(0.0);
     for (var slot = grid_zero(workgroup); slot < p.share; slot += 1u) {
-        let units = lane_rows(min(ids[pair + slot], p.experts - 1u) * p.n, row);
+        let matrix = min(ids[pair + slot], p.experts - 1u) * p.n;
+        let front_units = lane_rows(matrix, row);
+        let back_units = lane_rows(matrix, row + 4u);
         let input_row = (pair + slot) * (p.k >> 2u);
-        var sum = vec4<f32>(0.0);
+        var front_sum = vec4<f32>(0.0);
+        var back_sum = vec4<f32>(0.0);
         for (var block = grid_zero(workgroup); block < p.row_units; block += BLOCK_UNITS) {
-            let firsts = units + block;
-            let heads = lane_heads(firsts);
+            let front = front_units + block;
+            let back = back_units + block;
+            let front_heads = lane_heads(front);
+            let back_heads = lane_heads(back);
             for (var l = 0u; l < BLOCK_UNITS; l += 1u) {
                 let input = in_unit(input_row, block + l);
-                sum += vec4<f32>(
-                    q_product(q_unit_of(heads[0], firsts.x, l, p.units), input),
-                    q_product(q_unit_of(heads[1], firsts.y, l, p.units), input),
-                    q_product(q_unit_of(heads[2], firsts.z, l, p.units), input),
-                    q_product(q_unit_of(heads[3], firsts.w, l, p.units), input),
-                );
+                front_sum += lane_unit(front_heads, front, l, input);
+                if LANE_ROWS > 4u {
+                    back_sum += lane_unit(back_heads, back, l, input);
+                }
             }
         }
-        total += weights[pair + slot] * sum;
+        let weight = weights[pair + slot];
+        front_total += weight * front_sum;
+        back_total += weight * back_sum;
     }
-    put_four(tile.y * p.n, row, total);
+    put_four(tile.y * p.n, row, front_total);
+    if LANE_ROWS > 4u {
+        put_four(tile.y * p.n, row + 4u, back_total);
+    }
 }

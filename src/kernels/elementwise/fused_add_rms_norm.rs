@@ -53,10 +53,13 @@ impl FusedAddRmsNorm {
         let n = p.n as usize;
         let rows = host.residual.chunks_exact_mut(n).zip(host.x.chunks_exact(n)).zip(host.y.chunks_exact_mut(n));
         for ((residual, x), y) in rows.take(p.rows as usize) {
-            let sums: Vec<f64> = residual.iter().zip(x).map(|(r, x)| f64::from(*r) + f64::from(*x)).collect();
-            let normed = rms_norm::normed(&sums, host.w, p.eps);
-            for ((residual, sum), (y, normed)) in residual.iter_mut().zip(&sums).zip(y.iter_mut().zip(normed)) {
-                (*residual, *y) = (*sum as f32, normed as f32);
+            for (residual, x) in residual.iter_mut().zip(x) {
+                *residual = (f64::from(*residual) + f64::from(*x)) as f32;
+            }
+            // Of what is stored, as where the norm is another kernel's.
+            let sums: Vec<f64> = residual.iter().map(|sum| f64::from(*sum)).collect();
+            for (y, normed) in y.iter_mut().zip(rms_norm::normed(&sums, host.w, p.eps)) {
+                *y = normed as f32;
             }
         }
     }

@@ -72,9 +72,6 @@ kernel! {
     }
 }
 
-/// Weight rows that a workgroup multiplies.
-pub const TILE: u32 = 32;
-
 /// Format, rows, epilogue, lanes and input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -120,8 +117,8 @@ impl Gemv {
         v.input.fill(source, v.lanes).with(v.rows.fragment())
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
+    fn grid(v: Variant, p: &Params) -> Grid {
+        Grid { x: p.matrix_rows.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {

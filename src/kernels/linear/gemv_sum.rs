@@ -49,9 +49,6 @@ kernel! {
     }
 }
 
-/// Weight rows that a workgroup multiplies.
-const TILE: u32 = 32;
-
 /// Format and lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -82,8 +79,8 @@ impl GemvSum {
         v.lanes.source(v.product(), units, rows).with(wgsl!("input/plain.wgsl"))
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(TILE), y: p.rows }
+    fn grid(v: Variant, p: &Params) -> Grid {
+        Grid { x: p.n.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
     }
 
     fn selection(_: Variant, p: &Params) -> Option<Selection> {
@@ -105,8 +102,8 @@ impl GemvSum {
         for (t, y) in host.y.chunks_exact_mut(p.n as usize).enumerate().take(p.rows as usize) {
             for (j, y) in y.iter_mut().enumerate() {
                 let pairs = t * p.share as usize..(t + 1) * p.share as usize;
-                let sum = pairs.map(|i| f64::from(host.weights[i]) * f64::from(products[i * p.n as usize + j]));
-                *y = (f64::from(*y) + sum.sum::<f64>()) as f32;
+                let terms = pairs.map(|i| f64::from(host.weights[i]) * f64::from(products[i * p.n as usize + j]));
+                *y = terms.fold(f64::from(*y), |sum, term| sum + term) as f32;
             }
         }
     }

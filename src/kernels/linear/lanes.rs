@@ -1,7 +1,10 @@
 //! What the invocations of a GEMV share out among them.
 
 use super::product;
-use crate::gpu::{Caps, Fragment, Order, Source, wgsl};
+use crate::{
+    gpu::{Caps, Fragment, Order, Source, wgsl},
+    quant::WeightType,
+};
 
 /// What invocations side by side have of a product with a few rows of activations. Each has its order of sums, which all
 /// kernels of this choice keep.
@@ -28,6 +31,15 @@ impl Lanes {
         })
     }
 
+    /// Weight rows of `ty` that a workgroup multiplies with a row of activations: more where a row is decoded from few loads,
+    /// among which those of activations count.
+    pub(super) fn tile(self, ty: WeightType) -> u32 {
+        match self {
+            Self::Rows if ty.block_len() > 1 => 64,
+            Self::Rows | Self::Units => 32,
+        }
+    }
+
     /// The source of a product, by the body for this choice.
     pub(super) fn source(self, v: product::Variant, units: Fragment, rows: Fragment) -> Source {
         let source = match self {
@@ -36,6 +48,7 @@ impl Lanes {
                 .source(rows, 8)
                 .subgroups(true)
                 .constant("BLOCK_UNITS", (v.ty.block_len() as u32 / 32).max(1))
+                .constant("LANE_ROWS", self.tile(v.ty) / 8)
                 .with(wgsl!("input/shuffled.wgsl"))
                 .with(wgsl!("linear/lane_rows.wgsl")),
         };

@@ -68,7 +68,7 @@ fn format(ty: WeightType) -> Vec<Fragment> {
         WeightType::Q5_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_1.wgsl")],
         WeightType::Q4K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
         WeightType::Q5K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
-        WeightType::Q6K => vec![LIBRARY, BLOCKS_256, wgsl!("quant/q6_k.wgsl")],
+        WeightType::Q6K => vec![LIBRARY, wgsl!("quant/q6_k.wgsl")],
     }
 }
 

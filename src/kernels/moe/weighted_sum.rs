@@ -86,6 +86,8 @@ impl WeightedSum {
                 *residual = *sum as f32;
             }
             if v.normed() {
+                // Of what is stored, as where the norm is another kernel's.
+                let sums: Vec<f64> = residual.iter().map(|sum| f64::from(*sum)).collect();
                 for (y, normed) in host.y[t * n..].iter_mut().zip(rms_norm::normed(&sums, host.w, p.eps)) {
                     *y = normed as f32;
                 }
