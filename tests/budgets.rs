@@ -90,38 +90,38 @@ fn a_token_reads_hardly_more_weights_than_it_needs() {
     });
 }
 
-/// Dispatches of all layers in a phase's passes, each pass having as many.
-async fn of_layers(engine: &Engine, phase: Phase) -> u64 {
-    let profile = engine.profile().await;
-    let total = &profile.phases[&phase];
-    let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
-    let stages = total.stages.iter().filter(|(stage, _)| !outside.contains(stage));
-    let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
-    assert_eq!(dispatches % total.passes, 0, "{total:?}");
-    dispatches / total.passes
-}
-
-/// Dispatches of all layers for a prompt of `len` tokens, for a token after it, and for tokens of three sequences, pair by
-/// pair and by buckets.
+/// Dispatches of all layers for a prompt of `len` tokens, for a token after it, and for tokens of three sequences, of which
+/// one is so long, pair by pair and by buckets.
 async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u64; 4] {
     let (_, model) = load(device, tiny).await;
-    let run = async |tiers, sequences: u64| {
-        let options = EngineOptions { profile: true, ..options(3, 300, tiers) };
+    let drawn = async |tiers, sequences: u32| {
+        let options = EngineOptions { profile: true, ..options(sequences, 300, tiers) };
         let engine = engine(&model, &options).await;
-        let requests: Vec<_> =
-            (0..sequences).map(|i| (prompt(&model, if i == 0 { len } else { 3 }, i), greedy(8))).collect();
-        replies(&engine, &requests).await;
-        engine
+        let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
+        let mut running = Vec::new();
+        for (i, session) in (0..).zip(&mut sessions) {
+            let len = if i == 0 { len } else { 3 };
+            let mut reply = session.generate(&prompt(&model, len, i), &greedy(u32::MAX)).expect("a request");
+            reply.next().await.expect("a step").expect("a token");
+            running.push(reply);
+        }
+        // All of them draw in the pass after.
+        for _ in 0..2 {
+            running.last_mut().expect("a sequence").next().await.expect("a step").expect("a token");
+        }
+        let pass = engine.decode_pass(8.0).await;
+        assert_eq!(pass.rows, sequences);
+        (pass.layer_dispatches as u64, engine.profile().await)
     };
-    let alone = run(tiers, 1).await;
-    let pairs = run(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
-    let buckets = run(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
-    [
-        of_layers(&alone, Phase::Prefill).await,
-        of_layers(&alone, Phase::Decode).await,
-        of_layers(&pairs, Phase::BatchedDecode).await,
-        of_layers(&buckets, Phase::BatchedDecode).await,
-    ]
+    let (alone, profile) = drawn(tiers, 1).await;
+    let prompts = &profile.phases[&Phase::Prefill];
+    let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
+    let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
+    let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
+    assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
+    let (pairs, _) = drawn(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
+    let (buckets, _) = drawn(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
+    [dispatches / prompts.passes, alone, pairs, buckets]
 }
 
 #[test]
