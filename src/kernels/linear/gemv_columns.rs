@@ -14,7 +14,7 @@ kernel! {
     /// [`Gemv`](super::gemv::Gemv) gives, whatever rows are computed together.
     ///
     /// Shapes: those of [`Gemm`](super::gemm::Gemm), but tiles of up to four or eight rows ([`Columns`]), and `x` from element `x_offset`
-    /// on (a multiple of 4). Bound: 1e-5 of `Σ |W · x|`; gated as [`Epilogue::Gate`](super::Epilogue::Gate) makes of it.
+    /// on (a multiple of 4). Bound: 1e-5 of `Σ |W · x|`; gated as [`Epilogue::Gate`] makes of it.
     /// Measured worst on lavapipe: that of `Gemv`, whose bits they are.
     pub struct GemvColumns("linear/gemv_columns") for Variant;
     params {

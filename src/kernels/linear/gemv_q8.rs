@@ -16,7 +16,7 @@ kernel! {
     /// a run of 16 weights are multiplied and summed as integers, four at a time where the device can.
     ///
     /// Shapes: those of `Gemv`, `x` being int8, four in a word, `scales` f32; formats whose weights are codes of 8 bits or
-    /// fewer. Bound: 1e-5 of `Σ |W · scale · x|`; gated as [`Epilogue::Gate`](super::Epilogue::Gate) makes of it.
+    /// fewer. Bound: 1e-5 of `Σ |W · scale · x|`; gated as [`Epilogue::Gate`] makes of it.
     pub struct GemvQ8("linear/gemv_q8") for Variant;
     params {
         /// Rows of the output.
