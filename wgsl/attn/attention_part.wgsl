@@ -19,7 +19,8 @@ fn scan_put(pair: u32, i: u32, values: KvEight) {
 
 fn part_of(quad: ScanQuad, seen: ScanSeen, keys: vec2<u32>, chunk: u32) -> vec4<u32> {
     let sees = max(seen.first, vec4<u32>(keys.x)) < min(seen.end, vec4<u32>(keys.y));
-    return select(vec4<u32>(NOWHERE), (quad.out * p.chunks + chunk) * PART, sees);
+    // NOWHERE by arithmetic: GLSL ES has no selection of integers by component.
+    return ((quad.out * p.chunks + chunk) * PART) | (vec4<u32>(sees) - 1u);
 }
 
 fn part_put_sums(parts_of: vec4<u32>, largest: vec4<f32>, mass: vec4<f32>) {

@@ -81,8 +81,10 @@ fn scan_run(tile: ScanTile, left_lo: vec4<bool>, left_hi: vec4<bool>, most: u32)
 // What the pairs of a run see of the first `most` positions; the others see nothing.
 fn scan_seen(quad: ScanQuad, run: vec4<bool>, most: u32) -> ScanSeen {
     let context = min(quad.position + 1u, vec4<u32>(most));
-    let first = select(context - min(context, vec4<u32>(p.window)), vec4<u32>(0u), vec4<bool>(p.window == 0u));
-    return ScanSeen(select(vec4<u32>(0xffffffffu), first, run), select(vec4<u32>(0u), context, run));
+    let first = select(context - min(context, vec4<u32>(p.window)), vec4<u32>(0u), p.window == 0u);
+    // By arithmetic: GLSL ES has no selection of integers by component.
+    let in_run = vec4<u32>(run);
+    return ScanSeen(first | (in_run - 1u), context * in_run);
 }
 
 // The pairs of a run see something.

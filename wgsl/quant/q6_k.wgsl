@@ -20,10 +20,10 @@ fn q_head(first: u32, units: u32) -> QHead {
 }
 
 fn q_unit_of(head: QHead, first: u32, l: u32, units: u32) -> QUnit {
-    let odd = vec4<bool>((l & 1u) != 0u);
+    let odd = (l & 1u) != 0u;
     let front = select(head.pairs[0], head.pairs[1], odd);
     let back = select(head.pairs[2], head.pairs[3], odd);
-    return q_decode(head.scales, head.d, w[first + l], select(front, back, vec4<bool>(l >= 4u)), l);
+    return q_decode(head.scales, head.d, w[first + l], select(front, back, l >= 4u), l);
 }
 
 // A unit alone: of the high pairs only its own are read.
