@@ -58,7 +58,7 @@ fn every_step_is_within_its_bound() {
             for device in [&device, &Device::cpu()] {
                 let steps = replayed(device, arch, kv_type).await;
                 let wrong: Vec<_> = steps.iter().filter(|step| !step.passed()).collect();
-                assert!(wrong.is_empty() && steps.len() > 40, "{} steps: {wrong:#?}", steps.len());
+                assert!(wrong.is_empty() && steps.len() > 30, "{} steps: {wrong:#?}", steps.len());
                 // Something was really computed and compared.
                 assert!(device.is_cpu() || steps.iter().filter(|step| step.share() > 0.0).count() > 20);
             }
@@ -86,7 +86,7 @@ fn a_wrong_kernel_is_named() {
     let (binding, worst) = norm.worst.expect("a deviation");
     assert!(binding == "y" && worst.share > 1.0 && worst.bound > 0.0, "{norm:?}");
 
-    let attention = found("attn/attention", "position < seen.y", "position + 1u < seen.y");
+    let attention = found("attn/attention", "< seen.end)", "<= seen.end)");
     assert_eq!(attention.part, "blk.0 attention");
     assert!(attention.shape.contains("capacity: 16"), "{attention:?}");
 
