@@ -38,3 +38,37 @@ fn lane_unit(heads: array<QHead, 4>, firsts: vec4<u32>, l: u32, input: QInput) -
         q_unit_of(heads[2], firsts.z, l, p.units), q_unit_of(heads[3], firsts.w, l, p.units), input,
     );
 }
+
+struct LaneSums {
+    front: vec4<f32>,
+    back: vec4<f32>,
+}
+
+// The sums of LANE_ROWS weight rows from row `row` on, unit after unit along k; `zero` is a zero that compilers don't know.
+// What a block's units share is decoded once, and a unit's activations are loaded once for all rows.
+fn lane_sums(first: u32, row: u32, input_row: u32, zero: u32) -> LaneSums {
+    let front_units = lane_rows(first, row);
+    let back_units = lane_rows(first, row + 4u);
+    var sums = LaneSums(vec4<f32>(0.0), vec4<f32>(0.0));
+    for (var block = zero; block < p.row_units; block += BLOCK_UNITS) {
+        let front = front_units + block;
+        let back = back_units + block;
+        let front_heads = lane_heads(front);
+        let back_heads = lane_heads(back);
+        for (var l = 0u; l < BLOCK_UNITS; l += 1u) {
+            let input = in_unit(input_row, block + l);
+            sums.front += lane_unit(front_heads, front, l, input);
+            if LANE_ROWS > 4u {
+                sums.back += lane_unit(back_heads, back, l, input);
+            }
+        }
+    }
+    return sums;
+}
+
+fn lane_put(out_row: u32, row: u32, sums: LaneSums) {
+    put_four(out_row, row, sums.front);
+    if LANE_ROWS > 4u {
+        put_four(out_row, row + 4u, sums.back);
+    }
+}
