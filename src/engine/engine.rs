@@ -165,7 +165,8 @@ impl Engine {
         if Config::from_gguf(gguf)? != self.shared.config {
             return Err(EngineError::OtherModel);
         }
-        let model = Model::load(device, gguf, |_, _| ()).await?;
+        let before = self.shared.drive.with(|runner| runner.model().clone()).await;
+        let model = before.load_again(device, gguf).await?;
         let new = Runner::new(&model, &self.shared.options).await?;
         let one_order = one_order(&model, &self.shared.options);
         self.shared

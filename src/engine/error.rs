@@ -82,6 +82,9 @@ pub enum EngineError {
     /// The engine has gone on with another device meanwhile: the request can be made again.
     #[error("what the device had computed is lost; the engine has another")]
     DeviceLost,
+    /// Another engine has the model's experts: one that is paged serves one engine at a time.
+    #[error("the model is paged, and another engine has its experts")]
+    PagedByAnother,
     /// A file to recover from is another model's.
     #[error("the file is not the model that the engine was made for")]
     OtherModel,

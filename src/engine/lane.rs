@@ -56,7 +56,7 @@ impl Lane {
     /// Logits of up to two steps are read back at a time.
     pub(super) async fn new(model: &Model, kind: Kind, room: Room) -> Result<Self, GpuError> {
         let device = model.device();
-        let activations = Activations::new(device, model.config(), room).await?;
+        let activations = Activations::new(device, model.config(), room, model.paging().is_some()).await?;
         let logits = Readback::new::<f32>(device, activations.logits.len(), 2).await?;
         Ok(Self { kind, room, activations, program: Program::new(device), pass: None, logits })
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     gpu::{Device, GpuError, Pending, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{Choices, History, Kind, KvCache, Model, Pass, Room, Sampling, weight_bytes},
+    model::{Choices, History, Kind, KvCache, Model, Pass, Room, Sampling, Taken, weight_bytes},
 };
 
 /// How the tokens of a sequence's request are drawn.
@@ -87,6 +87,8 @@ pub(super) struct Runner {
     /// The request whose options each slot has.
     loaded: Vec<Option<u64>>,
     tokens: Readback,
+    /// The experts of a model that is paged, as long as this is there.
+    _experts: Option<Taken>,
     pub(super) pace: Pace,
     flights: VecDeque<Flight>,
     pub(super) profile: Profile,
@@ -108,6 +110,10 @@ impl Runner {
     /// Allocates everything; nothing is allocated for steps later but what penalties need.
     pub(super) async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
         let (device, config) = (model.device(), model.config());
+        let experts = match &model.weights().paged {
+            Some(paged) => Some(paged.take().ok_or(EngineError::PagedByAnother)?),
+            None => None,
+        };
         let shape = options.cache(config, options.kv_type_on(device.name(), device.caps())?)?;
         let [prompt, drawn] = rooms(options, shape.context);
         let slots = options.sequences;
@@ -119,6 +125,7 @@ impl Runner {
             sampling: Sampling::new(device, logit_rows, slots, config.vocab).await?,
             loaded: vec![None; slots as usize],
             tokens: Readback::new::<u32>(device, slots.into(), 2).await?,
+            _experts: experts,
             pace: Pace::default(),
             flights: VecDeque::new(),
             profile: Profile::default(),
@@ -153,6 +160,10 @@ impl Runner {
     /// Waits until the device has done all.
     pub(super) async fn wait(&self) -> Result<(), GpuError> {
         self.tokens.read(self.model.device(), &self.sampling.tokens, 1).await.map(|_| ())
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        &self.model
     }
 
     pub(super) fn options(&self) -> &EngineOptions {

@@ -38,11 +38,13 @@ use std::fmt;
 use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
+use std::sync::Arc;
 
-/// A GGUF file: its bytes, and what they say.
+/// A GGUF file: its bytes, and what they say. Clones share it.
+#[derive(Clone)]
 pub struct Gguf {
-    source: Source,
-    directory: Directory,
+    source: Arc<Source>,
+    directory: Arc<Directory>,
 }
 
 impl Gguf {
@@ -78,7 +80,7 @@ impl Gguf {
 
     fn parse(source: Source) -> Result<Self, GgufError> {
         let directory = Directory::parse(source.bytes())?;
-        Ok(Self { source, directory })
+        Ok(Self { source: Arc::new(source), directory: Arc::new(directory) })
     }
 
     /// The version of the format: 2 or 3.
@@ -115,10 +117,16 @@ impl Gguf {
     /// file then take no memory of the process until they are. What they are does not change, and a range that the tensor
     /// does not have is left out.
     pub fn release(&self, tensor: &TensorInfo, range: Range<u64>) {
-        let end = range.end.min(tensor.bytes);
-        let place = |at: u64| tensor.offset.checked_add(at).and_then(|at| usize::try_from(at).ok());
-        if let (true, Some(start), Some(end)) = (range.start < end, place(range.start), place(end)) {
-            self.source.release(start..end);
+        if let Some(range) = place(tensor, range) {
+            self.source.release(range);
+        }
+    }
+
+    /// Says that of a tensor's data the bytes `range` will be looked at soon: those of a mapped file are then read meanwhile,
+    /// where the system does that.
+    pub fn want(&self, tensor: &TensorInfo, range: Range<u64>) {
+        if let Some(range) = place(tensor, range) {
+            self.source.want(range);
         }
     }
 
@@ -133,6 +141,13 @@ impl Gguf {
         };
         range().unwrap_or_default()
     }
+}
+
+/// Where in the file a range of a tensor's data is, as far as the tensor has it.
+fn place(tensor: &TensorInfo, range: Range<u64>) -> Option<Range<usize>> {
+    let at = |byte: u64| tensor.offset.checked_add(byte).and_then(|at| usize::try_from(at).ok());
+    let end = range.end.min(tensor.bytes);
+    if range.start < end { Some(at(range.start)?..at(end)?) } else { None }
 }
 
 impl fmt::Debug for Gguf {

@@ -52,6 +52,19 @@ impl Source {
         }
     }
 
+    /// Has some bytes read from the file in advance, where that is possible.
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    pub(super) fn want(&self, range: std::ops::Range<usize>) {
+        match self {
+            #[cfg(unix)]
+            Self::Mapped(map) if range.start < range.end && range.end <= map.len() => {
+                // Where the system does not do it, the bytes are read when they are looked at.
+                let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             #[cfg(not(target_arch = "wasm32"))]

@@ -45,4 +45,5 @@ pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};
+pub(crate) use plan::HostAction;
 pub(crate) use source::wgsl;

@@ -1,6 +1,6 @@
 //! A forward pass as data: the dispatches in order, each with its kernel, parameters and buffers.
 
-use std::sync::Arc;
+use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use super::{
     Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, encode,
@@ -20,6 +20,14 @@ pub struct Step {
     pub(crate) args: Option<GridArgs>,
     /// Run by the twin, whatever the device.
     pub(crate) on_host: bool,
+    /// What the host does before it.
+    pub(crate) before: Option<Arc<dyn HostAction>>,
+}
+
+/// Something that the host does between two dispatches of a plan, as to bring weights that an earlier one asks for.
+pub(crate) trait HostAction: Debug + Send + Sync {
+    /// Does it: `device` has been sent all earlier dispatches, and is sent no later one before this is done.
+    fn run<'a>(&'a self, device: &'a Device) -> Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>>;
 }
 
 /// A grid in a buffer: three words, x, y and z.
@@ -50,6 +58,7 @@ impl Step {
             && ids(self) == ids(other)
             && args(self) == args(other)
             && self.on_host == other.on_host
+            && self.before.is_some() == other.before.is_some()
     }
 
     /// The buffers that it writes.
@@ -61,6 +70,11 @@ impl Step {
     /// The part of the model it belongs to.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Whether `next` can be sent with it: on the same side, and with nothing to do in between.
+    pub(crate) fn goes_on(&self, next: &Self) -> bool {
+        self.on_host == next.on_host && next.before.is_none()
     }
 }
 
@@ -74,7 +88,7 @@ impl Plan {
     /// A plan of one dispatch, its buffers in the order of the bindings.
     pub(crate) fn single(op: Box<dyn Op>, buffers: &[Option<Buffer<u32>>]) -> Self {
         let buffers = buffers.iter().map(|b| b.as_ref().map(|b| Arc::clone(&b.raw))).collect();
-        Self { steps: vec![Step { op, buffers, label: String::new(), args: None, on_host: false }] }
+        Self { steps: vec![Step { op, buffers, label: String::new(), args: None, on_host: false, before: None }] }
     }
 
     /// The dispatches.
@@ -107,6 +121,7 @@ pub struct Recorder {
     plan: Plan,
     scope: String,
     on_host: bool,
+    before: Option<Arc<dyn HostAction>>,
 }
 
 impl Recorder {
@@ -124,6 +139,11 @@ impl Recorder {
     /// [`Program::run`](super::Program::run) then waits for the GPU, reads their buffers, and writes what they change.
     pub fn on_host(&mut self, on: bool) {
         self.on_host = on;
+    }
+
+    /// Has the host do something before the next dispatch.
+    pub(crate) fn before(&mut self, action: impl HostAction + 'static) {
+        self.before = Some(Arc::new(action));
     }
 
     /// Appends a dispatch of `K`; one with an empty grid is left out.
@@ -194,8 +214,8 @@ impl Recorder {
                 return Err(GpuError::Aliased { kernel: K::NAME, buffer: args.buffer.label.clone() });
             }
         }
-        let (label, on_host) = (self.scope.clone(), self.on_host);
-        self.plan.steps.push(Step { op: Box::new(op), buffers, label, args, on_host });
+        let (label, on_host, before) = (self.scope.clone(), self.on_host, self.before.take());
+        self.plan.steps.push(Step { op: Box::new(op), buffers, label, args, on_host, before });
         Ok(())
     }
 

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, twin};
+use super::{
+    Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, plan::HostAction, twin,
+};
 
 /// What a run of steps with the same label took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,11 @@ impl Program {
         let mut stages = Vec::new();
         let mut times = Vec::new();
         let mut first = 0;
-        for run in self.plan().steps().chunk_by(|a, b| a.label == b.label && a.on_host == b.on_host) {
+        for run in self.plan().steps().chunk_by(|a, b| a.label == b.label && a.goes_on(b)) {
+            if let Some(step) = run.first().filter(|step| step.before.is_some()) {
+                stages.push((first..first, &run[..1]));
+                times.push(StageTime { label: format!("{} from the host", step.label), dispatches: 0, time: Duration::ZERO });
+            }
             stages.push((first..first + run.len(), run));
             times.push(StageTime { label: run[0].label.clone(), dispatches: run.len(), time: Duration::ZERO });
             first += run.len();
@@ -42,9 +48,12 @@ impl Program {
         match (&self.gpu, device.gpu()) {
             (Some(program), Some(gpu)) => self.time_gpu(device, (program, gpu), &stages, &mut times).await?,
             _ => {
-                for ((_, steps), timed) in stages.iter().zip(&mut times) {
+                for ((range, steps), timed) in stages.iter().zip(&mut times) {
                     let start = clock(device)?;
-                    steps.iter().try_for_each(twin::run)?;
+                    match action(range, steps) {
+                        Some(action) => action.run(device).await?,
+                        None => steps.iter().try_for_each(twin::run)?,
+                    }
                     timed.time = start.elapsed();
                 }
             }
@@ -62,20 +71,25 @@ impl Program {
         if !device.caps().timestamps {
             return Err(GpuError::NoTimestamps { device: device.name().to_owned() });
         }
-        let on_host = |steps: &[Step]| steps.iter().any(|step| step.on_host);
-        let timers = Timers::new((device, gpu), stages.iter().filter(|(_, steps)| !on_host(steps)).count()).await?;
+        let on_host = |range: &Range<usize>, steps: &[Step]| range.is_empty() || steps.iter().any(|step| step.on_host);
+        let on_gpu = stages.iter().filter(|(range, steps)| !on_host(range, steps)).count();
+        let timers = Timers::new((device, gpu), on_gpu).await?;
         let send = |encoder: wgpu::CommandEncoder| {
             gpu.now("a submission", || gpu.queue.submit([encoder.finish()])).map(|_| ())
         };
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {
-            if let Some(host) = self.host.as_ref().filter(|_| on_host(steps)) {
+            if on_host(range, steps) {
                 send(std::mem::replace(&mut encoding, encoder()))?;
                 // What is under way is no part of the stage.
                 gpu.wait().await?;
                 let start = clock(device)?;
-                host.run(device, steps).await?;
+                match (action(range, steps), &self.host) {
+                    (Some(action), _) => action.run(device).await?,
+                    (None, Some(host)) => host.run(device, steps).await?,
+                    (None, None) => {}
+                }
                 gpu.wait().await?;
                 times[i].time = start.elapsed();
                 continue;
@@ -96,6 +110,11 @@ impl Program {
         }
         Ok(())
     }
+}
+
+/// What the host does before steps, if that is the stage: it has no steps of its own.
+fn action<'a>(range: &Range<usize>, steps: &'a [Step]) -> Option<&'a dyn HostAction> {
+    steps.first().filter(|_| range.is_empty())?.before.as_deref()
 }
 
 /// A pair of timestamps for each of some stages.

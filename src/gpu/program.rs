@@ -49,10 +49,10 @@ impl Program {
         Ok(())
     }
 
-    /// True when steps run on the host beside a GPU's ([`Recorder::on_host`](super::Recorder::on_host)):
-    /// [`Program::submit`] is then refused.
+    /// True when steps run on the host beside a GPU's ([`Recorder::on_host`](super::Recorder::on_host)), or the host does
+    /// something between steps: [`Program::submit`] is then refused.
     pub fn has_host_steps(&self) -> bool {
-        self.host.is_some()
+        self.host.is_some() || self.plan.steps.iter().any(|step| step.before.is_some())
     }
 
     /// The plan's steps in `count` ranges of about as many steps, in order, for as many submissions: a driver may end
@@ -76,16 +76,21 @@ impl Program {
     /// # Errors
     /// Those of [`Program::run`].
     pub async fn run_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
-        let Some(host) = &self.host else { return self.submit_steps(device, steps) };
+        self.is_of(device)?;
         let mut first = steps.start;
-        for run in self.steps(steps).chunk_by(|a, b| a.on_host == b.on_host) {
+        for run in self.steps(steps).chunk_by(Step::goes_on) {
             let range = first..first + run.len();
             first = range.end;
-            if run.iter().any(|step| step.on_host) {
+            if let Some(action) = run.first().and_then(|step| step.before.as_ref()) {
                 device.pending().await;
-                host.run(device, run).await?;
-            } else {
-                self.submit_steps(device, range)?;
+                action.run(device).await?;
+            }
+            match &self.host {
+                Some(host) if run.iter().any(|step| step.on_host) => {
+                    device.pending().await;
+                    host.run(device, run).await?;
+                }
+                _ => self.send(device, range)?,
             }
         }
         Ok(())
@@ -105,13 +110,19 @@ impl Program {
     /// Those of [`Program::run`], and [`GpuError::HostSteps`] where some of the steps are such.
     pub fn submit_steps(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
         self.is_of(device)?;
-        let (Some(program), Some(gpu)) = (&self.gpu, device.gpu()) else {
-            return self.steps(steps).iter().try_for_each(twin::run);
-        };
-        if self.steps(steps.clone()).iter().any(|step| step.on_host) {
+        let waits = |step: &Step| step.before.is_some() || (step.on_host && device.gpu().is_some());
+        if self.steps(steps.clone()).iter().any(waits) {
             return Err(GpuError::HostSteps);
         }
-        program.submit(gpu, steps)
+        self.send(device, steps)
+    }
+
+    /// Sends steps to a GPU, or has the twins run them.
+    fn send(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
+        match (&self.gpu, device.gpu()) {
+            (Some(program), Some(gpu)) => program.submit(gpu, steps),
+            _ => self.steps(steps).iter().try_for_each(twin::run),
+        }
     }
 
     pub(super) fn is_of(&self, device: &Device) -> Result<(), GpuError> {

@@ -1,6 +1,6 @@
 //! The buffers between the kernels of a forward pass.
 
-use super::{Config, FeedForward};
+use super::{Config, FeedForward, PairSlots};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::{
@@ -91,6 +91,8 @@ pub(crate) struct Routing {
     pub(crate) outputs: Buffer<f32>,
     /// Pairs by expert.
     pub(crate) buckets: Buckets,
+    /// Where experts are paged: in which slots those of the pairs are.
+    pub(crate) slots: Option<PairSlots>,
 }
 
 /// What [`bucket`] makes of the chosen experts.
@@ -205,7 +207,8 @@ impl Activations {
         words.into_iter().chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
     }
 
-    pub(crate) async fn new(device: &Device, config: &Config, room: Room) -> Result<Self, GpuError> {
+    /// Buffers for passes that there is `room` for, of a model that is `paged` or not.
+    pub(crate) async fn new(device: &Device, config: &Config, room: Room, paged: bool) -> Result<Self, GpuError> {
         let s = Sizes::new(config, room);
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
@@ -250,6 +253,7 @@ impl Activations {
                         tiles: device.alloc("expert tiles", r.tiles).await?,
                         grids: device.alloc("expert grids", 6).await?,
                     },
+                    slots: if paged { Some(PairSlots::new(device, r.pairs).await?) } else { None },
                 }),
                 None => None,
             },

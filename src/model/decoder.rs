@@ -62,7 +62,7 @@ impl Decoder<'_> {
             rec.scope(format!("blk.{i} attention"));
             self.attention(&mut rec, layer, kv, normed)?;
             let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
-            normed = self.feed_forward(&mut rec, &format!("blk.{i}"), layer, next_norm)?;
+            normed = self.feed_forward(&mut rec, i, layer, next_norm)?;
         }
         if self.pass.logit_rows > 0 {
             rec.scope("head");

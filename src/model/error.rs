@@ -49,6 +49,24 @@ pub enum ModelError {
         /// Weights of a row.
         k: u64,
     },
+    /// The experts of a tensor cannot be brought one by one.
+    #[error("tensor {name} has experts of {rows} rows; to be paged they must have a multiple of 8")]
+    Unpageable {
+        /// The tensor.
+        name: String,
+        /// Rows of an expert.
+        rows: u64,
+    },
+    /// A number of slots for experts that cannot be.
+    #[error("{slots} slots for experts are not possible with this model: {least} to {most}")]
+    ExpertSlots {
+        /// What was asked for.
+        slots: u32,
+        /// Those that a token uses; 0 for a dense model, which has no experts.
+        least: u32,
+        /// All.
+        most: u32,
+    },
     /// A tensor that this architecture does not have: ignoring it could change what the model says.
     #[error("tensor {0} is not part of this architecture")]
     UnknownTensor(String),

@@ -4,7 +4,8 @@ use super::{
     Config, FeedForward,
     activations::Routing,
     decoder::Decoder,
-    product::{By, Input, Output, Rows},
+    paging::PageIn,
+    product::{By, Chosen, Input, Output, Rows},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
@@ -15,6 +16,15 @@ use crate::{
         moe::{bucket, router_topk, weighted_sum},
     },
 };
+
+/// A round of products over a layer's (token, expert) pairs.
+struct Round<'a> {
+    /// What the host does first.
+    before: Option<PageIn>,
+    chosen: Chosen<'a>,
+    /// How many rounds there are.
+    of: u32,
+}
 
 /// How many experts there are, and how a token uses them.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +48,11 @@ impl Decoder<'_> {
     pub(super) fn feed_forward(
         &self,
         rec: &mut Recorder,
-        scope: &str,
+        number: usize,
         layer: &LayerWeights,
         next_norm: Option<&Buffer<f32>>,
     ) -> Result<bool, GpuError> {
+        let scope = format!("blk.{number}");
         let (a, rows, block) = (self.activations, self.pass.rows, &layer.feed_forward);
         let single = self.tokens_by(rows) == By::Row;
         // Activations are made from the same configuration as the weights: all three are there, or none.
@@ -58,21 +69,27 @@ impl Decoder<'_> {
         rec.scope(format!("{scope} route"));
         let input = self.normed(rec, &layer.ffn_norm, single && by == By::Row)?;
         self.route(rec, router, routing, experts, input)?;
-        if by != By::Row {
-            self.bucket(rec, block, routing, experts, by)?;
+        let whole = (by == By::Row && self.options.fused && !self.tiers.int8()).then_some(&block.down.matrix.parts[..]);
+        for Round { before, chosen, of } in self.rounds(number, routing, pairs, experts.count) {
+            if let Some(page_in) = before {
+                rec.before(page_in);
+            }
+            if by != By::Row {
+                self.bucket(rec, block, routing, pairs, chosen, by)?;
+            }
+            rec.scope(format!("{scope} gate up"));
+            let of_pairs = |share, grid| Rows::Pairs { pairs, share, by, grid, chosen, routing };
+            self.gate_up(rec, block, of_pairs(experts.used, 0), input)?;
+            rec.scope(format!("{scope} down"));
+            if let (Some([down]), 1) = (whole, of)
+                && self.choices.choose("down", rows, ("with the sum", true), &[("then the sum", false)])
+            {
+                self.down_and_sum(rec, &block.down.matrix, down, chosen, routing, experts.used)?;
+                return Ok(false);
+            }
+            let out = Output::new(&routing.outputs, hidden);
+            self.linear(rec, &block.down.matrix, of_pairs(1, 1), Input::plain(&a.gate), out)?;
         }
-        rec.scope(format!("{scope} gate up"));
-        self.gate_up(rec, block, Rows::Pairs { pairs, share: experts.used, by, grid: 0, routing }, input)?;
-        rec.scope(format!("{scope} down"));
-        if let ([down], By::Row, true) = (&block.down.matrix.parts[..], by, self.options.fused && !self.tiers.int8())
-            && self.choices.choose("down", rows, ("with the sum", true), &[("then the sum", false)])
-        {
-            self.down_and_sum(rec, &block.down.matrix, down, routing, experts)?;
-            return Ok(false);
-        }
-        let rows_of_pairs = Rows::Pairs { pairs, share: 1, by, grid: 1, routing };
-        let out = Output::new(&routing.outputs, hidden);
-        self.linear(rec, &block.down.matrix, rows_of_pairs, Input::plain(&a.gate), out)?;
         rec.scope(format!("{scope} weighted sum"));
         rec.dispatch(
             weighted_sum::WeightedSum,
@@ -92,14 +109,27 @@ impl Decoder<'_> {
         Ok(next_norm.is_some())
     }
 
+    /// The rounds in which a layer's pairs are multiplied: one, unless there are more experts to bring than slots.
+    fn rounds<'a>(&'a self, layer: usize, routing: &'a Routing, pairs: u32, experts: u32) -> Vec<Round<'a>> {
+        let (Some(paged), Some(slots)) = (&self.weights.paged, &routing.slots) else {
+            return vec![Round { before: None, chosen: Chosen { ids: &routing.ids, experts }, of: 1 }];
+        };
+        let of = paged.rounds(pairs, experts);
+        // Where there are others, a pair may wait for its round: for an expert that there is not.
+        let chosen = Chosen { ids: &slots.slots, experts: paged.slots() + u32::from(of > 1) };
+        let rounds = slots.rounds(paged, layer, &routing.ids, pairs, of);
+        rounds.map(|page_in| Round { before: Some(page_in), chosen, of }).collect()
+    }
+
     /// The experts' outputs of each token, weighted and added to the residual, from a stack that one binding holds.
     fn down_and_sum(
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
         part: &MatrixPart,
+        chosen: Chosen<'_>,
         routing: &Routing,
-        experts: Experts,
+        used: u32,
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
         rec.dispatch(
@@ -111,14 +141,14 @@ impl Decoder<'_> {
                 k: matrix.k,
                 row_units: planes.row_units(),
                 units: planes.units(),
-                share: experts.used,
-                experts: experts.count,
+                share: used,
+                experts: chosen.experts,
                 matrix_rows: matrix.n,
             },
             gemv_sum::Binds {
                 w: &part.words,
                 x: &a.gate.cast(),
-                ids: &routing.ids,
+                ids: chosen.ids,
                 weights: &routing.weights,
                 y: &a.residual,
             },
@@ -153,10 +183,11 @@ impl Decoder<'_> {
         rec: &mut Recorder,
         block: &FeedForwardWeights,
         routing: &Routing,
-        experts: Experts,
+        pairs: u32,
+        Chosen { ids, experts }: Chosen<'_>,
         by: By,
     ) -> Result<(), GpuError> {
-        let (pairs, b) = (self.pass.rows * experts.used, &routing.buckets);
+        let b = &routing.buckets;
         let gate_up = match &block.gate_up {
             GateUp::Fused(matrix) => matrix.n,
             GateUp::Separate { gate, .. } => gate.matrix.n,
@@ -167,14 +198,14 @@ impl Decoder<'_> {
             (),
             bucket::Params {
                 pairs,
-                experts: experts.count,
+                experts,
                 tile_rows: by.tile_rows(),
-                max_tiles: bucket::max_tiles(pairs, experts.count, by.tile_rows()),
+                max_tiles: bucket::max_tiles(pairs, experts, by.tile_rows()),
                 first_grid: by.grid_width(gate_up),
                 second_grid: by.grid_width(block.down.matrix.n),
             },
             bucket::Binds {
-                ids: &routing.ids,
+                ids,
                 counts: &b.counts,
                 offsets: &b.offsets,
                 sorted: &b.pairs,

@@ -7,7 +7,9 @@ mod config;
 mod decoder;
 mod error;
 mod feed_forward;
+mod file_rows;
 mod memory;
+mod paging;
 mod plan_options;
 mod precision;
 mod product;
@@ -26,6 +28,7 @@ use crate::{gguf::Gguf, gpu::Device};
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
 pub use memory::MemoryPlan;
+pub use paging::Paging;
 pub use plan_options::PlanOptions;
 pub use precision::Precision;
 pub use reads::Reads;
@@ -35,6 +38,7 @@ pub use tuning::Tuning;
 pub(crate) use activations::{Activations, Room};
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use decoder::{Decoder, Kind, Pass};
+pub(crate) use paging::{PairSlots, Taken};
 pub(crate) use reads::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
 pub(crate) use tuning::{Choices, Site};
@@ -59,12 +63,59 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError`]: nothing is uploaded before every tensor's name, type and shape have been checked.
-    pub async fn load(device: &Device, gguf: &Gguf, mut progress: impl FnMut(u64, u64)) -> Result<Self, ModelError> {
+    pub async fn load(device: &Device, gguf: &Gguf, progress: impl FnMut(u64, u64)) -> Result<Self, ModelError> {
+        Self::load_with(device, gguf, None, progress).await
+    }
+
+    /// As [`Model::load`], but of each layer's experts the device only has room for `slots`, and none is uploaded: they are
+    /// brought from the file when a router chooses them, to the places of those that were used longest ago. What the model
+    /// computes is the same. One engine at a time may have such a model; [`Model::paging`] counts.
+    ///
+    /// # Errors
+    /// Those of [`Model::load`]; [`ModelError::ExpertSlots`] for fewer slots than a token uses experts, or more than there
+    /// are; [`ModelError::Unpageable`] for experts that cannot be brought one by one.
+    pub async fn load_paged(
+        device: &Device,
+        gguf: &Gguf,
+        slots: u32,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        Self::load_with(device, gguf, Some(slots), progress).await
+    }
+
+    async fn load_with(
+        device: &Device,
+        gguf: &Gguf,
+        slots: Option<u32>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
+        let (least, most) = match config.feed_forward {
+            FeedForward::Dense { .. } => (0, 0),
+            FeedForward::Experts { count, used, .. } => (used, count),
+        };
+        if let Some(slots) = slots.filter(|slots| *slots == 0 || !(least..=most).contains(slots)) {
+            return Err(ModelError::ExpertSlots { slots, least, most });
+        }
+        // With a slot for each there is nothing to bring.
+        let slots = slots.filter(|slots| *slots < most);
         let tensors = tensors::Tensors::find(gguf, &config)?;
-        let total = gguf.tensors().iter().map(|t| t.bytes).sum();
-        let weights = weights::Upload::new(device, gguf, |sent| progress(sent, total)).run(&config, &tensors).await?;
-        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights: Arc::new(weights) }) })
+        let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
+        let later: u64 = tensors.matrices().filter(sent_later).flat_map(|matrix| &matrix.tensors).map(|t| t.bytes).sum();
+        let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later;
+        let upload = weights::Upload::new(device, gguf, slots, |sent| progress(sent, total));
+        let weights = Arc::new(upload.run(&config, &tensors).await?);
+        Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
+    }
+
+    /// The same model from `gguf` on another device, paged as this one is.
+    pub(crate) async fn load_again(&self, device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
+        Self::load_with(device, gguf, self.paging().map(|paging| paging.slots), |_, _| ()).await
+    }
+
+    /// What was paged until now; `None` where the device has all experts.
+    pub fn paging(&self) -> Option<Paging> {
+        self.weights().paged.as_ref().map(|paged| paged.counts())
     }
 
     /// The model without its weights, on an [outline](Device::outline) of `device`.

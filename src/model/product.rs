@@ -33,8 +33,18 @@ pub(super) enum Rows<'a> {
         by: By,
         /// Which of the buckets' two grids is this product's.
         grid: u32,
+        chosen: Chosen<'a>,
         routing: &'a Routing,
     },
+}
+
+/// The experts of (token, expert) pairs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen<'a> {
+    /// Each pair's, by its place in the stacks.
+    pub(super) ids: &'a Buffer<u32>,
+    /// How many these can be: pairs of others than a stack has are left out.
+    pub(super) experts: u32,
 }
 
 impl Rows<'_> {
@@ -206,15 +216,16 @@ impl Decoder<'_> {
         input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        let (k, x, experts, lanes) = (matrix.k, &input.x.cast(), matrix.experts, self.tiers.lanes);
+        let (k, x, lanes) = (matrix.k, &input.x.cast(), self.tiers.lanes);
         let Output { y, stride: y_stride, epilogue, .. } = out;
-        let (count, share, kind, tiles, routing) = match rows {
-            Rows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), None),
-            Rows::Pairs { pairs, share, routing, .. } => {
+        let (count, share, kind, tiles, experts, chosen) = match rows {
+            Rows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), 1, None),
+            Rows::Pairs { pairs, share, routing, chosen: Chosen { ids, experts }, .. } => {
                 let tiles = bucket::max_tiles(pairs, experts, by.tile_rows());
-                (pairs, share, linear::Rows::Expert, tiles, Some(routing))
+                (pairs, share, linear::Rows::Expert, tiles, experts, Some((ids, &routing.buckets)))
             }
         };
+        let ids = chosen.map(|(ids, _)| ids);
         let int8 = self.activations.int8.as_ref().filter(|_| by == By::Row && self.tiers.int8());
         if let (Some(int8), true) = (int8, matrix.parts.iter().any(|part| gemv_q8::available(part.planes.ty()))) {
             let params = quantise::Params { blocks: (count / share) * (k / quantise::BLOCK) };
@@ -229,8 +240,8 @@ impl Decoder<'_> {
             };
             let (n, y_offset) = (epilogue.outputs(matrix_rows), out.offset + first_output);
             let held = planes.rows() as u32 / matrix_rows;
-            let pairs = routing.map(|r| &r.buckets.pairs);
-            let lists = routing.map(|r| &r.buckets.tiles);
+            let pairs = chosen.map(|(_, buckets)| &buckets.pairs);
+            let lists = chosen.map(|(_, buckets)| &buckets.tiles);
             // What the three kernels' parameters have in common.
             macro_rules! params {
                 ($kernel:ident, $($field:ident: $value:expr),+) => {
@@ -254,7 +265,7 @@ impl Decoder<'_> {
             if let (Some(codes), By::Row, true) = (&int8, by, gemv_q8::available(ty)) {
                 let variant = gemv_q8::Variant { ty, rows: kind, epilogue };
                 let (x, scales) = (&codes.codes, &codes.scales);
-                let binds = gemv_q8::Binds { w, x, scales, ids: routing.map(|r| &r.ids), y };
+                let binds = gemv_q8::Binds { w, x, scales, ids, y };
                 rec.dispatch(gemv_q8::GemvQ8, variant, params!(gemv_q8, ids_offset: 0), binds)?;
                 continue;
             }
@@ -264,7 +275,7 @@ impl Decoder<'_> {
                     let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
                     let variant = gemv::Variant { ty, rows: kind, epilogue, lanes, input };
                     let params = params!(gemv, x_offset: 0, ids_offset: 0, eps: self.config.eps);
-                    let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids: routing.map(|r| &r.ids), y };
+                    let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
                 By::Columns(columns) => {

@@ -1,11 +1,13 @@
 //! A model's weights in device memory, quantised as in the file.
 
-use std::{borrow::Cow, ops::Range};
+use std::{ops::Range, sync::Arc};
 
 use super::{
     Config, ModelError,
+    file_rows::FileRows,
+    paging::{Paged, PagedMatrix},
     split::{Part, split},
-    tensors::{FeedForwardInfo, GateUpInfo, Join, LinearInfo, MatrixInfo, Tensors},
+    tensors::{FeedForwardInfo, GateUpInfo, LinearInfo, MatrixInfo, Tensors},
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
@@ -13,21 +15,45 @@ use crate::{
     quant::{Planes, ROW_STEP, WeightType, decode},
 };
 
-/// `experts` matrices of `n` rows of `k` weights, one after the other, in as many buffers as the device's limits call for.
+/// A matrix of `n` rows of `k` weights, or one after the other those of experts, in as many buffers as the device's limits
+/// call for.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(crate) parts: Vec<MatrixPart>,
     pub(crate) n: u32,
     pub(crate) k: u32,
-    pub(crate) experts: u32,
 }
 
 /// A run of a [`Matrix`]'s rows; of a stack's, whole experts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MatrixPart {
     pub(crate) words: Buffer<[u32; 4]>,
     pub(crate) planes: Planes,
     pub(crate) first_row: u32,
+}
+
+impl MatrixPart {
+    /// Sends `from` of a file's rows, to row `at` of the part and on, telling of the bytes of each slice.
+    pub(super) async fn fill(
+        &self,
+        device: &Device,
+        rows: &FileRows,
+        from: Range<u64>,
+        at: u64,
+        mut sent: impl FnMut(u64),
+    ) -> Result<(), GpuError> {
+        let step = (SLICE / self.planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
+        for start in from.clone().step_by(step as usize) {
+            let slice = start..from.end.min(start + step);
+            let raw = rows.get(slice.clone());
+            for plane in self.planes.pack(at + start - from.start, &raw) {
+                device.write(&self.words, plane.start, &plane.words).await?;
+            }
+            sent(raw.len() as u64);
+            rows.release(slice);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +110,8 @@ pub(crate) struct Weights {
     pub(crate) output: Option<Matrix>,
     /// RoPE's frequencies `[head_dim / 2]`, in radians a position.
     pub(crate) rope_frequencies: Vec<f64>,
+    /// Where the experts come from that are not on the device, if not all are.
+    pub(crate) paged: Option<Arc<Paged>>,
 }
 
 impl Weights {
@@ -138,18 +166,22 @@ pub(crate) struct Upload<'a, P> {
     gguf: &'a Gguf,
     progress: P,
     sent: u64,
+    /// Experts of each layer that there is room for, if not for all; and those of the layers until now.
+    slots: Option<u32>,
+    paged: Vec<Vec<PagedMatrix>>,
 }
 
 impl<'a, P: FnMut(u64)> Upload<'a, P> {
-    /// `progress` is called with the number of bytes of the file that have been sent.
-    pub(crate) fn new(device: &'a Device, gguf: &'a Gguf, progress: P) -> Self {
-        Self { device, gguf, progress, sent: 0 }
+    /// `progress` is called with the number of bytes of the file that have been sent. With `slots`, experts are not: there is
+    /// room for so many of each layer, and they are brought when they are chosen.
+    pub(crate) fn new(device: &'a Device, gguf: &'a Gguf, slots: Option<u32>, progress: P) -> Self {
+        Self { device, gguf, progress, sent: 0, slots, paged: Vec::new() }
     }
 
     /// Sends all of a model. Every size is checked against the device's limits before the first.
     pub(crate) async fn run(mut self, config: &Config, tensors: &Tensors<'_>) -> Result<Weights, ModelError> {
         for matrix in tensors.matrices() {
-            self.parts(matrix)?;
+            self.parts(matrix, &self.planes(matrix)?)?;
         }
         let mut layers = Vec::new();
         for layer in &tensors.layers {
@@ -180,10 +212,14 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             output_norm: self.vector(tensors.output_norm).await?,
             output: self.optional_matrix(tensors.output.as_ref()).await?,
             rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs)?,
+            paged: self.slots.map(|slots| Arc::new(Paged::new(slots, self.paged))),
         })
     }
 
     async fn feed_forward(&mut self, block: &FeedForwardInfo<'_>) -> Result<FeedForwardWeights, ModelError> {
+        if self.slots.is_some() {
+            self.paged.push(Vec::new());
+        }
         Ok(FeedForwardWeights {
             router: self.optional_matrix(block.router.as_ref()).await?,
             gate_up: match &block.gate_up {
@@ -212,29 +248,42 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     }
 
     async fn matrix(&mut self, info: &MatrixInfo<'_>) -> Result<Matrix, ModelError> {
+        let planes = self.planes(info)?;
+        let paged = planes != info.planes;
         let rows = FileRows::new(self.gguf, info);
         let mut parts = Vec::new();
-        for Part { first_row, planes } in self.parts(info)? {
+        for Part { first_row, planes } in self.parts(info, &planes)? {
             let words = self.device.alloc(info.name(), planes.vec4s()).await?;
+            let part = MatrixPart { words, planes, first_row: first_row as u32 };
             // What would be forgotten need not be read.
-            let packed_rows = if self.device.is_outline() { 0 } else { planes.rows() };
-            let slice_rows = (SLICE / planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
-            for row in (0..packed_rows).step_by(slice_rows as usize) {
-                let slice = rows.get(first_row + row, slice_rows.min(planes.rows() - row));
-                for plane in planes.pack(row, &slice) {
-                    self.device.write(&words, plane.start, &plane.words).await?;
-                }
-                self.count(slice.len() as u64);
-                rows.release(first_row + row, slice_rows.min(planes.rows() - row));
+            if !paged && !self.device.is_outline() {
+                let all = first_row..first_row + planes.rows();
+                part.fill(self.device, &rows, all, 0, |bytes| {
+                    self.sent += bytes;
+                    (self.progress)(self.sent);
+                })
+                .await?;
             }
-            parts.push(MatrixPart { words, planes, first_row: first_row as u32 });
+            parts.push(part);
         }
-        Ok(Matrix { parts, n: info.n, k: info.planes.k() as u32, experts: info.experts })
+        if let (true, Some(layer)) = (paged, self.paged.last_mut()) {
+            layer.push(PagedMatrix { parts: parts.clone(), n: info.n.into(), rows });
+        }
+        Ok(Matrix { parts, n: info.n, k: info.planes.k() as u32 })
     }
 
-    fn parts(&self, info: &MatrixInfo<'_>) -> Result<Vec<Part>, GpuError> {
+    /// What the device holds of a matrix: all of it, or of experts as many as there are slots.
+    fn planes(&self, info: &MatrixInfo<'_>) -> Result<Planes, ModelError> {
+        let Some(slots) = self.slots.filter(|slots| info.experts > *slots) else { return Ok(info.planes) };
+        let n = u64::from(info.n);
+        Planes::new(info.planes.ty(), u64::from(slots) * n, info.planes.k())
+            .filter(|_| n.is_multiple_of(ROW_STEP))
+            .ok_or_else(|| ModelError::Unpageable { name: info.name().to_owned(), rows: n })
+    }
+
+    fn parts(&self, info: &MatrixInfo<'_>, planes: &Planes) -> Result<Vec<Part>, GpuError> {
         let (limit, step) = (self.device.caps().buffer_limit(), info.step());
-        split(&info.planes, step, limit).ok_or_else(|| GpuError::TooLarge {
+        split(planes, step, limit).ok_or_else(|| GpuError::TooLarge {
             label: info.name().to_owned(),
             bytes: info.planes.file_row_bytes() * u64::from(step),
             limit,
@@ -277,80 +326,5 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     fn count(&mut self, bytes: u64) {
         self.sent += bytes;
         (self.progress)(self.sent);
-    }
-}
-
-/// The rows of a matrix as the file has them: of one tensor, or of several.
-struct FileRows<'a> {
-    gguf: &'a Gguf,
-    tensors: Vec<&'a TensorInfo>,
-    join: Join,
-    row_bytes: usize,
-}
-
-impl<'a> FileRows<'a> {
-    fn new(gguf: &'a Gguf, info: &MatrixInfo<'a>) -> Self {
-        let row_bytes = info.planes.file_row_bytes() as usize;
-        Self { gguf, tensors: info.tensors.clone(), join: info.join, row_bytes }
-    }
-
-    /// `count` rows from row `first` on.
-    fn get(&self, first: u64, count: u64) -> Cow<'a, [u8]> {
-        let bytes = |tensor: &'a TensorInfo, row: u64, rows: u64| {
-            let start = row as usize * self.row_bytes;
-            self.gguf.data(tensor).get(start..start + rows as usize * self.row_bytes).unwrap_or_default()
-        };
-        match (&self.tensors[..], self.join) {
-            ([tensor], _) => bytes(tensor, first, count).into(),
-            (tensors, Join::After) => {
-                let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
-                for (tensor, part) in self.parts(tensors, first, count) {
-                    rows.extend_from_slice(bytes(tensor, part.start, part.end - part.start));
-                }
-                rows.into()
-            }
-            (tensors, Join::InTurn) => {
-                let turns = tensors.len() as u64;
-                let mut rows = Vec::with_capacity(count as usize * self.row_bytes);
-                for row in first..first + count {
-                    rows.extend_from_slice(bytes(tensors[(row % turns) as usize], row / turns, 1));
-                }
-                rows.into()
-            }
-        }
-    }
-
-    /// What `count` rows from row `first` on are of each of tensors one after the other: its rows.
-    fn parts<'b>(
-        &'b self,
-        tensors: &'b [&'a TensorInfo],
-        first: u64,
-        count: u64,
-    ) -> impl Iterator<Item = (&'a TensorInfo, Range<u64>)> + 'b {
-        let mut begins = 0;
-        tensors.iter().map(move |tensor| {
-            let rows = tensor.bytes / self.row_bytes.max(1) as u64;
-            let part = first.saturating_sub(begins).min(rows)..(first + count).saturating_sub(begins).min(rows);
-            begins += rows;
-            (*tensor, part)
-        })
-    }
-
-    /// Gives back the file's memory of `count` rows from row `first` on.
-    fn release(&self, first: u64, count: u64) {
-        let row_bytes = self.row_bytes as u64;
-        match self.join {
-            Join::After => {
-                for (tensor, part) in self.parts(&self.tensors, first, count) {
-                    self.gguf.release(tensor, part.start * row_bytes..part.end * row_bytes);
-                }
-            }
-            Join::InTurn => {
-                let turns = self.tensors.len().max(1) as u64;
-                for tensor in &self.tensors {
-                    self.gguf.release(tensor, first / turns * row_bytes..(first + count).div_ceil(turns) * row_bytes);
-                }
-            }
-        }
     }
 }

@@ -1,0 +1,75 @@
+//! The rows of a matrix in its file.
+
+use std::{borrow::Cow, ops::Range};
+
+use super::tensors::{Join, MatrixInfo};
+use crate::gguf::{Gguf, TensorInfo};
+
+/// The rows of a matrix as the file has them: of one tensor, or of several.
+#[derive(Debug)]
+pub(super) struct FileRows {
+    gguf: Gguf,
+    tensors: Vec<TensorInfo>,
+    join: Join,
+    row_bytes: u64,
+}
+
+impl FileRows {
+    pub(super) fn new(gguf: &Gguf, info: &MatrixInfo<'_>) -> Self {
+        let tensors = info.tensors.iter().map(|tensor| (*tensor).clone()).collect();
+        Self { gguf: gguf.clone(), tensors, join: info.join, row_bytes: info.planes.file_row_bytes() }
+    }
+
+    /// The bytes of `rows`, one row after the other.
+    pub(super) fn get(&self, rows: Range<u64>) -> Cow<'_, [u8]> {
+        let of = |tensor, rows: Range<u64>| {
+            let bytes = self.bytes(rows);
+            self.gguf.data(tensor).get(bytes.start as usize..bytes.end as usize).unwrap_or_default()
+        };
+        if let [tensor] = &self.tensors[..] {
+            return of(tensor, rows).into();
+        }
+        let mut joined = Vec::with_capacity(((rows.end - rows.start) * self.row_bytes) as usize);
+        match self.join {
+            Join::After => self.parts(rows).for_each(|(tensor, rows)| joined.extend_from_slice(of(tensor, rows))),
+            Join::InTurn => {
+                let turns = self.tensors.len().max(1) as u64;
+                for row in rows {
+                    let tensor = &self.tensors[(row % turns) as usize];
+                    joined.extend_from_slice(of(tensor, row / turns..row / turns + 1));
+                }
+            }
+        }
+        joined.into()
+    }
+
+    /// Gives back the memory that `rows` of a mapped file take.
+    pub(super) fn release(&self, rows: Range<u64>) {
+        self.parts(rows).for_each(|(tensor, rows)| self.gguf.release(tensor, self.bytes(rows)));
+    }
+
+    /// Has `rows` of a mapped file read in advance.
+    pub(super) fn want(&self, rows: Range<u64>) {
+        self.parts(rows).for_each(|(tensor, rows)| self.gguf.want(tensor, self.bytes(rows)));
+    }
+
+    fn bytes(&self, rows: Range<u64>) -> Range<u64> {
+        rows.start * self.row_bytes..rows.end * self.row_bytes
+    }
+
+    /// What `rows` are of each tensor: its rows.
+    fn parts(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorInfo, Range<u64>)> {
+        let turns = self.tensors.len().max(1) as u64;
+        let mut begins = 0;
+        self.tensors.iter().map(move |tensor| match self.join {
+            Join::InTurn => (tensor, rows.start / turns..rows.end.div_ceil(turns)),
+            Join::After => {
+                let count = tensor.bytes / self.row_bytes.max(1);
+                let within = |row: u64| row.saturating_sub(begins).min(count);
+                let part = within(rows.start)..within(rows.end);
+                begins += count;
+                (tensor, part)
+            }
+        })
+    }
+}
