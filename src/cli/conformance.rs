@@ -226,7 +226,7 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
     };
     let mask = args.mask.map(Mask::caps);
     let device = Place::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
-    let model = load::load(&device, &gguf).await?;
+    let model = load::load(&device, &gguf, None).await?;
     let mut session = Engine::new(&model, &options).await?.session();
 
     let mut steps: Vec<(&'static str, Replayed)> = Vec::new();

@@ -1,6 +1,7 @@
 //! Choosing and opening the device.
 
 use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError};
+use ferrum_wgpu::kernels::KvType;
 
 use super::exit::Failure;
 use super::output::note;
@@ -57,6 +58,11 @@ impl Place {
             Self::Adapter(adapter) => adapter.caps(),
         };
         mask.map_or(caps.clone(), |mask| caps.and(mask))
+    }
+
+    /// How a KV cache is stored there unless something else is asked for.
+    pub fn kv_type(&self) -> KvType {
+        if self.caps(None).pack_f16 { KvType::F16 } else { KvType::F32 }
     }
 
     /// As [`Place::open`], but the device can do no more than `mask`. The twins do not mind.

@@ -31,7 +31,7 @@ impl Code {
         (Self::Usage, "wrong use: bad option values, a prompt longer than the context, a token id out of range"),
         (Self::Model, "the model file is missing, unreadable, invalid or not supported"),
         (Self::Device, "no suitable device, or no such device"),
-        (Self::Memory, "out of memory, or a buffer larger than the device allows"),
+        (Self::Memory, "out of memory, a buffer larger than the device allows, or a model that does not fit"),
         (Self::Lost, "the device was lost"),
         (Self::SelfTest, "a self-test failed"),
         (Self::Interrupted, "interrupted by Ctrl-C"),
@@ -129,6 +129,7 @@ failure_from! {
         EngineError::Gpu(gpu) => gpu_code(gpu),
         EngineError::Model(_) | EngineError::OtherModel => Code::Model,
         EngineError::KvType { .. } => Code::Device,
+        EngineError::DoesNotFit { .. } => Code::Memory,
         EngineError::DeviceLost => Code::Lost,
         EngineError::NoTokens
         | EngineError::TokenId { .. }

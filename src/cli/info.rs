@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineOptions};
 use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::{Caps, Device};
+use ferrum_wgpu::gpu::GpuError;
 use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, MemoryPlan};
+use ferrum_wgpu::model::{Config, MemoryPlan, SplitMatrix};
 
 use super::args::{DeviceArg, kv_type};
-use super::device::Place;
+use super::device::{Place, with_hint};
 use super::exit::{Code, Failure};
 use super::load;
+use super::memory::{MemoryArgs, experts};
 use super::output::{print, printable, size, table};
 
 /// Show a model file's metadata and tensors, the memory it takes, and whether it can be run.
@@ -27,6 +28,8 @@ pub struct InfoArgs {
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     device: DeviceArg,
 }
 
@@ -36,21 +39,39 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     print(&contents(&gguf))?;
 
     let config = Config::from_gguf(&gguf)?;
-    let options = EngineOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
+    let mut options = EngineOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
+    options.context_for(config.context_length)?;
+    let place = place(args.device.device.as_deref()).await?;
+    let budget = args.memory.budget(place.as_ref().unwrap_or(&Place::Cpu));
+    if args.memory.fits() {
+        let fit = args.memory.plan(place.as_ref().unwrap_or(&Place::Cpu), &gguf, options);
+        options = match fit {
+            Ok(fit) => fit.options,
+            // There is no device to ask.
+            Err(_) if place.is_none() && budget.is_none() => return Err(with_hint(GpuError::NoAdapter)),
+            Err(failure) => return Err(failure),
+        };
+    }
     let context = options.context_for(config.context_length)?;
-    let target = Target::find(args.device.device.as_deref()).await?;
-    let can_f16 = target.as_ref().is_none_or(|target| target.caps.pack_f16);
-    let kv_type = args.kv_type.unwrap_or(if can_f16 { KvType::F16 } else { KvType::F32 });
-    let plan = Engine::memory(&gguf, &options, kv_type)?;
-    let fits = match &target {
-        Some(target) => target.fits(&plan),
-        None => "there is no GPU adapter here to check it against".to_owned(),
+    let kv_type = options.kv_type.unwrap_or(place.as_ref().map_or(KvType::F16, Place::kv_type));
+    let mut plan = Engine::memory(&gguf, &options, kv_type)?;
+    // That of a discrete device, or what was asked for.
+    let within = budget.map(|budget| {
+        let (text, paged) = within(&plan, budget);
+        plan = paged;
+        text
+    });
+    let fits = match &place {
+        Some(place) => fits(place, &plan),
+        None => "there is no GPU adapter here to check it against\n".to_owned(),
     };
     print(&format!(
-        "\nmemory for a context of {context} tokens (the model's own: {}), {} KV cache:\n{}{fits}\n",
+        "\nmemory for a context of {context} tokens (the model's own: {}), {} KV cache, {}:\n{}{}{fits}",
         config.context_length,
         kv_type.name(),
+        experts(&plan),
         memory(&plan),
+        within.unwrap_or_default(),
     ))?;
     Ok(Code::Success)
 }
@@ -91,36 +112,57 @@ fn memory(plan: &MemoryPlan) -> String {
     table(&rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]), &[1])
 }
 
-/// The device that the model would be run on.
-struct Target {
-    name: String,
-    caps: Caps,
+/// The device that the model would be run on: the one asked for, which must exist, or the default if there is one.
+async fn place(wanted: Option<&str>) -> Result<Option<Place>, Failure> {
+    match Place::choose(wanted).await {
+        Ok(place) => Ok(Some(place)),
+        Err(Failure::Error(Code::Device, _)) if wanted.is_none() => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
-impl Target {
-    /// The one asked for, which must exist, or the default if there is one.
-    async fn find(wanted: Option<&str>) -> Result<Option<Self>, Failure> {
-        Ok(match Place::choose(wanted).await {
-            Ok(Place::Adapter(adapter)) => Some(Self { name: adapter.name().to_owned(), caps: adapter.caps() }),
-            Ok(Place::Cpu) => Some(Self { name: "cpu".to_owned(), caps: Device::cpu().caps().clone() }),
-            Err(Failure::Error(Code::Device, _)) if wanted.is_none() => None,
-            Err(failure) => return Err(failure),
-        })
+/// Whether `budget` bytes are enough, and the plan that they are enough for, if there is one.
+fn within(plan: &MemoryPlan, budget: u64) -> (String, MemoryPlan) {
+    let (given, over) = (size(budget), |bytes: u64| size(bytes.saturating_sub(budget)));
+    let total = plan.total();
+    if total <= budget {
+        return (format!("fits into {given}\n"), plan.clone());
     }
-
-    /// Whether its limits allow the plan's buffers.
-    fn fits(&self, plan: &MemoryPlan) -> String {
-        let (device, limit) = (printable(&self.name), self.caps.buffer_limit());
-        let (name, bytes) = (printable(&plan.largest.0), plan.largest.1);
-        if bytes > limit {
-            let (needed, most) = (size(bytes), size(limit));
-            format!(
-                "does not fit: {name} needs {needed} ({bytes} bytes), {device} binds at most {most} ({limit} bytes)"
-            )
-        } else if limit == u64::MAX {
-            format!("fits {device}, which limits no buffer")
-        } else {
-            format!("fits {device}, which binds at most {}", size(limit))
+    let too_much = format!("all weights do not fit into {given}: {} too much\n", over(total));
+    match plan.within(budget) {
+        Some(paged) => (format!("{too_much}with {} it fits\n", experts(&paged)), paged),
+        None => {
+            let least = plan.least();
+            (format!("does not fit into {given}: it needs {} at least, {} too much\n", size(least), over(least)), plan.clone())
         }
     }
+}
+
+/// Whether a device's limits allow the plan's buffers, and what it has in several.
+fn fits(place: &Place, plan: &MemoryPlan) -> String {
+    let device = match place {
+        Place::Cpu => "cpu".to_owned(),
+        Place::Adapter(adapter) => printable(adapter.name()),
+    };
+    let limit = place.caps(None).buffer_limit();
+    let (name, bytes) = (printable(&plan.largest.0), plan.largest.1);
+    if bytes > limit {
+        let (needed, most, over) = (size(bytes), size(limit), size(bytes - limit));
+        return format!(
+            "does not fit: {name} needs {needed} ({bytes} bytes), {device} binds at most {most} ({limit} bytes): {over} too much\n"
+        );
+    }
+    if limit == u64::MAX {
+        return format!("fits {device}, which limits no buffer\n");
+    }
+    let splits = plan.splits(limit);
+    let split = |split: &SplitMatrix| {
+        let parts: Vec<_> = split.parts.iter().map(|bytes| size(*bytes)).collect();
+        [printable(&split.name), size(split.parts.iter().sum()), parts.join(" + ")]
+    };
+    let in_several = match splits.len() {
+        0 => String::new(),
+        _ => format!("in several buffers:\n{}", table(&splits.iter().map(split).collect::<Vec<_>>(), &[1])),
+    };
+    format!("{in_several}fits {device}, which binds at most {}\n", size(limit))
 }

@@ -21,18 +21,22 @@ pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
     Ok(gguf)
 }
 
-/// Sends the weights to the device, with a progress bar if somebody watches.
-pub async fn load(device: &Device, gguf: &Gguf) -> Result<Model, Failure> {
+/// Sends the weights to the device, of each layer's experts with room for `slots` only those that are chosen later, with a
+/// progress bar if somebody watches.
+pub async fn load(device: &Device, gguf: &Gguf, slots: Option<u32>) -> Result<Model, Failure> {
     let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = "loading {wide_bar} {bytes}/{total_bytes} {eta}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let model = Model::load(device, gguf, |sent, total| {
+    let progress = |sent, total| {
         if bar.length() != Some(total) {
             bar.set_length(total);
         }
         bar.set_position(sent);
-    })
-    .await;
+    };
+    let model = match slots {
+        Some(slots) => Model::load_paged(device, gguf, slots, progress).await,
+        None => Model::load(device, gguf, progress).await,
+    };
     bar.finish_and_clear();
     Ok(model?)
 }

@@ -10,6 +10,7 @@ use ferrum_wgpu::model::Config;
 use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::device::Place;
 use super::exit::{Code, Failure};
+use super::memory::{MemoryArgs, paged};
 use super::{load, output};
 
 /// Print the largest logits after each of some tokens, as one line of JSON.
@@ -32,6 +33,8 @@ pub struct LogitsArgs {
     /// Context in tokens; without it as many as are computed.
     #[arg(long, value_name = "TOKENS")]
     ctx: Option<u32>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     precision: PrecisionArg,
     #[command(flatten)]
@@ -71,8 +74,11 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     };
     Engine::memory(&gguf, &options, args.kv_type)?;
 
-    let device = Place::choose(args.device.device.as_deref()).await?.open().await?;
-    let model = load::load(&device, &gguf).await?;
+    let place = Place::choose(args.device.device.as_deref()).await?;
+    let fit = args.memory.plan(&place, &gguf, options.clone())?;
+    let device = place.open().await?;
+    args.memory.tell(&fit, args.kv_type);
+    let model = load::load(&device, &gguf, fit.memory.slots()).await?;
     let mut session = Engine::new(&model, &options).await?.session();
 
     let mut rows = Vec::new();
@@ -96,6 +102,9 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::Error(Code::Runtime, e.to_string()));
     let tokens = json(serde_json::to_string(&args.tokens))?;
     let (greedy, rows) = (json(serde_json::to_string(&greedy))?, json(serde_json::to_string(&rows))?);
+    if let Some(paging) = model.paging() {
+        output::note(format_args!("{}", paged(&paging)));
+    }
     output::print(&format!("{{\"tokens\":{tokens},\"greedy\":{greedy},\"top\":{rows}}}\n"))?;
     Ok(Code::Success)
 }

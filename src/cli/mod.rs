@@ -13,6 +13,7 @@ mod info;
 mod interrupt;
 mod kernels;
 mod load;
+mod memory;
 mod logits;
 mod output;
 mod prompt;

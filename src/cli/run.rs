@@ -14,6 +14,7 @@ use super::device::Place;
 use super::exit::{Code, Failure};
 use super::generate::{Generator, Stop};
 use super::interrupt::Interrupt;
+use super::memory::{MemoryArgs, paged};
 use super::output::{note, table};
 use super::sampling::SamplingArgs;
 use super::start::{self, Started};
@@ -58,6 +59,8 @@ pub struct RunArgs {
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     precision: PrecisionArg,
     #[command(flatten)]
     tune: TuneArg,
@@ -73,13 +76,20 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let prompt = prompt::read(args.prompt.as_deref())?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
-    let options = EngineOptions {
+    let mut options = EngineOptions {
         context: args.ctx,
         kv_type: args.kv_type,
         plan: args.precision.plan(),
         profile: args.profile,
         ..Default::default()
     };
+    let mut place = None;
+    if args.memory.fits() {
+        // How long a prompt may be hangs on the device.
+        let chosen = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
+        options = args.memory.plan(&chosen, &gguf, options)?.options;
+        place = Some(chosen);
+    }
     let context = options.context_for(config.context_length)?;
     let plan = Engine::memory(&gguf, &options, args.kv_type.unwrap_or_default())?;
     tracing::info!(weights = plan.weights, kv = plan.kv, activations = plan.activations, "memory in bytes");
@@ -95,9 +105,14 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         None => None,
     };
 
-    let place = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
+    let place = match place {
+        Some(place) => place,
+        None => Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?,
+    };
+    let fit = args.memory.plan(&place, &gguf, options)?;
     let device = place.open().await?;
-    let Started { engine, times, .. } = start::start(&device, gguf, &options, args.tune).await?;
+    args.memory.tell(&fit, place.kv_type());
+    let Started { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
     if chat.assumed_chatml {
@@ -122,6 +137,9 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
             Stop::EndOfTurn | Stop::Text | Stop::Limit | Stop::ContextFull => Code::Success,
         },
     };
+    if let Some(paging) = model.paging() {
+        note(format_args!("{}", paged(&paging)));
+    }
     if args.profile {
         note(format_args!("{}", profile(&engine.profile().await)));
     }

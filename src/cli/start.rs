@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrum_wgpu::block_on;
-use ferrum_wgpu::engine::{Engine, EngineOptions};
+use ferrum_wgpu::engine::{Engine, Fit};
 use ferrum_wgpu::gguf::Gguf;
 use ferrum_wgpu::gpu::Device;
 use ferrum_wgpu::model::{Model, Tuning};
@@ -44,10 +44,11 @@ pub struct Times {
 
 /// Makes an engine with what was measured on the device, measuring what is still unknown if `tune` says so, and has that and
 /// the driver's pipelines kept for the next time.
-pub async fn start(device: &Device, gguf: Gguf, options: &EngineOptions, tune: TuneArg) -> Result<Started, Failure> {
+pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Result<Started, Failure> {
     let start = Instant::now();
-    let mut options = options.clone();
-    let tunes = !tune.no_tune && !device.is_cpu();
+    let (mut options, slots) = (fit.options.clone(), fit.memory.slots());
+    // Where experts are paged, the host takes most of the time, and others have other experts.
+    let tunes = !tune.no_tune && !device.is_cpu() && slots.is_none();
     if tunes {
         options.tuning = cache::read_tuning(&Tuning::of(device, &gguf).await?);
     }
@@ -56,7 +57,7 @@ pub async fn start(device: &Device, gguf: Gguf, options: &EngineOptions, tune: T
     let kept = device.restore_pipelines(&before);
     let (loaded, compiled) = thread::scope(|scope| {
         let compiling = scope.spawn(|| timed(|| block_on(Engine::compile(device, &gguf, &options))));
-        let loaded = timed(|| block_on(load::load(device, &gguf)));
+        let loaded = timed(|| block_on(load::load(device, &gguf, slots)));
         (loaded, compiling.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
     let ((model, load), (compiled, compile)) = (loaded, compiled);

@@ -42,7 +42,7 @@ pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
     };
     let device = Place::choose(args.device.device.as_deref()).await?.open().await?;
     let mut kept = cache::read_tuning(&Tuning::of(&device, &gguf).await?);
-    let model = load::load(&device, &gguf).await?;
+    let model = load::load(&device, &gguf, None).await?;
     let start = Instant::now();
     let tuned = Engine::tune(&model, &options, Duration::MAX, &mut || start.elapsed()).await?;
     kept.choices.extend(tuned.tuning.choices);

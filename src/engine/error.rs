@@ -57,6 +57,14 @@ pub enum EngineError {
         /// The device's name.
         device: String,
     },
+    /// The model does not fit into a budget of memory, not even with as few experts as a token uses.
+    #[error("the model does not fit: it needs {} bytes of memory at least, {budget} are given: {} are missing", needed, needed.saturating_sub(*budget))]
+    DoesNotFit {
+        /// The least that it needs, in bytes.
+        needed: u64,
+        /// What there is.
+        budget: u64,
+    },
     /// An option is out of range.
     #[error("{option} cannot be {value}: it must be {range}")]
     Option {

@@ -36,6 +36,7 @@ mod drive;
 #[expect(clippy::module_inception, reason = "the engine is what the module is about")]
 mod engine;
 mod error;
+mod fit;
 mod lane;
 mod options;
 mod pace;
@@ -51,6 +52,7 @@ mod turn;
 
 pub use engine::Engine;
 pub use error::EngineError;
+pub use fit::Fit;
 pub use options::{EngineOptions, KvLayout};
 pub use profile::{DecodePass, Phase, PhaseTotal, Profile, Stage, StageTotal};
 pub use sampler::{Sampler, SamplingOptions, argmax};

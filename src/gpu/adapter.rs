@@ -134,6 +134,11 @@ impl Adapter {
         caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
     }
 
+    /// Bytes of memory that the device has of its own; `None` where the system does not tell, as is so but for Vulkan.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        super::heaps::largest(&self.wgpu)
+    }
+
     /// What to ask for when a device is made of it that can do `caps`, as far as it can itself.
     pub fn requirements(&self, caps: &Caps) -> Requirements {
         Requirements::with(&self.caps().and(caps), &self.wgpu)

@@ -12,6 +12,7 @@ mod device;
 mod driver;
 mod encode;
 mod error;
+mod heaps;
 mod host_steps;
 #[cfg(not(target_arch = "wasm32"))]
 mod inspect;

@@ -1,13 +1,23 @@
 //! How much device memory a model takes, before anything is allocated.
 
-use super::{Activations, CacheShape, Config, ModelError, Room, Sampling, tensors::Tensors};
-use crate::gguf::Gguf;
+use super::{
+    Activations, CacheShape, Config, FeedForward, ModelError, Room, Sampling, split::split, tensors::Tensors,
+};
+use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// All weights.
+    /// Weights; of experts only those that are on the device.
     pub weights: u64,
+    /// One expert of every layer; 0 for dense models.
+    pub expert: u64,
+    /// Experts of a layer: all, those that a token uses, and those that are on the device at once.
+    pub experts: u32,
+    /// See `experts`.
+    pub experts_used: u32,
+    /// See `experts`.
+    pub expert_slots: u32,
     /// Keys and values, block tables, and the table of rotations.
     pub kv: u64,
     /// The buffers between kernels.
@@ -17,6 +27,25 @@ pub struct MemoryPlan {
     pub largest: (String, u64),
     /// The largest buffer on a device that can bind every matrix whole.
     pub largest_whole: u64,
+    matrices: Vec<Stack>,
+}
+
+/// A matrix, or a stack of experts'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stack {
+    name: String,
+    planes: Planes,
+    step: u32,
+    experts: u32,
+}
+
+/// A matrix in several buffers, since a device does not bind it whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitMatrix {
+    /// The tensor's name; of several that are one matrix the first's.
+    pub name: String,
+    /// The bytes of each part.
+    pub parts: Vec<u64>,
 }
 
 impl MemoryPlan {
@@ -27,8 +56,9 @@ impl MemoryPlan {
     pub(crate) fn new(gguf: &Gguf, cache: CacheShape, rooms: [Room; 2]) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
-        let (mut weights, mut matrices) = (0, 0);
+        let (mut weights, mut matrices, mut expert) = (0, 0, 0);
         let mut largest = (String::new(), 0);
+        let mut stacks = Vec::new();
         let mut piece = |name: &str, bytes: u64| {
             if bytes > largest.1 {
                 largest = (name.to_owned(), bytes);
@@ -37,6 +67,15 @@ impl MemoryPlan {
         for matrix in tensors.matrices() {
             let whole = matrix.planes.vec4s() * 16;
             weights += whole;
+            stacks.push(Stack {
+                name: matrix.name().to_owned(),
+                planes: matrix.planes,
+                step: matrix.step(),
+                experts: matrix.experts,
+            });
+            if matrix.experts > 1 {
+                expert += whole / u64::from(matrix.experts);
+            }
             matrices = whole.max(matrices);
             let what = if matrix.experts > 1 { "an expert of" } else { "a row of" };
             let bytes = matrix.planes.file_row_bytes() * u64::from(matrix.step());
@@ -51,13 +90,64 @@ impl MemoryPlan {
         let draws = rooms.iter().map(|room| room.logit_rows).max().unwrap_or(0);
         let activations: u64 =
             rooms.iter().flat_map(|room| Activations::buffers(&config, *room)).map(|(_, bytes)| bytes).sum();
+        let (experts, used) = match config.feed_forward {
+            FeedForward::Dense { .. } => (0, 0),
+            FeedForward::Experts { count, used, .. } => (count, used),
+        };
         Ok(Self {
             weights,
+            expert,
+            experts,
+            experts_used: used,
+            expert_slots: experts,
             kv: cache.bytes(&config),
             activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
             largest_whole: matrices.max(largest.1),
             largest,
+            matrices: stacks,
         })
+    }
+
+    /// The matrices that are split on a device which binds at most `limit` bytes, as far as they can be: see `largest`.
+    pub fn splits(&self, limit: u64) -> Vec<SplitMatrix> {
+        let parts = |stack: &Stack| {
+            let held = if stack.experts > 1 { self.expert_slots.min(stack.experts) } else { stack.experts };
+            let rows = stack.planes.rows() / u64::from(stack.experts.max(1)) * u64::from(held);
+            split(&Planes::new(stack.planes.ty(), rows, stack.planes.k())?, stack.step, limit)
+        };
+        let split = |stack: &Stack| {
+            let parts: Vec<u64> = parts(stack)?.iter().map(|part| 16 * part.planes.vec4s()).collect();
+            (parts.len() > 1).then(|| SplitMatrix { name: stack.name.clone(), parts })
+        };
+        self.matrices.iter().filter_map(split).collect()
+    }
+
+    /// The same with room for `slots` of each layer's experts only ([`Model::load_paged`](super::Model::load_paged)).
+    #[must_use]
+    pub fn paged(&self, slots: u32) -> Self {
+        let left_out = self.expert * u64::from(self.expert_slots.saturating_sub(slots));
+        Self { weights: self.weights.saturating_sub(left_out), expert_slots: slots.min(self.expert_slots), ..self.clone() }
+    }
+
+    /// The same with as many experts as `budget` bytes have room for: all, or at least those that a token uses. `None` when
+    /// these are too many.
+    pub fn within(&self, budget: u64) -> Option<Self> {
+        if self.total() <= budget {
+            return Some(self.clone());
+        }
+        let without = self.paged(0).total();
+        let slots = budget.checked_sub(without)?.checked_div(self.expert)?;
+        (slots >= u64::from(self.experts_used)).then(|| self.paged(slots as u32))
+    }
+
+    /// The least memory that it can do with: that of the experts which a token uses.
+    pub fn least(&self) -> u64 {
+        self.paged(self.experts_used).total()
+    }
+
+    /// Experts of each layer that the device has at once, if not all.
+    pub fn slots(&self) -> Option<u32> {
+        (self.expert_slots < self.experts).then_some(self.expert_slots)
     }
 
     /// All of it.

@@ -27,7 +27,7 @@ use crate::{gguf::Gguf, gpu::Device};
 
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
-pub use memory::MemoryPlan;
+pub use memory::{MemoryPlan, SplitMatrix};
 pub use paging::Paging;
 pub use plan_options::PlanOptions;
 pub use precision::Precision;

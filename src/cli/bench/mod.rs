@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions};
+use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, Fit};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, Reads};
 
@@ -18,6 +18,7 @@ use super::device::Place;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
 use super::load;
+use super::memory::MemoryArgs;
 use super::start::{self, Started};
 use report::{Decode, Facts, Format, Report, Row, Start};
 use sequences::{Run, Sequences};
@@ -67,6 +68,8 @@ pub struct BenchArgs {
     /// Read the whole file into memory instead of mapping it.
     #[arg(long)]
     no_mmap: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     precision: PrecisionArg,
     #[command(flatten)]
@@ -163,8 +166,14 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let device = place.open().await?;
     let opened = start.elapsed();
     facts.place(&place);
+    // As many experts as there is room for beside the most sequences.
+    let most = tests.iter().map(|test| test.batch).max().unwrap_or(1);
+    let slots = args.memory.plan(&place, &gguf, args.options(context, most)?)?.memory.slots();
     let options = args.options(context, tests[0].batch)?;
-    let Started { model, engine, times } = start::start(&device, gguf, &options, args.tune).await?;
+    let memory = Engine::memory(&gguf, &options, args.kv_type.unwrap_or(place.kv_type()))?;
+    let fit = Fit { options, memory: slots.map_or(memory.clone(), |slots| memory.paged(slots)) };
+    args.memory.tell(&fit, place.kv_type());
+    let Started { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let tuning = engine.options().tuning.clone();
     let mut first_engine = Some(engine);
     let interrupt = Interrupt::install(Code::Interrupted)?;
@@ -199,7 +208,9 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
             }
         };
         for test in of_batch {
-            let row = measure(test, args.repetitions, &mut sequences, &engine, &reads).await?;
+            let before = model.paging();
+            let mut row = measure(test, args.repetitions, &mut sequences, &engine, &reads).await?;
+            row.paging = model.paging().zip(before).map(|(after, before)| after.since(&before));
             let first = *hashes.entry((test.what, test.depth)).or_insert(row.hash);
             if first != row.hash {
                 return Err(differ(&format!("{} gives other tokens than with other sequences beside", row.name())));
@@ -262,5 +273,5 @@ async fn measure(
             })
         }
     };
-    Ok(Row { test: *test, samples, hash, decode })
+    Ok(Row { test: *test, samples, hash, decode, paging: None })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use ferrum_wgpu::engine::Engine;
 use ferrum_wgpu::gguf::Gguf;
+use ferrum_wgpu::model::Paging;
 use serde_json::{Value, json};
 
 use super::{Test, What};
@@ -65,6 +66,8 @@ pub struct Row {
     /// Of the first sequence's tokens.
     pub hash: u64,
     pub decode: Option<Decode>,
+    /// Where experts are paged: what was, in all runs.
+    pub paging: Option<Paging>,
 }
 
 /// A step that gives each sequence a token.
@@ -229,6 +232,8 @@ impl Row {
             ("bytes_per_token", per_token(|decode| decode.bytes)),
             ("ideal_bytes_per_token", per_token(|decode| decode.ideal_bytes)),
             ("waits_per_token", per_token(|decode| decode.waits)),
+            ("expert_slots", json!(self.paging.map(|paging| paging.slots))),
+            ("expert_hit_rate", json!(self.paging.map(|paging| paging.hit_rate()))),
             ("tokens_hash", json!(format!("{:016x}", self.hash))),
             ("load_s", json!(load.as_secs_f64())),
             ("pipelines_s", json!(compile.as_secs_f64())),
@@ -340,12 +345,23 @@ impl Report {
         let Start { opened, times: Times { load, compile, tune, engine, all, kept }, prompt, first_token } = f.start;
         let kept = if kept { ", by what was kept of an earlier run" } else { "" };
         let driver = if f.driver.is_empty() { String::new() } else { format!(", {}", f.driver) };
+        let paged = self.rows.iter().filter_map(|row| {
+            let paging = row.paging?;
+            Some(format!(
+                "- {}: {} experts of each layer on the device, {:.1} % of choices there, {} from the file\n",
+                row.name(),
+                paging.slots,
+                100.0 * paging.hit_rate(),
+                size(paging.bytes)
+            ))
+        });
+        let paged: String = paged.collect();
         let runs = if f.repetitions == 1 { "1 run".to_owned() } else { format!("{} runs", f.repetitions) };
         format!(
             "\n- {} ({}{driver}) copies at {:.2} GB/s, read and written\n\
              - ferrum-wgpu {}; {runs} after one that is not counted; {} KV cache, context of {} tokens, prompts by {}\n\
              - first token after {:.3} s: {:.3} s for the device, {:.3} s to load ({:.3} s) and to compile pipelines ({:.3} s{kept}) \
-             side by side, {:.3} s to measure kernels, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n",
+             side by side, {:.3} s to measure kernels, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n{paged}",
             f.device,
             f.backend,
             f.copy / 1e9,
