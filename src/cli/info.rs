@@ -153,16 +153,26 @@ fn fits(place: &Place, plan: &MemoryPlan) -> String {
         );
     }
     if limit == u64::MAX {
-        return format!("fits {device}, which limits no buffer\n");
+        return format!("each buffer fits {device}, which limits none\n");
     }
-    let splits = plan.splits(limit);
-    let split = |split: &SplitMatrix| {
-        let parts: Vec<_> = split.parts.iter().map(|bytes| size(*bytes)).collect();
-        [printable(&split.name), size(split.parts.iter().sum()), parts.join(" + ")]
+    format!("{}each buffer fits {device}, which binds at most {}\n", in_several(plan.splits(limit)), size(limit))
+}
+
+/// Matrices in several buffers, those of one kind and size in a row.
+fn in_several(splits: Vec<SplitMatrix>) -> String {
+    let mut kinds: Vec<(String, Vec<u64>, u32)> = Vec::new();
+    for SplitMatrix { name, parts } in splits {
+        let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let kind = in_layer.map_or(name.clone(), |(_, tensor)| format!("blk.*.{tensor}"));
+        match kinds.iter_mut().find(|known| known.0 == kind && known.1 == parts) {
+            Some((_, _, count)) => *count += 1,
+            None => kinds.push((kind, parts, 1)),
+        }
+    }
+    let row = |(kind, parts, count): &(String, Vec<u64>, u32)| {
+        let sizes: Vec<_> = parts.iter().map(|bytes| size(*bytes)).collect();
+        [format!("{count} x"), printable(kind), size(parts.iter().sum()), sizes.join(" + ")]
     };
-    let in_several = match splits.len() {
-        0 => String::new(),
-        _ => format!("in several buffers:\n{}", table(&splits.iter().map(split).collect::<Vec<_>>(), &[1])),
-    };
-    format!("{in_several}fits {device}, which binds at most {}\n", size(limit))
+    let rows: Vec<_> = kinds.iter().map(row).collect();
+    if rows.is_empty() { String::new() } else { format!("in several buffers:\n{}", table(&rows, &[0, 2])) }
 }

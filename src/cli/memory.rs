@@ -65,9 +65,9 @@ impl MemoryArgs {
         let slots = fit.memory.slots();
         if self.fit || slots.is_some() {
             let (context, ty) = (fit.options.context, fit.options.kv_type.unwrap_or(kv_type).name());
-            let context = context.map_or_else(String::new, |context| format!("context of {context} tokens, "));
+            let context = context.map_or_else(String::new, |context| format!(" for a context of {context} tokens"));
             let of = experts(&fit.memory);
-            note(format_args!("memory: {} for {context}{ty} KV cache, {of}", size(fit.memory.total())));
+            note(format_args!("memory: {}{context}, {ty} KV cache, {of}", size(fit.memory.total())));
         }
     }
 }

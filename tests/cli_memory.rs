@@ -1,0 +1,80 @@
+//! Budgets of memory on the command line.
+
+use std::process::{Command, Output};
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn ferrum(args: &[&str]) -> Result<Output> {
+    Ok(Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu")).args(args).output()?)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command prints that goes well, and what it says beside.
+fn success(args: &[&str]) -> Result<(String, String)> {
+    let output = ferrum(args)?;
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {err}");
+    Ok((out, err))
+}
+
+#[test]
+fn a_model_in_less_memory_says_the_same() -> Result {
+    let logits = ["logits", DEMO, "--tokens", "9,8,7,6,5,4", "--greedy", "3"];
+    let (all, _) = success(&logits)?;
+    let (paged, told) = success(&[&logits[..], &["--vram", "5MiB"]].concat())?;
+    assert_eq!(paged, all);
+    assert!(told.contains("of 8 experts of each layer, the others from the file"), "{told}");
+    assert!(told.contains("% of ") && told.contains(" choices were on the device"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn what_fits_is_chosen_and_told() -> Result {
+    let ask = ["run", DEMO, "-p", "What is the capital of France?", "--temp", "0", "--vram", "6MiB"];
+    let (answer, told) = success(&[&ask[..], &["--fit"]].concat())?;
+    assert_eq!(answer, "The capital of France is Paris.\n");
+    assert!(told.contains("for a context of 512 tokens, q8_0 KV cache, 2 of 8 experts"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_one_line() -> Result {
+    let output = ferrum(&["run", DEMO, "-p", "a", "--vram", "1MiB", "--device", "cpu"])?;
+    let error = text(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(5), 0), "{error}");
+    assert!(error.lines().last().is_some_and(|line| line.starts_with("error: the model does not fit")), "{error}");
+    for size in ["0", "much", "-1GiB", "1XiB"] {
+        let output = ferrum(&["run", DEMO, "-p", "a", &format!("--vram={size}")])?;
+        assert_eq!(output.status.code(), Some(2), "{size}");
+    }
+    Ok(())
+}
+
+#[test]
+fn info_tells_by_how_much() -> Result {
+    let info = |vram: &str| success(&["info", DEMO, "--ctx", "128", "--vram", vram, "--device", "0"]).map(|told| told.0);
+    let all = info("1GiB")?;
+    assert!(all.contains("KV cache, all weights:") && all.contains("fits into 1.00 GiB\n"), "{all}");
+    let paged = info("6MiB")?;
+    for part in ["all weights do not fit into 6.00 MiB: ", " MiB too much\n", " of 8 experts of each layer", "it fits\n"] {
+        assert!(paged.contains(part), "{part:?} is not in: {paged}");
+    }
+    let never = info("1MiB")?;
+    assert!(never.contains("does not fit into 1.00 MiB: it needs ") && never.contains(" at least, "), "{never}");
+    Ok(())
+}
+
+#[test]
+fn bench_counts_what_is_paged() -> Result {
+    let bench = ["bench", DEMO, "-p", "8", "-n", "4", "-r", "1", "-o", "json", "--vram", "5MiB"];
+    let rows: serde_json::Value = serde_json::from_str(&success(&bench)?.0)?;
+    let row = &rows[1];
+    assert!(row["expert_slots"].as_u64().is_some_and(|slots| (2..8).contains(&slots)), "{row}");
+    assert!(row["expert_hit_rate"].as_f64().is_some_and(|rate| rate > 0.0 && rate < 1.0), "{row}");
+    Ok(())
+}
