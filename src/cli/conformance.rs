@@ -32,6 +32,9 @@ pub struct ConformanceArgs {
     /// Use no more of the device than this: portable is WebGPU's default limits without optional features.
     #[arg(long, value_name = "CAPS")]
     mask: Option<Mask>,
+    /// Leave out the checks of indices and loops that wgpu adds to shaders: kernels must do without.
+    #[arg(long)]
+    unchecked: bool,
     /// Only kernels or variants whose name contains this.
     #[arg(short = 'k', long = "kernel", value_name = "PATTERN", default_value = "")]
     kernel: String,
@@ -83,6 +86,9 @@ pub async fn conformance(args: &ConformanceArgs) -> Result<Code, Failure> {
         return Ok(Code::Success);
     }
     let device = place.open_masked(mask.as_ref()).await?;
+    if args.unchecked {
+        device.leave_out_shader_checks();
+    }
     let target = match &place {
         Place::Cpu => Target::cpu(),
         Place::Adapter(adapter) => Target::from(&**adapter),
@@ -226,6 +232,9 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
     };
     let mask = args.mask.map(Mask::caps);
     let device = Place::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
+    if args.unchecked {
+        device.leave_out_shader_checks();
+    }
     let model = load::load(&device, &gguf, None).await?;
     let mut session = Engine::new(&model, &options).await?.session();
 

@@ -203,6 +203,14 @@ impl Device {
         }
     }
 
+    /// Compiles kernels from now on without the checks of indices and loops that wgpu adds to shaders: for measuring what these
+    /// cost, and for showing that kernels do not need them. Kernels that are compiled already stay as they are.
+    pub fn leave_out_shader_checks(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.pipelines.unchecked.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// For tests: from now on this many allocations succeed, and all others fail as if memory had run out, until
     /// `u64::MAX` is set.
     pub fn fail_allocations_after(&self, allocations: u64) {

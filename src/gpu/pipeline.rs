@@ -3,12 +3,15 @@
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU64,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 #[cfg(not(target_arch = "wasm32"))]
 use std::{
     pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::AtomicUsize,
     task::{Context, Poll, Waker},
 };
 
@@ -31,6 +34,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct PipelineCache {
     compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     edits: Mutex<Vec<Edit>>,
+    /// Whether shaders are compiled without wgpu's checks of indices and loops.
+    pub(super) unchecked: AtomicBool,
     /// The driver's own, where it is to be kept.
     pub(super) driver: Mutex<Option<wgpu::PipelineCache>>,
 }
@@ -126,10 +131,20 @@ impl Pipeline {
         }
 
         let ((compute, layout), caught) = caught(device, || {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            let module = wgpu::ShaderModuleDescriptor {
                 label: Some(name),
                 source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
-            });
+            };
+            let module = if gpu.pipelines.unchecked.load(Ordering::Relaxed) {
+                // SAFETY: kernels clamp every index that is data, keep within the lengths that their parameters say, which are
+                // those of the buffers, and their loops end; the conformance suite's guard words look after it.
+                #[allow(unsafe_code)]
+                unsafe {
+                    device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
+                }
+            } else {
+                device.create_shader_module(module)
+            };
             let layout = device
                 .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
