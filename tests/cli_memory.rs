@@ -57,11 +57,14 @@ fn what_does_not_fit_is_refused_in_one_line() -> Result {
 
 #[test]
 fn info_tells_by_how_much() -> Result {
-    let info = |vram: &str| success(&["info", DEMO, "--ctx", "128", "--vram", vram, "--device", "0"]).map(|told| told.0);
+    let info =
+        |vram: &str| success(&["info", DEMO, "--ctx", "128", "--vram", vram, "--device", "0"]).map(|told| told.0);
     let all = info("1GiB")?;
     assert!(all.contains("KV cache, all weights:") && all.contains("fits into 1.00 GiB\n"), "{all}");
     let paged = info("6MiB")?;
-    for part in ["all weights do not fit into 6.00 MiB: ", " MiB too much\n", " of 8 experts of each layer", "it fits\n"] {
+    for part in
+        ["all weights do not fit into 6.00 MiB: ", " MiB too much\n", " of 8 experts of each layer", "it fits\n"]
+    {
         assert!(paged.contains(part), "{part:?} is not in: {paged}");
     }
     let never = info("1MiB")?;

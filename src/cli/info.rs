@@ -133,7 +133,10 @@ fn within(plan: &MemoryPlan, budget: u64) -> (String, MemoryPlan) {
         Some(paged) => (format!("{too_much}with {} it fits\n", experts(&paged)), paged),
         None => {
             let least = plan.least();
-            (format!("does not fit into {given}: it needs {} at least, {} too much\n", size(least), over(least)), plan.clone())
+            (
+                format!("does not fit into {given}: it needs {} at least, {} too much\n", size(least), over(least)),
+                plan.clone(),
+            )
         }
     }
 }

@@ -70,7 +70,8 @@ impl Engine {
             }
         }
         // Where experts are paged, every byte is theirs.
-        let (shortest, smallest) = (useful.last().copied().unwrap_or(longest), types.last().copied().unwrap_or(kv_type));
+        let (shortest, smallest) =
+            (useful.last().copied().unwrap_or(longest), types.last().copied().unwrap_or(kv_type));
         let mut error = None;
         for context in std::iter::once(shortest).chain(short) {
             match with(context, smallest) {

@@ -39,7 +39,11 @@ impl Program {
         for run in self.plan().steps().chunk_by(|a, b| a.label == b.label && a.goes_on(b)) {
             if let Some(step) = run.first().filter(|step| step.before.is_some()) {
                 stages.push((first..first, &run[..1]));
-                times.push(StageTime { label: format!("{} from the host", step.label), dispatches: 0, time: Duration::ZERO });
+                times.push(StageTime {
+                    label: format!("{} from the host", step.label),
+                    dispatches: 0,
+                    time: Duration::ZERO,
+                });
             }
             stages.push((first..first + run.len(), run));
             times.push(StageTime { label: run[0].label.clone(), dispatches: run.len(), time: Duration::ZERO });

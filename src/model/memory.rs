@@ -1,8 +1,6 @@
 //! How much device memory a model takes, before anything is allocated.
 
-use super::{
-    Activations, CacheShape, Config, FeedForward, ModelError, Room, Sampling, split::split, tensors::Tensors,
-};
+use super::{Activations, CacheShape, Config, FeedForward, ModelError, Room, Sampling, split::split, tensors::Tensors};
 use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.
@@ -126,7 +124,11 @@ impl MemoryPlan {
     #[must_use]
     pub fn paged(&self, slots: u32) -> Self {
         let left_out = self.expert * u64::from(self.expert_slots.saturating_sub(slots));
-        Self { weights: self.weights.saturating_sub(left_out), expert_slots: slots.min(self.expert_slots), ..self.clone() }
+        Self {
+            weights: self.weights.saturating_sub(left_out),
+            expert_slots: slots.min(self.expert_slots),
+            ..self.clone()
+        }
     }
 
     /// The same with as many experts as `budget` bytes have room for: all, or at least those that a token uses. `None` when

@@ -156,8 +156,7 @@ impl Paged {
 
     /// What was paged until now.
     pub(crate) fn counts(&self) -> Paging {
-        let [hits, misses, bytes] =
-            [&self.hits, &self.misses, &self.bytes].map(|count| count.load(Ordering::Relaxed));
+        let [hits, misses, bytes] = [&self.hits, &self.misses, &self.bytes].map(|count| count.load(Ordering::Relaxed));
         Paging { slots: self.slots, hits, misses, bytes }
     }
 
@@ -282,7 +281,8 @@ impl PageIn {
             let slots = lock(&layer.slots);
             experts.iter().map(|expert| (*expert, slots.slot_of(*expert).unwrap_or(self.paged.slots))).collect()
         };
-        let place = |id: &u32| places.iter().find(|(expert, _)| expert == id).map_or(self.paged.slots, |(_, slot)| *slot);
+        let place =
+            |id: &u32| places.iter().find(|(expert, _)| expert == id).map_or(self.paged.slots, |(_, slot)| *slot);
         let of_pairs: Vec<u32> = lock(&self.choice).ids.iter().map(place).collect();
         device.write_now(&self.slots, 0, &of_pairs)
     }
