@@ -26,6 +26,8 @@ mod tensor;
 mod value;
 mod writer;
 
+pub(crate) use shown::{Quoted, Shown};
+
 pub use error::GgufError;
 pub use metadata::Metadata;
 pub use tensor::TensorInfo;
