@@ -220,6 +220,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             let packed_rows = if self.device.is_outline() { 0 } else { planes.rows() };
             let slice_rows = (SLICE / planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
             for row in (0..packed_rows).step_by(slice_rows as usize) {
+                self.gguf.check_length()?;
                 let slice = rows.get(first_row + row, slice_rows.min(planes.rows() - row));
                 for plane in planes.pack(row, &slice) {
                     self.device.write(&words, plane.start, &plane.words).await?;
@@ -244,6 +245,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     /// A vector's values: vectors are small, and kernels read them as f32 whatever the file has.
     fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>, ModelError> {
         let mut values = vec![0.0; tensor.elements() as usize];
+        self.gguf.check_length()?;
         decode(tensor.ty, self.gguf.data(tensor), &mut values).map_err(|error| ModelError::BadValue {
             key: tensor.name.clone(),
             value: tensor.ty.to_string(),
