@@ -388,6 +388,11 @@ fn clap_refuses_the_rest() -> Result {
         &["logits", DEMO, "--tokens", "1,,2"],
         &["logits", DEMO, "--tokens", "1,-2"],
         &["logits", DEMO],
+        // CVE-2026-21869: a negative number of tokens.
+        &["run", DEMO, "-p", "a", "--ctx", "-1"],
+        &["run", DEMO, "-p", "a", "--ctx", "4294967296"],
+        &["logits", DEMO, "--tokens", "1", "--greedy", "-1"],
+        &["bench", DEMO, "-n", "-1"],
     ] {
         let output = ferrum(args)?;
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

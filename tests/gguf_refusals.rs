@@ -125,6 +125,13 @@ refused! {
         => GgufError::Utf8 { .. }, "the value of metadata key k at byte 66 is not UTF-8";
     cve_2024_23496_string_length: Raw::header(0, 1).entry("k", STRING).u64(u64::MAX) => GgufError::Truncated { .. },
         "the file ends too early: the value of metadata key at byte 45 needs 18446744073709551615 bytes, 0 are left";
+    // A token whose length is negative where it is signed.
+    cve_2025_49847_token_length: Raw::header(0, 1).entry("tokenizer.ggml.tokens", ARRAY).array(STRING, 2).text("a")
+        .u64(1 << 63).bytes(b"b") => GgufError::Truncated { .. },
+        "the file ends too early: the value of metadata key at byte 86 needs 9223372036854775808 bytes, 1 are left";
+    cve_2025_49847_token_length_of_32_bits: Raw::header(0, 1).entry("tokenizer.ggml.tokens", ARRAY).array(STRING, 1)
+        .u64(1 << 31).data(64) => GgufError::Truncated { .. },
+        "the file ends too early: the value of metadata key at byte 77 needs 2147483648 bytes, 83 are left";
     cve_2024_21825_array_length: Raw::header(0, 1).entry("k", ARRAY).array(U64, u64::MAX / 8 + 1)
         => GgufError::Truncated { .. },
         "the file ends too early: an array at byte 49 needs 18446744073709551615 bytes, 0 are left";
@@ -187,6 +194,15 @@ refused! {
         (0..4).fold(Raw::header(4, 0), |raw, i| raw.tensor(&format!("t{i}"), &[1 << 60], F32, i << 62)).data(64)
         => GgufError::OutOfFile { .. },
         "tensor t0 has 4611686018427387904 bytes from 0 in the data section, which has only 64 in this file";
+    // Sizes that are none too large each; what is kept of them in memory, or all of them padded, would wrap to little.
+    cve_2026_27940_memory_of_all_tensors_wraps:
+        (0..2).fold(Raw::header(2, 0), |raw, i| raw.tensor(&format!("t{i}"), &[(1 << 61) - 1], F32, i << 63)).data(64)
+        => GgufError::OutOfFile { .. },
+        "tensor t0 has 9223372036854775804 bytes from 0 in the data section, which has only 64 in this file";
+    cve_2026_27940_last_tensor_wraps:
+        Raw::header(2, 0).tensor("a", &[8], F32, 0).tensor("b", &[(1 << 60) - 8], F32, 32).data(64)
+        => GgufError::OutOfFile { .. },
+        "tensor b has 4611686018427387872 bytes from 32 in the data section, which has only 64 in this file";
     unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 16, 0).data(66)
         => GgufError::TensorType { id: 16, .. },
         "tensor blk.0.ffn_down_exps.weight has type IQ2_XXS, which is not supported (supported: F32, F16, BF16, Q8_0, \

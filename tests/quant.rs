@@ -1,7 +1,8 @@
 //! The weight formats: table, decoder and random blocks.
 
 use ferrum_wgpu::quant::{
-    DecodeError, HARD_WEIGHTS, Rng, WeightType, decode, decode_block, ggml_type_name, hard_blocks, random_blocks,
+    DecodeError, HARD_WEIGHTS, Planes, ROW_STEP, Rng, WeightType, decode, decode_block, ggml_type_name, hard_blocks,
+    random_blocks,
 };
 
 fn decoded(ty: WeightType, bytes: &[u8]) -> Vec<f32> {
@@ -157,4 +158,22 @@ fn generator_is_the_published_one() {
     let mut rng = Rng::new(1_234_567);
     assert_eq!([rng.next_u64(), rng.next_u64()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     assert!((0..1000).all(|_| rng.below(7) < 7 && (0.0..1.0).contains(&rng.next_f32()) && rng.normal().abs() <= 6.0));
+}
+
+/// Found by fuzzing: the place of a row far behind the last overflowed.
+#[test]
+fn rows_that_are_not_there_are_zeros() {
+    for ty in WeightType::ALL {
+        let k = 4 * ty.block_len();
+        let planes = Planes::new(ty, 1, k as u64).expect("whole blocks");
+        let words = vec![[u32::MAX; 4]; planes.vec4s() as usize];
+        let raw = vec![0xFF; planes.file_row_bytes() as usize];
+        for row in [1_u64 << 20, u64::from(u32::MAX), 1 << 62, u64::MAX - 7, u64::MAX] {
+            let mut out = vec![1.0; k];
+            planes.decode_row(&words, row, &mut out);
+            // Bytes that are not there are zeros, of which some formats make zeros with a sign.
+            assert!(out.iter().all(|&weight| weight == 0.0), "{ty} row {row}");
+            assert!(!planes.pack(row - row % ROW_STEP, &raw).is_empty());
+        }
+    }
 }

@@ -378,3 +378,67 @@ fn streams_give_whole_characters() {
     assert_eq!(streamed, tokenizer.decode(&ids).unwrap());
     assert_eq!(streamed, String::from_utf8_lossy(&bytes));
 }
+
+/// llama.cpp pull request 25969: the byte of the token `<0x-1>` was written before an array.
+#[test]
+fn llama_cpp_25969_byte_tokens_that_are_no_bytes() {
+    let mut vocabulary = bytes_only("gpt-2");
+    let odd = ["<0x-1>", "<0x", "<0x>", "<0xGG>", "<0x100>", "<0x41>", "<0xFFFFFFFFFFFFFFFF>"];
+    vocabulary.tokens.extend(odd.map(str::to_owned));
+    // 6 is the type of tokens for a byte, which a byte-level vocabulary has no use for.
+    vocabulary.token_types = (0..vocabulary.tokens.len()).map(|i| if i < 256 { 1 } else { 6 }).collect();
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    for (id, text) in (256..).zip(odd) {
+        assert_eq!(tokenizer.token_bytes(id).as_deref(), Some(text.as_bytes()));
+        assert_eq!(tokenizer.decode(&[id]).unwrap(), text);
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, true).unwrap()).unwrap(), text);
+    }
+}
+
+/// CVE-2025-49847 and its like: ids that the vocabulary does not have, from the file and from the caller.
+#[test]
+fn cve_2025_49847_ids_beyond_the_vocabulary() {
+    let tokenizer = tokenizer("qwen2");
+    let size = u32::try_from(tokenizer.vocab_size()).unwrap();
+    for id in [size, size + 1, 1 << 31, u32::MAX] {
+        assert!(matches!(tokenizer.decode(&[id]), Err(TextError::UnknownToken { id: found, .. }) if found == id));
+        assert!(tokenizer.token_bytes(id).is_none() && !tokenizer.is_control(id) && !tokenizer.is_stop(id));
+        for place in 0..3 {
+            let mut bad = vocabulary("qwen2");
+            match place {
+                0 => bad.bos = Some(id),
+                1 => bad.eos = Some(id),
+                _ => bad.extra_stops = vec![id],
+            }
+            let error = Tokenizer::new(bad).unwrap_err();
+            assert!(matches!(error, TextError::SpecialIdOutOfRange { id: found, .. } if found == id), "{error}");
+        }
+    }
+}
+
+/// CVE-2024-34359: a template of Jinja ran code of the host.
+#[test]
+fn cve_2024_34359_templates_reach_nothing_of_the_host() {
+    for source in [
+        "{% for c in ().__class__.__base__.__subclasses__() %}{{ c }}{% endfor %}",
+        "{{ self.__init__.__globals__.__builtins__.__import__('os').popen('id').read() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''['__class__'].__mro__ }}",
+        "{{ config.items() }}",
+        "{{ raise_exception.__globals__.os }}",
+        "{% include '/etc/passwd' %}",
+        "{% import '/etc/passwd' as secrets %}{{ secrets }}",
+        "{% extends '/etc/passwd' %}",
+        "{{ namespace.__init__.__globals__.__builtins__ }}",
+        "{{ 'a'.format.__globals__.sys }}",
+        "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+        "{{ open('/etc/passwd').read() }}",
+        "{{ debug() }}",
+        "{{ lipsum.__globals__.os.popen('id').read() }}",
+    ] {
+        let rendered = ChatTemplate::new(source, "", "")
+            .and_then(|template| template.render(&[Message::user("Hi")], &RenderOptions::default()));
+        assert!(rendered.is_err(), "{source}: {rendered:?}");
+    }
+}

@@ -147,6 +147,7 @@ fn gpu_code(error: &GpuError) -> Code {
         GpuError::NoAdapter | GpuError::NoSuchDevice { .. } | GpuError::RequestDevice { .. } => Code::Device,
         GpuError::TooLarge { .. } | GpuError::OutOfMemory { .. } => Code::Memory,
         GpuError::Lost(_) => Code::Lost,
+        GpuError::Host(_) => Code::Model,
         _ => Code::Runtime,
     }
 }

@@ -27,6 +27,9 @@ pub struct InfoArgs {
     /// How the KV cache is stored; without it f16 where the device can.
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
+    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    #[arg(long)]
+    no_mmap: bool,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -35,7 +38,7 @@ pub struct InfoArgs {
 
 /// Prints what there is to know about the file.
 pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
-    let gguf = load::open(&args.model, true)?;
+    let gguf = load::open(&args.model, !args.no_mmap)?;
     print(&contents(&gguf))?;
 
     let config = Config::from_gguf(&gguf)?;

@@ -33,6 +33,9 @@ pub struct LogitsArgs {
     /// Context in tokens; without it as many as are computed.
     #[arg(long, value_name = "TOKENS")]
     ctx: Option<u32>,
+    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    #[arg(long)]
+    no_mmap: bool,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -51,7 +54,7 @@ fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
 
 /// Prints the logits.
 pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
-    let gguf = load::open(&args.model, true)?;
+    let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
     if let Some(&id) = args.tokens.iter().find(|id| **id >= config.vocab) {
         return Err(EngineError::TokenId { id, vocab: config.vocab }.into());

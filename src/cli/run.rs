@@ -55,7 +55,7 @@ pub struct RunArgs {
     /// Say at the end where the device's time went, stage by stage.
     #[arg(long)]
     profile: bool,
-    /// Read the whole file into memory instead of mapping it.
+    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]

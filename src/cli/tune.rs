@@ -25,13 +25,16 @@ pub struct TuneArgs {
     /// Sequences that are computed at once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     npl: u32,
+    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    #[arg(long)]
+    no_mmap: bool,
     #[command(flatten)]
     device: DeviceArg,
 }
 
 /// Measures, prints and keeps.
 pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
-    let gguf = load::open(&args.model, true)?;
+    let gguf = load::open(&args.model, !args.no_mmap)?;
     Config::from_gguf(&gguf)?;
     let defaults = EngineOptions::default();
     let options = EngineOptions {

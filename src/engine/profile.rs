@@ -34,11 +34,16 @@ pub enum Stage {
     Head,
     /// The choice of tokens.
     Sampling,
+    /// Experts that are brought from the file.
+    Paging,
 }
 
 impl Stage {
     /// The stage of a step of a plan, by its label.
     fn of(label: &str) -> Self {
+        if label.ends_with(crate::gpu::FROM_HOST) {
+            return Self::Paging;
+        }
         match label.split_once(' ').map_or(label, |(_, part)| part) {
             "embedding" => Self::Embed,
             "attention" => Self::Attention,
@@ -62,6 +67,7 @@ impl Stage {
             Self::WeightedSum => "weighted sum",
             Self::Head => "head",
             Self::Sampling => "sampling",
+            Self::Paging => "paging",
         }
     }
 }

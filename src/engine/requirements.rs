@@ -53,11 +53,9 @@ mod tests {
             ..Caps::portable()
         };
         let plan = |piece, largest_whole| MemoryPlan {
-            weights: 0,
-            kv: 0,
-            activations: 0,
             largest: ("a piece".to_owned(), piece),
             largest_whole,
+            ..MemoryPlan::default()
         };
         let needs = |binding, piece, whole| {
             let caps = needed(&has(binding), &plan(piece, whole), false).expect("it fits");

@@ -20,6 +20,14 @@ pub enum GgufError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A mapped file has become shorter than it was when it was opened.
+    #[error("the file was shortened while in use: {len} bytes are left of {was}")]
+    Shortened {
+        /// Its length when it was opened.
+        was: u64,
+        /// Its length now.
+        len: u64,
+    },
     /// The file does not begin with `GGUF`.
     #[error("not a GGUF file: it begins with \"{}\" instead of \"GGUF\"", found.escape_ascii())]
     NotGguf {

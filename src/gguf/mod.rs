@@ -26,6 +26,8 @@ mod tensor;
 mod value;
 mod writer;
 
+pub(crate) use shown::{Quoted, Shown};
+
 pub use error::GgufError;
 pub use metadata::Metadata;
 pub use tensor::TensorInfo;
@@ -51,8 +53,9 @@ impl Gguf {
     /// Opens a file by mapping it into memory: only what is used is read.
     ///
     /// The file must not change while it is open. Replacing it by renaming another over it is safe; writing to it
-    /// changes what [`data`](Self::data) returns, and shortening it ends the process at the next access of the part
-    /// that is gone. Where that cannot be ruled out, use [`read`](Self::read).
+    /// changes what [`data`](Self::data) returns. Where it has been shortened, the system ends a process that touches the part
+    /// that is gone: call [`check_length`](Self::check_length) before data are looked at, as loading a model does every few
+    /// MiB. In between it can still happen; where that cannot be ruled out, use [`read`](Self::read).
     ///
     /// # Errors
     /// [`GgufError::Io`] if the file cannot be opened or mapped, and all that [`from_bytes`](Self::from_bytes) gives.
@@ -127,6 +130,18 @@ impl Gguf {
     pub fn want(&self, tensor: &TensorInfo, range: Range<u64>) {
         if let Some(range) = place(tensor, range) {
             self.source.want(range);
+        }
+    }
+
+    /// Looks whether the file is still there in full, if it is mapped.
+    ///
+    /// # Errors
+    /// [`GgufError::Shortened`] if it has become shorter than it was.
+    pub fn check_length(&self) -> Result<(), GgufError> {
+        let was = self.file_len();
+        match self.source.present_len() {
+            Some(len) if len < was => Err(GgufError::Shortened { was, len }),
+            _ => Ok(()),
         }
     }
 

@@ -6,10 +6,10 @@ use std::fmt::{self, Write as _};
 const MAX_CHARS: usize = 80;
 
 /// Shows a name as it is.
-pub(super) struct Shown<'a>(pub &'a str);
+pub(crate) struct Shown<'a>(pub &'a str);
 
 /// Shows a text between quotes.
-pub(super) struct Quoted<'a>(pub &'a str);
+pub(crate) struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,10 @@ use {super::GgufError, std::fs::File, std::path::Path};
 /// The bytes of a whole file.
 pub(super) enum Source {
     #[cfg(not(target_arch = "wasm32"))]
-    Mapped(memmap2::Mmap),
+    Mapped {
+        map: memmap2::Mmap,
+        file: File,
+    },
     Owned(Vec<u8>),
 }
 
@@ -23,7 +26,7 @@ impl Source {
             // file meanwhile cannot be ensured; `Gguf::open` says so, and every use treats the bytes as untrusted.
             #[allow(unsafe_code)]
             let map = unsafe { memmap2::Mmap::map(&file)? };
-            Ok(Self::Mapped(map))
+            Ok(Self::Mapped { map, file })
         };
         File::open(path).and_then(map).map_err(|source| GgufError::Io { path: path.to_owned(), source })
     }
@@ -34,12 +37,21 @@ impl Source {
         std::fs::read(path).map(Self::Owned).map_err(|source| GgufError::Io { path: path.to_owned(), source })
     }
 
+    /// How long a mapped file is now, if the system says so.
+    pub(super) fn present_len(&self) -> Option<u64> {
+        match self {
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Mapped { file, .. } => file.metadata().map(|metadata| metadata.len()).ok(),
+            Self::Owned(_) => None,
+        }
+    }
+
     /// Gives the memory of some bytes back to the system, where that is possible without losing them.
     #[cfg_attr(not(unix), allow(unused_variables))]
     pub(super) fn release(&self, range: std::ops::Range<usize>) {
         match self {
             #[cfg(unix)]
-            Self::Mapped(map) if range.start < range.end && range.end <= map.len() => {
+            Self::Mapped { map, .. } if range.start < range.end && range.end <= map.len() => {
                 // SAFETY: the map is shared with the file and never written, so that its pages are the file's: those that
                 // are given back are read from it again when they are next looked at.
                 #[allow(unsafe_code)]
@@ -57,7 +69,7 @@ impl Source {
     pub(super) fn want(&self, range: std::ops::Range<usize>) {
         match self {
             #[cfg(unix)]
-            Self::Mapped(map) if range.start < range.end && range.end <= map.len() => {
+            Self::Mapped { map, .. } if range.start < range.end && range.end <= map.len() => {
                 // Where the system does not do it, the bytes are read when they are looked at.
                 let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
             }
@@ -68,7 +80,7 @@ impl Source {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
-            Self::Mapped(map) => map,
+            Self::Mapped { map, .. } => map,
             Self::Owned(bytes) => bytes,
         }
     }

@@ -4,6 +4,9 @@ use std::fmt;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GpuError {
+    /// The host could not do what has to be done between two dispatches, as to bring weights from a file.
+    #[error("{0}")]
+    Host(String),
     /// The machine offers no adapter at all.
     #[error("no GPU adapter was found (a Vulkan, Metal, DX12 or GL driver is needed)")]
     NoAdapter,

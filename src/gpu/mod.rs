@@ -47,4 +47,5 @@ pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel};
 pub(crate) use plan::HostAction;
+pub(crate) use profile::FROM_HOST;
 pub(crate) use source::wgsl;

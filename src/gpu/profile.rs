@@ -20,6 +20,9 @@ pub struct StageTime {
     pub time: Duration,
 }
 
+/// Ends the label of a stage that is what the host does before the steps of the label.
+pub(crate) const FROM_HOST: &str = ", from the host";
+
 /// Stages timed by one query set: each writes two of the queries that a set may have.
 const STAGES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 /// Stages sent to the GPU at a time: a driver may end a submission that takes seconds.
@@ -40,7 +43,7 @@ impl Program {
             if let Some(step) = run.first().filter(|step| step.before.is_some()) {
                 stages.push((first..first, &run[..1]));
                 times.push(StageTime {
-                    label: format!("{} from the host", step.label),
+                    label: format!("{}{FROM_HOST}", step.label),
                     dispatches: 0,
                     time: Duration::ZERO,
                 });

@@ -1,11 +1,14 @@
-use crate::{gguf::GgufError, gpu::GpuError};
+use crate::{
+    gguf::{GgufError, Quoted, Shown},
+    gpu::GpuError,
+};
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
     /// The architecture is none of those that are supported.
-    #[error("architecture {0:?} is not supported (supported: qwen3moe, qwen3, llama)")]
+    #[error("architecture {} is not supported (supported: qwen3moe, qwen3, llama)", Quoted(_0))]
     Architecture(String),
     /// A metadata key that is needed is missing.
     #[error("the file has no metadata key {0}")]
@@ -68,7 +71,7 @@ pub enum ModelError {
         most: u32,
     },
     /// A tensor that this architecture does not have: ignoring it could change what the model says.
-    #[error("tensor {0} is not part of this architecture")]
+    #[error("tensor {} is not part of this architecture", Shown(_0))]
     UnknownTensor(String),
     /// The GGUF file is wrong.
     #[error(transparent)]

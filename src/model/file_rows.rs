@@ -3,7 +3,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use super::tensors::{Join, MatrixInfo};
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{Gguf, GgufError, TensorInfo};
 
 /// The rows of a matrix as the file has them: of one tensor, or of several.
 #[derive(Debug)]
@@ -21,13 +21,17 @@ impl FileRows {
     }
 
     /// The bytes of `rows`, one row after the other.
-    pub(super) fn get(&self, rows: Range<u64>) -> Cow<'_, [u8]> {
+    ///
+    /// # Errors
+    /// [`GgufError::Shortened`] when the file no longer has them all.
+    pub(super) fn get(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>, GgufError> {
+        self.gguf.check_length()?;
         let of = |tensor, rows: Range<u64>| {
             let bytes = self.bytes(rows);
             self.gguf.data(tensor).get(bytes.start as usize..bytes.end as usize).unwrap_or_default()
         };
         if let [tensor] = &self.tensors[..] {
-            return of(tensor, rows).into();
+            return Ok(of(tensor, rows).into());
         }
         let mut joined = Vec::with_capacity(((rows.end - rows.start) * self.row_bytes) as usize);
         match self.join {
@@ -40,7 +44,7 @@ impl FileRows {
                 }
             }
         }
-        joined.into()
+        Ok(joined.into())
     }
 
     /// Gives back the memory that `rows` of a mapped file take.

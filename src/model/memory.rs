@@ -4,7 +4,7 @@ use super::{Activations, CacheShape, Config, FeedForward, ModelError, Room, Samp
 use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Weights; of experts only those that are on the device.
     pub weights: u64,
@@ -25,12 +25,12 @@ pub struct MemoryPlan {
     pub largest: (String, u64),
     /// The largest buffer on a device that can bind every matrix whole.
     pub largest_whole: u64,
-    matrices: Vec<Stack>,
+    pub(crate) matrices: Vec<Stack>,
 }
 
 /// A matrix, or a stack of experts'.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stack {
+pub(crate) struct Stack {
     name: String,
     planes: Planes,
     step: u32,

@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use super::{file_rows::FileRows, weights::MatrixPart};
+use super::{ModelError, file_rows::FileRows, weights::MatrixPart};
 use crate::gpu::{Buffer, Device, GpuError, HostAction, Readback};
 
 /// What was paged until now.
@@ -167,7 +167,7 @@ impl Paged {
     }
 
     /// Brings an expert of a layer to a slot.
-    async fn bring(&self, device: &Device, layer: &PagedLayer, expert: u32, slot: u32) -> Result<(), GpuError> {
+    async fn bring(&self, device: &Device, layer: &PagedLayer, expert: u32, slot: u32) -> Result<(), ModelError> {
         for matrix in &layer.matrices {
             let (from, mut at) = (u64::from(expert) * matrix.n, u64::from(slot) * matrix.n);
             for part in &matrix.parts {
@@ -256,7 +256,7 @@ struct Choice {
 }
 
 impl PageIn {
-    async fn page(&self, device: &Device) -> Result<(), GpuError> {
+    async fn page(&self, device: &Device) -> Result<(), ModelError> {
         let Some(layer) = self.paged.layers.get(self.layer) else { return Ok(()) };
         if self.round == 0 {
             let ids = self.readback.read(device, &self.ids, self.pairs.into()).await?;
@@ -284,13 +284,18 @@ impl PageIn {
         let place =
             |id: &u32| places.iter().find(|(expert, _)| expert == id).map_or(self.paged.slots, |(_, slot)| *slot);
         let of_pairs: Vec<u32> = lock(&self.choice).ids.iter().map(place).collect();
-        device.write_now(&self.slots, 0, &of_pairs)
+        Ok(device.write_now(&self.slots, 0, &of_pairs)?)
     }
 }
 
 impl HostAction for PageIn {
     fn run<'a>(&'a self, device: &'a Device) -> Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>> {
-        Box::pin(self.page(device))
+        Box::pin(async move {
+            self.page(device).await.map_err(|error| match error {
+                ModelError::Gpu(error) => error,
+                other => GpuError::Host(other.to_string()),
+            })
+        })
     }
 }
 

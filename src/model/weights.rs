@@ -41,11 +41,11 @@ impl MatrixPart {
         from: Range<u64>,
         at: u64,
         mut sent: impl FnMut(u64),
-    ) -> Result<(), GpuError> {
+    ) -> Result<(), ModelError> {
         let step = (SLICE / self.planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
         for start in from.clone().step_by(step as usize) {
             let slice = start..from.end.min(start + step);
-            let raw = rows.get(slice.clone());
+            let raw = rows.get(slice.clone())?;
             for plane in self.planes.pack(at + start - from.start, &raw) {
                 device.write(&self.words, plane.start, &plane.words).await?;
             }
@@ -293,6 +293,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     /// A vector's values: vectors are small, and kernels read them as f32 whatever the file has.
     fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>, ModelError> {
         let mut values = vec![0.0; tensor.elements() as usize];
+        self.gguf.check_length()?;
         decode(tensor.ty, self.gguf.data(tensor), &mut values).map_err(|error| ModelError::BadValue {
             key: tensor.name.clone(),
             value: tensor.ty.to_string(),

@@ -126,7 +126,7 @@ impl Planes {
             }
             padded.into()
         };
-        let first_cell = first_row * self.row_cells();
+        let first_cell = first_row.saturating_mul(self.row_cells());
         let mut plane = 0;
         let mut parts = Vec::new();
         for &(offset, length) in fields(self.ty) {
@@ -140,7 +140,8 @@ impl Planes {
                     to.copy_from_slice(&cell[offset..offset + length]);
                 }
             }
-            parts.push(PlanePart { start: plane + first_cell * length as u64 / 16, words });
+            let start = first_cell.saturating_mul(length as u64) / 16;
+            parts.push(PlanePart { start: start.saturating_add(plane), words });
             plane += self.plane_vec4s(length);
         }
         parts
@@ -152,12 +153,14 @@ impl Planes {
         let mut weights = [0.0; MAX_CELL];
         for (i, out) in out.chunks_mut(self.cell_len() as usize).enumerate() {
             let mut cell = [0u8; MAX_CELL_BYTES];
-            let number = row * self.row_cells() + i as u64;
+            let number = row.saturating_mul(self.row_cells()).saturating_add(i as u64);
             let mut plane = 0;
             let mut cell_bytes = 0;
             for &(offset, length) in fields(self.ty) {
-                let at = (plane * 16 + number * length as u64) as usize;
-                if let Some(bytes) = memory.get(at..at + length) {
+                // A row that is not there may be any.
+                let at = usize::try_from(number.saturating_mul(length as u64).saturating_add(plane * 16));
+                let range = at.ok().and_then(|at| Some(at..at.checked_add(length)?));
+                if let Some(bytes) = range.and_then(|range| memory.get(range)) {
                     cell[offset..offset + length].copy_from_slice(bytes);
                 }
                 plane += self.plane_vec4s(length);

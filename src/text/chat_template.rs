@@ -99,9 +99,8 @@ impl Default for RenderOptions {
 /// A chat template in Jinja, as Hugging Face defines them.
 ///
 /// A template comes from a file and is not trusted: it reaches nothing but the conversation, its length is limited, its
-/// work and the data it makes are limited in proportion to the conversation, and what it does wrong is an error value.
-/// One thing is beyond these limits: the engine, minijinja, counts the items of a nested list or map only after it has
-/// gone through them, so a template made to harm can build a list out of itself and hang or end the process.
+/// work, the data it makes and the parts of values that it goes through are limited in proportion to the conversation, and
+/// what it does wrong is an error value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTemplate {
     source: String,

@@ -161,3 +161,112 @@ fn deep_nesting_does_not_overflow_the_stack() {
         drop(hi(&source));
     }
 }
+
+/// What the engine does with all parts of values `x` and `y` without paying for each.
+const GOES_THROUGH: &[&str] = &[
+    "{{ x }}",
+    "{{ x ~ '' }}",
+    "{{ x == y }}",
+    "{{ x != y }}",
+    "{{ x < y }}",
+    "{{ x == y == x }}",
+    "{{ x in [y, y] }}",
+    "{{ x not in y }}",
+    "{{ x in 'text' }}",
+    "{{ {x: 1} }}",
+    "{{ {'a': 1}[x] }}",
+    "{{ x | string }}",
+    "{{ x | upper }}",
+    "{{ x | tojson }}",
+    "{{ x | pprint }}",
+    "{{ x | join }}",
+    "{{ x | urlencode }}",
+    "{{ x | replace(y, 'z') }}",
+    "{{ [x, y] | sort }}",
+    "{{ [x, y] | unique | length }}",
+    "{{ [x, y] | min }}",
+    "{{ [x, y] | groupby(0) }}",
+    "{{ [{'a': x}, {'a': y}] | map(attribute='a') | join }}",
+    "{{ [x, y] | map('string') | list }}",
+    "{{ [x, y] | select('eq', y) | list }}",
+    "{{ '%s' | format(x) }}",
+    "{{ 'a'.join([x]) }}",
+    "{{ x.count(y) }}",
+    "{{ x.index(y) }}",
+    "{{ x is eq(y) }}",
+    "{{ x is in([y]) }}",
+    "{% for i in [x, y] %}{{ loop.changed(i) }}{% endfor %}",
+    "{% set z %}{{ x }}{% endset %}",
+    "{% macro m(z) %}{{ z }}{% endmacro %}{{ m(x) }}",
+    "{{ raise_exception(x) }}",
+    "{{ strftime_now(x) }}",
+    "{{ dict(a=x, b=y) }}",
+    "{{ namespace(a=x) }}",
+    "{{ ([x] * 100) | list | string }}",
+];
+
+/// Lists of two of the last list, and the same again, so that what is compared is equal and not the same.
+#[test]
+fn values_that_hold_themselves_many_times_are_refused() {
+    let doubled = |n: usize| {
+        let step = "{% set x = [x, x] %}{% set y = [y, y] %}".repeat(n);
+        format!("{{% set x = 'ab' %}}{{% set y = 'ab' %}}{step}")
+    };
+    let wide = "{% set x = [['ab'] * 900] * 900 %}{% set x = [x] * 900 %}{% set y = [['ab'] * 900] * 900 %}\
+        {% set y = [y] * 900 %}"
+        .to_owned();
+    let by_macro = "{% macro grow(x, y, n) %}{% if n %}{{ grow([x, x], {'a': y, 'b': y}, n - 1) }}{% else %}USE\
+        {% endif %}{% endmacro %}{{ grow('ab', 'ab', 40) }}";
+    let start = std::time::Instant::now();
+    for using in GOES_THROUGH {
+        for source in [doubled(26) + using, wide.clone() + using, by_macro.replace("USE", using)] {
+            let error = hi(&source).expect_err(using);
+            assert!(matches!(error, TextError::TemplateLimit | TextError::TemplateFailed(_)), "{using}: {error}");
+        }
+    }
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
+
+#[test]
+fn namespaces_cannot_hold_themselves() {
+    for source in [
+        "{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace(x=1) %}{% set ns.x = [ns] %}{{ ns == ns.x }}",
+        "{% set ns = namespace(x=1) %}{% set ns.x = {'a': ns} %}{{ ns ~ '' }}",
+        "{% set ns = namespace(x=1) %}{% set other = namespace(x=ns) %}{% set ns.x = other %}{{ ns }}",
+        // By another name the function is not known for what it does; what it makes is caught when it is gone through.
+        "{% set f = namespace %}{% set ns = namespace() %}{% set a = f(x=ns) %}{% set ns.x = a %}{{ ns }}",
+        "{% set f = dict %}{% set ns = namespace() %}{% set ns.x = f(x=ns) %}{{ ns }}",
+        "{% set f = dict %}{% set ns = namespace() %}{% set ns.x = f(x=ns) %}{{ ns ~ '' }}",
+    ] {
+        let error = hi(source).expect_err(source);
+        assert!(matches!(error, TextError::TemplateLimit | TextError::TemplateFailed(_)), "{source}: {error}");
+    }
+    // What is no part of itself is as it was.
+    let fine =
+        "{% set ns = namespace(x=[]) %}{% macro m(n) %}{% set n.x = n.x + [1] %}{% endmacro %}{{ m(ns) }}{{ ns.x }}";
+    assert_eq!(hi(fine).unwrap(), "[1]");
+}
+
+/// Checks cost fuel: long conversations keep far from the limit, also where a template looks at all messages for each.
+#[test]
+fn long_conversations_have_fuel_enough() {
+    let conversation: Vec<Message> = (0..1000)
+        .map(|i| {
+            if i % 2 == 0 {
+                Message::user("word ".repeat(i % 90))
+            } else {
+                Message::assistant("<think>\n\n</think>\n\nyes")
+            }
+        })
+        .collect();
+    for template in [
+        QWEN3,
+        LLAMA31,
+        "{% for m in messages %}{% if loop.index0 == messages | length - 1 %}last{% endif %}{{ m.content | trim }}{% endfor %}",
+        "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}{% endfor %}{{ ns.all | length }}",
+    ] {
+        let rendered = render(template, &conversation, &RenderOptions::default());
+        assert!(rendered.is_ok(), "{rendered:?}");
+    }
+}

@@ -21,6 +21,7 @@ mod byte_alphabet;
 mod chat_template;
 #[cfg(test)]
 mod chat_template_tests;
+mod checked_syntax;
 mod date;
 mod decode;
 mod error;

@@ -1,11 +1,14 @@
 //! The template engine, set up as chat templates expect it and fenced in, as they come from files.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use minijinja::machinery::{CodeGenerator, Instructions, eval, make_string_output, parse};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::value::{ObjectRepr, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter};
 
+use super::checked_syntax::{self, OPERAND, PART};
 use super::date::strftime;
 use super::error::TextError;
 use super::to_json;
@@ -23,18 +26,29 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Reads the template without running it.
     pub(super) fn check(&self) -> Result<(), TextError> {
-        self.on_own_stack(|| {
-            let environment = self.environment()?;
-            environment.template_from_str(self.source).map(drop)
-        })
+        self.on_own_stack(|| self.compile().map(drop))
     }
 
     /// Runs the template with these variables.
     pub(super) fn render(&self, variables: Vec<(&'static str, Value)>) -> Result<String, TextError> {
         self.on_own_stack(|| {
-            let environment = self.environment()?;
-            environment.template_from_str(self.source)?.render(Value::from_pairs(variables))
+            let (instructions, blocks) = self.compile()?;
+            let environment = self.environment();
+            let mut text = String::new();
+            let mut output = make_string_output(&mut text);
+            eval(&environment, &instructions, Value::from_pairs(variables), &blocks, &mut output, AutoEscape::None)?;
+            Ok(text)
         })
+    }
+
+    /// The template as the engine runs it, with checks of what it would go through without a limit.
+    fn compile(&self) -> Result<(Instructions<'_>, BTreeMap<&str, Instructions<'_>>), Error> {
+        const NAME: &str = "chat template";
+        // As Hugging Face sets up Jinja.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        let mut generator = CodeGenerator::new(NAME, self.source);
+        generator.compile_stmt(&checked_syntax::stmt(&parse(self.source, NAME, syntax)?));
+        Ok(generator.finish())
     }
 
     /// Does the work on a thread that has stack enough for it.
@@ -65,13 +79,29 @@ impl Run<'_> {
         work().map_err(|error| describe(&error))
     }
 
-    fn environment(&self) -> Result<Environment<'_>, Error> {
+    fn environment(&self) -> Environment<'_> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(self.fuel));
         environment.set_recursion_limit(RECURSION);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        // As Hugging Face sets up Jinja.
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_debug(false);
+        let most = self.fuel.saturating_mul(BYTES_PER_FUEL);
+        environment.set_formatter(move |output, state, value| {
+            Parts::count(state, value, most)?;
+            escape_formatter(output, state, value)
+        });
+        environment.add_filter(OPERAND, move |state: &State, value: Value| {
+            Parts::count(state, &value, most)?;
+            Ok::<_, Error>(value)
+        });
+        environment.add_filter(PART, move |state: &State, value: Value| {
+            // A namespace is the one thing that can be changed, and so be made to hold itself.
+            if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
+                return Err(Error::new(ErrorKind::InvalidOperation, "a namespace cannot be a part of something"));
+            }
+            Parts::count(state, &value, most)?;
+            Ok(value)
+        });
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json::filter);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -81,7 +111,72 @@ impl Run<'_> {
             environment.add_function("strftime_now", move |format: &str| strftime(format, now));
         }
         environment.remove_global("debug");
-        Ok(environment)
+        environment
+    }
+}
+
+/// What the engine makes for a unit of fuel.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// A count of the parts of a value, each as often as it is there.
+struct Parts {
+    counted: u64,
+    /// Bytes of text that there may yet be.
+    bytes: u64,
+}
+
+impl Parts {
+    /// How deeply values may nest: real ones do by five or six.
+    const DEEPEST: usize = 64;
+    const PER_FUEL: u64 = 8;
+
+    /// Charges the fuel for going through a value, once or a few times. It is an error if there is not enough, if the value is
+    /// nested too deeply, or if its texts are longer than `most`.
+    fn count(state: &State, value: &Value, most: u64) -> Result<(), Error> {
+        // Texts alone are the engine's to charge.
+        if value.as_object().is_none() {
+            return Ok(());
+        }
+        let mut parts = Self { counted: 0, bytes: most };
+        parts.add(state, value, 0)?;
+        state.consume_fuel(parts.counted / Self::PER_FUEL)
+    }
+
+    fn add(&mut self, state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+        self.counted += 1;
+        // Before more is counted than can be paid.
+        if self.counted >= 64 * Self::PER_FUEL {
+            state.consume_fuel(64)?;
+            self.counted = 0;
+        }
+        if let Some(text) = value.as_str() {
+            return match self.bytes.checked_sub(text.len() as u64) {
+                Some(left) => {
+                    self.bytes = left;
+                    Ok(())
+                }
+                None => Err(Error::from(ErrorKind::OutOfFuel)),
+            };
+        }
+        let Some(object) = value.as_object().filter(|object| object.repr() != ObjectRepr::Plain) else { return Ok(()) };
+        // Loops have all that they go over as parts, and are written and compared without.
+        if object.type_name().ends_with("::Loop") {
+            return Ok(());
+        }
+        if depth >= Self::DEEPEST {
+            return Err(Error::from(ErrorKind::OutOfFuel));
+        }
+        if object.repr() == ObjectRepr::Map {
+            for (key, part) in object.try_iter_pairs().into_iter().flatten() {
+                self.add(state, &key, depth + 1)?;
+                self.add(state, &part, depth + 1)?;
+            }
+        } else {
+            for part in object.try_iter().into_iter().flatten() {
+                self.add(state, &part, depth + 1)?;
+            }
+        }
+        Ok(())
     }
 }
 

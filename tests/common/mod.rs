@@ -4,5 +4,6 @@
 pub mod device;
 pub mod engines;
 pub mod golden;
+pub mod raw_gguf;
 pub mod smallest;
 pub mod tiny_model;

@@ -65,7 +65,7 @@ pub struct BenchArgs {
     /// How the KV cache is stored; without it f16 where the device can, else f32.
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
-    /// Read the whole file into memory instead of mapping it.
+    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]

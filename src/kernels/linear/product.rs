@@ -279,8 +279,10 @@ impl Trial {
         }
         let max_tiles = bucket::max_tiles(rows, experts, tile_rows);
         let params = bucket::Params { pairs: rows, experts, tile_rows, max_tiles, ..Default::default() };
-        let made = bucket::buckets(&params, &self.ids);
-        (made.sorted, made.tiles, max_tiles)
+        let bucket::Buckets { sorted, mut tiles, .. } = bucket::buckets(&params, &self.ids);
+        // One more, of an expert and rows that there are not.
+        tiles.push([u32::MAX; 4]);
+        (sorted, tiles, max_tiles + 1)
     }
 }
 

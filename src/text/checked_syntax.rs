@@ -1,0 +1,218 @@
+//! A template's syntax tree with a check of every value that an operation would go through.
+//!
+//! The engine pays for most of what it does, but not for going through a value's parts: a list may hold itself twice, sixty
+//! times over, and comparing it takes for ever. So whatever is compared, joined, sorted, formatted or made a part of
+//! something is first given to a filter, which counts the parts (`template_engine.rs` has it).
+
+use minijinja::machinery::ast::{
+    AutoEscape, BinOp, BinOpKind, Block, Break, Call, CallArg, CallBlock, Compare, CompareOp, Const, Continue, Do,
+    EmitExpr, EmitRaw, Expr, Extends, Filter, FilterBlock, ForLoop, FromImport, GetAttr, GetItem, IfCond, IfExpr,
+    Import, Include, List, Macro, Map, Set, SetBlock, Slice, Spanned, Stmt, Template, Test, Tuple, UnaryOp,
+    UnaryOpKind, Var, WithBlock,
+};
+
+/// The filter for what an operation goes through.
+pub(super) const OPERAND: &str = "checked";
+/// The filter for what becomes a part of another value.
+pub(super) const PART: &str = "checked_part";
+
+/// Filters that look at no part of what they are given.
+const SHALLOW: [&str; 7] = ["length", "count", "default", "d", "first", "last", "list"];
+/// Functions whose result holds their arguments.
+const HOLDING: [&str; 2] = ["namespace", "dict"];
+
+/// The same statement with checks.
+pub(super) fn stmt<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
+    match stmt {
+        Stmt::Template(s) => Stmt::Template(Spanned::new(Template { children: body(&s.children) }, s.span())),
+        // The formatter checks what is written.
+        Stmt::EmitExpr(s) => Stmt::EmitExpr(Spanned::new(EmitExpr { expr: expr(&s.expr) }, s.span())),
+        Stmt::EmitRaw(s) => Stmt::EmitRaw(Spanned::new(EmitRaw { raw: s.raw }, s.span())),
+        Stmt::ForLoop(s) => {
+            let for_loop = ForLoop {
+                target: target(&s.target),
+                iter: expr(&s.iter),
+                filter_expr: s.filter_expr.as_ref().map(expr),
+                recursive: s.recursive,
+                body: body(&s.body),
+                else_body: body(&s.else_body),
+            };
+            Stmt::ForLoop(Spanned::new(for_loop, s.span()))
+        }
+        Stmt::IfCond(s) => {
+            let (true_body, false_body) = (body(&s.true_body), body(&s.false_body));
+            Stmt::IfCond(Spanned::new(IfCond { expr: expr(&s.expr), true_body, false_body }, s.span()))
+        }
+        Stmt::WithBlock(s) => {
+            let assignments = s.assignments.iter().map(|(to, value)| (target(to), assigned(to, value))).collect();
+            Stmt::WithBlock(Spanned::new(WithBlock { assignments, body: body(&s.body) }, s.span()))
+        }
+        Stmt::Set(s) => {
+            Stmt::Set(Spanned::new(Set { target: target(&s.target), expr: assigned(&s.target, &s.expr) }, s.span()))
+        }
+        Stmt::SetBlock(s) => {
+            let filter = s.filter.as_ref().map(expr);
+            Stmt::SetBlock(Spanned::new(SetBlock { target: target(&s.target), filter, body: body(&s.body) }, s.span()))
+        }
+        Stmt::AutoEscape(s) => {
+            Stmt::AutoEscape(Spanned::new(AutoEscape { enabled: expr(&s.enabled), body: body(&s.body) }, s.span()))
+        }
+        Stmt::FilterBlock(s) => {
+            let block = FilterBlock { filter: expr(&s.filter), filter_span: s.filter_span, body: body(&s.body) };
+            Stmt::FilterBlock(Spanned::new(block, s.span()))
+        }
+        Stmt::Block(s) => {
+            Stmt::Block(Spanned::new(Block { name: s.name, required: s.required, body: body(&s.body) }, s.span()))
+        }
+        Stmt::Import(s) => Stmt::Import(Spanned::new(Import { expr: expr(&s.expr), name: target(&s.name) }, s.span())),
+        Stmt::FromImport(s) => {
+            let names = s.names.iter().map(|(name, alias)| (target(name), alias.as_ref().map(target))).collect();
+            Stmt::FromImport(Spanned::new(FromImport { expr: expr(&s.expr), names }, s.span()))
+        }
+        Stmt::Extends(s) => Stmt::Extends(Spanned::new(Extends { name: expr(&s.name) }, s.span())),
+        Stmt::Include(s) => {
+            Stmt::Include(Spanned::new(Include { name: expr(&s.name), ignore_missing: s.ignore_missing }, s.span()))
+        }
+        Stmt::Macro(s) => Stmt::Macro(Spanned::new(definition(s), s.span())),
+        Stmt::CallBlock(s) => {
+            let block = CallBlock {
+                call: Spanned::new(call(&s.call), s.call.span()),
+                call_expr_span: s.call_expr_span,
+                macro_decl: Spanned::new(definition(&s.macro_decl), s.macro_decl.span()),
+            };
+            Stmt::CallBlock(Spanned::new(block, s.span()))
+        }
+        Stmt::Continue(s) => Stmt::Continue(Spanned::new(Continue, s.span())),
+        Stmt::Break(s) => Stmt::Break(Spanned::new(Break, s.span())),
+        Stmt::Do(s) => Stmt::Do(Spanned::new(Do { call: Spanned::new(call(&s.call), s.call.span()) }, s.span())),
+    }
+}
+
+fn body<'a>(statements: &[Stmt<'a>]) -> Vec<Stmt<'a>> {
+    statements.iter().map(stmt).collect()
+}
+
+fn definition<'a>(d: &Macro<'a>) -> Macro<'a> {
+    let (args, defaults) = (d.args.iter().map(target).collect(), d.defaults.iter().map(expr).collect());
+    Macro { name: d.name, args, defaults, body: body(&d.body) }
+}
+
+/// What is assigned to a name, or to a part of a namespace.
+fn assigned<'a>(to: &Expr<'a>, value: &Expr<'a>) -> Expr<'a> {
+    if matches!(to, Expr::Var(_)) { expr(value) } else { checked(value, PART) }
+}
+
+/// What is assigned to, in which values are only looked up.
+fn target<'a>(to: &Expr<'a>) -> Expr<'a> {
+    match to {
+        Expr::List(e) => Expr::List(Spanned::new(List { items: e.items.iter().map(target).collect() }, e.span())),
+        Expr::Tuple(e) => Expr::Tuple(Spanned::new(Tuple { items: e.items.iter().map(target).collect() }, e.span())),
+        _ => expr(to),
+    }
+}
+
+/// Whether the expression gives nothing that has parts.
+fn is_scalar(e: &Expr<'_>) -> bool {
+    match e {
+        Expr::Const(_) | Expr::Compare(_) | Expr::Test(_) | Expr::UnaryOp(_) => true,
+        Expr::BinOp(e) => !matches!(e.op, BinOpKind::ScAnd | BinOpKind::ScOr | BinOpKind::Add | BinOpKind::Mul),
+        _ => false,
+    }
+}
+
+fn checked<'a>(e: &Expr<'a>, filter: &'static str) -> Expr<'a> {
+    if is_scalar(e) {
+        return expr(e);
+    }
+    Expr::Filter(Spanned::new(Filter { name: filter, expr: Some(expr(e)), args: Vec::new() }, e.span()))
+}
+
+fn operand<'a>(e: &Expr<'a>) -> Expr<'a> {
+    checked(e, OPERAND)
+}
+
+fn arguments<'a>(args: &[CallArg<'a>], filter: &'static str) -> Vec<CallArg<'a>> {
+    let argument = |arg: &CallArg<'a>| match arg {
+        CallArg::Pos(e) => CallArg::Pos(checked(e, filter)),
+        CallArg::Kwarg(name, e) => CallArg::Kwarg(name, checked(e, filter)),
+        CallArg::PosSplat(e) => CallArg::PosSplat(checked(e, filter)),
+        CallArg::KwargSplat(e) => CallArg::KwargSplat(checked(e, filter)),
+    };
+    args.iter().map(argument).collect()
+}
+
+fn call<'a>(c: &Call<'a>) -> Call<'a> {
+    let plain = c.args.iter().all(|arg| matches!(arg, CallArg::Pos(e) | CallArg::Kwarg(_, e) if is_scalar(e)));
+    let callee = match &c.expr {
+        // A method goes through its object to compare its parts with an argument. `self` only names blocks.
+        Expr::GetAttr(e) if !plain && !matches!(&e.expr, Expr::Var(v) if v.id == "self") => {
+            Expr::GetAttr(Spanned::new(GetAttr { expr: operand(&e.expr), name: e.name }, e.span()))
+        }
+        other => expr(other),
+    };
+    let holds = matches!(&c.expr, Expr::Var(v) if HOLDING.contains(&v.id));
+    Call { expr: callee, args: arguments(&c.args, if holds { PART } else { OPERAND }) }
+}
+
+/// The same expression with checks of its parts.
+fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
+    let parts = |items: &[Expr<'a>]| items.iter().map(|item| checked(item, PART)).collect::<Vec<_>>();
+    match e {
+        Expr::Var(e) => Expr::Var(Spanned::new(Var { id: e.id }, e.span())),
+        Expr::Const(e) => Expr::Const(Spanned::new(Const { value: e.value.clone() }, e.span())),
+        Expr::Slice(e) => {
+            let at = |e: &Option<Expr<'a>>| e.as_ref().map(expr);
+            let slice = Slice { expr: expr(&e.expr), start: at(&e.start), stop: at(&e.stop), step: at(&e.step) };
+            Expr::Slice(Spanned::new(slice, e.span()))
+        }
+        Expr::UnaryOp(e) => {
+            let op = if matches!(e.op, UnaryOpKind::Not) { UnaryOpKind::Not } else { UnaryOpKind::Neg };
+            Expr::UnaryOp(Spanned::new(UnaryOp { op, expr: expr(&e.expr) }, e.span()))
+        }
+        Expr::BinOp(e) => {
+            let (left, right) = (matches!(e.left, Expr::Const(_)), matches!(e.right, Expr::Const(_)));
+            // Something with parts differs from a constant without at the first look; a text is searched for what the
+            // other side is written as.
+            let shallow = match e.op {
+                BinOpKind::ScAnd | BinOpKind::ScOr => true,
+                BinOpKind::Eq | BinOpKind::Ne | BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte => {
+                    left || right
+                }
+                BinOpKind::In => left,
+                _ => false,
+            };
+            let side = |side| if shallow { expr(side) } else { operand(side) };
+            Expr::BinOp(Spanned::new(BinOp { op: e.op, left: side(&e.left), right: side(&e.right) }, e.span()))
+        }
+        Expr::Compare(e) => {
+            let ops = e.ops.iter().map(|op| CompareOp { op: op.op, expr: operand(&op.expr) }).collect();
+            Expr::Compare(Spanned::new(Compare { expr: operand(&e.expr), ops }, e.span()))
+        }
+        Expr::IfExpr(e) => {
+            let (test_expr, true_expr) = (expr(&e.test_expr), expr(&e.true_expr));
+            let chosen = IfExpr { test_expr, true_expr, false_expr: e.false_expr.as_ref().map(expr) };
+            Expr::IfExpr(Spanned::new(chosen, e.span()))
+        }
+        Expr::Filter(e) => {
+            let given = |given| if SHALLOW.contains(&e.name) { expr(given) } else { operand(given) };
+            let filter = Filter { name: e.name, expr: e.expr.as_ref().map(given), args: arguments(&e.args, OPERAND) };
+            Expr::Filter(Spanned::new(filter, e.span()))
+        }
+        Expr::Test(e) => {
+            let tested = if e.args.is_empty() { expr(&e.expr) } else { operand(&e.expr) };
+            Expr::Test(Spanned::new(Test { name: e.name, expr: tested, args: arguments(&e.args, OPERAND) }, e.span()))
+        }
+        Expr::GetAttr(e) => Expr::GetAttr(Spanned::new(GetAttr { expr: expr(&e.expr), name: e.name }, e.span())),
+        Expr::GetItem(e) => {
+            let item = GetItem { expr: expr(&e.expr), subscript_expr: operand(&e.subscript_expr) };
+            Expr::GetItem(Spanned::new(item, e.span()))
+        }
+        Expr::Call(e) => Expr::Call(Spanned::new(call(e), e.span())),
+        Expr::List(e) => Expr::List(Spanned::new(List { items: parts(&e.items) }, e.span())),
+        Expr::Tuple(e) => Expr::Tuple(Spanned::new(Tuple { items: parts(&e.items) }, e.span())),
+        Expr::Map(e) => {
+            let keys = e.keys.iter().map(operand).collect();
+            Expr::Map(Spanned::new(Map { keys, values: parts(&e.values) }, e.span()))
+        }
+    }
+}
