@@ -126,7 +126,7 @@ impl GpuProgram {
         gpu.now("a submission", || {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             self.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), steps);
-            gpu.queue.submit([encoder.finish()]);
+            gpu.submit(Some(encoder.finish()));
         })?;
         gpu.check()
     }

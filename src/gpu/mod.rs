@@ -25,6 +25,7 @@ mod readback;
 mod scope;
 mod source;
 mod twin;
+mod wait;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};

@@ -64,9 +64,8 @@ impl Program {
         }
         let on_host = |steps: &[Step]| steps.iter().any(|step| step.on_host);
         let timers = Timers::new((device, gpu), stages.iter().filter(|(_, steps)| !on_host(steps)).count()).await?;
-        let send = |encoder: wgpu::CommandEncoder| {
-            gpu.now("a submission", || gpu.queue.submit([encoder.finish()])).map(|_| ())
-        };
+        let send =
+            |encoder: wgpu::CommandEncoder| gpu.now("a submission", || gpu.submit(Some(encoder.finish()))).map(|_| ());
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {

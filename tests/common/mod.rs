@@ -6,3 +6,4 @@ pub mod engines;
 pub mod golden;
 pub mod smallest;
 pub mod tiny_model;
+pub mod within;
