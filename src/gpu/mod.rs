@@ -8,6 +8,7 @@ mod adapter;
 mod buffer;
 mod caps;
 mod case;
+mod cut;
 mod device;
 mod driver;
 mod encode;
@@ -36,8 +37,8 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, NoSelection,
-    Op, Order, PipelineKey, Selection, Variant, shader,
+    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoEffort, NoOrder,
+    NoSelection, Op, Order, PipelineKey, Selection, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
@@ -45,5 +46,5 @@ pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
-pub(crate) use kernel::{erase, host_slots, kernel};
+pub(crate) use kernel::{erase, host_slots, kernel, times};
 pub(crate) use source::wgsl;

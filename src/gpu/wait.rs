@@ -263,7 +263,7 @@ mod tests {
         while !progress.is_none() {
             thread::sleep(Duration::from_millis(1));
         }
-        assert!(progress.is_none() && start.elapsed() >= Duration::from_millis(700));
+        assert!(progress.is_none() && start.elapsed() >= Duration::from_millis(650));
         patience.set(None);
         assert!(!progress.is_none() && patience.deadline().is_none());
     }
