@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     smallest::{Alone, VOCAB, Way, all, gguf, gpu, lent, load, options, smallest},
     tiny_model::{Arch, TinyModel},
+    within::within,
 };
 use ferrum_wgpu::{
     engine::{Engine, EngineError, EngineOptions, GenerateOptions, KvLayout, Reply, SamplingOptions, Session},
@@ -327,8 +330,39 @@ fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
     }
 }
 
+/// How long these tests wait for a queue that hangs.
+const DEADLINE: Duration = Duration::from_millis(300);
+
+/// What makes a device useless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Lost,
+    Hangs,
+}
+
+impl End {
+    fn come_to(self, device: &Device) {
+        device.set_deadline(Some(DEADLINE));
+        match self {
+            Self::Lost => device.lose(),
+            Self::Hangs => device.hang(),
+        }
+    }
+
+    /// Whether it is what `error` says.
+    fn is_told(self, error: &EngineError) -> bool {
+        let EngineError::Gpu(gpu) = error else { return false };
+        let right = match **gpu {
+            GpuError::Lost(_) => self == Self::Lost,
+            GpuError::Hung { waited } => self == Self::Hangs && waited == DEADLINE,
+            _ => false,
+        };
+        right && error.needs_recovery()
+    }
+}
+
 /// A device is lost while sessions are served: all are told, and go on with another device.
-fn lost_and_recovered(first: &Device, second: &Device) {
+fn lost_and_recovered(first: &Device, second: &Device, end: End) {
     let file = gguf(&smallest(Arch::Qwen3Moe));
     let (model, mut alone) = model_on(&Device::cpu());
     drop(model);
@@ -344,7 +378,7 @@ fn lost_and_recovered(first: &Device, second: &Device) {
         for (i, reply) in replies.iter_mut().take(4).enumerate() {
             said.push(some(reply, 1 + i));
         }
-        first.lose();
+        end.come_to(first);
         for (i, reply) in replies.iter_mut().enumerate() {
             // What had been drawn before may come yet.
             let error = loop {
@@ -353,7 +387,7 @@ fn lost_and_recovered(first: &Device, second: &Device) {
                     Err(error) => break error,
                 }
             };
-            assert!(error.needs_recovery(), "{error}");
+            assert!(end.is_told(&error), "{error}");
             let error = block_on(reply.next()).expect_err("it has no more to say");
             assert!(matches!(error, EngineError::NoRequest), "{error}");
         }
@@ -362,14 +396,14 @@ fn lost_and_recovered(first: &Device, second: &Device) {
         for session in sessions {
             let before = session.tokens();
             let error = block_on(session.forward(&[7, 8])).expect_err("the device is lost");
-            assert!(error.needs_recovery() && session.tokens() == before, "{error}");
+            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
             let mut reply = session.generate(&[7], &Way::Greedy.tokens(2)).expect("a request");
             let error = block_on(all(&mut reply)).expect_err("the device is lost");
             drop(reply);
-            assert!(error.needs_recovery() && session.tokens() == before, "{error}");
+            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
         }
         let error = block_on(engine.prepare()).expect_err("the device is lost");
-        assert!(error.needs_recovery(), "{error}");
+        assert!(end.is_told(&error), "{error}");
     };
     still_lost(&mut sessions);
 
@@ -410,12 +444,22 @@ fn lost_and_recovered(first: &Device, second: &Device) {
 
 #[test]
 fn a_lost_device_is_told_to_all_and_another_takes_over() {
-    lost_and_recovered(&block_on(gpu()), &block_on(gpu()));
-    lost_and_recovered(&block_on(lent()), &Device::cpu());
+    within(Duration::from_secs(120), || {
+        lost_and_recovered(&block_on(gpu()), &block_on(gpu()), End::Lost);
+        lost_and_recovered(&block_on(lent()), &Device::cpu(), End::Lost);
+    });
 }
 
 #[test]
-fn a_device_that_is_lost_while_somebody_waits_for_it_holds_nobody_up() {
+fn a_queue_that_hangs_is_told_to_all_and_another_device_takes_over() {
+    within(Duration::from_secs(120), || {
+        lost_and_recovered(&block_on(gpu()), &Device::cpu(), End::Hangs);
+        lost_and_recovered(&block_on(lent()), &block_on(gpu()), End::Hangs);
+    });
+}
+
+/// Sessions wait in threads for a device that is lost then.
+fn holds_nobody_up(end: End) {
     for device in [block_on(gpu()), block_on(lent())] {
         let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
         let engine = engine(&model, &options(4, 200));
@@ -430,13 +474,39 @@ fn a_device_that_is_lost_while_somebody_waits_for_it_holds_nobody_up() {
                             break error;
                         }
                     };
-                    assert!(error.needs_recovery(), "{error}");
+                    assert!(end.is_told(&error), "{error}");
                 });
             }
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            device.lose();
+            std::thread::sleep(Duration::from_millis(300));
+            end.come_to(&device);
         });
     }
+}
+
+#[test]
+fn a_device_that_is_lost_while_somebody_waits_for_it_holds_nobody_up() {
+    within(Duration::from_secs(120), || holds_nobody_up(End::Lost));
+}
+
+#[test]
+fn a_queue_that_hangs_while_sessions_wait_holds_nobody_up() {
+    within(Duration::from_secs(120), || holds_nobody_up(End::Hangs));
+}
+
+#[test]
+fn a_queue_that_hangs_fails_what_is_loaded_and_made() {
+    within(Duration::from_secs(120), || {
+        for device in [block_on(gpu()), block_on(lent())] {
+            let file = gguf(&smallest(Arch::Qwen3Moe));
+            let engine = engine(&block_on(load(&device, &file)), &options(2, 32));
+            End::Hangs.come_to(&device);
+            let mut session = engine.session();
+            let error = block_on(session.forward(&prompt(1, 5))).expect_err("it hangs");
+            assert!(End::Hangs.is_told(&error) && session.is_empty(), "{error}");
+            let Err(error) = block_on(Model::load(&device, &file, |_, _| ())) else { panic!("it hangs") };
+            assert!(End::Hangs.is_told(&error.into()));
+        }
+    });
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         ("no run-ahead", EngineOptions { run_ahead: false, ..base.clone() }),
         ("host sampling", EngineOptions { host_sampling: true, ..base.clone() }),
         ("no sharing of prefixes", EngineOptions { prefix_sharing: false, ..base.clone() }),
-        ("a submission for each step", EngineOptions { max_submit: Duration::ZERO, ..base.clone() }),
+        ("every dispatch in pieces", EngineOptions { max_submit: Duration::ZERO, ..base.clone() }),
         ("profile", EngineOptions { profile: true, ..base.clone() }),
         (
             "rows one by one",
@@ -141,6 +141,28 @@ fn switches_that_keep_the_order_of_sums_change_no_bit() {
         check(&device, "moe-bf16-f16-tied", Tiers::SOFTWARE, true).await;
         check(&device, "llama-f16-f32-biases-linear", Tiers::GPU, true).await;
         check(&Device::cpu(), "moe-f32", Tiers::GPU, true).await;
+    });
+}
+
+#[test]
+fn dispatches_in_pieces_give_the_same_bits() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let goldens = goldens();
+        for name in ["moe-q4_k-q6_k", "qwen3-q5_0-q4_1-biases", "llama-q4_0-q5_1-freqs"] {
+            let model = tiny(&device, name).await;
+            let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
+            for tiers in [Tiers::GPU, Tiers::SOFTWARE] {
+                let base = options_for(golden, tiers);
+                let seen = see(&model, golden, &base).await;
+                for (indirect, max_submit) in [(false, Duration::ZERO), (true, Duration::from_nanos(1))] {
+                    let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.indirect = indirect) };
+                    let other = see(&model, golden, &small).await;
+                    assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}, {indirect}");
+                    assert!(other.bits() == seen.bits(), "{name}, {tiers:?}, {indirect}");
+                }
+            }
+        }
     });
 }
 

@@ -309,25 +309,50 @@ async fn stages(device: &Device, stages: usize) -> Plan {
 }
 
 #[test]
-fn parts_cover_the_plan_in_order() {
+fn a_program_is_sent_in_parts_of_its_work() {
     pollster::block_on(async {
-        let device = Device::cpu();
-        let program = prepared(&device, stages(&device, 5).await).await;
-        for (count, wanted) in [(1, vec![10]), (3, vec![3, 3, 4]), (10, vec![1; 10]), (99, vec![1; 10]), (0, vec![10])]
-        {
-            let parts: Vec<_> = program.parts(count).collect();
-            assert_eq!(parts.iter().map(ExactSizeIterator::len).collect::<Vec<_>>(), wanted, "{count}");
-            assert_eq!(parts.into_iter().flatten().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        assert!(Program::new(&Device::cpu()).shares().is_empty());
+        for (device, indirect) in [(gpu().await, false), (gpu().await, true), (Device::cpu(), true)] {
+            let how = How { indirect, ..ALL_ON_DEVICE };
+            let wanted = bits(&output(&device, how).await);
+            let layer = Layer::new(&device).await;
+            let mut program = prepared(&device, layer.plan(how)).await;
+            assert_eq!((program.parts(), program.shares()), (1, vec![1.0]));
+            for parts in [2, 3, 7, 20, 1000, usize::MAX, 1] {
+                program.cut(&device, parts).await.expect("a program");
+                let shares = program.shares();
+                assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
+                // A workgroup of the GEMM is the largest piece that cannot be cut.
+                let most = shares.iter().copied().fold(0.0, f64::max);
+                assert!(most <= f64::max(1.000_001 / parts as f64, 0.05), "{parts}: {shares:?}");
+                assert!(
+                    shares.len() >= parts.min(20) && shares.len() <= parts.saturating_mul(2),
+                    "{parts}: {shares:?}"
+                );
+                // What it is prepared for later is cut too.
+                for _ in 0..2 {
+                    device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+                    program.submit(&device).expect("it runs");
+                    assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}, {parts}");
+                    program.prepare(&device, layer.plan(how)).await.expect("a program");
+                    assert_eq!((program.parts(), program.shares()), (parts, shares.clone()));
+                }
+            }
+            // Step by step, as for steps on the host.
+            program.cut(&device, usize::MAX).await.expect("a program");
+            device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+            for step in 0..3 {
+                program.run_steps(&device, step..step + 1).await.expect("it runs");
+            }
+            assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}");
+            // Without memory for so many parameters it does nothing.
+            let mut program = prepared(&device, stages(&device, 200).await).await;
+            device.fail_allocations_after(0);
+            let result = program.cut(&device, usize::MAX).await;
+            device.fail_allocations_after(u64::MAX);
+            assert!(device.is_cpu() || matches!(result, Err(GpuError::OutOfMemory { .. })), "{result:?}");
+            assert_eq!(program.plan().steps().is_empty(), !device.is_cpu());
         }
-        assert_eq!(Program::new(&device).parts(4).count(), 0);
-        let device = gpu().await;
-        let wanted = output(&device, ALL_ON_DEVICE).await;
-        let layer = Layer::new(&device).await;
-        let program = prepared(&device, layer.plan(ALL_ON_DEVICE)).await;
-        for part in program.parts(2) {
-            program.submit_steps(&device, part).expect("it runs");
-        }
-        assert_eq!(bits(&read(&device, &layer.y).await), bits(&wanted));
     });
 }
 

@@ -32,7 +32,7 @@ impl Code {
         (Self::Model, "the model file is missing, unreadable, invalid or not supported"),
         (Self::Device, "no suitable device, or no such device"),
         (Self::Memory, "out of memory, a buffer larger than the device allows, or a model that does not fit"),
-        (Self::Lost, "the device was lost"),
+        (Self::Lost, "the device was lost, or hangs"),
         (Self::SelfTest, "a self-test failed"),
         (Self::Interrupted, "interrupted by Ctrl-C"),
     ];
@@ -146,7 +146,7 @@ fn gpu_code(error: &GpuError) -> Code {
     match error {
         GpuError::NoAdapter | GpuError::NoSuchDevice { .. } | GpuError::RequestDevice { .. } => Code::Device,
         GpuError::TooLarge { .. } | GpuError::OutOfMemory { .. } => Code::Memory,
-        GpuError::Lost(_) => Code::Lost,
+        GpuError::Lost(_) | GpuError::Hung { .. } => Code::Lost,
         GpuError::Host(_) => Code::Model,
         _ => Code::Runtime,
     }
@@ -164,6 +164,20 @@ mod tests {
     fn sources_follow_unless_said_already() {
         let error = Layer("cannot read x", Some(Box::new(Layer("read x", Some(Box::new(Layer("gone", None)))))));
         assert_eq!(chain(&error), "cannot read x: gone");
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_its_own_code() {
+        let hung = || GpuError::Hung { waited: std::time::Duration::from_secs(30) };
+        for failure in [
+            Failure::from(hung()),
+            Failure::from(GpuError::Lost("reset".to_owned())),
+            Failure::from(ModelError::Gpu(hung())),
+            Failure::from(EngineError::from(hung())),
+            Failure::from(EngineError::DeviceLost),
+        ] {
+            assert!(matches!(failure, Failure::Error(Code::Lost, _)), "{failure:?}");
+        }
     }
 
     #[test]

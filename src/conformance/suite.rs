@@ -101,7 +101,9 @@ impl Suite {
                 let case = trial.name.clone();
                 outcomes.push(match trial.run(device).await {
                     Ok(outcome) => outcome,
-                    Err(fatal @ (GpuError::Lost(_) | GpuError::OutOfMemory { .. })) => return Err(fatal),
+                    Err(fatal @ (GpuError::Lost(_) | GpuError::Hung { .. } | GpuError::OutOfMemory { .. })) => {
+                        return Err(fatal);
+                    }
                     Err(error) => Outcome { case, worst: f64::INFINITY, at: error.to_string() },
                 });
             }

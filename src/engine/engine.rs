@@ -109,6 +109,11 @@ impl Engine {
         (pool.blocks(), pool.free())
     }
 
+    /// Requests that are served or wait.
+    pub fn requests(&self) -> usize {
+        self.schedule().scheduler.requests()
+    }
+
     /// How the KV cache is stored.
     pub async fn kv_type(&self) -> KvType {
         self.shared.drive.with(|runner| runner.kv().shape.ty).await

@@ -107,7 +107,7 @@ pub enum EngineError {
 impl EngineError {
     /// Whether the device is lost, so that every request fails until [`Engine::recover`](super::Engine::recover).
     pub fn needs_recovery(&self) -> bool {
-        matches!(self, Self::Gpu(error) if matches!(**error, GpuError::Lost(_)))
+        matches!(self, Self::Gpu(error) if error.is_loss())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The passes of one kind: their buffers, and the program that is kept ready.
 
-use super::EngineOptions;
+use std::mem;
+
+use super::{EngineOptions, pace::steady_parts};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{Reduce, attn::CHUNK, sample},
@@ -61,7 +63,7 @@ impl Lane {
         Ok(Self { kind, room, activations, program: Program::new(device), pass: None, logits })
     }
 
-    /// Makes the program that computes `batch` ready.
+    /// Makes the program that computes `batch` ready, to be sent in `parts` submissions or a few more.
     pub(super) async fn prepare(
         &mut self,
         model: &Model,
@@ -69,15 +71,20 @@ impl Lane {
         sampling: &Sampling,
         options: &EngineOptions,
         batch: &Batch,
+        parts: usize,
     ) -> Result<(), GpuError> {
         let (device, pass) = (model.device(), batch.pass(self.kind));
-        if self.pass == Some(pass) {
+        let parts = steady_parts(self.program.parts(), parts);
+        if self.pass == Some(pass) && self.program.parts() == parts {
             return Ok(());
         }
-        let plan = self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?;
         // Should this future be dropped, the program is prepared again.
-        self.pass = None;
-        self.program.prepare(device, plan).await?;
+        let same_plan = mem::take(&mut self.pass) == Some(pass);
+        if !same_plan {
+            let plan = self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?;
+            self.program.prepare(device, plan).await?;
+        }
+        self.program.cut(device, parts).await?;
         self.pass = Some(pass);
         Ok(())
     }

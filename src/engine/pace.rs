@@ -144,6 +144,14 @@ impl Pace {
     }
 }
 
+/// In how many parts a pass is sent that is sent in `now` and needs `needed`: a power of two, and no fewer than now where
+/// that is no more than twice as many, so that a program is seldom cut anew.
+pub(super) fn steady_parts(now: usize, needed: usize) -> usize {
+    let least = needed.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+    let keeps = least > 1 && now >= least && now / 2 <= least && (now == usize::MAX) == (least == usize::MAX);
+    if keeps { now } else { least }
+}
+
 fn parts(seconds: Option<f64>, limit: Duration) -> usize {
     let limit = limit.as_secs_f64();
     match seconds {
@@ -170,6 +178,18 @@ mod tests {
         let slow = Pace { prompt_row: Some(1.0), ..Pace::default() };
         assert_eq!((slow.prompt_rows(512, LIMIT), slow.prompt_rows(8, LIMIT)), (FEWEST_ROWS, 8));
         assert_eq!(Pace::default().prompt_parts(5, Duration::ZERO), usize::MAX);
+    }
+
+    #[test]
+    fn parts_change_seldom() {
+        let mut now = 1;
+        let sent = [1, 2, 3, 4, 2, 3, 1, 1, 9, 16, 5, 4, usize::MAX, 100, 40].map(|needed| {
+            now = steady_parts(now, needed);
+            assert!(now >= needed);
+            now
+        });
+        assert_eq!(sent, [1, 2, 4, 4, 4, 4, 1, 1, 16, 16, 16, 4, usize::MAX, 128, 128]);
+        assert_eq!(steady_parts(0, 0), 1);
     }
 
     #[test]

@@ -210,9 +210,15 @@ impl Runner {
             self.sampling.history = History::for_all(device, self.options.sequences, vocab).await?;
             self.lanes.iter_mut().for_each(Lane::forget_program);
         }
-        for (lane, batch) in self.lanes.iter_mut().zip(&work.batches) {
-            if batch.len() > 0 {
-                lane.prepare(&self.model, &self.kv, &self.sampling, &self.options, batch).await?;
+        let limit = self.options.max_submit;
+        for ((kind, lane), batch) in KINDS.into_iter().zip(&mut self.lanes).zip(&work.batches) {
+            let rows = batch.len();
+            if rows > 0 {
+                let parts = match kind {
+                    Kind::Prompt => self.pace.prompt_parts(rows, limit),
+                    Kind::Drawn => self.pace.drawn_parts(limit),
+                };
+                lane.prepare(&self.model, &self.kv, &self.sampling, &self.options, batch, parts).await?;
             }
         }
         self.copies.prepare(&self.model, &self.kv, &step.copies).await
@@ -329,20 +335,11 @@ impl Runner {
             if rows == 0 {
                 continue;
             }
-            let limit = self.options.max_submit;
-            let parts = match kind {
-                Kind::Prompt => self.pace.prompt_parts(rows, limit),
-                Kind::Drawn => self.pace.drawn_parts(limit),
-            };
             if self.options.profile {
                 let stages = lane.program.profile(device).await?;
                 self.profile.add(Phase::of(kind, rows), rows, &stages);
-            } else if lane.program.has_host_steps() {
-                lane.program.run(device).await?;
             } else {
-                for part in lane.program.parts(parts) {
-                    lane.program.submit_steps(device, part)?;
-                }
+                lane.program.run(device).await?;
             }
         }
         Ok(())

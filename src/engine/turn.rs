@@ -67,7 +67,7 @@ impl<S: Deref<Target = SharedSchedule>> Turn<'_, S> {
         let ready = self.runner.prepare(step, &work).await.and_then(|()| self.runner.write(step, &work));
         match ready {
             Ok(()) => Some(work),
-            Err(error @ GpuError::Lost(_)) => {
+            Err(error) if error.is_loss() => {
                 self.forget_device(error);
                 None
             }
@@ -83,7 +83,7 @@ impl<S: Deref<Target = SharedSchedule>> Turn<'_, S> {
     fn sent(&mut self, step: &Step, work: Work, submitted: Moment, sent: Result<(), GpuError>) {
         match sent.and_then(|()| self.runner.take_off(step, work, submitted)) {
             Ok(()) => self.schedule().sent(step),
-            Err(error @ GpuError::Lost(_)) => self.forget_device(error),
+            Err(error) if error.is_loss() => self.forget_device(error),
             Err(error) => self.schedule().fail(step, &Arc::new(error)),
         }
     }

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use super::{
@@ -172,6 +173,20 @@ impl Device {
         self.gpu().is_none()
     }
 
+    /// How long its queue may do nothing while it is waited for, before it is taken for one that hangs
+    /// ([`GpuError::Hung`]): half a minute on GPUs and ten on software drivers, if nobody says otherwise. `None`: without
+    /// end. In a browser, where there is no clock, and for the twins, it has no effect.
+    pub fn set_deadline(&self, deadline: Option<Duration>) {
+        if let Some(gpu) = self.gpu() {
+            gpu.patience.set(deadline);
+        }
+    }
+
+    /// What [`Device::set_deadline`] sets; none for the twins.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.gpu()?.patience.deadline()
+    }
+
     /// Times that the host waited for the device until now; for the twins never.
     pub fn waits(&self) -> u64 {
         self.gpu().map_or(0, Gpu::waits)
@@ -226,6 +241,13 @@ impl Device {
     pub fn lose(&self) {
         if let Some(gpu) = self.gpu() {
             gpu.destroy();
+        }
+    }
+
+    /// For tests: from now on its queue gives no answer any more, as one that hangs. The twins have none.
+    pub fn hang(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.patience.hang();
         }
     }
 

@@ -1,25 +1,19 @@
-//! A wgpu device with its queue: its errors, its loss, and waiting for it. The device is ours, or an application's that we
-//! are guests of.
+//! A wgpu device with its queue: its errors and its loss. The device is ours, or an application's that we are guests of.
 
 use std::{
-    any::Any,
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    time::Duration,
 };
-
-use futures_channel::oneshot;
 
 use super::{
     GpuError,
     device::Created,
     pipeline::PipelineCache,
     scope::{Caught, caught},
+    wait::Patience,
 };
 
 /// A wgpu device with its queue.
@@ -33,13 +27,14 @@ pub(crate) struct Gpu {
     pub(crate) software: bool,
     pub(crate) allowance: Allowance,
     pub(crate) made: Made,
+    pub(crate) patience: Patience,
     owner: Owner,
     /// The reason of the device's loss, or the first error that no scope caught.
     fault: Arc<Mutex<Option<Fault>>>,
     /// Times that somebody waited.
-    waits: AtomicU64,
+    pub(super) waits: AtomicU64,
     /// Bytes written that the queue has not been waited for, and the most that these have been.
-    uploading: AtomicU64,
+    pub(super) uploading: AtomicU64,
     most_uploading: AtomicU64,
     /// What a browser has not told yet of calls that could not wait for it.
     unanswered: Mutex<Vec<Caught>>,
@@ -59,8 +54,26 @@ enum Owner {
 
 #[derive(Debug)]
 enum Fault {
-    Lost(String),
+    Lost(Loss),
     Uncaptured(GpuError),
+}
+
+/// How a device was lost.
+#[derive(Clone, Debug)]
+pub(super) enum Loss {
+    /// Somebody said so.
+    Told(String),
+    /// Its queue did nothing for so long.
+    Hung(Duration),
+}
+
+impl Loss {
+    fn error(&self) -> GpuError {
+        match self {
+            Self::Told(message) => GpuError::Lost(message.clone()),
+            Self::Hung(waited) => GpuError::Hung { waited: *waited },
+        }
+    }
 }
 
 /// How many more allocations succeed: how tests make memory run out.
@@ -117,13 +130,15 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Gpu {
     fn new(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, owner: Owner) -> Self {
+        let software = info.device_type == wgpu::DeviceType::Cpu;
         Self {
             device,
             queue,
             pipelines: PipelineCache::default(),
             name: info.name.clone(),
             fingerprint: format!("{ENGINE}; {}; {}; {} {}", info.backend, info.name, info.driver, info.driver_info),
-            software: info.device_type == wgpu::DeviceType::Cpu,
+            software,
+            patience: Patience::new(software),
             allowance: Allowance::new(),
             made: Made::default(),
             owner,
@@ -141,7 +156,7 @@ impl Gpu {
         let (lost, uncaptured) = (Arc::clone(&gpu.fault), Arc::clone(&gpu.fault));
         gpu.device.set_device_lost_callback(move |reason, message| {
             if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
-                *lock(&lost) = Some(Fault::Lost(message));
+                *lock(&lost) = Some(Fault::Lost(Loss::Told(message)));
             }
         });
         gpu.device.on_uncaptured_error(Arc::new(move |error| {
@@ -171,13 +186,17 @@ impl Gpu {
         let ((), caught) = self::caught(&device, || queue.write_buffer(&probe, 0, &[]));
         let gpu = Self::new(info, device, queue, Owner::Application { probe });
         match caught.error_now() {
-            Ok(Some(error)) => Err(gpu.lose(error.to_string())),
+            Ok(Some(error)) => Err(gpu.lose(Loss::Told(error.to_string()))),
             _ => Ok(gpu),
         }
     }
 
-    /// Makes `calls` without waiting, and gives their error. In a browser it is the next wait that gives it.
+    /// Makes `calls` without waiting, and gives their error. In a browser it is the next wait that gives it. Nothing is asked
+    /// of a device that is lost: a driver may not come back from a submission to a queue that hangs.
     pub(crate) fn now<R>(&self, what: &str, calls: impl FnOnce() -> R) -> Result<R, GpuError> {
+        if let Some(lost) = self.known_loss() {
+            return Err(lost);
+        }
         let (value, caught) = caught(&self.device, calls);
         match caught.error_now() {
             Ok(None) => Ok(value),
@@ -233,29 +252,6 @@ impl Gpu {
         Ok(all >= UPLOAD_IN_FLIGHT)
     }
 
-    /// Submits what was written and waits for it.
-    pub(crate) async fn flush(&self) -> Result<(), GpuError> {
-        self.now("a write", || self.queue.submit([]))?;
-        self.wait().await
-    }
-
-    /// Waits until all submitted work is done, and reports what went wrong in it.
-    pub(crate) async fn wait(&self) -> Result<(), GpuError> {
-        let (sender, mut receiver) = oneshot::channel();
-        // What others write meanwhile may not be done then.
-        let written = self.uploading.load(Ordering::Relaxed);
-        self.now("a wait", || {
-            self.queue.on_submitted_work_done(move || {
-                let _ = sender.send(());
-            });
-        })?;
-        self.finish(&mut receiver, None).await?;
-        // Two that wait at once may both have counted the same.
-        let less = |left: u64| Some(left.saturating_sub(written));
-        let _ = self.uploading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        Ok(())
-    }
-
     /// The most bytes that were written and not waited for.
     pub(crate) fn most_uploading(&self) -> u64 {
         self.most_uploading.load(Ordering::Relaxed)
@@ -266,81 +262,48 @@ impl Gpu {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Drives the device until `receiver` has its answer, which comes when `submission` is done, or all are. May be dropped
-    /// and called again.
-    pub(crate) async fn finish<T>(
-        &self,
-        receiver: &mut oneshot::Receiver<T>,
-        submission: Option<wgpu::SubmissionIndex>,
-    ) -> Result<T, GpuError> {
-        self.check()?;
-        self.waits.fetch_add(1, Ordering::Relaxed);
+    /// The errors of calls that could not wait for them.
+    pub(super) async fn errors_told_later(&self) -> Result<(), GpuError> {
         loop {
-            let Some(later) = lock(&self.unanswered).pop() else { break };
+            let Some(later) = lock(&self.unanswered).pop() else { return Ok(()) };
             if let Some(error) = later.error().await {
                 return Err(self.blame(GpuError::from_wgpu(error, "a submission")));
             }
         }
-        if matches!(self.owner, Owner::Application { .. }) {
-            return poll_fn(|context| self.look(receiver, context)).await;
-        }
-        // Natively callbacks run inside poll; in a browser the event loop runs them.
-        self.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })?;
-        self.check()?;
-        receiver.await.map_err(|_| self.dropped())
     }
 
-    /// Looks for an answer without blocking. Natively nobody else may be polling, so that it is looked for again as soon as
-    /// the executor likes; in a browser that would keep the event loop from running.
-    fn look<T>(&self, receiver: &mut oneshot::Receiver<T>, context: &mut Context<'_>) -> Poll<Result<T, GpuError>> {
-        let polled = if cfg!(target_arch = "wasm32") { None } else { Some(self.poll(wgpu::PollType::Poll)?) };
-        if let Poll::Ready(answer) = Pin::new(receiver).poll(context) {
-            return Poll::Ready(answer.map_err(|_| self.dropped()));
-        }
-        if let Some(status) = polled {
-            if status.is_queue_empty() {
-                // The answer is on its way from another thread's poll, or the device is lost.
-                self.check()?;
-            }
-            std::thread::yield_now();
-            context.waker().wake_by_ref();
-        }
-        Poll::Pending
-    }
-
-    /// Runs the callbacks of what is done.
-    pub(crate) fn poll(&self, how: wgpu::PollType) -> Result<wgpu::PollStatus, GpuError> {
-        // wgpu panics where a driver reports here that the device is lost. What panics in a callback is not ours.
-        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
-            Ok(Ok(status)) => Ok(status),
-            Ok(Err(error)) => Err(self.lose(error.to_string())),
-            Err(panic) if is_of_poll(&*panic) => Err(self.lose("the driver reported it in a wait".to_owned())),
-            Err(panic) => resume_unwind(panic),
-        }
+    pub(super) fn is_of_application(&self) -> bool {
+        matches!(self.owner, Owner::Application { .. })
     }
 
     /// Destroys a device of ours; one of an application is only refused from now on.
     pub(crate) fn destroy(&self) {
-        if matches!(self.owner, Owner::Us) {
+        if !self.is_of_application() {
             self.device.destroy();
         }
-        self.lose("it was destroyed".to_owned());
+        self.lose(Loss::Told("it was destroyed".to_owned()));
     }
 
-    fn dropped(&self) -> GpuError {
+    pub(super) fn dropped(&self) -> GpuError {
         self.blame(GpuError::Lost("the driver dropped a request".to_owned()))
     }
 
     /// Takes the device for lost, if nothing has told more of it before.
-    pub(crate) fn lose(&self, message: String) -> GpuError {
+    pub(super) fn lose(&self, loss: Loss) -> GpuError {
         let mut fault = lock(&self.fault);
         match &*fault {
-            Some(Fault::Lost(first)) => GpuError::Lost(first.clone()),
+            Some(Fault::Lost(first)) => first.error(),
             _ => {
-                *fault = Some(Fault::Lost(message.clone()));
-                GpuError::Lost(message)
+                let error = loss.error();
+                *fault = Some(Fault::Lost(loss));
+                error
             }
         }
+    }
+
+    /// Whether it was lost by hanging.
+    pub(super) fn has_hung(&self) -> bool {
+        matches!(&*lock(&self.fault), Some(Fault::Lost(Loss::Hung(_))))
     }
 
     /// The first error that no scope caught, once; a lost device stays lost.
@@ -360,10 +323,15 @@ impl Gpu {
 
     /// The device's loss, once there is one.
     fn lost(&self) -> Option<GpuError> {
-        if let Some(Fault::Lost(message)) = &*lock(&self.fault) {
-            return Some(GpuError::Lost(message.clone()));
+        let lose = || self.lose(Loss::Told("the application's device is lost or destroyed".to_owned()));
+        self.known_loss().or_else(|| self.refuses_in_silence().then(lose))
+    }
+
+    fn known_loss(&self) -> Option<GpuError> {
+        match &*lock(&self.fault) {
+            Some(Fault::Lost(loss)) => Some(loss.error()),
+            _ => None,
         }
-        self.refuses_in_silence().then(|| self.lose("the application's device is lost or destroyed".to_owned()))
     }
 
     /// Whether an application's device is lost, of which only its owner is told. wgpu says nothing of any call on a lost
@@ -377,9 +345,4 @@ impl Gpu {
         let ((), caught) = caught(&self.device, || self.queue.write_buffer(probe, 1, &[]));
         matches!(caught.error_now(), Ok(None))
     }
-}
-
-/// Whether a panic is wgpu's way to say that a poll failed.
-fn is_of_poll(panic: &(dyn Any + Send)) -> bool {
-    panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("Error in Device::poll"))
 }

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What can go wrong below the kernels: adapters, devices, memory, shaders, submission.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +128,21 @@ pub enum GpuError {
     /// The device is gone: driver reset, removal, or time limit.
     #[error("the GPU device was lost: {0}")]
     Lost(String),
+    /// The device's queue has done nothing for as long as it may take
+    /// ([`Device::set_deadline`](super::Device::set_deadline)): the device is taken for lost.
+    #[error("the GPU device hangs: it has done nothing for {waited:?}")]
+    Hung {
+        /// How long it was waited for.
+        waited: Duration,
+    },
 }
 
 impl GpuError {
+    /// Whether the device is gone, so that it fails every call from now on.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Hung { .. })
+    }
+
     /// wgpu's error, met while doing `what`.
     pub(crate) fn from_wgpu(error: wgpu::Error, what: impl fmt::Display) -> Self {
         match error {

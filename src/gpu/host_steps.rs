@@ -40,7 +40,7 @@ impl HostSteps {
                 encoder.copy_buffer_to_buffer(source, 0, target, to, bytes);
                 to += bytes;
             }
-            gpu.queue.submit([encoder.finish()]);
+            gpu.submit(Some(encoder.finish()));
             to
         })?;
         let words = self.readback.read(device, &self.gathered, bytes / 4).await?;

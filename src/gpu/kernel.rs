@@ -45,8 +45,10 @@ pub trait Kernel: Copy + Debug + Send + Sync + 'static {
     fn order(variant: Self::Variant) -> Order;
     /// What a variant's shader is made of.
     fn source(variant: Self::Variant) -> Source;
-    /// How many workgroups a dispatch has.
+    /// How many workgroups a dispatch has. None may depend on what another of it does: a dispatch may be sent in pieces.
     fn grid(variant: Self::Variant, params: &Self::Params) -> Grid;
+    /// About how many multiply-adds a dispatch takes, or what costs as much.
+    fn work(variant: Self::Variant, params: &Self::Params) -> u64;
     /// What a dispatch reads only a part of.
     fn selected(variant: Self::Variant, params: &Self::Params) -> Option<Selection>;
     /// The twin: the kernel's definition in plain Rust, on the same parameters and buffers.
@@ -140,6 +142,21 @@ pub trait NoSelection: Kernel {
     }
 }
 impl<K: Kernel> NoSelection for K {}
+
+/// Stands in for the function `effort` of a kernel whose invocations do only a little each.
+pub trait NoEffort: Kernel {
+    #[doc(hidden)]
+    fn effort(variant: Self::Variant, params: &Self::Params) -> u64 {
+        let (grid, workgroup) = (Self::grid(variant, params), <Self as Kernel>::source(variant).workgroup());
+        times([grid.x, grid.y, workgroup, 4])
+    }
+}
+impl<K: Kernel> NoEffort for K {}
+
+/// The product of counts.
+pub(crate) fn times<const N: usize>(counts: [u32; N]) -> u64 {
+    counts.into_iter().fold(1, |product: u64, count| product.saturating_mul(count.into()))
+}
 
 /// How a binding is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +296,8 @@ pub trait Op: Debug + Send + Sync {
     fn shape(&self) -> String;
     /// Its grid.
     fn grid(&self) -> Grid;
+    /// [`Kernel::work`].
+    fn work(&self) -> u64;
     /// [`Kernel::selected`].
     fn selection(&self) -> Option<Selection>;
     /// Runs the twin.
@@ -331,6 +350,9 @@ impl<K: Kernel> Op for Dispatch<K> {
     }
     fn grid(&self) -> Grid {
         K::grid(self.variant, &self.params)
+    }
+    fn work(&self) -> u64 {
+        K::work(self.variant, &self.params)
     }
     fn selection(&self) -> Option<Selection> {
         K::selected(self.variant, &self.params)
@@ -400,8 +422,8 @@ pub(crate) fn check_aliases(
 
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
 /// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; those for
-/// [`Kernel::expected`], [`Kernel::order`] and [`Kernel::selected`] are called `definition`, `summation` and `selection`,
-/// and may be missing.
+/// [`Kernel::expected`], [`Kernel::order`], [`Kernel::selected`] and [`Kernel::work`] are called `definition`, `summation`,
+/// `selection` and `effort`, and may be missing.
 ///
 /// ```text
 /// kernel! {
@@ -502,6 +524,11 @@ macro_rules! kernel {
             }
             fn source(variant: $Variant) -> $crate::gpu::Source { $Kernel::source(variant) }
             fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
+            fn work(variant: $Variant, params: &Params) -> u64 {
+                #[allow(unused_imports)]
+                use $crate::gpu::NoEffort as _;
+                $Kernel::effort(variant, params)
+            }
             fn selected(variant: $Variant, params: &Params) -> Option<$crate::gpu::Selection> {
                 #[allow(unused_imports)]
                 use $crate::gpu::NoSelection as _;

@@ -8,6 +8,7 @@ mod adapter;
 mod buffer;
 mod caps;
 mod case;
+mod cut;
 mod device;
 mod driver;
 mod encode;
@@ -26,6 +27,7 @@ mod readback;
 mod scope;
 mod source;
 mod twin;
+mod wait;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
@@ -36,8 +38,8 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoOrder, NoSelection,
-    Op, Order, PipelineKey, Selection, Variant, shader,
+    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoEffort, NoOrder,
+    NoSelection, Op, Order, PipelineKey, Selection, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
@@ -45,7 +47,7 @@ pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
-pub(crate) use kernel::{erase, host_slots, kernel};
+pub(crate) use kernel::{erase, host_slots, kernel, times};
 pub(crate) use plan::HostAction;
 pub(crate) use profile::FROM_HOST;
 pub(crate) use source::wgsl;

@@ -20,6 +20,7 @@ use super::{
     driver::{Gpu, Made, lock},
     kernel::{Access, Op, PipelineKey},
     scope::caught,
+    source::FIRST_BYTES,
 };
 
 /// A compiled kernel variant and the layout of its bindings.
@@ -123,7 +124,7 @@ impl Pipeline {
             ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size },
             count: None,
         };
-        let params = NonZeroU64::new(op.params().len() as u64);
+        let params = NonZeroU64::new((op.params().len() + FIRST_BYTES) as u64);
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true, params)];
         for (binding, number) in op.bindings().iter().filter(|b| b.present).zip(1..) {
             let read_only = binding.access == Access::Read;

@@ -81,9 +81,8 @@ impl Program {
         let on_host = |range: &Range<usize>, steps: &[Step]| range.is_empty() || steps.iter().any(|step| step.on_host);
         let on_gpu = stages.iter().filter(|(range, steps)| !on_host(range, steps)).count();
         let timers = Timers::new((device, gpu), on_gpu).await?;
-        let send = |encoder: wgpu::CommandEncoder| {
-            gpu.now("a submission", || gpu.queue.submit([encoder.finish()])).map(|_| ())
-        };
+        let send =
+            |encoder: wgpu::CommandEncoder| gpu.now("a submission", || gpu.submit(Some(encoder.finish()))).map(|_| ());
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {

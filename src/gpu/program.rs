@@ -1,14 +1,18 @@
 //! A plan made ready for a device, and its running: compute passes on a GPU, or the twins one after the other.
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
-use super::{Device, GpuError, Plan, Step, buffer::Identity, encode::GpuProgram, host_steps::HostSteps, twin};
+use super::{
+    Device, GpuError, Plan, Step, buffer::Identity, cut::cut, encode::GpuProgram, host_steps::HostSteps, twin,
+};
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
 #[derive(Debug)]
 pub struct Program {
     device: Identity,
     plan: Plan,
+    /// See [`Program::cut`].
+    parts: usize,
     pub(super) gpu: Option<GpuProgram>,
     /// What steps on the host need, where there are some beside a GPU's.
     pub(super) host: Option<HostSteps>,
@@ -18,7 +22,7 @@ impl Program {
     /// A program that does nothing yet.
     pub fn new(device: &Device) -> Self {
         let gpu = device.gpu().map(|_| GpuProgram::default());
-        Self { device: device.identity().clone(), plan: Plan::default(), gpu, host: None }
+        Self { device: device.identity().clone(), plan: Plan::default(), parts: 1, gpu, host: None }
     }
 
     /// The plan it runs.
@@ -42,7 +46,7 @@ impl Program {
         }
         device.pending().await;
         if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
-            program.prepare(gpu, device.caps(), &plan).await?;
+            program.prepare(gpu, device.caps(), &plan, self.parts).await?;
             self.host = HostSteps::new(device, gpu, &plan).await?;
         }
         self.plan = plan;
@@ -55,12 +59,43 @@ impl Program {
         self.host.is_some() || self.plan.steps.iter().any(|step| step.before.is_some())
     }
 
-    /// The plan's steps in `count` ranges of about as many steps, in order, for as many submissions: a driver may end
-    /// one that takes seconds. Fewer where there are fewer steps.
-    pub fn parts(&self, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (steps, count) = (self.plan.steps.len(), count.max(1));
-        let count = count.min(steps);
-        (0..count).map(move |i| i * steps / count..(i + 1) * steps / count)
+    /// Has this plan, and those that it is prepared for later, sent to a GPU in about `parts` submissions of as much work
+    /// each, `usize::MAX` being as many as there can be: a driver may end one that takes seconds. None does more than its
+    /// share: a dispatch of more is sent in pieces of its grid, down to a workgroup or to a 64th.
+    ///
+    /// # Errors
+    /// Those of [`Program::prepare`]. The program then does nothing.
+    pub async fn cut(&mut self, device: &Device, parts: usize) -> Result<(), GpuError> {
+        self.is_of(device)?;
+        if self.parts == parts.max(1) {
+            return Ok(());
+        }
+        self.parts = parts.max(1);
+        let (plan, host) = (mem::take(&mut self.plan), self.host.take());
+        device.pending().await;
+        if let (Some(program), Some(gpu)) = (&mut self.gpu, device.gpu()) {
+            program.prepare(gpu, device.caps(), &plan, self.parts).await?;
+        }
+        (self.plan, self.host) = (plan, host);
+        Ok(())
+    }
+
+    /// What [`Program::cut`] asked for.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// The share of the plan's work, as it is estimated, that each submission has on a GPU; steps on the host have none.
+    pub fn shares(&self) -> Vec<f64> {
+        let mut shares: Vec<f64> = Vec::new();
+        for piece in cut(&self.plan, self.parts).into_iter().flatten() {
+            match shares.last_mut() {
+                Some(share) if !piece.begins => *share += piece.work,
+                _ => shares.push(piece.work),
+            }
+        }
+        let all: f64 = shares.iter().sum();
+        shares.into_iter().map(|share| share / all).collect()
     }
 
     /// Runs the plan. Steps of a GPU are only submitted: reading a result waits, and so does a step on the host.

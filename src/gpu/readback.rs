@@ -107,6 +107,7 @@ impl Readback {
             }
             (Storage::Gpu(_), Some(_), Some(gpu)) if bytes == 0 => gpu.check()?,
             (Storage::Gpu(source), Some(staging), Some(gpu)) => {
+                gpu.check()?;
                 let (sender, receiver) = oneshot::channel();
                 let given_up = Arc::clone(ring);
                 // From here on dropping it leaves the place to the callback.
@@ -114,7 +115,7 @@ impl Readback {
                 let submission = gpu.now("a read", || {
                     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                     encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
-                    let submission = gpu.queue.submit([encoder.finish()]);
+                    let submission = gpu.submit(Some(encoder.finish()));
                     staging.map_async(wgpu::MapMode::Read, 0..bytes, move |mapped| {
                         if let Err(mapped) = sender.send(mapped) {
                             given_up.give_back(place, mapped.is_ok());

@@ -39,6 +39,9 @@ impl Constant for bool {
     }
 }
 
+/// Bytes that the uniform parameters have behind a kernel's own: the first workgroup, of a grid that is sent in pieces.
+pub(crate) const FIRST_BYTES: usize = 8;
+
 /// What a kernel variant is made of.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -108,7 +111,10 @@ impl Source {
         for (name, ty, value) in &self.constants {
             let _ = writeln!(text, "const {name}: {ty} = {value};");
         }
-        let _ = writeln!(text, "struct Params {{\n{params}}}\n@group(0) @binding(0) var<uniform> p: Params;");
+        let _ = writeln!(
+            text,
+            "struct Params {{\n{params}    grid_x: u32,\n    grid_y: u32,\n}}\n@group(0) @binding(0) var<uniform> p: Params;"
+        );
         for (binding, number) in bindings.iter().filter(|b| b.present).zip(1u32..) {
             let access = match binding.access {
                 Access::Read => "read",
@@ -141,7 +147,7 @@ impl Source {
         format!(
             "{variables}@compute @workgroup_size({})\nfn main(@builtin(workgroup_id) workgroup: vec3<u32>, \
              @builtin(local_invocation_index) invocation: u32{arguments}) {{\n{assignments}    \
-             kernel(workgroup, invocation);\n}}\n",
+             kernel(workgroup + vec3<u32>(p.grid_x, p.grid_y, 0u), invocation);\n}}\n",
             self.workgroup
         )
     }

@@ -10,8 +10,13 @@ pub const N: u32 = 1000;
 
 /// `y[i] += ones[i]` for all `N` elements.
 pub fn count_up(y: &Buffer<f32>, ones: &Buffer<f32>) -> Plan {
+    count_up_often(y, ones, 1)
+}
+
+/// The same by so many workgroups at once, of which any may come last.
+pub fn count_up_often(y: &Buffer<f32>, ones: &Buffer<f32>, times: u32) -> Plan {
     let mut rec = Recorder::new();
-    let params = Params { rows: 1, n: N, x_stride: N, x_offset: 0, y_stride: N, y_offset: 0, factor: 1.0 };
+    let params = Params { rows: times, n: N, x_stride: 0, x_offset: 0, y_stride: 0, y_offset: 0, factor: 1.0 };
     rec.dispatch(AddRows, (), params, Binds { x: ones, y }).expect("distinct buffers");
     rec.finish()
 }

@@ -7,3 +7,4 @@ pub mod golden;
 pub mod raw_gguf;
 pub mod smallest;
 pub mod tiny_model;
+pub mod within;

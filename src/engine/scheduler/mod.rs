@@ -138,7 +138,6 @@ impl Scheduler {
     }
 
     /// Requests that wait or run.
-    #[cfg(test)]
     pub(crate) fn requests(&self) -> usize {
         self.requests.len()
     }

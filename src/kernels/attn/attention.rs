@@ -10,7 +10,7 @@ use super::{
     scan::{Exchange, Tiles, scan},
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl},
     kernels::KvType,
     quant::Rng,
 };
@@ -113,6 +113,12 @@ impl Attention {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.kv_heads * p.head_tiles, y: p.rows.div_ceil(p.tile_rows) }
+    }
+
+    fn effort(v: Variant, p: &Params) -> u64 {
+        // How much of what is kept a row sees is data: half of it on average, while prompts fill the context.
+        let seen = if p.window > 0 { p.window.min(p.capacity) } else { p.capacity };
+        times([p.rows, p.heads, seen, v.head_dim])
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

@@ -10,7 +10,7 @@ use super::{
     part_words,
     scan::scan,
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl};
 
 kernel! {
     /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores
@@ -84,6 +84,10 @@ impl AttentionPart {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.kv_heads * p.head_tiles * p.chunks, y: p.rows.div_ceil(p.tile_rows) }
+    }
+
+    fn effort(v: Variant, p: &Params) -> u64 {
+        times([p.rows, p.heads, p.chunks, CHUNK, v.head_dim, 2])
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

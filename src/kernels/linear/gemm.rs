@@ -5,7 +5,7 @@ use super::{
     product::{self, Product, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
     quant::WeightType,
 };
 
@@ -118,6 +118,10 @@ impl Gemm {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
+    }
+
+    fn effort(_: Variant, p: &Params) -> u64 {
+        times([p.tiles, TILE_M, p.matrix_rows, p.k])
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {

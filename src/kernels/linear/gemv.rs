@@ -5,7 +5,7 @@ use super::{
     product::{self, Product, Run, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
     kernels::elementwise::rms_norm,
     quant::{Rng, WeightType},
 };
@@ -119,6 +119,11 @@ impl Gemv {
 
     fn grid(v: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
+    }
+
+    fn effort(_: Variant, p: &Params) -> u64 {
+        // Every row decodes the weights anew.
+        times([p.rows, p.matrix_rows, p.k])
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {

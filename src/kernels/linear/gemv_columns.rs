@@ -5,7 +5,7 @@ use super::{
     product::{self, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
     quant::WeightType,
 };
 
@@ -137,6 +137,10 @@ impl GemvColumns {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.tiles }
+    }
+
+    fn effort(v: Variant, p: &Params) -> u64 {
+        times([p.tiles, v.columns.count(), p.matrix_rows, p.k])
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {

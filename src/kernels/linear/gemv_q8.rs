@@ -6,7 +6,7 @@ use super::{
     quantise::BLOCK,
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Grid, Selection, Source, kernel, times, wgsl},
     quant::{Rng, WeightType},
 };
 
@@ -103,6 +103,10 @@ impl GemvQ8 {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
+    }
+
+    fn effort(_: Variant, p: &Params) -> u64 {
+        times([p.rows, p.matrix_rows, p.k])
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {

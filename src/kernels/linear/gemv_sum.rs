@@ -5,7 +5,7 @@ use super::{
     product::{self, Product},
 };
 use crate::{
-    gpu::{Caps, Case, Choice, Expect, Grid, Order, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Choice, Expect, Grid, Order, Selection, Source, kernel, times, wgsl},
     quant::{Planes, Rng, WeightType},
 };
 
@@ -81,6 +81,10 @@ impl GemvSum {
 
     fn grid(v: Variant, p: &Params) -> Grid {
         Grid { x: p.n.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
+    }
+
+    fn effort(_: Variant, p: &Params) -> u64 {
+        times([p.rows, p.share, p.n, p.k])
     }
 
     fn selection(_: Variant, p: &Params) -> Option<Selection> {
