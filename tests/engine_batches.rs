@@ -96,7 +96,7 @@ struct Probe {
     token: u32,
 }
 
-/// Checks logits of drawn tokens and of prompts, computed with up to 30 other sequences.
+/// Checks logits of drawn tokens and of prompts, computed with up to 16 other sequences.
 async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
     let model = tiny(device, name).await;
     let probes = [5, 64, 256].map(|len| Probe { sequence: prompt(&model, len, len.into()), token: 3 });
@@ -134,7 +134,7 @@ async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
             let next = session.decode(probe.token).await.expect("a step");
             assert!(bits(&next) == expected[p][1], "{name}: probe {p} as one of {with} drawn rows");
             // A long prompt only at first and with many.
-            if p == i % probes.len() && (p < 2 || i == 2 || i == 29) {
+            if p == i % probes.len() && (p < 2 || i == 2) {
                 let logits = engine.session().forward(&probe.sequence).await.expect("a prompt");
                 assert!(
                     bits(&logits) == expected[p][0],
@@ -157,7 +157,7 @@ fn logits_are_the_same_bits_whoever_is_computed_with_them() {
     pollster::block_on(async {
         let device = gpu().await;
         for (name, tiers, most) in
-            [(MODELS[0], Tiers::SOFTWARE, 31), (MODELS[1], Tiers::GPU, 6), (MODELS[2], Tiers::GPU, 6)]
+            [(MODELS[0], Tiers::SOFTWARE, 17), (MODELS[1], Tiers::GPU, 6), (MODELS[2], Tiers::GPU, 6)]
         {
             let start = Instant::now();
             check_bits(&device, name, tiers, most).await;
