@@ -124,6 +124,47 @@ fn what_is_wrong_is_found() {
     });
 }
 
+/// Where kernels take an id from data: which kernel, what keeps it in range, and the same without.
+const CLAMPS: [(&str, &str, &str); 13] = [
+    ("linear/embed", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
+    ("elementwise/rms_norm", "min(picks[row].x, p.x_rows - 1u)", "picks[row].x"),
+    // An expert that is not bound, or that there is not.
+    ("linear/gemv", "row_expert(i) < p.held", "true"),
+    ("linear/gemv_sum", "min(ids[pair + slot], p.experts - 1u)", "ids[pair + slot]"),
+    // A tile of rows that there are not.
+    ("linear/gemv_columns", "if first_row >= end", "if false"),
+    ("moe/bucket", "min(ids[first + i], p.experts - 1u)", "ids[first + i]"),
+    (
+        "attn/kv_cache_append",
+        "min(positions[row * POSITION_STRIDE], p.capacity - 1u)",
+        "positions[row * POSITION_STRIDE]",
+    ),
+    ("attn/kv_cache_append", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
+    ("attn/kv_cache_append", "max_blocks - 1u)], p.blocks - 1u)", "max_blocks - 1u)], 0xffffffffu)"),
+    ("attn/copy_blocks", "min(pairs[tile.y], vec2<u32>(p.blocks - 1u))", "pairs[tile.y]"),
+    ("sample/argmax", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+    ("sample/draw", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+    ("sample/penalties", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+];
+
+/// Cases give kernels ids that are out of range: without its clamp, each fails.
+#[test]
+fn ids_out_of_range_are_clamped_in_wgsl() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let target = Target::from(&adapter);
+        for (kernel, clamp, id) in CLAMPS {
+            let device = Device::new(&adapter).await.expect("a device");
+            device.edit_shaders(kernel, clamp, id);
+            let suite = Suite::new(&Caps { f16: false, ..device.caps().clone() }, some_of(kernel));
+            let reports = suite.run(&device, &target, |_| ()).await.expect("the suite runs");
+            let failures: Vec<_> = reports.iter().filter(|r| r.kernel == kernel).flat_map(Report::failures).collect();
+            println!("{kernel} with {id}: {} failures", failures.len());
+            assert!(!failures.is_empty(), "{kernel} with {id} passes");
+        }
+    });
+}
+
 #[test]
 fn halves_that_overflow_are_found() {
     pollster::block_on(async {

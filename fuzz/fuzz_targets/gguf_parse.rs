@@ -1,0 +1,40 @@
+//! A file of any bytes: refused with a line, or everything that it then promises is so.
+#![no_main]
+
+use ferrum_wgpu::{gguf::Gguf, quant::decode};
+use ferrum_wgpu_fuzz::check_line;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let file = match Gguf::from_bytes(bytes.to_vec()) {
+        Ok(file) => file,
+        Err(error) => return check_line(error),
+    };
+    let mut total = 0;
+    for tensor in file.tensors() {
+        let data = file.data(tensor);
+        assert_eq!(data.len() as u64, tensor.bytes);
+        assert!(tensor.offset.is_multiple_of(file.alignment()));
+        assert_eq!(file.tensor(&tensor.name), Some(tensor));
+        let mut weights = vec![0.0; tensor.elements() as usize];
+        decode(tensor.ty, data, &mut weights).expect("the lengths fit");
+        total += tensor.bytes;
+    }
+    assert!(total <= file.file_len());
+    let metadata = file.metadata();
+    for (key, value) in metadata.iter() {
+        assert!(metadata.get(key).is_some());
+        check_line(value);
+        let errors = [
+            metadata.u32(key).err(),
+            metadata.u64(key).err(),
+            metadata.f32(key).err(),
+            metadata.bool(key).err(),
+            metadata.str(key).err(),
+            metadata.strings(key).err(),
+            metadata.i32s(key).err(),
+            metadata.f32s(key).err(),
+        ];
+        errors.into_iter().flatten().for_each(check_line);
+    }
+});
