@@ -291,6 +291,27 @@ fn steps_on_the_host_give_the_same() {
     });
 }
 
+#[test]
+fn pieces_of_an_indirect_grid_add_once() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let mut seen = Vec::new();
+        for parts in [1, 5, usize::MAX] {
+            let layer = Layer::new(&device).await;
+            prepared(&device, layer.plan(ALL_ON_DEVICE)).await.submit(&device).expect("it runs");
+            let mut rec = Recorder::new();
+            let (variant, params, binds) = layer.gemm();
+            let variant = gemm::Variant { epilogue: Epilogue::Accumulate, ..variant };
+            rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
+            let mut program = prepared(&device, rec.finish()).await;
+            program.cut(&device, parts).await.expect("a program");
+            program.submit(&device).expect("it runs");
+            seen.push(bits(&read(&device, &layer.y).await));
+        }
+        assert!(seen[0] == seen[1] && seen[0] == seen[2]);
+    });
+}
+
 /// A plan of `stages` stages of two dispatches.
 async fn stages(device: &Device, stages: usize) -> Plan {
     let x = device.upload("x", &[1.0f32; 4096]).await.expect("the buffer fits");

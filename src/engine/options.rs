@@ -33,7 +33,8 @@ pub struct EngineOptions {
     /// Blocks may be shared though their rows' sums were taken in another order than a prompt's are: what a sequence says
     /// may then depend on what was said before it.
     pub order_crossing: bool,
-    /// The longest time that a submission should hold the device's queue: longer steps are sent in parts.
+    /// The longest time that a submission should hold the device's queue: longer steps are sent in parts, and what is too long
+    /// by itself in pieces.
     pub max_submit: Duration,
     /// Which kernels a pass is made of.
     pub plan: PlanOptions,
