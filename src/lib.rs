@@ -36,6 +36,8 @@
 //! `Send`, so that it may be done from any thread. Waiting
 //! for a device of ours blocks the thread for as long as the GPU takes; for an application's own device
 //! ([`gpu::Device::from_wgpu`]) nothing blocks, nor in a browser.
+// wgpu's types are nested deeply, which counts when it is found out whether a future may go to another thread.
+#![recursion_limit = "256"]
 #![deny(missing_docs, unsafe_code)]
 
 pub mod conformance;
