@@ -48,6 +48,6 @@ pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use kernel::{erase, host_slots, kernel, times};
-pub(crate) use plan::HostAction;
+pub(crate) use plan::{Acting, HostAction};
 pub(crate) use profile::FROM_HOST;
 pub(crate) use source::wgsl;

@@ -25,10 +25,28 @@ pub struct Step {
 }
 
 /// Something that the host does between two dispatches of a plan, as to bring weights that an earlier one asks for.
-pub(crate) trait HostAction: Debug + Send + Sync {
+pub(crate) trait HostAction: Debug + Shareable {
     /// Does it: `device` has been sent all earlier dispatches, and is sent no later one before this is done.
-    fn run<'a>(&'a self, device: &'a Device) -> Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>>;
+    fn run<'a>(&'a self, device: &'a Device) -> Acting<'a>;
 }
+
+/// A [`HostAction`] under way.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) type Acting<'a> = Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>>;
+/// A [`HostAction`] under way. A browser's objects stay in their thread.
+#[cfg(target_arch = "wasm32")]
+pub(crate) type Acting<'a> = Pin<Box<dyn Future<Output = Result<(), GpuError>> + 'a>>;
+
+/// What threads may share, where there are threads.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) trait Shareable: Send + Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Send + Sync> Shareable for T {}
+/// What threads may share, where there are threads.
+#[cfg(target_arch = "wasm32")]
+pub(crate) trait Shareable {}
+#[cfg(target_arch = "wasm32")]
+impl<T> Shareable for T {}
 
 /// A grid in a buffer: three words, x, y and z.
 #[derive(Debug)]

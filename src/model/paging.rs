@@ -5,17 +5,13 @@
 //! are. If a pass chooses more experts than there are slots, the products go over their pairs in rounds, first those whose
 //! experts are there already; a pair waits in slot [`Paged::nowhere`], which no matrix has, until it is its round.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{ModelError, file_rows::FileRows, weights::MatrixPart};
-use crate::gpu::{Buffer, Device, GpuError, HostAction, Readback};
+use crate::gpu::{Acting, Buffer, Device, GpuError, HostAction, Readback};
 
 /// What was paged until now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -289,7 +285,7 @@ impl PageIn {
 }
 
 impl HostAction for PageIn {
-    fn run<'a>(&'a self, device: &'a Device) -> Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>> {
+    fn run<'a>(&'a self, device: &'a Device) -> Acting<'a> {
         Box::pin(async move {
             self.page(device).await.map_err(|error| match error {
                 ModelError::Gpu(error) => error,
