@@ -11,7 +11,7 @@ use common::{
 use ferrum_wgpu::{
     engine::{Engine, EngineError, EngineOptions},
     gguf::Gguf,
-    gpu::Device,
+    gpu::{Device, GpuError},
     model::{Model, ModelError, Paging, PlanOptions, Tiers},
     quant::WeightType,
 };
@@ -20,7 +20,7 @@ const EXPERTS: u32 = 24;
 const USED: u32 = 4;
 
 /// Enough experts for a prompt to choose more than there are slots, in two formats.
-fn file() -> Gguf {
+fn bytes() -> Vec<u8> {
     let tiny = TinyModel {
         arch: Arch::Qwen3Moe,
         layers: 3,
@@ -31,7 +31,11 @@ fn file() -> Gguf {
         seed: 77,
         ..TinyModel::default()
     };
-    Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF")
+    tiny.to_bytes().expect("a GGUF")
+}
+
+fn file() -> Gguf {
+    Gguf::from_bytes(bytes()).expect("a GGUF")
 }
 
 /// Replies to three prompts at once, and logits of a prompt and of a token after it.
@@ -159,6 +163,29 @@ fn one_engine_at_a_time_has_the_experts() {
         assert!(matches!(error, EngineError::PagedByAnother), "{error}");
         drop(first);
         engine(&model, &options).await;
+    });
+}
+
+/// As a file that is replaced while a model runs from it.
+#[test]
+fn a_file_that_is_shortened_meanwhile_is_an_error() {
+    pollster::block_on(async {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("paged.gguf");
+        let bytes = bytes();
+        std::fs::write(&path, &bytes).expect("a file");
+        let gguf = Gguf::open(&path).expect("a GGUF");
+        let (device, options) = (Device::cpu(), with(Tiers::GPU, |_| ()));
+        let model = Model::load_paged(&device, &gguf, 6, |_, _| ()).await.expect("a model");
+        let engine = engine(&model, &options).await;
+        let prompt = prompt(&model, 5, 0);
+        let shorten = |len: u64| std::fs::File::options().write(true).open(&path).expect("a file").set_len(len);
+        shorten(bytes.len() as u64 / 2).expect("it is shortened");
+        let error = engine.session().forward(&prompt).await.expect_err("experts are missing");
+        assert!(matches!(&error, EngineError::Gpu(gpu) if matches!(**gpu, GpuError::Host(_))), "{error}");
+        assert!(!error.needs_recovery() && error.to_string().contains("short"), "{error}");
+        // What is there again can be used again.
+        std::fs::write(&path, &bytes).expect("a file");
+        engine.session().forward(&prompt).await.expect("a prompt");
     });
 }
 

@@ -220,7 +220,12 @@ impl Device {
 
     /// Compiles kernels from now on without the checks of indices and loops that wgpu adds to shaders: for measuring what these
     /// cost, and for showing that kernels do not need them. Kernels that are compiled already stay as they are.
-    pub fn leave_out_shader_checks(&self) {
+    ///
+    /// # Safety
+    /// Every kernel that is compiled later must keep within its buffers, and its loops must end, whatever its data are. Those of
+    /// this crate do as long as their parameters say how long the buffers are.
+    #[allow(unsafe_code)]
+    pub unsafe fn leave_out_shader_checks(&self) {
         if let Some(gpu) = self.gpu() {
             gpu.pipelines.unchecked.store(true, Ordering::Relaxed);
         }

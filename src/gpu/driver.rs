@@ -124,7 +124,7 @@ pub(crate) const ENGINE: &str = concat!("ferrum-wgpu ", env!("CARGO_PKG_VERSION"
 /// Staging memory of uploads is freed when their submission is done: this much may be waiting.
 const UPLOAD_IN_FLIGHT: u64 = 32 << 20;
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

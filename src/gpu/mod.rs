@@ -47,6 +47,7 @@ pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
+pub(crate) use driver::lock;
 pub(crate) use kernel::{erase, host_slots, kernel, times};
 pub(crate) use plan::{Acting, HostAction};
 pub(crate) use profile::FROM_HOST;

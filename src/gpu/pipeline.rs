@@ -137,8 +137,7 @@ impl Pipeline {
                 source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
             };
             let module = if gpu.pipelines.unchecked.load(Ordering::Relaxed) {
-                // SAFETY: kernels clamp every index that is data, keep within the lengths that their parameters say, which are
-                // those of the buffers, and their loops end; the conformance suite's guard words look after it.
+                // SAFETY: who has left the checks out answers for the kernels.
                 #[allow(unsafe_code)]
                 unsafe {
                     device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())

@@ -3,15 +3,15 @@
 //! Each layer has slots for some of its experts. When its router has chosen, the host reads the choice, brings the experts
 //! that are in no slot to those that were used longest ago, and tells the products in which slots the experts of their pairs
 //! are. If a pass chooses more experts than there are slots, the products go over their pairs in rounds, first those whose
-//! experts are there already; a pair waits in slot [`Paged::nowhere`], which no matrix has, until it is its round.
+//! experts are there already; a pair whose round it is not has the number of a slot that no matrix has.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{ModelError, file_rows::FileRows, weights::MatrixPart};
-use crate::gpu::{Acting, Buffer, Device, GpuError, HostAction, Readback};
+use crate::gpu::{Acting, Buffer, Device, GpuError, HostAction, Readback, lock};
 
 /// What was paged until now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -293,10 +293,6 @@ impl HostAction for PageIn {
             })
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
