@@ -7,7 +7,7 @@
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
     kernels::{
-        attn::{CHUNK, Cache, attention, attention_part, part_words},
+        attn::{CHUNK, Cache, Tiles, attention, attention_part, part_words},
         elementwise::rms_norm,
         linear::{
             Epilogue, Rows, gemm, gemv,
@@ -302,10 +302,11 @@ impl Bench {
         let q = self.floats("queries", rows * q_len).await?.cast();
         let y = self.device.alloc("attended", u64::from(rows * q_len)).await?;
         let parts = self.device.alloc("parts", u64::from(rows * HEADS * chunks * part_words(HEAD_DIM))).await?;
-        let positions: Vec<u32> = (0..rows).flat_map(|_| [depth - 1, 0]).collect();
+        let positions: Vec<u32> = (0..rows).flat_map(|row| [depth - rows + row, 0]).collect();
         let positions = self.device.upload("positions", &positions).await?;
         let max_blocks = depth.div_ceil(block);
         let table = self.device.upload("table", &(0..max_blocks).collect::<Vec<u32>>()).await?;
+        let tiles = Tiles::new(group, rows > 1);
         let shape = format!("{rows} rows at {depth}");
         for v in <attention::Attention as Kernel>::variants(self.device.caps()) {
             if v.head_dim != HEAD_DIM || v.cache != Cache::Paged {
@@ -321,7 +322,8 @@ impl Bench {
                 ($kernel:ident, $($field:ident: $value:expr),*) => {
                     $kernel::Params {
                         rows, heads: HEADS, kv_heads: KV_HEADS, group, capacity: depth, sequences: 1, max_blocks, block,
-                        blocks: max_blocks, scale: 0.088, $($field: $value,)* ..Default::default()
+                        blocks: max_blocks, scale: 0.088, tile_rows: tiles.rows, tile_heads: tiles.heads,
+                        head_tiles: tiles.per_key_head, $($field: $value,)* ..Default::default()
                     }
                 };
             }

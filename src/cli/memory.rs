@@ -3,7 +3,7 @@
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineOptions, Fit};
 use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::AdapterKind;
+use ferrum_wgpu::gpu::{Adapter, AdapterKind};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{MemoryPlan, Paging};
 
@@ -14,8 +14,8 @@ use super::output::{note, size};
 /// How much memory to use.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct MemoryArgs {
-    /// Device memory to use at most, as 8GiB or 6500MiB; without it what a discrete GPU says it has. Experts that do not fit are
-    /// brought from the file when they are chosen.
+    /// Device memory to use at most, as 8GiB or 6500MiB; without it what a discrete GPU or Metal says there is. Experts that do
+    /// not fit are brought from the file when they are chosen.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     vram: Option<u64>,
     /// Choose the context and the KV cache's type so that the model fits, unless they are given: a shorter context first, then a
@@ -32,8 +32,7 @@ impl MemoryArgs {
     pub fn budget(&self, place: &Place) -> Option<u64> {
         let told = match place {
             Place::Cpu => None,
-            // What others say is not what there is: they share the processor's.
-            Place::Adapter(adapter) if self.fit || adapter.kind() == AdapterKind::Discrete => adapter.memory_bytes(),
+            Place::Adapter(adapter) if self.fit || knows(adapter) => adapter.memory_bytes(),
             Place::Adapter(_) => None,
         };
         self.vram.or(told.map(|bytes| bytes - bytes / LEFT))
@@ -70,6 +69,11 @@ impl MemoryArgs {
             note(format_args!("memory: {}{context}, {ty} KV cache, {of}", size(fit.memory.total())));
         }
     }
+}
+
+/// Whether what it says is what there is. Others that share the processor's memory name a part of it that binds nobody.
+fn knows(adapter: &Adapter) -> bool {
+    adapter.kind() == AdapterKind::Discrete || adapter.backend() == "metal"
 }
 
 /// How many experts are on the device.

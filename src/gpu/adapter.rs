@@ -134,9 +134,10 @@ impl Adapter {
         caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
     }
 
-    /// Bytes of memory that the device has of its own; `None` where the system does not tell, as is so but for Vulkan.
+    /// Bytes of memory that the device has: of Vulkan's heaps the largest of its own (`VkMemoryHeap::size`), Metal's
+    /// `recommendedMaxWorkingSetSize`, DXGI's `Budget` of this process. `None` of OpenGL and in browsers, which do not tell.
     pub fn memory_bytes(&self) -> Option<u64> {
-        super::heaps::largest(&self.wgpu)
+        super::heaps::told(&self.wgpu)
     }
 
     /// What to ask for when a device is made of it that can do `caps`, as far as it can itself.

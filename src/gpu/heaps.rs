@@ -1,8 +1,26 @@
 //! How much memory an adapter has, which wgpu does not tell.
 
-/// Bytes of the largest heap of the device's own memory; `None` where the API under wgpu does not say.
+/// Bytes as the API under wgpu tells them, whichever it is: see [`super::Adapter::memory_bytes`].
+pub(super) fn told(adapter: &wgpu::Adapter) -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", windows))]
+    if let Some(bytes) = vulkan(adapter) {
+        return Some(bytes);
+    }
+    #[cfg(windows)]
+    if let Some(bytes) = dx12(adapter) {
+        return Some(bytes);
+    }
+    #[cfg(target_vendor = "apple")]
+    if let Some(bytes) = metal(adapter) {
+        return Some(bytes);
+    }
+    let _ = adapter;
+    None
+}
+
+/// The largest heap of the device's own memory.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", windows))]
-pub(super) fn largest(adapter: &wgpu::Adapter) -> Option<u64> {
+fn vulkan(adapter: &wgpu::Adapter) -> Option<u64> {
     // SAFETY: what is returned is only asked for properties while the guard lives, and nothing of it is destroyed.
     #[allow(unsafe_code)]
     let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
@@ -15,7 +33,25 @@ pub(super) fn largest(adapter: &wgpu::Adapter) -> Option<u64> {
     heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", windows)))]
-pub(super) fn largest(_: &wgpu::Adapter) -> Option<u64> {
-    None
+/// What Windows lets this process have of the memory that is local to the device.
+#[cfg(windows)]
+fn dx12(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: what is returned is only asked for a figure while the guard lives, and nothing of it is destroyed.
+    #[allow(unsafe_code)]
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Dx12>() }?;
+    // The default is zero, DXGI_MEMORY_SEGMENT_GROUP_LOCAL.
+    let memory = adapter.raw_adapter().query_video_memory_info(Default::default()).ok()?;
+    Some(memory.Budget)
+}
+
+/// What Metal recommends to have in use at once.
+#[cfg(target_vendor = "apple")]
+fn metal(adapter: &wgpu::Adapter) -> Option<u64> {
+    use objc2_metal::MTLDevice;
+
+    // SAFETY: what is returned is only asked for a figure while the guard lives, and nothing of it is destroyed.
+    #[allow(unsafe_code)]
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Metal>() }?;
+    // Zero where it is not known.
+    Some(adapter.raw_device().recommendedMaxWorkingSetSize()).filter(|bytes| *bytes > 0)
 }

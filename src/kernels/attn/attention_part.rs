@@ -83,7 +83,7 @@ impl AttentionPart {
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.kv_heads * p.head_tiles * p.chunks, y: p.rows.div_ceil(p.tile_rows) }
+        Grid { x: p.kv_heads * p.head_tiles * p.chunks, y: p.rows.div_ceil(p.tile_rows.max(1)) }
     }
 
     fn effort(v: Variant, p: &Params) -> u64 {
