@@ -17,7 +17,7 @@ use ferrum_wgpu::{
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Input, Lanes, Rows, TileType,
+            Epilogue, Input, Lanes, Mma, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, Columns, GemvColumns},
@@ -181,7 +181,7 @@ fn in_columns(v: Variant, columns: Columns) -> gemv_columns::Variant {
 
 /// A GEMM's variant of a product.
 fn in_tiles(v: Variant, tile: TileType) -> gemm::Variant {
-    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile }
+    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile, mma: Mma::Fma }
 }
 
 /// What invocations may share out on a device.

@@ -10,7 +10,7 @@ use common::{
 use ferrum_wgpu::{
     engine::EngineOptions,
     gpu::Device,
-    kernels::linear::{ActivationType, TileType},
+    kernels::linear::{ActivationType, Mma, TileType},
     model::{PlanOptions, Precision, Product, Tiers},
 };
 
@@ -88,6 +88,9 @@ fn exact_passes_have_the_reference_s_probabilities() {
     pollster::block_on(async {
         let device = gpu().await;
         check(&device, PlanOptions::default(), 1e-6).await;
+        if device.caps().matrices.f32_8 {
+            check(&device, of(Tiers { mma: Mma::Matrices8, ..Tiers::GPU }), 1e-6).await;
+        }
     });
 }
 
@@ -98,7 +101,12 @@ fn fast_passes_have_almost_the_reference_s_probabilities() {
         check(&device, PlanOptions { precision: Precision::Fast, ..PlanOptions::default() }, 1e-3).await;
         // As GPUs have it, whatever this device is.
         let tile = if device.caps().f16 { TileType::F16 } else { TileType::F32 };
-        check(&device, of(Tiers { tile, ..Tiers::GPU }), 1e-3).await;
+        let has = device.caps().matrices;
+        for (mma, has) in [(Mma::Fma, true), (Mma::Matrices8, has.f16_8), (Mma::Matrices16, has.f16_16)] {
+            if has {
+                check(&device, of(Tiers { tile, mma, ..Tiers::GPU }), 1e-3).await;
+            }
+        }
     });
 }
 

@@ -7,7 +7,7 @@ use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Caps, Device, GpuError, Plan, Program, Readback, Recorder},
     kernels::{
         elementwise::silu_mul,
-        linear::{Epilogue, Rows, TileType, gemm},
+        linear::{Epilogue, Mma, Rows, TileType, gemm},
         moe::{bucket, router_topk},
     },
     quant::{Planes, Rng, WeightType},
@@ -85,7 +85,7 @@ impl Layer {
 
     fn gemm(&self) -> (gemm::Variant, gemm::Params, gemm::Binds<'_>) {
         let (ty, rows, epilogue) = (WeightType::F32, Rows::Expert, Epilogue::Store);
-        let variant = gemm::Variant { ty, rows, epilogue, tile: TileType::F32 };
+        let variant = gemm::Variant { ty, rows, epilogue, tile: TileType::F32, mma: Mma::Fma };
         let params = gemm::Params {
             rows: PAIRS,
             n: N,

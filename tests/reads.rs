@@ -13,7 +13,7 @@ use ferrum_wgpu::{
     kernels::{
         KvType,
         linear::{
-            Epilogue, Input, Lanes, Rows, TileType, embed, gemm, gemv,
+            Epilogue, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
             gemv_columns::{self, Columns},
         },
     },
@@ -121,7 +121,7 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         }
         Kernel::Gemm => {
             let binds = gemm::Binds { w, x, pairs, tiles, y };
-            let v = gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile: TileType::F32 };
+            let v = gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile: TileType::F32, mma: Mma::Fma };
             rec.dispatch(gemm::Gemm, v, params!(gemm, tiles: count), binds)?;
         }
     }

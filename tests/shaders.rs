@@ -45,6 +45,8 @@ fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SUBGROUP, subgroups);
     capabilities.set(Capabilities::SHADER_FLOAT16, needs.contains(&Feature::F16));
+    let matrices = Feature::MATRICES.iter().any(|feature| needs.contains(feature));
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, matrices);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());

@@ -197,8 +197,12 @@ fn stack_table(text: &mut String, kernels: &[KernelEntry]) {
             Judgement::Translates => "every shader is translated to it",
         };
         let _ = write!(text, "- **{}**, {}: {how}", stack.name, stack.what);
-        for (feature, reason) in stack.lacks {
-            let _ = write!(text, "; no {}: {reason}", feature.name());
+        for (features, reason) in stack.lacks {
+            let names = match *features {
+                all if all == Feature::MATRICES => "cooperative matrices".to_owned(),
+                some => some.iter().map(|feature| feature.name()).collect::<Vec<_>>().join(", "),
+            };
+            let _ = write!(text, "; no {names}: {reason}");
         }
         text.push_str(".\n");
     }

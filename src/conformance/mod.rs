@@ -7,6 +7,7 @@
 
 mod catalog;
 mod expectations;
+mod matrices;
 mod replay;
 mod report;
 mod stacks;
@@ -15,6 +16,7 @@ mod trial;
 
 pub use catalog::{KernelEntry, VariantEntry, catalog, coverage};
 pub use expectations::{EXPECTATIONS, Expectation, Target};
+pub use matrices::check_matrices;
 pub use replay::{Replayed, replay};
 pub use report::{Outcome, Report, Verdict};
 pub use stacks::{Feature, Judgement, STACKS, Stack};

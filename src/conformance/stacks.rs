@@ -1,6 +1,6 @@
 //! The stacks that kernels are judged on, and what each of them lacks.
 
-use crate::gpu::Caps;
+use crate::gpu::{Caps, Matrices};
 
 /// What a kernel variant may need beyond WebGPU's default limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,19 +13,39 @@ pub enum Feature {
     PackF16,
     /// The type `f16`.
     F16,
+    /// Cooperative matrices of f32, 8 by 8.
+    MatricesF32,
+    /// Cooperative matrices of halves, 8 by 8.
+    Matrices8,
+    /// Cooperative matrices of halves, 16 by 16.
+    Matrices16,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Subgroups, Self::Shuffles, Self::PackF16, Self::F16];
+    pub const ALL: [Self; 7] = [
+        Self::Subgroups,
+        Self::Shuffles,
+        Self::PackF16,
+        Self::F16,
+        Self::MatricesF32,
+        Self::Matrices8,
+        Self::Matrices16,
+    ];
 
-    /// Its name, as the command `devices` has it.
+    /// Cooperative matrices of any kind.
+    pub const MATRICES: [Self; 3] = [Self::MatricesF32, Self::Matrices8, Self::Matrices16];
+
+    /// Its name, that of the command `devices` where it has one.
     pub fn name(self) -> &'static str {
         match self {
             Self::Subgroups => "subgroups",
             Self::Shuffles => "of 8",
             Self::PackF16 => "f16-kv",
             Self::F16 => "f16",
+            Self::MatricesF32 => "8x8 f32 matrices",
+            Self::Matrices8 => "8x8 f16 matrices",
+            Self::Matrices16 => "16x16 f16 matrices",
         }
     }
 
@@ -36,6 +56,9 @@ impl Feature {
             Self::Shuffles => caps.shuffles,
             Self::PackF16 => caps.pack_f16,
             Self::F16 => caps.f16,
+            Self::MatricesF32 => caps.matrices.f32_8,
+            Self::Matrices8 => caps.matrices.f16_8,
+            Self::Matrices16 => caps.matrices.f16_16,
         }
     }
 
@@ -45,7 +68,9 @@ impl Feature {
         let subgroups = has(Self::Subgroups);
         let shuffles = subgroups && has(Self::Shuffles);
         let (pack_f16, f16) = (has(Self::PackF16), has(Self::F16));
-        Caps { subgroups, shuffles, pack_f16, f16, ..Caps::portable() }
+        let matrices =
+            Matrices { f32_8: has(Self::MatricesF32), f16_8: has(Self::Matrices8), f16_16: has(Self::Matrices16) };
+        Caps { subgroups, shuffles, pack_f16, f16, matrices, ..Caps::portable() }
     }
 }
 
@@ -70,10 +95,14 @@ pub struct Stack {
     /// How it judges.
     pub judgement: Judgement,
     /// What it lacks, with the reason.
-    pub lacks: &'static [(Feature, &'static str)],
+    pub lacks: &'static [(&'static [Feature], &'static str)],
 }
 
-const GLSL_F16: (Feature, &str) = (Feature::F16, "naga writes no halves in GLSL");
+const MATRICES: &[Feature] = &Feature::MATRICES;
+const GLSL_F16: (&[Feature], &str) = (&[Feature::F16], "naga writes no halves in GLSL");
+const GL_MATRICES: (&[Feature], &str) = (MATRICES, "GLSL has none");
+const HLSL_MATRICES: (&[Feature], &str) = (MATRICES, "naga writes none in HLSL");
+const WEB_MATRICES: (&[Feature], &str) = (MATRICES, "WebGPU has none");
 
 /// The stacks of `make test-stacks` and `tests/shaders.rs`. Each has at least what is not said to be lacking.
 pub const STACKS: &[Stack] = &[
@@ -81,68 +110,90 @@ pub const STACKS: &[Stack] = &[
         name: "twins",
         what: "the kernels' twins on the CPU",
         judgement: Judgement::Runs,
-        lacks: &[(Feature::Subgroups, "a twin is one for all ways to sum")],
+        lacks: &[
+            (&[Feature::Subgroups], "a twin is one for all ways to sum"),
+            (MATRICES, "a twin is one for all ways to multiply"),
+        ],
     },
     Stack {
         name: "lavapipe",
-        what: "Mesa's Vulkan in software, subgroups of 8",
+        what: "Mesa's Vulkan in software, of Debian 12, subgroups of 8",
         judgement: Judgement::Runs,
-        lacks: &[],
+        lacks: &[(MATRICES, "Mesa had none then")],
+    },
+    Stack {
+        name: "Mesa",
+        what: "the same of Debian's newest Mesa, with cooperative matrices",
+        judgement: Judgement::Runs,
+        lacks: &[(&[Feature::MatricesF32, Feature::Matrices16], "it lists 8 by 8 of halves")],
     },
     Stack {
         name: "SwiftShader",
         what: "Chromium's Vulkan in software, subgroups of 4",
         judgement: Judgement::Runs,
         lacks: &[
-            (Feature::Shuffles, "a workgroup of eight is two subgroups"),
-            (Feature::F16, "its Vulkan has no shaderFloat16"),
+            (&[Feature::Shuffles], "a workgroup of eight is two subgroups"),
+            (&[Feature::F16], "its Vulkan has no shaderFloat16"),
+            (MATRICES, "its Vulkan has no VK_KHR_cooperative_matrix"),
         ],
     },
     Stack {
         name: "GL",
         what: "Mesa's OpenGL ES in software (llvmpipe)",
         judgement: Judgement::Runs,
-        lacks: &[(Feature::Subgroups, "llvmpipe's OpenGL has no KHR_shader_subgroup"), GLSL_F16],
+        lacks: &[(&[Feature::Subgroups], "llvmpipe's OpenGL has no KHR_shader_subgroup"), GLSL_F16, GL_MATRICES],
     },
     Stack {
         name: "browser",
         what: "WebGPU in Chromium on SwiftShader",
         judgement: Judgement::Runs,
         lacks: &[
-            (Feature::Subgroups, "wgpu does not pass them on from a browser (docs/UPSTREAM.md)"),
-            (Feature::F16, "SwiftShader has none; on a GPU wgpu passes it on"),
+            (&[Feature::Subgroups], "wgpu does not pass them on from a browser (docs/UPSTREAM.md)"),
+            (&[Feature::F16], "SwiftShader has none; on a GPU wgpu passes it on"),
+            WEB_MATRICES,
         ],
     },
     Stack {
         name: "Tint",
         what: "the browser's compiler, in Dawn under Node",
         judgement: Judgement::Compiles,
-        lacks: &[],
+        lacks: &[WEB_MATRICES],
     },
     Stack {
         name: "DXC",
         what: "Direct3D's compiler, on naga's HLSL of shader model 6.0, with f16 6.2",
         judgement: Judgement::Compiles,
-        lacks: &[],
+        lacks: &[HLSL_MATRICES],
     },
     Stack { name: "SPIR-V", what: "for Vulkan, judged by spirv-val", judgement: Judgement::Translates, lacks: &[] },
-    Stack { name: "MSL", what: "2.4, for Metal", judgement: Judgement::Translates, lacks: &[] },
+    Stack {
+        name: "MSL",
+        what: "2.4, for Metal",
+        judgement: Judgement::Translates,
+        lacks: &[(&[Feature::Matrices16], "Metal has 8 by 8, and wgpu lists no other")],
+    },
     Stack {
         name: "HLSL 5.1",
         what: "for FXC, where there is no DXC",
         judgement: Judgement::Translates,
         lacks: &[
-            (Feature::Subgroups, "wave operations came with 6.0: wgpu offers no subgroups where FXC compiles"),
-            (Feature::F16, "16-bit types came with 6.2"),
+            (&[Feature::Subgroups], "wave operations came with 6.0: wgpu offers no subgroups where FXC compiles"),
+            (&[Feature::F16], "16-bit types came with 6.2"),
+            HLSL_MATRICES,
         ],
     },
     Stack {
         name: "GLSL 4.30",
         what: "for OpenGL, judged by glslang",
         judgement: Judgement::Translates,
-        lacks: &[GLSL_F16],
+        lacks: &[GLSL_F16, GL_MATRICES],
     },
-    Stack { name: "GLSL ES 3.10", what: "for OpenGL ES", judgement: Judgement::Translates, lacks: &[GLSL_F16] },
+    Stack {
+        name: "GLSL ES 3.10",
+        what: "for OpenGL ES",
+        judgement: Judgement::Translates,
+        lacks: &[GLSL_F16, GL_MATRICES],
+    },
 ];
 
 impl Stack {
@@ -153,7 +204,7 @@ impl Stack {
 
     /// WebGPU's default limits and the features that it has: what variants are chosen from.
     pub fn caps(&self) -> Caps {
-        let lacks = |feature| self.lacks.iter().any(|(lacking, _)| *lacking == feature);
+        let lacks = |feature| self.lacks.iter().any(|(lacking, _)| lacking.contains(&feature));
         Feature::caps(&Feature::ALL.into_iter().filter(|feature| !lacks(*feature)).collect::<Vec<_>>())
     }
 

@@ -13,10 +13,10 @@ pub struct Suite {
 }
 
 /// A kernel variant with its types erased.
-trait Subject {
+trait Subject: Send + Sync {
     fn kernel(&self) -> &'static str;
     fn variant(&self) -> String;
-    fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial>>;
+    fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial> + Send>;
 }
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl<K: Kernel> Subject for Of<K> {
         format!("{:?}", self.0)
     }
 
-    fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial>> {
+    fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial> + Send> {
         let variant = self.0;
         Box::new(K::cases(variant).into_iter().map(move |case| Trial {
             op: erase::<K>(variant, case.params),
@@ -65,6 +65,11 @@ impl Suite {
         let mut collect = Collect(caps, pattern, Self::default());
         kernels::visit(&mut collect);
         collect.2
+    }
+
+    /// One variant of a kernel.
+    pub(super) fn single<K: Kernel>(_: K, variant: K::Variant) -> Self {
+        Self { subjects: vec![Box::new(Of::<K>(variant))] }
     }
 
     /// Kernel variants.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Caps, GpuError};
+use super::{Caps, GpuError, Matrices, driver::shares_memory};
 
 /// An adapter of this machine and what it says of itself.
 #[derive(Clone, Debug)]
@@ -178,7 +178,10 @@ pub(crate) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
     let info = adapter.get_info();
     // Metal does not tell: Apple's have 32.
     let shuffles = subgroups && (info.subgroup_min_size >= 8 || info.backend == wgpu::Backend::Metal);
-    Caps { f16, shuffles, timestamps, ..Caps::from_limits(limits, halves, subgroups) }
+    let small = info.subgroup_max_size <= 32 || info.backend == wgpu::Backend::Metal;
+    let lists_matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    let matrices = if lists_matrices && subgroups && small { Matrices::of(adapter) } else { Matrices::default() };
+    Caps { f16, shuffles, matrices, timestamps, ..Caps::from_limits(limits, halves, subgroups) }
 }
 
 /// Refuses a device that is poorer than WebGPU's defaults, and poorer than its adapter, in what kernels cannot do without.
@@ -203,8 +206,9 @@ pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(),
 /// What an application asks for when it makes a device that is to be ours too ([`Device::from_wgpu`](super::Device)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requirements {
-    /// The features that kernels make use of, and that by which compiled pipelines can be kept. None of them is
-    /// indispensable.
+    /// The features that kernels make use of, that by which compiled pipelines can be kept, and where memory is the
+    /// processor's too that by which weights are written straight to it. None of them is indispensable. `EXPERIMENTAL_COOPERATIVE_MATRIX` is not among them, since wgpu wants an application's own word for
+    /// experiments; a device that is made with it multiplies by cooperative matrices.
     pub features: wgpu::Features,
     /// The limits that kernels make use of, as high as the adapter has them; WebGPU's defaults where they are no matter. The
     /// application may raise any of them.
@@ -219,7 +223,9 @@ impl Requirements {
 
     /// What a device of `adapter` needs to have for `caps`.
     pub(crate) fn with(caps: &Caps, adapter: &wgpu::Adapter) -> Self {
-        let features = caps.features() | adapter.features() & wgpu::Features::PIPELINE_CACHE;
+        let mut wanted = wgpu::Features::PIPELINE_CACHE;
+        wanted.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shares_memory(&adapter.get_info()));
+        let features = caps.features() | adapter.features() & wanted;
         Self { features, limits: caps.limits(&adapter.limits()) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     marker::PhantomData,
-    sync::{Arc, RwLock},
+    sync::{Arc, RwLock, atomic::AtomicBool},
 };
 
 use bytemuck::Pod;
@@ -44,6 +44,8 @@ pub struct RawBuffer {
     pub(crate) label: String,
     pub(crate) bytes: u64,
     pub(crate) storage: Storage,
+    /// What is written goes straight to its memory, until it is [sealed](Device::seal).
+    pub(super) mapped: AtomicBool,
 }
 
 /// What tells devices apart. wgpu does not where they are of two instances: it takes the one's buffers for others of its own.
@@ -100,8 +102,8 @@ impl<T: Element> Buffer<T> {
     ) -> Result<Self, GpuError> {
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
         let storage = Storage::Gpu(gpu.buffer(label, bytes, usage).await?);
-        let identity = device.identity().clone();
-        Ok(Self::new(RawBuffer { id: u64::MAX, identity, label: label.to_owned(), bytes, storage }))
+        let (identity, mapped) = (device.identity().clone(), AtomicBool::new(false));
+        Ok(Self::new(RawBuffer { id: u64::MAX, identity, label: label.to_owned(), bytes, storage, mapped }))
     }
 
     /// The array in a buffer of a plan.

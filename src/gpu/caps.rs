@@ -13,6 +13,8 @@ pub struct Caps {
     pub subgroups: bool,
     /// A workgroup of eight invocations is within one subgroup.
     pub shuffles: bool,
+    /// Cooperative matrices that subgroups multiply. Where there are any, a subgroup has 32 invocations at most.
+    pub matrices: Matrices,
     /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
     pub timestamps: bool,
     /// Storage buffers a shader may bind.
@@ -31,6 +33,42 @@ pub struct Caps {
     pub uniform_alignment: u32,
 }
 
+/// Square cooperative matrices, by what is multiplied and their size; their products are added in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Matrices {
+    /// f32, 8 by 8.
+    pub f32_8: bool,
+    /// Halves, 8 by 8.
+    pub f16_8: bool,
+    /// Halves, 16 by 16.
+    pub f16_16: bool,
+}
+
+impl Matrices {
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// What both have.
+    pub fn and(self, other: Self) -> Self {
+        Self { f32_8: self.f32_8 && other.f32_8, f16_8: self.f16_8 && other.f16_8, f16_16: self.f16_16 && other.f16_16 }
+    }
+
+    /// Those that an adapter lists.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let listed = adapter.cooperative_matrix_properties();
+        let has = |size, factors| {
+            listed.iter().any(|matrix| {
+                [matrix.m_size, matrix.n_size, matrix.k_size] == [size; 3]
+                    && (matrix.ab_type, matrix.cr_type) == (factors, F32)
+            })
+        };
+        Self { f32_8: has(8, F32), f16_8: has(8, F16), f16_16: has(16, F16) }
+    }
+}
+
 impl Caps {
     /// What every WebGPU device has: default limits, no optional feature.
     pub fn portable() -> Self {
@@ -44,6 +82,7 @@ impl Caps {
             f16: self.f16 && other.f16,
             subgroups: self.subgroups && other.subgroups,
             shuffles: self.shuffles && other.shuffles,
+            matrices: self.matrices.and(other.matrices),
             timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
             max_binding_bytes: self.max_binding_bytes.min(other.max_binding_bytes),
@@ -87,13 +126,14 @@ impl Caps {
         self.max_binding_bytes.min(self.max_buffer_bytes)
     }
 
-    /// The capabilities of a device made with `limits`, without the type f16, wide subgroups and timestamps.
+    /// The capabilities of a device made with `limits`, without the type f16, wide subgroups, matrices and timestamps.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,
             f16: false,
             subgroups,
             shuffles: false,
+            matrices: Matrices::default(),
             timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding_bytes: limits.max_storage_buffer_binding_size,

@@ -3,15 +3,15 @@
 use std::{
     future::poll_fn,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
 };
 
 use super::{
-    Adapter, Buffer, Caps, Element, GpuError, RawBuffer, Requirements,
+    Adapter, Buffer, Caps, Element, GpuError, Matrices, RawBuffer, Requirements,
     adapter::{caps_of, kernels_need},
     buffer::{Identity, Storage},
     driver::{Allowance, ENGINE, Gpu},
@@ -50,6 +50,8 @@ struct Inner {
     next_buffer: AtomicU64,
     /// See [`Device::pend`].
     pending: AtomicU32,
+    /// Those of `caps.matrices` that have been found to compute right.
+    trusted: OnceLock<Matrices>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,17 @@ impl Device {
     /// [`GpuError::RequestDevice`] when the driver refuses.
     pub async fn masked(adapter: &Adapter, mask: &Caps) -> Result<Self, GpuError> {
         let caps = adapter.caps().and(mask);
-        let Requirements { features, limits } = Requirements::with(&caps, &adapter.wgpu);
+        let Requirements { mut features, limits } = Requirements::with(&caps, &adapter.wgpu);
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if caps.matrices.any() {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: asks not to rely on experiments. Nothing does before `conformance::check_matrices`, and matrices are only
+            // loaded from and stored to where shaders have clamped their places.
+            #[allow(unsafe_code)]
+            unsafe {
+                experimental_features = wgpu::ExperimentalFeatures::enabled();
+            }
+        }
         let (device, queue) = adapter
             .wgpu
             .request_device(&wgpu::DeviceDescriptor {
@@ -94,6 +106,7 @@ impl Device {
                 required_features: features,
                 required_limits: limits,
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
+                experimental_features,
                 ..Default::default()
             })
             .await
@@ -132,12 +145,25 @@ impl Device {
         // Plans may have buffers of an outline beside those of its device.
         let first = if matches!(kind, Kind::Outline(_)) { OUTLINED } else { 0 };
         let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(first), AtomicU32::new(0));
-        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending }) }
+        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending, trusted: OnceLock::new() }) }
     }
 
     /// What it can do.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// The cooperative matrices that [`check_matrices`](crate::conformance::check_matrices) has found to compute right; none
+    /// before.
+    pub fn trusted_matrices(&self) -> Matrices {
+        self.trusted().get().copied().unwrap_or_default()
+    }
+
+    pub(crate) fn trusted(&self) -> &OnceLock<Matrices> {
+        match &self.inner.kind {
+            Kind::Gpu(_) | Kind::Cpu(_) => &self.inner.trusted,
+            Kind::Outline(of) => of.trusted(),
+        }
     }
 
     /// The device's name; `cpu` for the twins.
@@ -286,6 +312,31 @@ impl Device {
     /// [`GpuError::TooLarge`] over the device's binding limit, [`GpuError::OutOfMemory`] when there is none left,
     /// [`GpuError::Lost`].
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
+        self.allocate(label, len, false).await
+    }
+
+    /// As [`Device::alloc`], for what is written once and then only read. No plan may have it before it is
+    /// [sealed](Device::seal); until then writes go straight to its memory where that is the processor's too, every byte once
+    /// and none waited for.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub(crate) async fn alloc_mapped<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
+        self.allocate(label, len, self.gpu().is_some_and(|gpu| gpu.shares_memory)).await
+    }
+
+    /// Ends what [`Device::alloc_mapped`] has begun.
+    pub(crate) fn seal<T: Element>(&self, buffer: &Buffer<T>) -> Result<(), GpuError> {
+        match (buffer.raw.mapped.swap(false, Ordering::Relaxed), self.gpu()) {
+            (true, Some(gpu)) => {
+                let target = buffer.raw.on_gpu()?;
+                gpu.now(&buffer.raw.label, || target.unmap())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn allocate<T: Element>(&self, label: &str, len: u64, mapped: bool) -> Result<Buffer<T>, GpuError> {
         // A binding may not be empty, so that a buffer has one element at least.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
         self.pending().await;
@@ -294,17 +345,12 @@ impl Device {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
         }
         let storage = match &self.inner.kind {
-            Kind::Gpu(gpu) => Storage::Gpu(
-                gpu.buffer(
-                    label,
-                    bytes,
-                    wgpu::BufferUsages::STORAGE
-                        | wgpu::BufferUsages::INDIRECT
-                        | wgpu::BufferUsages::COPY_SRC
-                        | wgpu::BufferUsages::COPY_DST,
-                )
-                .await?,
-            ),
+            Kind::Gpu(gpu) => {
+                use wgpu::BufferUsages as Usage;
+                let mut usage = Usage::STORAGE | Usage::INDIRECT | Usage::COPY_SRC | Usage::COPY_DST;
+                usage.set(Usage::MAP_WRITE, mapped);
+                Storage::Gpu(gpu.buffer(label, bytes, usage).await?)
+            }
             Kind::Cpu(allowance) => {
                 let out_of_memory = || GpuError::OutOfMemory { label: label.to_owned(), bytes };
                 if !allowance.take() {
@@ -325,6 +371,7 @@ impl Device {
             label: label.to_owned(),
             bytes,
             storage,
+            mapped: AtomicBool::new(mapped),
         }))
     }
 
@@ -333,8 +380,9 @@ impl Device {
     /// # Errors
     /// Those of [`Device::alloc`] and [`Device::write`].
     pub async fn upload<T: Element>(&self, label: &str, data: &[T]) -> Result<Buffer<T>, GpuError> {
-        let buffer = self.alloc(label, data.len() as u64).await?;
+        let buffer = self.alloc_mapped(label, data.len() as u64).await?;
         self.write(&buffer, 0, data).await?;
+        self.seal(&buffer)?;
         Ok(buffer)
     }
 
@@ -380,6 +428,9 @@ impl Device {
         let offset = self.check_write(buffer, start, data)?;
         let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
         match (&buffer.raw.storage, &self.inner.kind) {
+            (Storage::Gpu(target), Kind::Gpu(gpu)) if buffer.raw.mapped.load(Ordering::Relaxed) => {
+                gpu.write_mapped(target, offset, bytemuck::cast_slice(data)).map(|()| false)
+            }
             (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytemuck::cast_slice(data)),
             (Storage::Host(memory), Kind::Cpu(_)) => {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);

@@ -25,6 +25,8 @@ pub(crate) struct Gpu {
     pub(crate) name: String,
     pub(crate) fingerprint: String,
     pub(crate) software: bool,
+    /// Buffers that the processor can write to are as good as others.
+    pub(crate) shares_memory: bool,
     pub(crate) allowance: Allowance,
     pub(crate) made: Made,
     pub(crate) patience: Patience,
@@ -128,9 +130,17 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a device's memory is the processor's too, and mapping it costs kernels nothing. D3D12 keeps what is mapped in a
+/// heap of its own, which kernels cannot write.
+pub(super) fn shares_memory(info: &wgpu::AdapterInfo) -> bool {
+    matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu)
+        && matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Metal)
+}
+
 impl Gpu {
     fn new(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, owner: Owner) -> Self {
         let software = info.device_type == wgpu::DeviceType::Cpu;
+        let can_map = device.features().contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
         Self {
             device,
             queue,
@@ -138,6 +148,7 @@ impl Gpu {
             name: info.name.clone(),
             fingerprint: format!("{ENGINE}; {}; {}; {} {}", info.backend, info.name, info.driver, info.driver_info),
             software,
+            shares_memory: can_map && shares_memory(info),
             patience: Patience::new(software),
             allowance: Allowance::new(),
             made: Made::default(),
@@ -213,7 +224,7 @@ impl Gpu {
         self.lost().unwrap_or(error)
     }
 
-    /// A wgpu buffer, with an error where wgpu would make an invalid one.
+    /// A wgpu buffer, mapped if it is for that, with an error where wgpu would make an invalid one.
     pub(crate) async fn buffer(
         &self,
         label: &str,
@@ -229,7 +240,7 @@ impl Gpu {
                 label: Some(label),
                 size: bytes,
                 usage,
-                mapped_at_creation: false,
+                mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
             })
         });
         match caught.error().await {
@@ -250,6 +261,17 @@ impl Gpu {
         let all = self.uploading.fetch_add(more, Ordering::Relaxed) + more;
         self.most_uploading.fetch_max(all, Ordering::Relaxed);
         Ok(all >= UPLOAD_IN_FLIGHT)
+    }
+
+    /// Writes `bytes` to a buffer that is mapped.
+    pub(crate) fn write_mapped(&self, target: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        if bytes.is_empty() {
+            return self.check();
+        }
+        let lost = |error: wgpu::MapRangeError| self.blame(GpuError::Lost(error.to_string()));
+        let mut view = target.get_mapped_range_mut(offset..offset + bytes.len() as u64).map_err(lost)?;
+        view.slice(..).copy_from_slice(bytes);
+        self.check()
     }
 
     /// The most bytes that were written and not waited for.

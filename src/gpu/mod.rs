@@ -31,7 +31,7 @@ mod wait;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
 pub use buffer::{Buffer, Element, RawBuffer};
-pub use caps::Caps;
+pub use caps::{Caps, Matrices};
 pub use case::{Case, Deviation, Expect, Packing};
 pub use device::{Created, Device};
 pub use error::GpuError;

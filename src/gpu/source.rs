@@ -49,6 +49,7 @@ pub struct Source {
     workgroup: u32,
     subgroups: bool,
     f16: bool,
+    matrices: bool,
     constants: Vec<(&'static str, &'static str, String)>,
     fragments: Vec<Fragment>,
 }
@@ -58,7 +59,8 @@ impl Source {
     /// `workgroup` invocations, which is the constant `WG` too.
     pub fn new(body: Fragment, workgroup: u32) -> Self {
         let fragments = vec![wgsl!("lib/grid.wgsl"), body];
-        Self { workgroup, subgroups: false, f16: false, constants: Vec::new(), fragments }.constant("WG", workgroup)
+        Self { workgroup, subgroups: false, f16: false, matrices: false, constants: Vec::new(), fragments }
+            .constant("WG", workgroup)
     }
 
     /// Gives fragments an invocation's place among its workgroup's subgroups: `sg_count`, `sg_id`, and `sg_lane` in its own.
@@ -71,6 +73,12 @@ impl Source {
     pub fn f16(mut self, used: bool) -> Self {
         self.f16 |= used;
         self
+    }
+
+    /// Lets fragments have cooperative matrices, and an invocation's place among subgroups.
+    pub fn matrices(mut self, used: bool) -> Self {
+        self.matrices |= used;
+        self.subgroups(used)
     }
 
     /// Whether fragments know their place among subgroups.
@@ -107,6 +115,9 @@ impl Source {
         let mut text = String::new();
         if self.f16 {
             text.push_str("enable f16;\n");
+        }
+        if self.matrices {
+            text.push_str("enable wgpu_cooperative_matrix;\n");
         }
         for (name, ty, value) in &self.constants {
             let _ = writeln!(text, "const {name}: {ty} = {value};");

@@ -23,7 +23,7 @@ mod weights;
 
 use std::sync::Arc;
 
-use crate::{gguf::Gguf, gpu::Device};
+use crate::{conformance::check_matrices, gguf::Gguf, gpu::Device};
 
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use error::ModelError;
@@ -89,6 +89,7 @@ impl Model {
         slots: Option<u32>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
+        check_matrices(device).await?;
         let config = Config::from_gguf(gguf)?;
         let (least, most) = match config.feed_forward {
             FeedForward::Dense { .. } => (0, 0),

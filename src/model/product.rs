@@ -285,7 +285,8 @@ impl Decoder<'_> {
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
                 }
                 By::Tiles => {
-                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile: self.tiers.tile };
+                    let (tile, mma) = (self.tiers.tile, self.tiers.mma);
+                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile, mma };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
                 }

@@ -2,10 +2,10 @@
 
 use super::Precision;
 use crate::{
-    gpu::{Caps, Device},
+    gpu::{Device, Matrices},
     kernels::{
         attn::Exchange,
-        linear::{ActivationType, Lanes, TileType, gemv_columns::Columns},
+        linear::{ActivationType, Lanes, Mma, TileType, gemv_columns::Columns},
     },
 };
 
@@ -39,6 +39,8 @@ pub struct Tiers {
     pub exchange: Exchange,
     /// What tiles hold in products of [`Product::Gemm`].
     pub tile: TileType,
+    /// What multiplies these tiles: an order of sums too.
+    pub mma: Mma,
     /// What activations are in products of [`Product::Gemv`]: where int8, rows are multiplied one by one, and matrices of floats
     /// as they always are.
     pub activations: ActivationType,
@@ -54,12 +56,14 @@ impl Tiers {
         lanes: Lanes::Units,
         exchange: Exchange::Memory,
         tile: TileType::F32,
+        mma: Mma::Fma,
         activations: ActivationType::F32,
     };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
     pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
 
-    /// Those that suit `device`, as exact as `precision` asks. Software drivers compute fast as they compute exactly: halves
+    /// Those that suit `device`, as exact as `precision` asks, with cooperative matrices if they have been found to compute right
+    /// ([`check_matrices`](crate::conformance::check_matrices), of which a model's loading is one). Software drivers compute fast as they compute exactly: halves
     /// are converted there by many instructions.
     pub fn of(device: &Device, precision: Precision) -> Self {
         match (device.is_software(), device.caps().shuffles) {
@@ -67,14 +71,19 @@ impl Tiers {
             (true, false) => return Self::SOFTWARE,
             (false, _) => {}
         }
-        match precision {
-            Precision::Exact => Self::GPU,
-            Precision::Fast => Self { tile: Self::fast_tile(device.caps()), ..Self::GPU },
-        }
+        let (tile, mma) = Self::product(precision, device.caps().f16, device.trusted_matrices());
+        Self { tile, mma, ..Self::GPU }
     }
 
-    fn fast_tile(caps: &Caps) -> TileType {
-        if caps.f16 { TileType::F16 } else { TileType::F32 }
+    /// What tiles hold, and what multiplies them.
+    fn product(precision: Precision, f16: bool, matrices: Matrices) -> (TileType, Mma) {
+        match precision {
+            Precision::Fast if matrices.f16_16 => (TileType::F16, Mma::Matrices16),
+            Precision::Fast if matrices.f16_8 => (TileType::F16, Mma::Matrices8),
+            Precision::Fast if f16 && !matrices.f32_8 => (TileType::F16, Mma::Fma),
+            Precision::Fast | Precision::Exact if matrices.f32_8 => (TileType::F32, Mma::Matrices8),
+            Precision::Fast | Precision::Exact => (TileType::F32, Mma::Fma),
+        }
     }
 
     pub(crate) fn int8(&self) -> bool {

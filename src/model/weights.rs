@@ -253,7 +253,10 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         let rows = FileRows::new(self.gguf, info);
         let mut parts = Vec::new();
         for Part { first_row, planes } in self.parts(info, &planes)? {
-            let words = self.device.alloc(info.name(), planes.vec4s()).await?;
+            let words = match paged {
+                true => self.device.alloc(info.name(), planes.vec4s()).await?,
+                false => self.device.alloc_mapped(info.name(), planes.vec4s()).await?,
+            };
             let part = MatrixPart { words, planes, first_row: first_row as u32 };
             // What would be forgotten need not be read.
             if !paged && !self.device.is_outline() {
@@ -264,6 +267,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
                 })
                 .await?;
             }
+            self.device.seal(&part.words)?;
             parts.push(part);
         }
         if let (true, Some(layer)) = (paged, self.paged.last_mut()) {

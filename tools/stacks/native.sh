@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the conformance suite on one of the drivers that compute in software: `native.sh lavapipe|swiftshader|gl SUITE`,
+# Runs the conformance suite on one of the drivers that compute in software: `native.sh lavapipe|mesa|swiftshader|gl SUITE`,
 # SUITE being examples/suite. Only that driver can be seen by the process, and the suite checks that it got it.
 set -eu
 
@@ -19,7 +19,7 @@ export LIBGL_ALWAYS_SOFTWARE=1
 # Mesa's layers look for a settings folder and complain where there is none.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 case $1 in
-    lavapipe)
+    lavapipe | mesa)
         driver=$(driver_file /usr/share/vulkan/icd.d/lvp_icd.*json)
         parts='vulkan llvmpipe'
         ;;

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
-STAGES=(lavapipe swiftshader gl translations tint dxc targets browser)
+STAGES=(lavapipe mesa swiftshader gl translations tint dxc targets browser)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer ones are fine too, if their verdicts on the known bad shaders are right.
 WEBGPU=webgpu@0.6.2
@@ -59,6 +59,28 @@ lavapipe() {
     apt libvulkan1 mesa-vulkan-drivers
     examples
     $here/native.sh lavapipe "$TARGET/debug/examples/suite"
+}
+
+# In a folder of its own, whose root it becomes: the newest Mesa needs the newest of much else.
+mesa() {
+    local root=$WORK/sid
+    [ "$(id -u)" = 0 ] || fail 'mesa needs root, to change the root folder'
+    want debootstrap debootstrap
+    if [ ! -f "$root/complete" ]; then
+        rm -rf "$root"
+        debootstrap --variant=minbase --include=libvulkan1,mesa-vulkan-drivers,spirv-tools \
+            sid "$root" http://deb.debian.org/debian >/dev/null
+        touch "$root/complete"
+    fi
+    shaders
+    rm -rf "$root/work"
+    mkdir "$root/work"
+    cp -r $here/native.sh "$TARGET/debug/examples/suite" "$WORK/shaders/matrices" "$root/work"
+    chroot "$root" sh -ec '
+        ! spirv-val --target-env vulkan1.3 /work/suite 2>/dev/null
+        for file in /work/matrices/*.spv; do spirv-val --target-env vulkan1.3 "$file"; done
+        echo "$(ls /work/matrices | wc -l) valid modules of cooperative matrices"
+        exec /work/native.sh mesa /work/suite'
 }
 
 swiftshader() {

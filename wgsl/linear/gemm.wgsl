@@ -1,6 +1,5 @@
 // Y = X Wᵀ for many rows: a workgroup multiplies 64 weight rows with a tile of TILE_M = 32 rows of activations. Tiles of 32
-// along k are decoded into workgroup memory, k-major, as what the slot `tile` says; each of the 128 invocations holds 4
-// products of 4 rows, in f32.
+// along k are decoded into workgroup memory, k-major, as what the slot `tile` says, and multiplied as the slot `mma` does.
 const TILE_N = 64u;
 
 var<workgroup> weights: array<TileValue, 2048>; // [32][TILE_N]
@@ -60,8 +59,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         return;
     }
     let first_weight = tile.x * TILE_N;
-    let weight = (invocation & 15u) * 4u;
-    let row = (invocation >> 4u) * 4u;
     // Half of the invocations decode a unit of weights each, the others copy a run of activations each.
     let decodes = invocation < TILE_N;
     let decode_row = tile_first_weight(tile.y) + min(first_weight + (invocation & (TILE_N - 1u)), p.matrix_rows - 1u);
@@ -69,10 +66,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let copy_row = (invocation & 63u) >> 1u;
     let copy_run = invocation & 1u;
     let input_row = tile_input(min(first_row + copy_row, end - 1u)) * (p.k >> 2u);
-    var sum0 = vec4<f32>(0.0);
-    var sum1 = vec4<f32>(0.0);
-    var sum2 = vec4<f32>(0.0);
-    var sum3 = vec4<f32>(0.0);
+    mma_zero(invocation);
     for (var unit = grid_zero(workgroup); unit < p.row_units; unit += 1u) {
         if decodes {
             let u = q_unit(decode_unit + unit, p.units);
@@ -95,19 +89,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             store_inputs(to + 12u, copy_row, in_vec4(input_row, k + 12u));
         }
         workgroupBarrier();
-        for (var k = 0u; k < 32u; k += 1u) {
-            let a = k * TILE_N + weight;
-            let b = k * TILE_M + row;
-            let w4 = vec4<f32>(f32(weights[a]), f32(weights[a + 1u]), f32(weights[a + 2u]), f32(weights[a + 3u]));
-            sum0 += w4 * f32(inputs[b]);
-            sum1 += w4 * f32(inputs[b + 1u]);
-            sum2 += w4 * f32(inputs[b + 2u]);
-            sum3 += w4 * f32(inputs[b + 3u]);
-        }
+        mma_add(invocation);
         workgroupBarrier();
     }
-    finish(first_row + row, end, first_weight + weight, sum0);
-    finish(first_row + row + 1u, end, first_weight + weight, sum1);
-    finish(first_row + row + 2u, end, first_weight + weight, sum2);
-    finish(first_row + row + 3u, end, first_weight + weight, sum3);
+    mma_finish(first_row, end, first_weight, invocation);
 }

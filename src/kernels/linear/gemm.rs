@@ -1,7 +1,7 @@
 //! Matrix times many rows: `Y = X · Wᵀ`.
 
 use super::{
-    Epilogue, Rows, TileType,
+    Epilogue, Mma, Rows, TileType,
     product::{self, Product, Trial, params_of, product},
 };
 use crate::{
@@ -14,7 +14,7 @@ kernel! {
     ///
     /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`](crate::quant::Planes), `x` rows of `k` f32, `y`
     /// rows of `y_stride` f32. A matrix has `n` rows, gated ones `2·n` ([`Epilogue::Gate`](super::Epilogue::Gate)). Tiles
-    /// of 64 weight rows by [`TILE_M`] rows, of f32 or of halves ([`TileType`]); sums are f32. Dense: `first(i) = 0`,
+    /// of 64 weight rows by [`TILE_M`] rows, of f32 or of halves ([`TileType`]), multiplied as [`Mma`] says; sums are f32. Dense: `first(i) = 0`,
     /// `input(i) = i`. Expert: rows are (token, expert) pairs, tile by tile of `tiles`, through the pair indices in `pairs`, both as
     /// [`Bucket`](crate::kernels::moe::bucket::Bucket) makes them; `input(i) = i / share`. Tiles whose expert is not in `w`
     /// are left as they are, as in [`Gemv`](super::gemv::Gemv). Bound: 1e-5 of `Σ |W · x|`; gated as
@@ -73,7 +73,7 @@ pub const TILE_N: u32 = 64;
 /// Rows of the output that a workgroup computes.
 pub const TILE_M: u32 = 32;
 
-/// Format, rows, epilogue and tiles.
+/// Format, rows, epilogue, tiles and how they are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The weights' format.
@@ -84,6 +84,8 @@ pub struct Variant {
     pub epilogue: Epilogue,
     /// What tiles hold.
     pub tile: TileType,
+    /// What multiplies them.
+    pub mma: Mma,
 }
 
 impl Variant {
@@ -97,23 +99,22 @@ impl Gemm {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for tile in TileType::available(caps).iter().copied() {
-            let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, tile };
-            all.extend(product::Variant::all().into_iter().map(with));
+            for mma in Mma::available(caps, tile) {
+                let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, tile, mma };
+                all.extend(product::Variant::all().into_iter().map(with));
+            }
         }
         all
     }
 
     fn summation(v: Variant) -> Order {
-        Order::new(match v.tile {
-            TileType::F32 => "along k",
-            TileType::F16 => "along k, of halves",
-        })
+        Order::new(v.mma.order(v.tile))
     }
 
     fn source(v: Variant) -> Source {
         let product = v.product();
         let source = product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), TILE_M);
-        v.tile.fill(source.with(wgsl!("input/plain.wgsl")))
+        v.mma.fill(v.tile.fill(source.with(wgsl!("input/plain.wgsl"))))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

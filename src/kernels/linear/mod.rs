@@ -7,11 +7,13 @@ pub mod gemv_columns;
 pub mod gemv_q8;
 pub mod gemv_sum;
 mod lanes;
+mod mma;
 mod product;
 pub mod quantise;
 mod tile;
 
 pub use lanes::{Input, Lanes};
+pub use mma::Mma;
 pub use tile::TileType;
 
 use crate::{
