@@ -8,7 +8,7 @@ use ferrum_wgpu::{
     kernels::{
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Input, Lanes, Rows,
+            Epilogue, Group, Input, Lanes, Rows,
             gemv::{self, Gemv},
             gemv_sum::{self, GemvSum},
         },
@@ -65,6 +65,11 @@ fn inner_sizes(ty: WeightType) -> &'static [u32] {
     if ty.block_len() == 1 { &[36, 300, 2048] } else { &[256, 768, 2304] }
 }
 
+/// How many weight rows lanes may have at a time.
+fn groups(lanes: Lanes) -> &'static [Group] {
+    if lanes == Lanes::Units { &[Group::One, Group::Four] } else { &[Group::Four] }
+}
+
 #[test]
 fn normed_products_have_the_bits_of_norms_and_products() {
     pollster::block_on(async {
@@ -78,8 +83,14 @@ fn normed_products_have_the_bits_of_norms_and_products() {
                     let norm = upload(&device, &normal(&mut rng, k as usize)).await;
                     let (normed, y) =
                         (upload(&device, &vec![0.0; (rows * k) as usize]).await, output(&device, rows * n).await);
-                    let variant =
-                        |input| gemv::Variant { ty, rows: Rows::Dense, epilogue: Epilogue::Store, lanes, input };
+                    let variant = |group, input| gemv::Variant {
+                        ty,
+                        rows: Rows::Dense,
+                        epilogue: Epilogue::Store,
+                        lanes,
+                        group,
+                        input,
+                    };
                     let params = || weights.gemv(rows, n, k, 1);
                     let w = &weights.words;
 
@@ -88,14 +99,16 @@ fn normed_products_have_the_bits_of_norms_and_products() {
                     let of_norm = rms_norm::Params { rows, n: k, x_rows: rows, eps: 1e-6 };
                     two.dispatch(RmsNorm, rms_norm::Rows::All, of_norm, binds).expect("no aliases");
                     let binds = gemv::Binds { w, x: &normed.cast(), norm: None, ids: None, y: &y };
-                    two.dispatch(Gemv, variant(Input::Plain), params(), binds).expect("no aliases");
+                    two.dispatch(Gemv, variant(Group::Four, Input::Plain), params(), binds).expect("no aliases");
                     let two = run(&device, two, &y).await;
 
-                    let mut one = Recorder::new();
-                    let y = output(&device, rows * n).await;
-                    let binds = gemv::Binds { w, x: &x.cast(), norm: Some(&norm.cast()), ids: None, y: &y };
-                    one.dispatch(Gemv, variant(Input::Normed), params(), binds).expect("no aliases");
-                    assert_eq!(run(&device, one, &y).await, two, "{ty} by {lanes:?}, {k} normed");
+                    for group in groups(lanes) {
+                        let mut one = Recorder::new();
+                        let y = output(&device, rows * n).await;
+                        let binds = gemv::Binds { w, x: &x.cast(), norm: Some(&norm.cast()), ids: None, y: &y };
+                        one.dispatch(Gemv, variant(*group, Input::Normed), params(), binds).expect("no aliases");
+                        assert_eq!(run(&device, one, &y).await, two, "{ty} by {lanes:?}, {group:?}, {k} normed");
+                    }
                 }
             }
         }
@@ -122,7 +135,7 @@ fn summed_products_have_the_bits_of_products_and_sums() {
                     let mut two = Recorder::new();
                     let (outputs, residual) = (output(&device, pairs * n).await, upload(&device, &start).await);
                     let (epilogue, input) = (Epilogue::Store, Input::Plain);
-                    let variant = gemv::Variant { ty, rows: Rows::Expert, epilogue, lanes, input };
+                    let variant = gemv::Variant { ty, rows: Rows::Expert, epilogue, lanes, group: Group::Four, input };
                     let binds = gemv::Binds { w, x, norm: None, ids: Some(&ids), y: &outputs };
                     two.dispatch(Gemv, variant, weights.gemv(pairs, n, k, experts), binds).expect("no aliases");
                     let params = weighted_sum::Params { rows, n, k: share, eps: 0.0 };
@@ -136,13 +149,20 @@ fn summed_products_have_the_bits_of_products_and_sums() {
                     two.dispatch(WeightedSum, weighted_sum::Variant::Add, params, binds).expect("no aliases");
                     let two = run(&device, two, &residual).await;
 
-                    let mut one = Recorder::new();
-                    let residual = upload(&device, &start).await;
-                    let (row_units, units) = (weights.planes.row_units(), weights.planes.units());
-                    let params = gemv_sum::Params { rows, n, k, row_units, units, share, experts, matrix_rows: n };
-                    let binds = gemv_sum::Binds { w, x, ids: &ids, weights: &factors, y: &residual };
-                    one.dispatch(GemvSum, gemv_sum::Variant { ty, lanes }, params, binds).expect("no aliases");
-                    assert_eq!(run(&device, one, &residual).await, two, "{ty} by {lanes:?}, {share} of {k}");
+                    for group in groups(lanes).iter().copied() {
+                        let mut one = Recorder::new();
+                        let residual = upload(&device, &start).await;
+                        let (row_units, units) = (weights.planes.row_units(), weights.planes.units());
+                        let params = gemv_sum::Params { rows, n, k, row_units, units, share, experts, matrix_rows: n };
+                        let binds = gemv_sum::Binds { w, x, ids: &ids, weights: &factors, y: &residual };
+                        one.dispatch(GemvSum, gemv_sum::Variant { ty, lanes, group }, params, binds)
+                            .expect("no aliases");
+                        assert_eq!(
+                            run(&device, one, &residual).await,
+                            two,
+                            "{ty} by {lanes:?}, {group:?}, {share} of {k}"
+                        );
+                    }
                 }
             }
         }

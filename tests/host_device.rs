@@ -80,12 +80,10 @@ impl Application {
 
     /// Makes a mistake of its own, and checks that its handler is told of that and of nothing else.
     fn err(&self) {
-        let size = 4;
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::MAP_WRITE;
         let _ = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("a mistake of the application"),
-            size,
-            usage,
+            size: 4,
+            usage: wgpu::BufferUsages::empty(),
             mapped_at_creation: false,
         });
         let errors = std::mem::take(&mut *self.errors.lock().expect("no panic"));

@@ -17,7 +17,7 @@ use ferrum_wgpu::{
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
-            Epilogue, Input, Lanes, Mma, Rows, TileType,
+            Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
             gemm::{self, Gemm, TILE_M},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, Columns, GemvColumns},
@@ -44,6 +44,7 @@ struct Products<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Gemv,
+    One,
     Columns(Columns),
     Gemm,
 }
@@ -82,7 +83,9 @@ impl<'a> Products<'a> {
         let ids = upload(device, &self.ids[..rows as usize]).await;
         let y = upload(device, &vec![0.25; (rows * n) as usize]).await;
         let mut rec = Recorder::new();
-        if by == By::Gemv {
+        if let By::Gemv | By::One = by {
+            let group = if by == By::One { Group::One } else { Group::Four };
+            let variant = Variant { group, ..variant };
             let params = gemv::Params {
                 rows,
                 n,
@@ -193,7 +196,14 @@ fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Ve
     let mut all = Vec::new();
     for (lanes, ty) in lanes.iter().flat_map(|lanes| types.iter().map(|ty| (*lanes, *ty))) {
         for rows in [Rows::Dense, Rows::Expert] {
-            let variant = |epilogue: &Epilogue| Variant { ty, rows, epilogue: *epilogue, lanes, input: Input::Plain };
+            let variant = |epilogue: &Epilogue| Variant {
+                ty,
+                rows,
+                epilogue: *epilogue,
+                lanes,
+                group: Group::Four,
+                input: Input::Plain,
+            };
             all.extend(epilogues.iter().map(variant));
         }
     }
@@ -217,6 +227,9 @@ async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
             let one_by_one = products.rows(rows, By::Gemv).await;
             assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
             let what = format!("{v:?}, {rows} rows of {n}x{}", products.k);
+            if v.lanes == Lanes::Units {
+                assert_eq!(products.rows(rows, By::One).await, one_by_one, "one weight row at a time: {what}");
+            }
             for columns in Columns::available(v.lanes) {
                 assert_eq!(products.rows(rows, By::Columns(*columns)).await, one_by_one, "{columns:?} at once: {what}");
             }
@@ -246,7 +259,7 @@ fn another_order_is_seen() {
             "partial[(row * LANES + (lane ^ 3u))",
         );
         let (ty, rows, epilogue) = (WeightType::Q4K, Rows::Dense, Epilogue::Store);
-        let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, input: Input::Plain };
+        let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, group: Group::Four, input: Input::Plain };
         let products = Products::new(&device, variant, (8, 40, 8), &mut Rng::new(7)).await;
         assert_ne!(products.rows(8, By::Columns(Columns::Four)).await, products.rows(8, By::Gemv).await);
     });

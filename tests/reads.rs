@@ -13,7 +13,7 @@ use ferrum_wgpu::{
     kernels::{
         KvType,
         linear::{
-            Epilogue, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
+            Epilogue, Group, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
             gemv_columns::{self, Columns},
         },
     },
@@ -156,7 +156,7 @@ fn products_read_the_weights_they_say() -> Result {
                 for rows in [Rows::Dense, Rows::Expert] {
                     let mut rec = Recorder::new();
                     let (epilogue, lanes, input) = (Epilogue::Store, Lanes::Units, Input::Plain);
-                    let variant = gemv::Variant { ty, rows, epilogue, lanes, input };
+                    let variant = gemv::Variant { ty, rows, epilogue, lanes, group: Group::Four, input };
                     for (part, first) in parts.iter().zip([0, HELD]) {
                         product(&mut rec, kernel, variant, (part, first), &buffers)?;
                     }

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Multiplies by each kind of cooperative matrices that `device` has, and remembers those that give what their definition asks:
-/// [`Device::trusted_matrices`]. [`Tiers::of`](crate::model::Tiers::of) chooses no others. What is wrong is logged as a warning.
-/// A model that is loaded has this done, once for each device.
+/// [`Device::trusted_matrices`]. Models choose no others. What is wrong is logged as a warning. A model that is loaded has this
+/// done, once for each device.
 ///
 /// # Errors
 /// Memory that runs out, a device that is lost. What only these kernels suffer, as that they do not compile, is no error.

@@ -153,8 +153,7 @@ impl Device {
         &self.inner.caps
     }
 
-    /// The cooperative matrices that [`check_matrices`](crate::conformance::check_matrices) has found to compute right; none
-    /// before.
+    /// The cooperative matrices that have been found to compute right on it; none before anybody has looked.
     pub fn trusted_matrices(&self) -> Matrices {
         self.trusted().get().copied().unwrap_or_default()
     }

@@ -5,14 +5,14 @@ use super::{
     activations::Routing,
     decoder::Decoder,
     paging::PageIn,
-    product::{By, Chosen, Input, Output, Rows},
+    product::{By, Chosen, Input, Output, Rows, Weighed},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         elementwise::silu_mul,
-        linear::{Epilogue, gemv_sum},
+        linear::{self, Epilogue, gemv_sum},
         moe::{bucket, router_topk, weighted_sum},
     },
 };
@@ -132,9 +132,11 @@ impl Decoder<'_> {
         used: u32,
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
+        let weighed = Weighed { ty: planes.ty(), rows: matrix.n, k: matrix.k };
+        let group = self.lanes_group(&weighed, self.pass.rows, linear::Input::Plain);
         rec.dispatch(
             gemv_sum::GemvSum,
-            gemv_sum::Variant { ty: planes.ty(), lanes: self.tiers.lanes },
+            gemv_sum::Variant { ty: planes.ty(), lanes: self.tiers.lanes, group },
             gemv_sum::Params {
                 rows: self.pass.rows,
                 n: matrix.n,

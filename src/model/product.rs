@@ -11,12 +11,13 @@ use crate::{
     kernels::{
         elementwise::add_rows,
         linear::{
-            self, Epilogue, gemm, gemv,
+            self, Epilogue, Group, Lanes, gemm, gemv,
             gemv_columns::{self, Columns},
             gemv_q8, quantise,
         },
         moe::bucket,
     },
+    quant::WeightType,
 };
 
 /// The rows of a product, and which matrices they meet.
@@ -87,6 +88,14 @@ impl By {
     }
 }
 
+/// A matrix, or one of a stack: its format, rows, and the weights of a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weighed {
+    pub(super) ty: WeightType,
+    pub(super) rows: u32,
+    pub(super) k: u32,
+}
+
 /// Of more rows some at once are multiplied without asking.
 const MOST_BY_CHOICE: u32 = 64;
 
@@ -141,6 +150,18 @@ impl Decoder<'_> {
         } else {
             default.1
         }
+    }
+
+    /// How many weight rows lanes of units have at a time when `rows` single rows are multiplied with matrices of this kind: by
+    /// measurement, since small matrices fill a large device with many workgroups only.
+    pub(super) fn lanes_group(&self, matrix: &Weighed, rows: u32, input: linear::Input) -> Group {
+        if self.tiers.lanes == Lanes::Rows {
+            return Group::Four;
+        }
+        let Weighed { ty, rows: n, k } = *matrix;
+        let normed = if input == linear::Input::Normed { ", normed" } else { "" };
+        let site = format!("weight rows at a time of {n} by {k} in {ty}{normed}");
+        self.choices.choose(&site, rows, ("four", Group::Four), &[("one", Group::One)])
     }
 
     /// How `pairs` of tokens with `experts` are multiplied.
@@ -273,7 +294,8 @@ impl Decoder<'_> {
                 By::Row => {
                     let norm = input.norm.map(Buffer::cast);
                     let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
-                    let variant = gemv::Variant { ty, rows: kind, epilogue, lanes, input };
+                    let group = self.lanes_group(&Weighed { ty, rows: matrix_rows, k }, count, input);
+                    let variant = gemv::Variant { ty, rows: kind, epilogue, lanes, group, input };
                     let params = params!(gemv, x_offset: 0, ids_offset: 0, eps: self.config.eps);
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;

@@ -63,8 +63,8 @@ impl Tiers {
     pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
 
     /// Those that suit `device`, as exact as `precision` asks, with cooperative matrices if they have been found to compute right
-    /// ([`check_matrices`](crate::conformance::check_matrices), of which a model's loading is one). Software drivers compute fast as they compute exactly: halves
-    /// are converted there by many instructions.
+    /// ([`check_matrices`](crate::conformance::check_matrices), as a model's loading does). Software drivers compute fast as they
+    /// compute exactly: halves are converted there by many instructions.
     pub fn of(device: &Device, precision: Precision) -> Self {
         match (device.is_software(), device.caps().shuffles) {
             (true, true) => return Self { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Self::SOFTWARE },

@@ -58,12 +58,17 @@ pub async fn gpu() -> Device {
 
 /// A device that an application lends us: futures that wait for it are pending, where for one of our own they block.
 pub async fn lent() -> Device {
+    lent_without(wgpu::Features::empty()).await
+}
+
+/// The same, made without some features.
+pub async fn lent_without(lacking: wgpu::Features) -> Device {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
     let adapter = adapter.expect("`make setup` installs a software one");
     let Requirements { features, limits } = Requirements::of(&adapter);
     let descriptor =
-        wgpu::DeviceDescriptor { required_limits: limits, required_features: features, ..Default::default() };
+        wgpu::DeviceDescriptor { required_limits: limits, required_features: features - lacking, ..Default::default() };
     let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
     Device::from_wgpu(&adapter, device, queue).expect("a device that we can use")
 }

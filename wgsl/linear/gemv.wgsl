@@ -1,6 +1,6 @@
-// y[i] = W x[i] for single rows i: a workgroup multiplies 32 weight rows with one row of activations. 8 lanes share a
-// group of 4 weight rows, taking turns at its units.
-const TILE = 32u;
+// y[i] = W x[i] for single rows i: a workgroup multiplies 8 groups of weight rows with one row of activations. 8 lanes
+// share a group, taking turns at its units.
+const TILE = WG / LANES * GROUP;
 const COLUMNS = 1u;
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
@@ -9,10 +9,10 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         return;
     }
     let lane = invocation % LANES;
-    let group = (invocation / LANES) * 4u;
+    let group = (invocation / LANES) * GROUP;
     let input_row = (p.x_offset >> 2u) + row_input(tile.y) * (p.k >> 2u);
     in_ready(input_row, invocation);
-    lanes_keep(group, lane, 0u, lanes_four(row_first_weight(tile.y), tile.x * TILE + group, lane, input_row));
+    lanes_keep(group, lane, 0u, lanes_group(row_first_weight(tile.y), tile.x * TILE + group, lane, input_row));
     workgroupBarrier();
     if invocation < TILE {
         lanes_finish(tile.x, invocation, 0u, tile.y * p.y_stride + p.y_offset);

@@ -4,6 +4,7 @@
 const ROWS = 8u;
 const TILE = 64u;
 const COLUMNS = TILE_M;
+const GROUP = ROWS;
 
 // One weight row's unit times the four columns.
 fn products(unit: u32, x0: QInput, x1: QInput, x2: QInput, x3: QInput) -> vec4<f32> {

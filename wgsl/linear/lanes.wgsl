@@ -1,12 +1,13 @@
 // How products by lanes of units take a sum, so that all give the same bits: 8 lanes take turns at the units of
-// a weight row, and what they have is added in their order. A workgroup has TILE weight rows and COLUMNS activation rows.
+// a weight row, and what they have is added in their order. A workgroup has TILE weight rows and COLUMNS activation rows. The
+// lanes share a group of GROUP weight rows, one or four, where they have one column at a time.
 const LANES = 8u;
 
 var<workgroup> lanes_partial: array<f32, TILE * LANES * COLUMNS>; // [TILE][LANES][COLUMNS]
 
-// What lane `lane` has of the sums of four weight rows from row `row` on, of the matrix whose first row is `first`; those
-// beyond its end are its last. A unit's activations are fetched once for the four.
-fn lanes_four(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
+// What lane `lane` has of the sums of a group's weight rows from row `row` on, of the matrix whose first row is `first`; those
+// beyond its end are its last. A unit's activations are fetched once for the group.
+fn lanes_group(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
     let last = p.matrix_rows - 1u;
     let unit0 = (first + min(row, last)) * p.row_units;
     let unit1 = (first + min(row + 1u, last)) * p.row_units;
@@ -15,6 +16,10 @@ fn lanes_four(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var unit = lane; unit < p.row_units; unit += LANES) {
         let input = in_unit(input_row, unit);
+        if GROUP == 1u {
+            sum.x += q_dot(unit0 + unit, p.units, input);
+            continue;
+        }
         sum += vec4<f32>(
             q_dot(unit0 + unit, p.units, input), q_dot(unit1 + unit, p.units, input),
             q_dot(unit2 + unit, p.units, input), q_dot(unit3 + unit, p.units, input),
@@ -23,10 +28,13 @@ fn lanes_four(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
     return sum;
 }
 
-// Keeps them, `row` being the first of the four in the tile.
+// Keeps them, `row` being the first of the group in the tile.
 fn lanes_keep(row: u32, lane: u32, column: u32, sum: vec4<f32>) {
     let at = (row * LANES + lane) * COLUMNS + column;
     lanes_partial[at] = sum.x;
+    if GROUP == 1u {
+        return;
+    }
     lanes_partial[at + LANES * COLUMNS] = sum.y;
     lanes_partial[at + 2u * LANES * COLUMNS] = sum.z;
     lanes_partial[at + 3u * LANES * COLUMNS] = sum.w;

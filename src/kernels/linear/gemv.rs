@@ -1,7 +1,7 @@
 //! Matrix times a few rows: `y[i] = W · x[i]`.
 
 use super::{
-    Epilogue, Input, Lanes, Rows, TileType,
+    Epilogue, Group, Input, Lanes, Rows, TileType,
     product::{self, Product, Run, Trial, params_of, product},
 };
 use crate::{
@@ -72,7 +72,7 @@ kernel! {
     }
 }
 
-/// Format, rows, epilogue, lanes and input.
+/// Format, rows, epilogue, lanes, their group and input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The weights' format.
@@ -83,12 +83,14 @@ pub struct Variant {
     pub epilogue: Epilogue,
     /// What invocations share out.
     pub lanes: Lanes,
+    /// Weight rows of eight lanes of units.
+    pub group: Group,
     /// What becomes of the activations before.
     pub input: Input,
 }
 
 impl Variant {
-    /// Without lanes and input.
+    /// Without what is about lanes and input.
     fn product(self) -> product::Variant {
         product::Variant { ty: self.ty, rows: self.rows, epilogue: self.epilogue }
     }
@@ -97,11 +99,11 @@ impl Variant {
 impl Gemv {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
-        for lanes in Lanes::available(caps).iter().copied() {
+        for (lanes, group) in Lanes::grouped(caps) {
             for product::Variant { ty, rows, epilogue } in product::Variant::all() {
-                all.push(Variant { ty, rows, epilogue, lanes, input: Input::Plain });
+                all.push(Variant { ty, rows, epilogue, lanes, group, input: Input::Plain });
                 if epilogue != Epilogue::Accumulate {
-                    all.push(Variant { ty, rows, epilogue, lanes, input: Input::Normed });
+                    all.push(Variant { ty, rows, epilogue, lanes, group, input: Input::Normed });
                 }
             }
         }
@@ -114,11 +116,11 @@ impl Gemv {
 
     fn source(v: Variant) -> Source {
         let source = v.lanes.source(v.product(), wgsl!("linear/gemv.wgsl"), wgsl!("linear/gemv_rows.wgsl"));
-        v.input.fill(source, v.lanes).with(v.rows.fragment())
+        v.input.fill(source, v.lanes).with(v.rows.fragment()).constant("GROUP", v.group.rows())
     }
 
     fn grid(v: Variant, p: &Params) -> Grid {
-        Grid { x: p.matrix_rows.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
+        Grid { x: p.matrix_rows.div_ceil(v.group.tile(v.lanes, v.ty)), y: p.rows }
     }
 
     fn effort(_: Variant, p: &Params) -> u64 {
@@ -151,6 +153,10 @@ impl Gemv {
         let mut shapes = vec![(5, 40, 2 * block.max(32)), (1, 1, block.max(4)), (2, 33, 2048)];
         if block == 1 {
             shapes.push((2, 5, 36));
+        }
+        if v.group == Group::One {
+            // Which rows a group has differs, not how they are decoded.
+            return shapes.into_iter().take(1).filter_map(|shape| case(v, None, shape, None, 0)).collect();
         }
         let mut cases: Vec<_> =
             shapes.into_iter().zip(0..).filter_map(|(shape, seed)| case(v, None, shape, None, seed)).collect();

@@ -1,7 +1,7 @@
 //! The weighted sum of a token's experts' products: a mixture's way down, in one.
 
 use super::{
-    Epilogue, Lanes, Rows, TestWeights,
+    Epilogue, Group, Lanes, Rows, TestWeights,
     product::{self, Product},
 };
 use crate::{
@@ -56,6 +56,8 @@ pub struct Variant {
     pub ty: WeightType,
     /// What invocations share out.
     pub lanes: Lanes,
+    /// Weight rows of eight lanes of units.
+    pub group: Group,
 }
 
 impl Variant {
@@ -66,8 +68,8 @@ impl Variant {
 
 impl GemvSum {
     fn variants(caps: &Caps) -> Vec<Variant> {
-        let with = |lanes: &Lanes| WeightType::ALL.map(|ty| Variant { ty, lanes: *lanes });
-        Lanes::available(caps).iter().flat_map(with).collect()
+        let with = |(lanes, group)| WeightType::ALL.map(|ty| Variant { ty, lanes, group });
+        Lanes::grouped(caps).flat_map(with).collect()
     }
 
     fn summation(v: Variant) -> Order {
@@ -76,11 +78,11 @@ impl GemvSum {
 
     fn source(v: Variant) -> Source {
         let (units, rows) = (wgsl!("linear/gemv_sum.wgsl"), wgsl!("linear/gemv_sum_rows.wgsl"));
-        v.lanes.source(v.product(), units, rows).with(wgsl!("input/plain.wgsl"))
+        v.lanes.source(v.product(), units, rows).with(wgsl!("input/plain.wgsl")).constant("GROUP", v.group.rows())
     }
 
     fn grid(v: Variant, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(v.lanes.tile(v.ty)), y: p.rows }
+        Grid { x: p.n.div_ceil(v.group.tile(v.lanes, v.ty)), y: p.rows }
     }
 
     fn effort(_: Variant, p: &Params) -> u64 {
@@ -139,8 +141,11 @@ impl GemvSum {
         let block = v.ty.block_len() as u64;
         // Rows that are no multiple of a tile, and more experts a token than are summed at once; one block; Qwen3-30B-A3B's
         // inner size.
-        [(3, 40, 9, 2 * block.max(32)), (1, 1, 1, block.max(4)), (2, 33, 8, 768)]
+        let shapes = [(3, 40, 9, 2 * block.max(32)), (1, 1, 1, block.max(4)), (2, 33, 8, 768)];
+        let count = if v.group == Group::One { 1 } else { shapes.len() };
+        shapes
             .into_iter()
+            .take(count)
             .zip(0..)
             .filter_map(|((rows, n, share, k), seed)| case(v, rows, n, share, k, seed))
             .collect()

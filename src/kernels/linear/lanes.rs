@@ -23,6 +23,12 @@ impl Lanes {
         if caps.shuffles { &[Self::Units, Self::Rows] } else { &[Self::Units] }
     }
 
+    /// The same, each with the groups that there are for it.
+    pub(super) fn grouped(caps: &Caps) -> impl Iterator<Item = (Self, Group)> {
+        let all = Self::available(caps).iter();
+        all.flat_map(|lanes| Group::available(*lanes).iter().map(|group| (*lanes, *group)))
+    }
+
     /// The order of sums, whatever the number of activation rows.
     pub(super) fn order(self) -> Order {
         Order::new(match self {
@@ -53,6 +59,41 @@ impl Lanes {
                 .with(wgsl!("linear/lane_rows.wgsl")),
         };
         source.with(wgsl!("linear/epilogue.wgsl"))
+    }
+}
+
+/// Weight rows that eight lanes have at a time in products of single rows: fewer make more workgroups, more fetch activations
+/// less often. The sums are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// One.
+    One,
+    /// Four.
+    Four,
+}
+
+impl Group {
+    /// Those that there are for a choice of lanes: of rows, a lane has as many as suit the format.
+    pub(crate) const fn available(lanes: Lanes) -> &'static [Self] {
+        match lanes {
+            Lanes::Units => &[Self::Four, Self::One],
+            Lanes::Rows => &[Self::Four],
+        }
+    }
+
+    pub(super) const fn rows(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Four => 4,
+        }
+    }
+
+    /// Weight rows of `ty` that a workgroup multiplies with a row of activations.
+    pub(crate) fn tile(self, lanes: Lanes, ty: WeightType) -> u32 {
+        match lanes {
+            Lanes::Units => 8 * self.rows(),
+            Lanes::Rows => lanes.tile(ty),
+        }
     }
 }
 

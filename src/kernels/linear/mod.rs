@@ -12,7 +12,7 @@ mod product;
 pub mod quantise;
 mod tile;
 
-pub use lanes::{Input, Lanes};
+pub use lanes::{Group, Input, Lanes};
 pub use mma::Mma;
 pub use tile::TileType;
 
