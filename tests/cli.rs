@@ -543,8 +543,9 @@ fn kernels_can_be_looked_at() -> Result {
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
     let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
     assert!(few.lines().count() >= 2 && few.lines().skip(1).all(|line| line.contains("silu")), "{few}");
-    let dump = success(&ferrum(&["kernels", "dump", "linear/gemv_sum", "--variant", "ty: F32, lanes: Rows"])?)?;
-    assert!(dump.starts_with("// linear/gemv_sum Variant { ty: F32, lanes: Rows }\n"), "{dump}");
+    let dump =
+        success(&ferrum(&["kernels", "dump", "linear/gemv_sum", "--variant", "ty: F32, lanes: Rows, group: Four"])?)?;
+    assert!(dump.starts_with("// linear/gemv_sum Variant { ty: F32, lanes: Rows, group: Four }\n"), "{dump}");
     assert!(dump.contains("subgroupShuffle"), "{dump}");
     let doc = success(&ferrum(&["kernels", "doc"])?)?;
     assert!(doc.starts_with("# Kernels\n"), "{doc}");

@@ -158,7 +158,7 @@ impl Chat<'_> {
     }
 
     /// Takes in a reply, or some of it, and checks it. Gives whether it may go on.
-    fn listen(&mut self, reply: &mut Reply<'_>, expected: &[u32], said: &mut Vec<u32>) -> bool {
+    fn listen(&mut self, reply: &mut Reply<'_>, asked: (&[u32], Way), expected: &[u32], said: &mut Vec<u32>) -> bool {
         let polls = self.polls();
         match within_polls(reply.next(), polls) {
             // What was dropped may be asked for again.
@@ -166,7 +166,8 @@ impl Chat<'_> {
             Some(Ok(Some(token))) => {
                 said.push(token);
                 count(&self.counts.tokens);
-                assert!(expected.starts_with(said), "{said:?} instead of {expected:?}");
+                let cached = reply.cached();
+                assert!(expected.starts_with(said), "{said:?} instead of {expected:?}: {asked:?}, {cached} cached");
                 true
             }
             Some(Ok(None)) => {
@@ -189,7 +190,7 @@ impl Chat<'_> {
         let most = if self.one_in(3) { self.rng.below(LEN as u32) as usize } else { usize::MAX };
         let mut said = Vec::new();
         let mut reply = session.generate(given, &way.tokens(LEN as u32)).expect("a request");
-        while said.len() < most && self.listen(&mut reply, expected, &mut said) {}
+        while said.len() < most && self.listen(&mut reply, (&whole, way), expected, &mut said) {}
         if reply.stop().is_none() {
             count(&self.counts.given_up);
         }

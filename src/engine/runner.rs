@@ -28,6 +28,12 @@ pub(super) struct Drawing {
 /// The drawing requests, by sequence.
 pub(super) type Drawings = HashMap<SequenceId, Drawing>;
 
+/// How the token of a pick is drawn; `None` where the host draws none, or the request was given up since the step was planned:
+/// the sequence may have made another, whose state is not to be touched.
+fn drawing_of<'a>(drawings: &'a Drawings, pick: &Pick) -> Option<&'a Drawing> {
+    drawings.get(&pick.sequence).filter(|drawing| pick.give == Give::Draw && drawing.number == pick.request)
+}
+
 /// A step that the device has, and whose results the host has not.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -242,8 +248,8 @@ impl Runner {
                 Some(row) => (0, row),
                 None => (1, pick.row),
             };
-            let way = match (pick.give, drawings.get(&pick.sequence)) {
-                (Give::Draw, Some(drawing)) if !self.options.host_sampling => {
+            let way = match drawing_of(drawings, pick) {
+                Some(drawing) if !self.options.host_sampling => {
                     let options = drawing.sampler.options();
                     work.draws.push((pick.sequence, pick.slot));
                     if self.loaded.get(pick.slot as usize) != Some(&Some(drawing.number)) {
@@ -412,5 +418,41 @@ impl Runner {
             lane.compile(device, &self.model, &self.kv, &self.sampling, &self.options).await?;
         }
         self.copies.compile(device, &self.kv).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{
+            SamplingOptions,
+            scheduler::{Limits, Scheduler},
+        },
+        kv::Pool,
+    };
+
+    #[test]
+    fn a_request_that_was_given_up_draws_nothing_for_the_next() {
+        let limits = Limits {
+            context: 8,
+            slots: 2,
+            prefill_rows: 8,
+            logit_rows: 1,
+            sharing: false,
+            share_drawn: false,
+            run_ahead: false,
+        };
+        let mut scheduler = Scheduler::new(limits, Pool::new(2, 8));
+        let (one, other) = (scheduler.open(), scheduler.open());
+        let sampler = Sampler::new(SamplingOptions::default()).expect("a sampler");
+        let drawings = Drawings::from([(one, Drawing { number: 7, sampler })]);
+        let pick = |sequence, request, give| Pick { row: 0, sequence, request, slot: 0, give };
+        let drawn = |pick| drawing_of(&drawings, &pick).map(|drawing| drawing.number);
+        assert_eq!(drawn(pick(one, 7, Give::Draw)), Some(7));
+        // Planned for the request before; of nobody; for the host.
+        assert_eq!(drawn(pick(one, 6, Give::Draw)), None);
+        assert_eq!(drawn(pick(other, 7, Give::Draw)), None);
+        assert_eq!(drawn(pick(one, 7, Give::Logits { last: true })), None);
     }
 }
