@@ -16,7 +16,7 @@ use crate::{
 /// Memory that runs out, a device that is lost. What only these kernels suffer, as that they do not compile, is no error.
 pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
     let has = device.caps().matrices;
-    // An outline computes nothing: its device is asked before or after.
+    // An outline computes nothing: its device has been asked before.
     if device.trusted().get().is_some() || device.is_outline() || !has.any() {
         return Ok(());
     }

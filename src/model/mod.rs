@@ -122,6 +122,8 @@ impl Model {
 
     /// The model without its weights, on an [outline](Device::outline) of `device`.
     pub(crate) async fn outline(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
+        // What is recorded there is to be what the device will be given.
+        check_matrices(device).await?;
         Self::load(&device.outline(), gguf, |_, _| ()).await
     }
 

@@ -33,7 +33,7 @@ impl Mma {
         all
     }
 
-    /// What follows the tiles' type in the name of the order of sums.
+    /// The name of its order of sums with tiles of this type.
     pub(super) const fn order(self, tile: TileType) -> &'static str {
         match (tile, self) {
             (TileType::F32, Self::Fma) => "along k",
