@@ -207,8 +207,9 @@ pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(),
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requirements {
     /// The features that kernels make use of, that by which compiled pipelines can be kept, and where memory is the
-    /// processor's too that by which weights are written straight to it. None of them is indispensable. `EXPERIMENTAL_COOPERATIVE_MATRIX` is not among them, since wgpu wants an application's own word for
-    /// experiments; a device that is made with it multiplies by cooperative matrices.
+    /// processor's too that by which weights are written straight to it. None of them is indispensable.
+    /// `EXPERIMENTAL_COOPERATIVE_MATRIX` is not among them, since wgpu wants an application's own word for experiments; a device
+    /// that is made with it multiplies by cooperative matrices.
     pub features: wgpu::Features,
     /// The limits that kernels make use of, as high as the adapter has them; WebGPU's defaults where they are no matter. The
     /// application may raise any of them.
