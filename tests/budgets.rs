@@ -90,12 +90,12 @@ fn a_token_reads_hardly_more_weights_than_it_needs() {
     });
 }
 
-/// Dispatches of all layers for a prompt of `len` tokens, for a token after it, and for tokens of three sequences, of which
-/// one is so long, pair by pair and by buckets.
+/// Dispatches of all layers for a prompt of `len` tokens, on average where it takes several passes, for a token after it, and
+/// for tokens of three sequences, of which one is so long, pair by pair and by buckets.
 async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u64; 4] {
     let (_, model) = load(device, tiny).await;
     let drawn = async |tiers, sequences: u32| {
-        let options = EngineOptions { profile: true, ..options(sequences, 300, tiers) };
+        let options = EngineOptions { profile: true, ..options(sequences, 400, tiers) };
         let engine = engine(&model, &options).await;
         let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
         let mut running = Vec::new();
@@ -118,10 +118,9 @@ async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u
     let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
     let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
     let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
-    assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
     let (pairs, _) = drawn(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
     let (buckets, _) = drawn(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
-    [dispatches / prompts.passes, alone, pairs, buckets]
+    [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
 }
 
 #[test]
@@ -129,17 +128,17 @@ fn a_layer_takes_few_dispatches() {
     pollster::block_on(async {
         let device = Device::cpu();
         let by_rows = Tiers { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Tiers::SOFTWARE };
-        // Contexts of one chunk of attention, and one of two, whose parts are merged by one dispatch more.
-        for (tiers, len) in [(Tiers::GPU, 5), (Tiers::SOFTWARE, 5), (by_rows, 5), (Tiers::GPU, 258)] {
+        // Contexts of one chunk of attention, and of two, whose parts are merged.
+        let long = CHUNK + 2;
+        for (tiers, len) in [(Tiers::GPU, 5), (Tiers::SOFTWARE, 5), (by_rows, 5), (Tiers::GPU, long), (by_rows, long)] {
             let first = counts(&device, &narrow(WeightType::Q4K), tiers, len).await;
             for big in BIG {
                 // Of the two layers the second is of this kind.
                 let both = counts(&device, &TinyModel { layers: 2, ..narrow(big) }, tiers, len).await;
                 let layer: [u64; 4] = std::array::from_fn(|i| both[i] - first[i]);
                 println!("{layer:?}: {big}, contexts of {len}, {tiers:?}");
-                let merge = u64::from(len > CHUNK);
                 for (dispatches, most) in layer.into_iter().zip([12, 9, 11, 12]) {
-                    assert!(dispatches <= most + merge, "{layer:?}: {big}, contexts of {len}, {tiers:?}");
+                    assert!(dispatches <= most, "{layer:?}: {big}, contexts of {len}, {tiers:?}");
                 }
             }
         }

@@ -471,8 +471,11 @@ fn conformance_tells_whether_kernels_compute_right() -> Result {
         for part in ["KERNEL", "elementwise/silu_mul", "pass", " 0 failed; worst error "] {
             assert!(table.contains(part), "{part:?} is not in: {table}");
         }
-        // Subgroups are an optional feature, and the twins have none.
-        assert!(options.is_empty() || !table.contains("Subgroup"), "{table}");
+    }
+    // Subgroups are an optional feature, and the twins have none.
+    for options in [["--mask", "portable"], ["--device", "cpu"]] {
+        let list = success(&ferrum(&[&["conformance", "--list", "-k", "linear/gemv_sum"], &options[..]].concat())?)?;
+        assert!(list.contains("lanes: Units") && !list.contains("lanes: Rows"), "{list}");
     }
     let json: serde_json::Value =
         serde_json::from_str(&success(&ferrum(&["conformance", "--json", "--device", "cpu", "-k", "Q4K"])?)?)?;

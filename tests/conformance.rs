@@ -51,7 +51,7 @@ fn a_device_of_default_limits_meets_the_definitions() {
 }
 
 /// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
-const MUTATIONS: [(&str, &str, &str, &str); 32] = [
+const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
@@ -70,16 +70,22 @@ const MUTATIONS: [(&str, &str, &str, &str); 32] = [
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
     // A chunk's sums not rescaled, a key seen too early, another pair's weight.
-    ("attn/attention", "mass.lo * put_lo.before +", "mass.lo +", "y["),
+    ("attn/attention", "mass.lo * whole_lo.before +", "mass.lo +", "y["),
     ("attn/attention", "< seen.end)", "<= seen.end)", "y["),
     ("attn/attention", "scan_add_eight(a1, lo.y, v, w)", "scan_add_eight(a1, lo.x, v, w)", "y["),
     ("attn/attention_merge", "sums.y * factors.y", "sums.y", "y["),
-    ("attn/qkv_to_cache", "a * turn.x - b * turn.y", "a * turn.x + b * turn.y", "q["),
+    ("attn/qkv_to_cache", "- turn_kept(pair.y * angle.y)", "+ turn_kept(pair.y * angle.y)", "q["),
+    // A head's key turned as a query, one stored in another's place, the last eighth of a head left out.
+    ("attn/qkv_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
+    ("attn/qkv_attention", "turned_stored = FOURS;", "", "kv["),
+    ("attn/qkv_attention", "return turned[pair * FOURS + i];", "return turned[i];", "y["),
+    ("attn/qkv_attention_part", "i < FOURS; i += 8u", "i + 1u < FOURS; i += 8u", "parts["),
+    ("attn/qkv_attention_part", "chunk == newest", "false", "kv["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
     // Q8_0: another run's scale, a scale of other codes, no rounding.
     ("attn/attention", "let run = i >> 2u;", "let run = 0u;", "y["),
     ("attn/kv_cache_append", "largest / 127.0", "largest / 126.0", "kv["),
-    ("attn/qkv_to_cache", "round(head_values", "trunc(head_values", "kv["),
+    ("attn/qkv_to_cache", "round(kv_four", "trunc(kv_four", "kv["),
     // Ties, a bucket's border, a slot left out.
     ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
     ("moe/bucket", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
@@ -98,7 +104,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 32] = [
 fn some_of(kernel: &str) -> &str {
     match kernel {
         "linear/gemv" | "linear/gemv_columns" | "linear/gemm" => "ty: Q4K, rows: Expert, epilogue: Store",
-        "attn/attention" => "head_dim: 128, cache: Paged",
+        "attn/attention" | "attn/qkv_attention" | "attn/qkv_attention_part" => "head_dim: 128, cache: Paged",
         _ => kernel,
     }
 }

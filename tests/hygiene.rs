@@ -137,7 +137,7 @@ fn files_stay_small() {
 }
 
 /// Folders of `wgsl/` whose files are slot fillings or library fragments, and not kernels' bodies.
-const FRAGMENTS: [&str; 6] = ["lib", "quant", "rows", "tiles", "kv", "reduce"];
+const FRAGMENTS: [&str; 5] = ["lib", "quant", "rows", "tiles", "kv"];
 
 #[test]
 fn every_wgsl_file_is_used_and_every_kernel_has_its_body() {

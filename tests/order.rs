@@ -6,14 +6,13 @@ use common::device::{gpu, normal, run, upload};
 use ferrum_wgpu::{
     gpu::{Buffer, Device, Kernel, Recorder},
     kernels::{
-        KvType, Reduce,
+        KvType,
         attn::{
             CHUNK, Cache, Exchange, Tiles,
             attention::{self, Attention},
             attention_merge::{self, AttentionMerge},
             attention_part::{self, AttentionPart},
             part_words,
-            qk_norm_rope::{self, QkNormRope},
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
@@ -496,14 +495,4 @@ fn orders_differ_where_sums_do() {
     assert_ne!(Attention::order(memory), Attention::order(shuffle));
     assert_eq!(Attention::order(memory), AttentionPart::order(memory));
     assert_eq!(Attention::order(shuffle), AttentionPart::order(shuffle));
-    let turn = |reduce| qk_norm_rope::Variant {
-        head_dim: 128,
-        mode: qk_norm_rope::Mode::NormRope,
-        interleaved: false,
-        cache: Cache::Paged,
-        reduce,
-    };
-    let (shared, subgroups) = (turn(Reduce::Shared), turn(Reduce::Subgroup));
-    assert_ne!(QkNormRope::order(shared), QkNormRope::order(subgroups));
-    assert!(QkNormRope::order(subgroups).by_subgroups() && !QkNormRope::order(shared).by_subgroups());
 }

@@ -5,7 +5,7 @@ use std::mem;
 use super::{EngineOptions, pace::steady_parts};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
-    kernels::{Reduce, attn::CHUNK, sample},
+    kernels::{attn::CHUNK, sample},
     model::{Activations, Choices, Decoder, FeedForward, Kind, KvCache, Model, Pass, Room, Sampling},
 };
 
@@ -105,7 +105,6 @@ impl Lane {
             activations: &self.activations,
             kv,
             sampling,
-            reduce: Reduce::best(device.caps()),
             tiers: options.plan.tiers_on(device),
             options: options.plan,
             choices,

@@ -54,24 +54,24 @@ impl KvType {
         Self::ALL.into_iter().filter(move |kv| *kv != Self::F16 || halves)
     }
 
-    /// Fills the slot for a kernel that reads heads.
-    pub(crate) fn load(self, source: Source, head_dim: u32) -> Source {
+    /// Fills the slot for a kernel that reads heads, of `KV_HEAD` words.
+    pub(crate) fn load(self, source: Source) -> Source {
         let fragment = match self {
             Self::F16 => wgsl!("kv/f16.wgsl"),
             Self::F32 => wgsl!("kv/f32.wgsl"),
             Self::Q8_0 => wgsl!("kv/q8_0.wgsl"),
         };
-        source.with(fragment).constant("KV_HEAD", self.head_words(head_dim))
+        source.with(fragment)
     }
 
-    /// Fills the slot for a kernel that stores heads.
-    pub(crate) fn store(self, source: Source, head_dim: u32) -> Source {
+    /// Fills the slot for a kernel that stores heads, of `KV_HEAD` words.
+    pub(crate) fn store(self, source: Source) -> Source {
         let fragment = match self {
             Self::F16 => wgsl!("kv/f16_store.wgsl"),
             Self::F32 => wgsl!("kv/f32_store.wgsl"),
             Self::Q8_0 => wgsl!("kv/q8_0_store.wgsl"),
         };
-        source.with(fragment).constant("KV_HEAD", self.head_words(head_dim))
+        source.with(fragment).with(wgsl!("kv/store.wgsl"))
     }
 
     /// How a head of `head_dim` elements is in words.

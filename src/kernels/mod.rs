@@ -11,7 +11,7 @@ pub mod sample;
 
 pub use kv_type::KvType;
 
-use crate::gpu::{Caps, Kernel, Source, wgsl};
+use crate::gpu::Kernel;
 
 /// Something that is done for every kernel.
 pub trait Visitor {
@@ -45,6 +45,8 @@ registry![
     attn::attention::Attention,
     attn::attention_part::AttentionPart,
     attn::attention_merge::AttentionMerge,
+    attn::qkv_attention::QkvAttention,
+    attn::qkv_attention_part::QkvAttentionPart,
     attn::split_qkv::SplitQkv,
     attn::qk_norm_rope::QkNormRope,
     attn::split_qkv_norm_rope::SplitQkvNormRope,
@@ -60,32 +62,3 @@ registry![
     sample::top_k::TopK,
     sample::draw::Draw,
 ];
-
-/// The `reduce` slot: how sums and maxima over a workgroup are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reduce {
-    /// By a tree in workgroup memory: on every device, and in the same order.
-    Shared,
-    /// By subgroups, then in their order.
-    Subgroup,
-}
-
-impl Reduce {
-    /// Those a device can take, the quickest last.
-    pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.subgroups { &[Self::Shared, Self::Subgroup] } else { &[Self::Shared] }
-    }
-
-    /// The quickest that a device can take.
-    pub fn best(caps: &Caps) -> Self {
-        if caps.subgroups { Self::Subgroup } else { Self::Shared }
-    }
-
-    /// Fills the slot.
-    pub(crate) fn fill(self, source: Source) -> Source {
-        match self {
-            Self::Shared => source.with(wgsl!("reduce/shared.wgsl")),
-            Self::Subgroup => source.subgroups(true).with(wgsl!("reduce/subgroup.wgsl")),
-        }
-    }
-}

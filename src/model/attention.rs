@@ -10,9 +10,9 @@ use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         attn::{
-            Cache, Tiles, attention, attention_merge, attention_part, kv_cache_append,
+            Cache, QkvVariant, Tiles, attention, attention_merge, attention_part, can_turn, kv_cache_append,
             qk_norm_rope::{self, Mode},
-            qkv_to_cache, split_qkv, transpose_heads,
+            qkv_attention, qkv_attention_part, qkv_to_cache, split_qkv, transpose_heads,
         },
         linear::Epilogue,
     },
@@ -37,15 +37,21 @@ impl Decoder<'_> {
             self.biased(rec, linear, input, Output { offset, ..Output::new(&a.qkv, stride) })?;
             offset += linear.matrix.n;
         }
-        match &a.split {
-            None => self.qkv_to_cache(rec, layer, kv)?,
-            Some(split) => self.qkv_in_steps(rec, layer, kv, split)?,
-        }
         // A prompt has rows enough to fill a device; a drawn token's context is split over workgroups when it is long.
-        if self.pass.kind == Kind::Drawn && self.pass.chunks > 1 {
-            self.attention_in_parts(rec, kv)?;
-        } else {
-            self.whole_attention(rec, kv)?;
+        let in_parts = self.pass.kind == Kind::Drawn && self.pass.chunks > 1;
+        match (&a.split, in_parts) {
+            (None, true) if self.turns() => self.qkv_attention_part(rec, layer, kv)?,
+            (None, false) if self.turns() => self.qkv_attention(rec, layer, kv)?,
+            (split, in_parts) => {
+                match split {
+                    None => self.qkv_to_cache(rec, layer, kv)?,
+                    Some(split) => self.qkv_in_steps(rec, layer, kv, split)?,
+                }
+                if in_parts { self.attention_part(rec, kv)? } else { self.whole_attention(rec, kv)? }
+            }
+        }
+        if in_parts {
+            self.attention_merge(rec)?;
         }
         self.biased(rec, &layer.o, Input::plain(&a.attended), self.residual())
     }
@@ -66,7 +72,6 @@ impl Decoder<'_> {
                 interleaved: c.rope.interleaved,
                 cache: Cache::Paged,
                 kv: shape.ty,
-                reduce: self.reduce,
             },
             qkv_to_cache::Params {
                 rows: self.pass.rows,
@@ -87,7 +92,7 @@ impl Decoder<'_> {
                 positions: &a.positions,
                 table: Some(&self.kv.table),
                 q: &a.q,
-                kv,
+                kv: &kv.cast(),
             },
         )
     }
@@ -125,7 +130,6 @@ impl Decoder<'_> {
                     mode,
                     interleaved: turned && c.rope.interleaved,
                     cache: Cache::Paged,
-                    reduce: self.reduce,
                 },
                 qk_norm_rope::Params { rows, heads, capacity: shape.context, eps: c.eps },
                 qk_norm_rope::Binds {
@@ -160,7 +164,92 @@ impl Decoder<'_> {
                 v: &split.v_heads,
                 positions: &a.positions,
                 table: Some(&self.kv.table),
-                kv,
+                kv: &kv.cast(),
+            },
+        )
+    }
+
+    /// Whether workgroups that attend turn heads themselves, with the same bits: they can for drawn tokens, whose sequences have
+    /// nothing newer.
+    fn turns(&self) -> bool {
+        self.pass.kind == Kind::Drawn
+            && can_turn(self.config.head_dim, self.group(), self.tiers.exchange)
+            && self.choices.choose("heads", self.pass.rows, ("turned to attend", true), &[("turned before", false)])
+    }
+
+    fn qkv_variant(&self, layer: &LayerWeights) -> QkvVariant {
+        QkvVariant {
+            attention: self.scores(),
+            norm: layer.qk_norm.is_some(),
+            interleaved: self.config.rope.interleaved,
+        }
+    }
+
+    fn qkv_attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+        rec.dispatch(
+            qkv_attention::QkvAttention,
+            self.qkv_variant(layer),
+            qkv_attention::Params {
+                rows: self.pass.rows,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                group: self.group(),
+                tile_rows: 1,
+                tile_heads: self.group(),
+                head_tiles: 1,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+                window: 0,
+                eps: c.eps,
+                scale: self.scale(),
+            },
+            qkv_attention::Binds {
+                qkv: &a.qkv.cast(),
+                norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
+                rotations: &self.kv.rotations,
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                kv: &kv.cast(),
+                y: &a.attended.cast(),
+            },
+        )
+    }
+
+    fn qkv_attention_part(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+        rec.dispatch(
+            qkv_attention_part::QkvAttentionPart,
+            self.qkv_variant(layer),
+            qkv_attention_part::Params {
+                rows: self.pass.rows,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                group: self.group(),
+                tile_rows: 1,
+                tile_heads: self.group(),
+                head_tiles: 1,
+                chunks: self.pass.chunks,
+                capacity: shape.context,
+                sequences: shape.slots,
+                max_blocks: shape.max_blocks(),
+                block: shape.block,
+                blocks: shape.blocks,
+                window: 0,
+                eps: c.eps,
+                scale: self.scale(),
+            },
+            qkv_attention_part::Binds {
+                qkv: &a.qkv.cast(),
+                norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
+                rotations: &self.kv.rotations,
+                positions: &a.positions,
+                table: Some(&self.kv.table),
+                kv: &kv.cast(),
+                parts: &a.parts.cast(),
             },
         )
     }
@@ -211,11 +300,10 @@ impl Decoder<'_> {
         )
     }
 
-    /// The same, bit for bit, by chunks side by side.
-    fn attention_in_parts(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    /// The same, bit for bit, by chunks side by side: their sums.
+    fn attention_part(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
         let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
         let tiles = Tiles::new(self.group(), false);
-        let parts = a.parts.cast();
         rec.dispatch(
             attention_part::AttentionPart,
             self.scores(),
@@ -241,9 +329,14 @@ impl Decoder<'_> {
                 kv: &kv.cast(),
                 positions: &a.positions,
                 table: Some(&self.kv.table),
-                parts: &parts,
+                parts: &a.parts.cast(),
             },
-        )?;
+        )
+    }
+
+    /// All of attention by the sums of its chunks.
+    fn attention_merge(&self, rec: &mut Recorder) -> Result<(), GpuError> {
+        let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
         rec.dispatch(
             attention_merge::AttentionMerge,
             attention_merge::Variant { head_dim: c.head_dim, cache: Cache::Paged },
@@ -254,7 +347,7 @@ impl Decoder<'_> {
                 capacity: shape.context,
                 window: 0,
             },
-            attention_merge::Binds { parts: &parts, positions: &a.positions, y: &a.attended.cast() },
+            attention_merge::Binds { parts: &a.parts.cast(), positions: &a.positions, y: &a.attended.cast() },
         )
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder},
-    kernels::{Reduce, elementwise::rms_norm, linear::embed, sample},
+    kernels::{elementwise::rms_norm, linear::embed, sample},
 };
 
 /// Where the rows of a pass come from: it decides in which order their sums are taken, whatever their number.
@@ -40,8 +40,6 @@ pub(crate) struct Decoder<'a> {
     pub(crate) activations: &'a Activations,
     pub(crate) kv: &'a KvCache,
     pub(crate) sampling: &'a Sampling,
-    /// How kernels take sums.
-    pub(crate) reduce: Reduce,
     /// Which kernels rows are given to.
     pub(crate) tiers: Tiers,
     pub(crate) options: PlanOptions,

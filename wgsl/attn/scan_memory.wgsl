@@ -19,8 +19,7 @@ fn scan_query_own(i: u32) -> KvEight {
 }
 
 fn scan_query(own: KvEight, head: u32, i: u32, pair: u32) -> KvEight {
-    let at = head * (HEAD_DIM / 4u);
-    return KvEight(q[at + 2u * i], q[at + min(2u * i + 1u, HEAD_DIM / 4u - 1u)]);
+    return KvEight(queries_four(head, pair, 2u * i), queries_four(head, pair, min(2u * i + 1u, HEAD_DIM / 4u - 1u)));
 }
 
 fn scan_largest(mine: ScanPairs, invocation: u32) -> ScanPairs {

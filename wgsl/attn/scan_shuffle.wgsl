@@ -15,7 +15,7 @@ fn scan_queries(tile: ScanTile, zero: u32, invocation: u32) {
     let pair = select(quad.xy, quad.zw, (invocation & 2u) != 0u);
     let head = select(pair.x, pair.y, (invocation & 1u) != 0u);
     for (var i = zero; i < HEAD_DIM / 4u; i += 1u) {
-        scan_own[i] = q[head * (HEAD_DIM / 4u) + i];
+        scan_own[i] = queries_four(head, invocation, i);
     }
 }
 

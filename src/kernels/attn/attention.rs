@@ -81,12 +81,14 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Those that a device can run.
+    /// Those that a device can run. How slots are arranged and how large a head is have nothing to do with each other.
     pub(super) fn all(caps: &Caps) -> Vec<Self> {
         let mut all = Vec::new();
-        for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
+        for kv in KvType::available(caps) {
             for exchange in Exchange::available(caps) {
-                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Self { head_dim, cache, kv, exchange: *exchange }));
+                let with = |cache| move |head_dim| Self { head_dim, cache, kv, exchange: *exchange };
+                all.extend([128].map(with(Cache::Contiguous)));
+                all.extend(TESTED_HEAD_DIMS.map(with(Cache::Paged)));
             }
         }
         all
@@ -108,7 +110,7 @@ impl Attention {
     }
 
     fn source(v: Variant) -> Source {
-        scan(v, wgsl!("attn/attention.wgsl"))
+        scan(v, wgsl!("attn/attention.wgsl"), wgsl!("attn/whole.wgsl")).with(wgsl!("attn/queries_given.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

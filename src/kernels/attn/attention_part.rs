@@ -79,7 +79,8 @@ impl AttentionPart {
     }
 
     fn source(v: Variant) -> Source {
-        scan(v, wgsl!("attn/attention_part.wgsl")).constant("PART", part_words(v.head_dim) / 4)
+        let source = scan(v, wgsl!("attn/attention_part.wgsl"), wgsl!("attn/part.wgsl"));
+        source.with(wgsl!("attn/queries_given.wgsl")).constant("PART", part_words(v.head_dim) / 4)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

@@ -160,12 +160,31 @@ impl Layout {
         words
     }
 
+    /// The same for a test that writes to it too: a NaN is nothing that Q8_0 could keep.
+    pub(super) fn random_numbers(
+        &self,
+        at: &Places<'_>,
+        kv: KvType,
+        head_dim: u32,
+        window: u32,
+        rng: &mut Rng,
+    ) -> Vec<[u32; 4]> {
+        let packing = kv.packing(head_dim);
+        let mut words = self.random(at, kv, head_dim, window, rng);
+        for head in 0..self.heads() {
+            if packing.unpacked(&words, head)[0].is_nan() {
+                packing.repack(&mut words, head, &vec![1.5; packing.numbers]);
+            }
+        }
+        bytemuck::cast_slice(&words).to_vec()
+    }
+
     /// A cache for a test that writes to it.
-    pub(super) fn untouched(&self, kv: KvType, head_dim: u32) -> Vec<u32> {
+    pub(super) fn untouched(&self, kv: KvType, head_dim: u32) -> Vec<[u32; 4]> {
         let packing = kv.packing(head_dim);
         let mut words = vec![0; self.heads() * packing.words];
         (0..self.heads()).for_each(|head| packing.repack(&mut words, head, &vec![1.5; packing.numbers]));
-        words
+        bytemuck::cast_slice(&words).to_vec()
     }
 
     /// A row's position.

@@ -3,7 +3,6 @@
 use super::{Cache, workgroup};
 use crate::{
     gpu::{Fragment, Source, wgsl},
-    kernels::Reduce,
     quant::Rng,
 };
 
@@ -13,9 +12,10 @@ pub(super) fn qkv(bias: bool) -> Fragment {
 }
 
 /// A source for heads that are normed or not and turned, a workgroup each.
-pub(super) fn turning(body: Fragment, head_dim: u32, norm: bool, interleaved: bool, reduce: Reduce) -> Source {
-    reduce
-        .fill(Source::new(body, workgroup(head_dim)))
+pub(super) fn turning(body: Fragment, head_dim: u32, norm: bool, interleaved: bool) -> Source {
+    Source::new(body, workgroup(head_dim))
+        .with(wgsl!("attn/turn.wgsl"))
+        .with(wgsl!("attn/head_four.wgsl"))
         .with(wgsl!("attn/head_turn.wgsl"))
         .with(if norm { wgsl!("attn/head_norm.wgsl") } else { wgsl!("attn/head_plain.wgsl") })
         .constant("HEAD_DIM", head_dim)

@@ -48,7 +48,7 @@ kernel! {
         /// The block table.
         table: read [u32] if |v| v.cache == Cache::Paged,
         /// The cache.
-        kv: write [u32],
+        kv: write [[u32; 4]],
     }
 }
 
@@ -71,7 +71,11 @@ impl KvCacheAppend {
 
     fn source(v: Variant) -> Source {
         let source = v.cache.fill(Source::new(wgsl!("attn/kv_cache_append.wgsl"), workgroup(v.head_dim)));
-        v.kv.store(source, v.head_dim).with(wgsl!("attn/head_copy.wgsl")).constant("HEAD_DIM", v.head_dim)
+        v.kv.store(source)
+            .constant("KV_HEAD", v.kv.head_words(v.head_dim))
+            .with(wgsl!("attn/head_four.wgsl"))
+            .with(wgsl!("attn/head_copy.wgsl"))
+            .constant("HEAD_DIM", v.head_dim)
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -82,12 +86,12 @@ impl KvCacheAppend {
         let layout = layout!(v, p);
         let at = Places { positions: host.positions, table: host.table };
         for (side, row, head, values) in heads(v, p, host.k, host.v) {
-            layout.store(&at, v.kv, host.kv, (side, row, head), values);
+            layout.store(&at, v.kv, host.kv.as_flattened_mut(), (side, row, head), values);
         }
     }
 
     fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let mut kv = Written::over(layout!(v, p), v.kv, v.head_dim, before.kv);
+        let mut kv = Written::over(layout!(v, p), v.kv, v.head_dim, before.kv.as_flattened());
         let at = Places { positions: before.positions, table: before.table };
         for (side, row, head, values) in heads(v, p, before.k, before.v) {
             kv.expect(&at, (side, row, head), &Expect::unchanged(values));

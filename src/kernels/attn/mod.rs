@@ -9,15 +9,19 @@ pub mod copy_blocks;
 mod head;
 pub mod kv_cache_append;
 pub mod qk_norm_rope;
+pub mod qkv_attention;
+pub mod qkv_attention_part;
 pub mod qkv_to_cache;
 mod scan;
 pub mod split_qkv;
 pub mod split_qkv_norm_rope;
 pub mod transpose_heads;
+mod turned;
 
 pub use attend::CHUNK;
 pub use cache::Cache;
 pub use scan::{Exchange, Tiles};
+pub use turned::{Variant as QkvVariant, can_turn};
 
 /// The largest head dimension, of which all are multiples of four: an invocation for each pair of elements, 256 to a workgroup.
 pub const MAX_HEAD_DIM: u32 = 512;

@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::Reduce,
     quant::Rng,
 };
 
@@ -64,22 +63,17 @@ pub struct Variant {
     pub interleaved: bool,
     /// Whether a sequence is behind each position.
     pub cache: Cache,
-    /// How sums over the head are taken.
-    pub reduce: Reduce,
 }
 
 impl QkNormRope {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+    fn variants(_: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for head_dim in TESTED_HEAD_DIMS {
-            for reduce in Reduce::available(caps) {
-                for (mode, interleaved) in [Mode::NormRope, Mode::Rope].iter().flat_map(|m| [(*m, false), (*m, true)]) {
-                    let variant = |cache| Variant { head_dim, mode, interleaved, cache, reduce: *reduce };
-                    all.extend(Cache::ALL.map(variant));
-                }
+            for (mode, interleaved) in [Mode::NormRope, Mode::Rope].iter().flat_map(|m| [(*m, false), (*m, true)]) {
+                all.extend(Cache::ALL.map(|cache| Variant { head_dim, mode, interleaved, cache }));
             }
-            let (mode, cache, reduce) = (Mode::Transpose, Cache::Contiguous, Reduce::Shared);
-            all.push(Variant { head_dim, mode, interleaved: false, cache, reduce });
+            let (mode, cache) = (Mode::Transpose, Cache::Contiguous);
+            all.push(Variant { head_dim, mode, interleaved: false, cache });
         }
         all
     }
@@ -92,7 +86,7 @@ impl QkNormRope {
                 .constant("HEAD_DIM", v.head_dim),
             Mode::NormRope | Mode::Rope => {
                 let norm = v.mode == Mode::NormRope;
-                v.cache.positions(turning(body, v.head_dim, norm, v.interleaved, v.reduce))
+                v.cache.positions(turning(body, v.head_dim, norm, v.interleaved))
             }
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{KvType, Reduce},
+    kernels::KvType,
 };
 
 kernel! {
@@ -58,7 +58,7 @@ kernel! {
         /// The query heads.
         q: write [f32],
         /// The cache.
-        kv: write [u32],
+        kv: write [[u32; 4]],
     }
 }
 
@@ -77,20 +77,15 @@ pub struct Variant {
     pub cache: Cache,
     /// The cache's format.
     pub kv: KvType,
-    /// How sums over the head are taken.
-    pub reduce: Reduce,
 }
 
 impl QkvToCache {
     fn variants(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
-            for reduce in Reduce::available(caps) {
-                for head_dim in TESTED_HEAD_DIMS {
-                    for (bias, norm, interleaved) in [(false, true, false), (false, false, true), (true, false, false)]
-                    {
-                        all.push(Variant { head_dim, bias, norm, interleaved, cache, kv, reduce: *reduce });
-                    }
+            for head_dim in TESTED_HEAD_DIMS {
+                for (bias, norm, interleaved) in [(false, true, false), (false, false, true), (true, false, false)] {
+                    all.push(Variant { head_dim, bias, norm, interleaved, cache, kv });
                 }
             }
         }
@@ -99,8 +94,9 @@ impl QkvToCache {
 
     fn source(v: Variant) -> Source {
         let body = wgsl!("attn/qkv_to_cache.wgsl");
-        let source = v.cache.fill(turning(body, v.head_dim, v.norm, v.interleaved, v.reduce));
-        v.kv.store(source, v.head_dim).with(qkv(v.bias)).with(wgsl!("attn/head_of_qkv.wgsl"))
+        let source = v.cache.fill(turning(body, v.head_dim, v.norm, v.interleaved));
+        let source = v.kv.store(source).constant("KV_HEAD", v.kv.head_words(v.head_dim));
+        source.with(qkv(v.bias)).with(wgsl!("attn/head_of_qkv.wgsl"))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -116,8 +112,8 @@ impl QkvToCache {
                 let head = rounded(&head);
                 match role {
                     Role::Query(i) => host.q[(row * p.heads as usize + i as usize) * hd..][..hd].copy_from_slice(&head),
-                    Role::Key(i) => layout.store(&at, v.kv, host.kv, (Side::Key, row, i), &head),
-                    Role::Value(i) => layout.store(&at, v.kv, host.kv, (Side::Value, row, i), &head),
+                    Role::Key(i) => layout.store(&at, v.kv, host.kv.as_flattened_mut(), (Side::Key, row, i), &head),
+                    Role::Value(i) => layout.store(&at, v.kv, host.kv.as_flattened_mut(), (Side::Value, row, i), &head),
                 }
             }
         }
@@ -127,7 +123,8 @@ impl QkvToCache {
         let (layout, hd) = (layout!(v, p), v.head_dim as usize);
         let at = Places { positions: before.positions, table: before.table };
         let projections = projections!(v, p, before);
-        let (mut q, mut kv) = (Expect::unchanged(before.q), Written::over(layout, v.kv, v.head_dim, before.kv));
+        let (mut q, mut kv) =
+            (Expect::unchanged(before.q), Written::over(layout, v.kv, v.head_dim, before.kv.as_flattened()));
         for row in 0..p.rows as usize {
             for (role, head) in projections.heads(row, layout.position(&at, row)) {
                 match role {
@@ -156,7 +153,7 @@ fn case(v: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<QkvToCache> {
     let mut data = Data { qkv, bias, norm, rotations, positions, table, kv, ..Default::default() };
     let at = Places { positions: &data.positions, table: &data.table };
     let projections = projections!(v, p, data);
-    let (mut q, mut kv) = (Vec::new(), Written::over(layout, v.kv, v.head_dim, &data.kv));
+    let (mut q, mut kv) = (Vec::new(), Written::over(layout, v.kv, v.head_dim, data.kv.as_flattened()));
     for row in 0..rows as usize {
         for (role, head) in projections.heads(row, layout.position(&at, row)) {
             match role {

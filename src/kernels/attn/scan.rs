@@ -51,19 +51,21 @@ impl Tiles {
     }
 }
 
-/// A source for workgroups that attend.
-pub(super) fn scan(v: Variant, body: Fragment) -> Source {
+/// A source for workgroups that attend by a fragment, without the slot `queries`.
+pub(super) fn scan(v: Variant, body: Fragment, attend: Fragment) -> Source {
     let source = match v.exchange {
         Exchange::Memory => Source::new(body, 64)
             .constant("RUNS", v.head_dim.div_ceil(8).next_power_of_two())
             .with(wgsl!("attn/scan_memory.wgsl")),
         Exchange::Shuffle => Source::new(body, 8).subgroups(true).with(wgsl!("attn/scan_shuffle.wgsl")),
     };
-    v.kv.load(v.cache.fill(source), v.head_dim)
+    v.kv.load(v.cache.fill(source))
         .with(wgsl!("kv/eight.wgsl"))
         .with(wgsl!("attn/sums.wgsl"))
         .with(wgsl!("attn/scan_tile.wgsl"))
         .with(wgsl!("attn/scan.wgsl"))
+        .with(attend)
         .constant("HEAD_DIM", v.head_dim)
+        .constant("KV_HEAD", v.kv.head_words(v.head_dim))
         .constant("CHUNK", CHUNK)
 }

@@ -4,10 +4,7 @@ use super::{
     Cache, TESTED_HEAD_DIMS,
     head::{Role, projections, qkv, rounded, test_positions, test_rotations, test_rows, test_shapes, turning},
 };
-use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::Reduce,
-};
+use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
 
 kernel! {
     /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the
@@ -61,18 +58,14 @@ pub struct Variant {
     pub norm: bool,
     /// RoPE turns neighbours `(2i, 2i + 1)`, as Llama GGUFs have it, and not `(i, i + HD/2)`.
     pub interleaved: bool,
-    /// How sums over the head are taken.
-    pub reduce: Reduce,
 }
 
 impl SplitQkvNormRope {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+    fn variants(_: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
-        for reduce in Reduce::available(caps) {
-            for head_dim in TESTED_HEAD_DIMS {
-                for (bias, norm, interleaved) in [(true, true, false), (false, true, false), (false, false, true)] {
-                    all.push(Variant { head_dim, bias, norm, interleaved, reduce: *reduce });
-                }
+        for head_dim in TESTED_HEAD_DIMS {
+            for (bias, norm, interleaved) in [(true, true, false), (false, true, false), (false, false, true)] {
+                all.push(Variant { head_dim, bias, norm, interleaved });
             }
         }
         all
@@ -81,7 +74,7 @@ impl SplitQkvNormRope {
     fn source(v: Variant) -> Source {
         let body = wgsl!("attn/split_qkv_norm_rope.wgsl");
         Cache::Contiguous
-            .positions(turning(body, v.head_dim, v.norm, v.interleaved, v.reduce))
+            .positions(turning(body, v.head_dim, v.norm, v.interleaved))
             .with(qkv(v.bias))
             .with(wgsl!("attn/head_of_qkv.wgsl"))
     }

@@ -3,7 +3,6 @@
 use super::{WG, rms_norm};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::Reduce,
     quant::Rng,
 };
 
@@ -42,7 +41,7 @@ impl FusedAddRmsNorm {
 
     fn source((): ()) -> Source {
         let source = Source::new(wgsl!("elementwise/fused_add_rms_norm.wgsl"), WG);
-        Reduce::Shared.fill(source).with(wgsl!("lib/norm.wgsl"))
+        source.with(wgsl!("lib/reduce.wgsl")).with(wgsl!("lib/norm.wgsl"))
     }
 
     fn grid((): (), p: &Params) -> Grid {

@@ -3,7 +3,6 @@
 use super::WG;
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::Reduce,
     quant::Rng,
 };
 
@@ -62,7 +61,7 @@ impl RmsNorm {
 
     fn source(rows: Rows) -> Source {
         // One order of sums for all norms, so that they may be taken by whichever kernel.
-        Reduce::Shared.fill(Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG)).with(match rows {
+        Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG).with(wgsl!("lib/reduce.wgsl")).with(match rows {
             Rows::All => wgsl!("elementwise/all_rows.wgsl"),
             Rows::Picked => wgsl!("elementwise/picked_rows.wgsl"),
         })

@@ -2,7 +2,7 @@
 
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
-    kernels::{Reduce, elementwise::fused_add_rms_norm::near_sums, elementwise::rms_norm},
+    kernels::elementwise::{fused_add_rms_norm::near_sums, rms_norm},
     quant::Rng,
 };
 
@@ -65,7 +65,9 @@ impl WeightedSum {
 
     fn source(v: Variant) -> Source {
         let source = if v.normed() {
-            Reduce::Shared.fill(Source::new(wgsl!("moe/weighted_sum_norm.wgsl"), WG)).with(wgsl!("lib/norm.wgsl"))
+            Source::new(wgsl!("moe/weighted_sum_norm.wgsl"), WG)
+                .with(wgsl!("lib/reduce.wgsl"))
+                .with(wgsl!("lib/norm.wgsl"))
         } else {
             Source::new(wgsl!("moe/weighted_sum.wgsl"), WG).constant("ADD", v == Variant::Add)
         };
