@@ -11,7 +11,7 @@ help:
 	@echo 'make test    formatting, lints, documentation and all tests'
 	@echo 'make test-stacks   every kernel on other drivers, other compilers, other targets and in a browser (Debian only;'
 	@echo '             needs Python 3 and Node, which it installs)'
-	@echo '             STAGES="gl tint" picks some of: lavapipe mesa swiftshader gl translations tint dxc targets browser'
+	@echo '             STAGES="gl tint" picks some of: dxc lavapipe mesa swiftshader browser translations tint gl targets'
 	@echo 'make setup   only what demo and test need from the system: a C linker and a Vulkan driver'
 
 setup:

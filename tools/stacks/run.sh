@@ -1,7 +1,7 @@
 #!/bin/bash
-# Judges the kernels on every stack that software alone can offer: `run.sh [STAGE...]`, all stages by default, quick ones
-# first. Each stage prints what it ran and its totals; the first that fails ends the run, and a table of all stages is the
-# end of it. A stack that cannot be had is a failure, never a skip.
+# Judges the kernels on every stack that software alone can offer: `run.sh [STAGE...]`, all stages by default, as many at a time
+# as there are processors. What a stage printed, what it ran and its totals, is shown when it ends; after one that fails no
+# more are begun, and a table of all stages is the end of it. A stack that cannot be had is a failure, never a skip.
 #
 # Sets itself up on Debian: packages through apt, an npm and a PyPI package into the target folder.
 set -euo pipefail
@@ -10,7 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
-STAGES=(lavapipe mesa swiftshader gl translations tint dxc targets browser)
+# Long ones first, so that none is left alone at the end.
+STAGES=(dxc lavapipe mesa swiftshader browser translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer ones are fine too, if their verdicts on the known bad shaders are right.
 WEBGPU=webgpu@0.6.2
@@ -22,8 +23,20 @@ fail() {
     exit 1
 }
 
+# alone <command>...: runs it while no other stage runs anything so.
+alone() {
+    (
+        flock 9
+        "$@"
+    ) 9>"$WORK/lock"
+}
+
 # apt <package>...: installs those that are missing.
 apt() {
+    alone install_missing "$@"
+}
+
+install_missing() {
     local missing=() package sudo=()
     for package; do
         dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
@@ -43,21 +56,17 @@ want() {
     command -v "$1" >/dev/null || apt "${@:2}"
 }
 
-# The examples of this package that the stages use, built once.
-examples() {
+# prepare <stage>...: makes what several stages use: the suite, and every variant's shader, portable ones, those that need
+# subgroups, those that need f16 or matrices.
+prepare() {
+    [[ " $* " =~ \ (lavapipe|mesa|swiftshader|gl|translations|tint|dxc)\  ]] || return 0
     "$CARGO" build --examples
-}
-
-# Every variant's shader: portable ones, those that need subgroups, and those that need f16.
-shaders() {
-    examples
     rm -rf "$WORK/shaders"
     "$TARGET/debug/examples/dump_shaders" "$WORK/shaders"
 }
 
 lavapipe() {
     apt libvulkan1 mesa-vulkan-drivers
-    examples
     $here/native.sh lavapipe "$TARGET/debug/examples/suite"
 }
 
@@ -72,7 +81,6 @@ mesa() {
             sid "$root" http://deb.debian.org/debian >/dev/null
         touch "$root/complete"
     fi
-    shaders
     rm -rf "$root/work"
     mkdir "$root/work"
     cp -r $here/native.sh $here/matrices.sh "$TARGET/debug/examples/suite" "$WORK/shaders/matrices" "$root/work"
@@ -82,26 +90,22 @@ mesa() {
 
 swiftshader() {
     apt libvulkan1 chromium
-    examples
     $here/native.sh swiftshader "$TARGET/debug/examples/suite"
 }
 
 gl() {
     apt libegl1 libgl1-mesa-dri
-    examples
     $here/native.sh gl "$TARGET/debug/examples/suite"
 }
 
 translations() {
     apt spirv-tools glslang-tools
-    shaders
     $here/translations.sh "$WORK"/shaders/{portable,subgroups,f16}
 }
 
 tint() {
     want node nodejs
     want npm npm
-    shaders
     mkdir -p "$WORK/node"
     [ -f "$WORK/node/node_modules/webgpu/index.js" ] ||
         npm install --prefix "$WORK/node" --no-save --no-audit --no-fund --ignore-scripts --silent "$WEBGPU"
@@ -111,7 +115,6 @@ tint() {
 dxc() {
     want python3 python3
     python3 -m pip --version >/dev/null 2>&1 || apt python3-pip
-    shaders
     local libraries=("$WORK"/dxc/*/compushady/backends/libdxcompiler_"$(uname -m)".so.*)
     if [ ! -f "${libraries[0]}" ]; then
         rm -rf "$WORK/dxc"
@@ -126,7 +129,7 @@ dxc() {
 
 targets() {
     local target
-    rustup target add "${TARGETS[@]}" 2>/dev/null
+    alone rustup target add "${TARGETS[@]}" 2>/dev/null
     rustc --version
     for target in "${TARGETS[@]}"; do
         "$CARGO" check -q --lib --no-default-features --target "$target"
@@ -138,7 +141,7 @@ targets() {
 browser() {
     apt chromium
     want python3 python3
-    rustup target add wasm32-unknown-unknown 2>/dev/null
+    alone rustup target add wasm32-unknown-unknown 2>/dev/null
     $here/browser.sh "$WORK/browser"
 }
 
@@ -149,37 +152,57 @@ fi
 for stage; do
     [[ " ${STAGES[*]} " == *" $stage "* ]] || fail "no stage $stage, but ${STAGES[*]}"
 done
-log=$WORK/log
 summary=
+failed=
+declare -A stage_of=() begun_at=()
 
 # summarise <stage> <verdict> <seconds>: a line about what a stage has printed, with the adapter or compiler that it named
 # and its last line, the counts.
 summarise() {
-    local by
+    local by log=$WORK/$1.log
     by=$(grep -m1 -oE '^(vulkan|gl): .*\)|^(Chrome/|Dawn|DXC|SPIRV-Tools|rustc).*' "$log" || true)
     summary+=$(printf '%-13s %6s %5s s  %-34s %s' "$1" "$2" "$3" "$(tail -n 1 "$log")" "$by")$'\n'
 }
 
-# Prints the table of what has run, whether all did or not.
-finish() {
-    printf '\n%-13s %6s %7s  %-34s %s\n%s' stage '' time counts 'adapter or compiler' "$summary"
+# begin <stage>: in a process of its own, so that set -e holds inside, which it does not where a function's success is asked for.
+begin() {
+    printf '== %s begins\n' "$1"
+    (
+        set -e
+        "$1"
+    ) >"$WORK/$1.log" 2>&1 &
+    stage_of[$!]=$1
+    begun_at[$1]=$SECONDS
+}
+
+# Waits for any of the stages that run, and shows what it printed.
+end() {
+    local pid stage status=0 verdict=passed
+    wait -n -p pid || status=$?
+    stage=${stage_of[$pid]}
+    unset "stage_of[$pid]"
+    if [ $status != 0 ]; then
+        verdict=FAILED
+        failed+=" $stage"
+    fi
+    printf '\n== %s\n' "$stage"
+    cat "$WORK/$stage.log"
+    summarise "$stage" $verdict $((SECONDS - begun_at[$stage]))
 }
 
 begun_all=$SECONDS
-for stage; do
-    printf '\n== %s\n' "$stage"
-    begun=$SECONDS
-    # Its own process, so that set -e holds inside, which it does not where a function's success is asked for.
-    set +e
-    (set -e; "$stage") | tee "$log"
-    status=${PIPESTATUS[0]}
-    set -e
-    if [ $status != 0 ]; then
-        summarise "$stage" FAILED $((SECONDS - begun))
-        finish
-        fail "$stage failed"
+prepare "$@"
+for stage in "${STAGES[@]}"; do
+    [[ " $* " == *" $stage "* ]] || continue
+    if [ ${#stage_of[@]} -ge "$(nproc)" ]; then
+        end
     fi
-    summarise "$stage" passed $((SECONDS - begun))
+    [ -z "$failed" ] || break
+    begin "$stage"
 done
-finish
+while [ ${#stage_of[@]} -gt 0 ]; do
+    end
+done
+printf '\n%-13s %6s %7s  %-34s %s\n%s' stage '' time counts 'adapter or compiler' "$summary"
+[ -z "$failed" ] || fail "failed:$failed"
 printf '\ntest-stacks: all in %s s\n' $((SECONDS - begun_all))
