@@ -9,11 +9,7 @@ use ferrum_wgpu::{
     kernels::{
         attn::{CHUNK, Cache, Tiles, attention, attention_part, part_words},
         elementwise::rms_norm,
-        linear::{
-            Epilogue, Rows, gemm, gemv,
-            gemv_columns::{self, Columns},
-            gemv_sum,
-        },
+        linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
         moe::bucket,
     },
     quant::{Planes, WeightType, random_blocks},
@@ -168,7 +164,7 @@ impl Bench {
                 if rows >= 16 {
                     for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
                         if plain(v.ty, v.rows, v.epilogue) {
-                            let params = params!(gemm, tiles: rows.div_ceil(gemm::TILE_M));
+                            let params = params!(gemm, tiles: rows.div_ceil(v.tile_rows.count()));
                             let binds = gemm::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
                             self.time(gemm::Gemm, v, &shape, work, params, binds).await?;
                         }
@@ -234,7 +230,7 @@ impl Bench {
                 }
                 continue;
             }
-            for tile_rows in [Columns::Four.count(), Columns::Eight.count(), gemm::TILE_M] {
+            for tile_rows in [4, 8, 32, 64] {
                 let max_tiles = bucket::max_tiles(pairs, EXPERTS, tile_rows);
                 let counts = self.device.alloc("counts", EXPERTS.into()).await?;
                 let offsets = self.device.alloc("offsets", u64::from(EXPERTS) + 1).await?;
@@ -257,9 +253,9 @@ impl Bench {
                 program.prepare(&self.device, recorder.finish()).await?;
                 program.run(&self.device).await?;
                 let x = x.cast();
-                if tile_rows == gemm::TILE_M {
+                if tile_rows >= 32 {
                     for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
-                        if gated(v.ty, v.rows, v.epilogue) {
+                        if gated(v.ty, v.rows, v.epilogue) && v.tile_rows.count() == tile_rows {
                             let binds = gemm::Binds {
                                 w: &up.words,
                                 x: &x,

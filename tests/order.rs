@@ -17,7 +17,7 @@ use ferrum_wgpu::{
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
             Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
-            gemm::{self, Gemm, TILE_M},
+            gemm::{self, Gemm, TileRows},
             gemv::{self, Gemv, Variant},
             gemv_columns::{self, Columns, GemvColumns},
         },
@@ -45,7 +45,7 @@ enum By {
     Gemv,
     One,
     Columns(Columns),
-    Gemm,
+    Gemm(TileRows),
 }
 
 impl<'a> Products<'a> {
@@ -106,7 +106,8 @@ impl<'a> Products<'a> {
             rec.dispatch(Gemv, variant, params, binds).expect("no aliases");
             return run(device, rec, &y).await;
         }
-        let tile_rows = if let By::Columns(columns) = by { columns.count() } else { TILE_M };
+        let in_tile = if let By::Gemm(rows) = by { rows } else { TileRows::default() };
+        let tile_rows = if let By::Columns(columns) = by { columns.count() } else { in_tile.count() };
         let tile_count = if expert { bucket::max_tiles(rows, experts, tile_rows) } else { rows.div_ceil(tile_rows) };
         let pairs = upload(device, &vec![0; rows as usize]).await;
         let tiles = upload(device, &vec![[0; 4]; tile_count as usize]).await;
@@ -169,7 +170,7 @@ impl<'a> Products<'a> {
                 held,
                 matrix_rows,
             };
-            let variant = in_tiles(variant, TileType::F32);
+            let variant = in_tiles(variant, TileType::F32, in_tile);
             rec.dispatch(Gemm, variant, params, gemm::Binds { w, x: &x, pairs, tiles, y: &y }).expect("no aliases");
         }
         run(device, rec, &y).await
@@ -182,8 +183,8 @@ fn in_columns(v: Variant, columns: Columns) -> gemv_columns::Variant {
 }
 
 /// A GEMM's variant of a product.
-fn in_tiles(v: Variant, tile: TileType) -> gemm::Variant {
-    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile, mma: Mma::Fma }
+fn in_tiles(v: Variant, tile: TileType, tile_rows: TileRows) -> gemm::Variant {
+    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile, mma: Mma::Fma, tile_rows }
 }
 
 /// What invocations may share out on a device.
@@ -216,7 +217,8 @@ async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
         for columns in Columns::available(v.lanes) {
             assert_eq!(Gemv::order(v), GemvColumns::order(in_columns(v, *columns)));
         }
-        let [whole, halves] = [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile)));
+        let [whole, halves] =
+            [TileType::F32, TileType::F16].map(|tile| Gemm::order(in_tiles(v, tile, TileRows::ThirtyTwo)));
         assert!(whole != Gemv::order(v) && halves != Gemv::order(v) && whole != halves);
         for round in 0..rounds {
             // The first round has more than one unit a lane.
@@ -278,11 +280,15 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
             for v in variants(&[Lanes::Units], &types, &[Epilogue::Store, Epilogue::Gate]) {
                 let n = 40;
                 let cells = if v.ty.block_len() == 1 { 77 } else { 3 };
-                let products = Products::new(&device, v, (64, n, cells), &mut rng).await;
-                let all = products.rows(64, By::Gemm).await;
-                for rows in [1, 2, 31, 32, 33] {
-                    let some = products.rows(rows, By::Gemm).await;
-                    assert_eq!(some, all[..(rows * n) as usize], "{v:?}, {rows} rows");
+                let products = Products::new(&device, v, (96, n, cells), &mut rng).await;
+                let all = products.rows(96, By::Gemm(TileRows::ThirtyTwo)).await;
+                for (rows, tile_rows) in [1, 2, 31, 32, 33]
+                    .map(|rows| (rows, TileRows::ThirtyTwo))
+                    .into_iter()
+                    .chain([1, 33, 63, 64, 65, 96].map(|rows| (rows, TileRows::SixtyFour)))
+                {
+                    let some = products.rows(rows, By::Gemm(tile_rows)).await;
+                    assert_eq!(some, all[..(rows * n) as usize], "{v:?}, {rows} rows, {tile_rows:?}");
                 }
             }
         }

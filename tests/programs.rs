@@ -74,7 +74,10 @@ impl Layer {
             counts: device.alloc("counts", EXPERTS.into()).await.expect(fits),
             offsets: device.alloc("offsets", u64::from(EXPERTS) + 1).await.expect(fits),
             sorted: device.alloc("sorted", PAIRS.into()).await.expect(fits),
-            tiles: device.alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M).into()).await.expect(fits),
+            tiles: device
+                .alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()).into())
+                .await
+                .expect(fits),
             grids: device.alloc("grids", 6).await.expect(fits),
             w: device.upload("w", &words).await.expect(fits),
             planes,
@@ -85,7 +88,14 @@ impl Layer {
 
     fn gemm(&self) -> (gemm::Variant, gemm::Params, gemm::Binds<'_>) {
         let (ty, rows, epilogue) = (WeightType::F32, Rows::Expert, Epilogue::Store);
-        let variant = gemm::Variant { ty, rows, epilogue, tile: TileType::F32, mma: Mma::Fma };
+        let variant = gemm::Variant {
+            ty,
+            rows,
+            epilogue,
+            tile: TileType::F32,
+            mma: Mma::Fma,
+            tile_rows: gemm::TileRows::ThirtyTwo,
+        };
         let params = gemm::Params {
             rows: PAIRS,
             n: N,
@@ -94,7 +104,7 @@ impl Layer {
             units: self.planes.units(),
             y_stride: N,
             y_offset: 0,
-            tiles: bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M),
+            tiles: bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()),
             share: USED,
             experts: EXPERTS,
             first_expert: 0,
@@ -114,7 +124,7 @@ impl Layer {
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
         rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true }, params, binds).expect("a step");
         rec.on_host(how.host_bucket);
-        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS, gemm::TILE_M);
+        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count());
         let columns = N.div_ceil(64);
         rec.dispatch(
             bucket::Bucket,
@@ -122,7 +132,7 @@ impl Layer {
             bucket::Params {
                 pairs: PAIRS,
                 experts: EXPERTS,
-                tile_rows: gemm::TILE_M,
+                tile_rows: gemm::TileRows::ThirtyTwo.count(),
                 max_tiles,
                 first_grid: 1,
                 second_grid: columns,

@@ -121,7 +121,14 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         }
         Kernel::Gemm => {
             let binds = gemm::Binds { w, x, pairs, tiles, y };
-            let v = gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile: TileType::F32, mma: Mma::Fma };
+            let v = gemm::Variant {
+                ty: v.ty,
+                rows: v.rows,
+                epilogue: v.epilogue,
+                tile: TileType::F32,
+                mma: Mma::Fma,
+                tile_rows: gemm::TileRows::ThirtyTwo,
+            };
             rec.dispatch(gemm::Gemm, v, params!(gemm, tiles: count), binds)?;
         }
     }

@@ -11,7 +11,7 @@ use common::engines::{demo, gpu, greedy, prompt, tiny};
 use ferrum_wgpu::{
     engine::{Engine, EngineOptions, Tuned},
     gpu::Device,
-    model::{Model, Tuning},
+    model::{Model, PlanOptions, Tiers, Tuning},
 };
 
 fn options(tuning: Tuning) -> EngineOptions {
@@ -84,6 +84,38 @@ fn whatever_is_chosen_the_bits_are_the_same() {
                 assert!(bits(&model, forced.clone()).await == default, "{forced:?}");
             }
         }
+    });
+}
+
+#[test]
+fn tiles_are_chosen_for_prompts_that_fill_them_and_change_no_bit() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        // All tokens go to all experts.
+        let model = tiny(&device, common::tiny_model::tiny_models()[1].0).await;
+        let options = |tuning| EngineOptions {
+            prefill_rows: 64,
+            plan: PlanOptions { tiers: Some(Tiers::GPU), ..PlanOptions::default() },
+            ..options(tuning)
+        };
+        let mut clock = ticking(Duration::from_millis(1));
+        let tuned = Engine::tune(&model, &options(Tuning::default()), Duration::MAX, &mut clock).await;
+        let tuning = tuned.expect("choices").tuning;
+        let sites: Vec<_> = tuning.choices.keys().filter(|site| site.starts_with("tiles of ")).cloned().collect();
+        for what in ["tiles of tokens", "tiles of experts"] {
+            assert!(sites.iter().any(|site| site.starts_with(what)), "no {what} among {sites:?}");
+        }
+        let mut all = Vec::new();
+        for rows in ["32 rows", "64 rows"] {
+            let mut tuning = tuning.clone();
+            for site in &sites {
+                tuning.choices.insert(site.clone(), rows.to_owned());
+            }
+            let engine = Engine::new(&model, &options(tuning)).await.expect("an engine");
+            let logits = engine.session().forward(&prompt(&model, 100, 1)).await.expect("logits");
+            all.push(logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>());
+        }
+        assert!(all[0] == all[1], "{sites:?}");
     });
 }
 

@@ -37,7 +37,14 @@ pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
 /// Whether what multiplies tiles of this type is within the bounds of its cases.
 async fn is_right(device: &Device, tile: TileType, mma: Mma) -> Result<bool, GpuError> {
     // The format is no matter: tiles are decoded before they are multiplied.
-    let variant = gemm::Variant { ty: WeightType::Q4K, rows: Rows::Dense, epilogue: Epilogue::Store, tile, mma };
+    let variant = gemm::Variant {
+        ty: WeightType::Q4K,
+        rows: Rows::Dense,
+        epilogue: Epilogue::Store,
+        tile,
+        mma,
+        tile_rows: gemm::TileRows::ThirtyTwo,
+    };
     if !Mma::available(device.caps(), tile).contains(&mma) {
         return Ok(false);
     }

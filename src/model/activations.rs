@@ -3,11 +3,7 @@
 use super::{Config, FeedForward, PairSlots};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::{
-        attn::part_words,
-        linear::{gemm, gemv_columns::Columns},
-        moe::bucket,
-    },
+    kernels::{attn::part_words, linear::gemv_columns::Columns, moe::bucket},
 };
 
 /// What passes there is room for.
@@ -174,7 +170,7 @@ impl Sizes {
 }
 
 /// The lowest tiles that pairs are bucketed into: of these there are most.
-const LOWEST_TILE: u32 = if Columns::Four.count() < gemm::TILE_M { Columns::Four.count() } else { gemm::TILE_M };
+const LOWEST_TILE: u32 = Columns::Four.count();
 
 impl Activations {
     /// What the buffers that [`Activations::new`] makes are for, and their bytes; small ones together.

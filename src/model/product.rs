@@ -11,7 +11,9 @@ use crate::{
     kernels::{
         elementwise::add_rows,
         linear::{
-            self, Epilogue, Group, Lanes, gemm, gemv,
+            self, Epilogue, Group, Lanes, Mma,
+            gemm::{self, TileRows},
+            gemv,
             gemv_columns::{self, Columns},
             gemv_q8, quantise,
         },
@@ -64,7 +66,7 @@ pub(super) enum By {
     /// Some at a time, with one row's sums.
     Columns(Columns),
     /// By tiles, with sums of their own.
-    Tiles,
+    Tiles(TileRows),
 }
 
 impl By {
@@ -73,7 +75,7 @@ impl By {
         match self {
             Self::Row => 1,
             Self::Columns(columns) => columns.count(),
-            Self::Tiles => gemm::TILE_M,
+            Self::Tiles(rows) => rows.count(),
         }
     }
 
@@ -83,7 +85,7 @@ impl By {
             // Rows have no buckets, whose grids these are.
             Self::Row => 0,
             Self::Columns(_) => n.div_ceil(gemv_columns::TILE),
-            Self::Tiles => n.div_ceil(gemm::TILE_N),
+            Self::Tiles(_) => n.div_ceil(gemm::TILE_N),
         }
     }
 }
@@ -135,10 +137,21 @@ impl Decoder<'_> {
 
     fn rows_by(&self, what: &str, kind: Kind, rows: u32) -> By {
         match (kind, self.tiers.prefill) {
-            (Kind::Prompt, Product::Gemm) => By::Tiles,
+            (Kind::Prompt, Product::Gemm) => self.tiles(what, rows, 1),
             _ if self.tiers.int8() => By::Row,
             _ => self.row_or_columns(what, rows, rows >= self.tiers.columns_rows, self.tiers.columns(rows, 1)),
         }
+    }
+
+    /// Tiles of as many rows as are quicker by measurement, where `rows` with so many matrices fill more than the lowest.
+    fn tiles(&self, what: &str, rows: u32, matrices: u32) -> By {
+        let (low, high) = (("32 rows", TileRows::ThirtyTwo), ("64 rows", TileRows::SixtyFour));
+        let fills = rows / matrices.max(1) > TileRows::ThirtyTwo.count();
+        By::Tiles(if fills && self.tiers.mma == Mma::Fma {
+            self.choices.choose(&format!("tiles of {what}"), self.pass.rows, low, &[high])
+        } else {
+            low.1
+        })
     }
 
     /// Rows one by one or some at a time, which has the same sums: by measurement where both may be quicker.
@@ -167,7 +180,7 @@ impl Decoder<'_> {
     /// How `pairs` of tokens with `experts` are multiplied.
     pub(super) fn pairs_by(&self, pairs: u32, experts: u32) -> By {
         match (self.pass.kind, self.tiers.prefill) {
-            (Kind::Prompt, Product::Gemm) => By::Tiles,
+            (Kind::Prompt, Product::Gemm) => self.tiles("experts", pairs, experts),
             _ if self.tiers.int8() => By::Row,
             _ => {
                 let columns = pairs >= self.tiers.bucket_pairs.saturating_mul(experts);
@@ -306,9 +319,9 @@ impl Decoder<'_> {
                     let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
                 }
-                By::Tiles => {
+                By::Tiles(tile_rows) => {
                     let (tile, mma) = (self.tiers.tile, self.tiers.mma);
-                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile, mma };
+                    let variant = gemm::Variant { ty, rows: kind, epilogue, tile, mma, tile_rows };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
                 }

@@ -1,14 +1,22 @@
-// Products by every invocation for itself: four weight rows by four rows, in f32.
+// Products by every invocation for itself: four weight rows by four rows of each 32, in f32.
 var<private> mma_0: vec4<f32>;
 var<private> mma_1: vec4<f32>;
 var<private> mma_2: vec4<f32>;
 var<private> mma_3: vec4<f32>;
+var<private> mma_32: vec4<f32>;
+var<private> mma_33: vec4<f32>;
+var<private> mma_34: vec4<f32>;
+var<private> mma_35: vec4<f32>;
 
 fn mma_zero(invocation: u32) {
     mma_0 = vec4<f32>(0.0);
     mma_1 = vec4<f32>(0.0);
     mma_2 = vec4<f32>(0.0);
     mma_3 = vec4<f32>(0.0);
+    mma_32 = vec4<f32>(0.0);
+    mma_33 = vec4<f32>(0.0);
+    mma_34 = vec4<f32>(0.0);
+    mma_35 = vec4<f32>(0.0);
 }
 
 fn mma_weight(invocation: u32) -> u32 {
@@ -30,6 +38,12 @@ fn mma_add(invocation: u32) {
         mma_1 += w4 * f32(inputs[b + 1u]);
         mma_2 += w4 * f32(inputs[b + 2u]);
         mma_3 += w4 * f32(inputs[b + 3u]);
+        if TILE_M > 32u {
+            mma_32 += w4 * f32(inputs[b + 32u]);
+            mma_33 += w4 * f32(inputs[b + 33u]);
+            mma_34 += w4 * f32(inputs[b + 34u]);
+            mma_35 += w4 * f32(inputs[b + 35u]);
+        }
     }
 }
 
@@ -40,4 +54,10 @@ fn mma_finish(first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     finish(row + 1u, end, weight, mma_1);
     finish(row + 2u, end, weight, mma_2);
     finish(row + 3u, end, weight, mma_3);
+    if TILE_M > 32u {
+        finish(row + 32u, end, weight, mma_32);
+        finish(row + 33u, end, weight, mma_33);
+        finish(row + 34u, end, weight, mma_34);
+        finish(row + 35u, end, weight, mma_35);
+    }
 }

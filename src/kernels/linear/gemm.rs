@@ -14,7 +14,7 @@ kernel! {
     ///
     /// Shapes: `w` is `[held · matrix_rows, k]` of any format in [`Planes`](crate::quant::Planes), `x` rows of `k` f32, `y`
     /// rows of `y_stride` f32. A matrix has `n` rows, gated ones `2·n` ([`Epilogue::Gate`](super::Epilogue::Gate)). Tiles
-    /// of 64 weight rows by [`TILE_M`] rows, of f32 or of halves ([`TileType`]), multiplied as [`Mma`] says; sums are f32. Dense: `first(i) = 0`,
+    /// of 64 weight rows by 32 or 64 rows ([`TileRows`]), of f32 or of halves ([`TileType`]), multiplied as [`Mma`] says; sums are f32. Dense: `first(i) = 0`,
     /// `input(i) = i`. Expert: rows are (token, expert) pairs, tile by tile of `tiles`, through the pair indices in `pairs`, both as
     /// [`Bucket`](crate::kernels::moe::bucket::Bucket) makes them; `input(i) = i / share`. Tiles whose expert is not in `w`
     /// are left as they are, as in [`Gemv`](super::gemv::Gemv). Bound: 1e-5 of `Σ |W · x|`; gated as
@@ -70,8 +70,34 @@ kernel! {
 const WG: u32 = 128;
 /// Weight rows that a workgroup multiplies.
 pub const TILE_N: u32 = 64;
-/// Rows of the output that a workgroup computes.
-pub const TILE_M: u32 = 32;
+/// Rows of the output that a workgroup computes: more decode weights less often, fewer leave less of a tile empty. The sums are the
+/// same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TileRows {
+    /// As many as cooperative matrices multiply.
+    #[default]
+    ThirtyTwo,
+    /// As many as weight rows.
+    SixtyFour,
+}
+
+impl TileRows {
+    /// How many they are.
+    pub const fn count(self) -> u32 {
+        match self {
+            Self::ThirtyTwo => 32,
+            Self::SixtyFour => 64,
+        }
+    }
+
+    /// Those that there are for a way to multiply.
+    pub const fn available(mma: Mma) -> &'static [Self] {
+        match mma {
+            Mma::Fma => &[Self::ThirtyTwo, Self::SixtyFour],
+            Mma::Matrices8 | Mma::Matrices16 => &[Self::ThirtyTwo],
+        }
+    }
+}
 
 /// Format, rows, epilogue, tiles and how they are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +112,8 @@ pub struct Variant {
     pub tile: TileType,
     /// What multiplies them.
     pub mma: Mma,
+    /// Rows of a tile.
+    pub tile_rows: TileRows,
 }
 
 impl Variant {
@@ -100,8 +128,15 @@ impl Gemm {
         let mut all = Vec::new();
         for tile in TileType::available(caps).iter().copied() {
             for mma in Mma::available(caps, tile) {
-                let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, tile, mma };
-                all.extend(product::Variant::all().into_iter().map(with));
+                for tile_rows in TileRows::available(mma).iter().copied() {
+                    let with =
+                        |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue, tile, mma, tile_rows };
+                    // How many rows a tile has is nothing to formats: a long one and one with a tail stand for all.
+                    let tested = |v: &Variant| {
+                        v.tile_rows == TileRows::ThirtyTwo || matches!(v.ty, WeightType::Q4K | WeightType::F16)
+                    };
+                    all.extend(product::Variant::all().into_iter().map(with).filter(tested));
+                }
             }
         }
         all
@@ -113,7 +148,7 @@ impl Gemm {
 
     fn source(v: Variant) -> Source {
         let product = v.product();
-        let source = product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), TILE_M);
+        let source = product.tiles(product.source(wgsl!("linear/gemm.wgsl"), WG), v.tile_rows.count());
         v.mma.fill(v.tile.fill(source.with(wgsl!("input/plain.wgsl"))))
     }
 
@@ -121,8 +156,8 @@ impl Gemm {
         Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
     }
 
-    fn effort(_: Variant, p: &Params) -> u64 {
-        times([p.tiles, TILE_M, p.matrix_rows, p.k])
+    fn effort(v: Variant, p: &Params) -> u64 {
+        times([p.tiles, v.tile_rows.count(), p.matrix_rows, p.k])
     }
 
     fn selection(v: Variant, p: &Params) -> Option<Selection> {
@@ -144,7 +179,8 @@ impl Gemm {
 
     fn cases(v: Variant) -> Vec<Case<Self>> {
         let block = v.ty.block_len() as u64;
-        let mut shapes = vec![(33, 65, 2 * block.max(32)), (1, 1, block.max(4)), (5, 64, 2048)];
+        let more_than_a_tile = v.tile_rows.count() + 1;
+        let mut shapes = vec![(more_than_a_tile, 65, 2 * block.max(32)), (1, 1, block.max(4)), (5, 64, 2048)];
         if v.tile == TileType::F16 {
             // What is in the tiles differs, not how they are gone through; and one output may be as far off as its bound
             // allows, but not in the mean.
@@ -160,7 +196,7 @@ fn case(v: Variant, shape: (u32, u32, u64), seed: u64) -> Option<Case<Gemm>> {
     // Most pairs on one expert, so that it has more than a tile, and an id that is out of range.
     let expert = |i: u32| [3, 0, 99, 1, 2].get(i as usize).copied().unwrap_or(3);
     let trial = Trial::new(v.product(), v.tile, shape, 0, expert, None, seed)?;
-    let (pairs, tiles, tile_count) = trial.tiles(TILE_M);
+    let (pairs, tiles, tile_count) = trial.tiles(v.tile_rows.count());
     Some(Case {
         name: format!("{}x{}x{}", shape.0, shape.1, shape.2),
         params: params_of!(trial, tiles: tile_count),

@@ -1,6 +1,6 @@
 //! What the kernels that multiply rows by weight matrices share: variants, slots, the product in f64, and test cases.
 
-use super::{Epilogue, Rows, TestWeights, TileType, gemm};
+use super::{Epilogue, Rows, TestWeights, TileType, gemm::TileRows};
 use crate::{
     gpu::{Choice, Expect, Fragment, Selection, Source, wgsl},
     kernels::moe::bucket,
@@ -240,7 +240,7 @@ impl Trial {
         x.extend((0..u64::from(rows.div_ceil(share)) * k).map(|_| rng.normal()));
         // An outlier, as trained models have them.
         x[x_offset as usize] = 1e3;
-        if tile == TileType::F16 && rows > gemm::TILE_M {
+        if tile == TileType::F16 && rows > TileRows::ThirtyTwo.count() {
             // Beyond the largest half, and a subnormal one.
             (x[1], x[2]) = (-1e5, 1e-6);
         }
