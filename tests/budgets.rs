@@ -118,6 +118,10 @@ async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u
     let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
     let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
     let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
+    // By tiles every pass has the same; in the order of single rows a first pass of few rows has fewer than the others.
+    if tiers.prefill == Product::Gemm || len <= CHUNK {
+        assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
+    }
     let (pairs, _) = drawn(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
     let (buckets, _) = drawn(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
     [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
