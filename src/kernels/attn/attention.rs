@@ -81,14 +81,12 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Those that a device can run. How slots are arranged and how large a head is have nothing to do with each other.
+    /// Those that a device can run.
     pub(super) fn all(caps: &Caps) -> Vec<Self> {
         let mut all = Vec::new();
-        for kv in KvType::available(caps) {
+        for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
             for exchange in Exchange::available(caps) {
-                let with = |cache| move |head_dim| Self { head_dim, cache, kv, exchange: *exchange };
-                all.extend([128].map(with(Cache::Contiguous)));
-                all.extend(TESTED_HEAD_DIMS.map(with(Cache::Paged)));
+                all.extend(TESTED_HEAD_DIMS.map(|head_dim| Self { head_dim, cache, kv, exchange: *exchange }));
             }
         }
         all
