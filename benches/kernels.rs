@@ -145,7 +145,7 @@ impl Bench {
                     ty_of == ty && of == Rows::Dense && epilogue == Epilogue::Store
                 };
                 if rows <= 4 {
-                    for v in <gemv::Gemv as Kernel>::variants(self.device.caps()) {
+                    for v in <gemv::Gemv as Kernel>::supported(self.device.caps()) {
                         if plain(v.ty, v.rows, v.epilogue) {
                             let binds = gemv::Binds { w: &words, x: &x, norm: Some(&norm), ids: None, y: &y };
                             self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
@@ -153,7 +153,7 @@ impl Bench {
                     }
                 }
                 if rows > 1 {
-                    for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
+                    for v in <gemv_columns::GemvColumns as Kernel>::supported(self.device.caps()) {
                         if plain(v.ty, v.rows, v.epilogue) {
                             let params = params!(gemv_columns, tiles: rows.div_ceil(v.columns.count()));
                             let binds = gemv_columns::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
@@ -162,7 +162,7 @@ impl Bench {
                     }
                 }
                 if rows >= 16 {
-                    for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
+                    for v in <gemm::Gemm as Kernel>::supported(self.device.caps()) {
                         if plain(v.ty, v.rows, v.epilogue) {
                             let params = params!(gemm, tiles: rows.div_ceil(v.tile_rows.count()));
                             let binds = gemm::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
@@ -203,14 +203,14 @@ impl Bench {
             }
             let gated = |of: WeightType, rows, epilogue| of == ty && rows == Rows::Expert && epilogue == Epilogue::Gate;
             if tokens == 1 {
-                for v in <gemv::Gemv as Kernel>::variants(self.device.caps()) {
+                for v in <gemv::Gemv as Kernel>::supported(self.device.caps()) {
                     if gated(v.ty, v.rows, v.epilogue) {
                         let (x, norm) = (x.cast(), norm.cast());
                         let binds = gemv::Binds { w: &up.words, x: &x, norm: Some(&norm), ids: Some(&ids), y: &gate };
                         self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
                     }
                 }
-                for v in <gemv_sum::GemvSum as Kernel>::variants(self.device.caps()) {
+                for v in <gemv_sum::GemvSum as Kernel>::supported(self.device.caps()) {
                     if v.ty == ty {
                         let params = gemv_sum::Params {
                             rows: tokens,
@@ -254,7 +254,7 @@ impl Bench {
                 program.run(&self.device).await?;
                 let x = x.cast();
                 if tile_rows >= 32 {
-                    for v in <gemm::Gemm as Kernel>::variants(self.device.caps()) {
+                    for v in <gemm::Gemm as Kernel>::supported(self.device.caps()) {
                         if gated(v.ty, v.rows, v.epilogue) && v.tile_rows.count() == tile_rows {
                             let binds = gemm::Binds {
                                 w: &up.words,
@@ -267,7 +267,7 @@ impl Bench {
                         }
                     }
                 } else {
-                    for v in <gemv_columns::GemvColumns as Kernel>::variants(self.device.caps()) {
+                    for v in <gemv_columns::GemvColumns as Kernel>::supported(self.device.caps()) {
                         if gated(v.ty, v.rows, v.epilogue) && v.columns.count() == tile_rows {
                             let (pairs, tiles) = (Some(&sorted), Some(&tiles));
                             let binds = gemv_columns::Binds { w: &up.words, x: &x, pairs, tiles, y: &gate };
@@ -304,7 +304,7 @@ impl Bench {
         let table = self.device.upload("table", &(0..max_blocks).collect::<Vec<u32>>()).await?;
         let tiles = Tiles::new(group, rows > 1);
         let shape = format!("{rows} rows at {depth}");
-        for v in <attention::Attention as Kernel>::variants(self.device.caps()) {
+        for v in <attention::Attention as Kernel>::supported(self.device.caps()) {
             if v.head_dim != HEAD_DIM || v.cache != Cache::Paged {
                 continue;
             }

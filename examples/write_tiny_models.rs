@@ -4,7 +4,7 @@
 //! cargo run --example write_tiny_models -- DIR
 //! ```
 
-#[path = "../tests/common/tiny_model.rs"]
+#[path = "../tests/it/common/tiny_model.rs"]
 mod tiny_model;
 
 use std::error::Error;

@@ -317,7 +317,7 @@ fn replay_text(steps: &[(&'static str, Replayed)]) -> String {
     }
     let mut shown = vec![["KERNEL", "VARIANT", "STEPS", "WORST", "BOUND"].map(str::to_owned)];
     shown.extend(rows.iter().map(|(step, count, worst)| {
-        let bound = if step.own_bound { "its own" } else { "near its twin" };
+        let bound = if step.own_bound { "its own" } else { "near its CPU kernel" };
         [step.kernel, short(&step.variant), &count.to_string(), &percent(*worst), bound].map(str::to_owned)
     }));
     let worst = steps.iter().map(|(_, step)| step.share()).fold(0.0, f64::max);

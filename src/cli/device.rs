@@ -12,7 +12,7 @@ const SMALL: u64 = 1 << 30;
 /// Where a command computes.
 #[derive(Debug)]
 pub enum Place {
-    /// By the kernels' twins.
+    /// By the kernels' CPU kernels.
     Cpu,
     /// On an adapter.
     Adapter(Box<Adapter>),
@@ -65,7 +65,7 @@ impl Place {
         if self.caps(None).pack_f16 { KvType::F16 } else { KvType::F32 }
     }
 
-    /// As [`Place::open`], but the device can do no more than `mask`. The twins do not mind.
+    /// As [`Place::open`], but the device can do no more than `mask`. The CPU kernels do not mind.
     pub async fn open_masked(&self, mask: Option<&Caps>) -> Result<Device, Failure> {
         let Self::Adapter(adapter) = self else {
             note(format_args!("device: cpu"));

@@ -46,8 +46,8 @@ pub fn catalog() -> Vec<KernelEntry> {
     impl Visitor for Collect {
         fn visit<K: Kernel>(&mut self, _: K) {
             let without = |feature| Feature::ALL.into_iter().filter(|f| *f != feature).collect::<Vec<_>>();
-            let lacking = Feature::ALL.map(|feature| (feature, K::variants(&Feature::caps(&without(feature)))));
-            let of_stacks: Vec<_> = STACKS.iter().map(|stack| K::variants(&stack.caps())).collect();
+            let lacking = Feature::ALL.map(|feature| (feature, K::supported(&Feature::caps(&without(feature)))));
+            let of_stacks: Vec<_> = STACKS.iter().map(|stack| K::supported(&stack.caps())).collect();
             let variants = all::<K>().into_iter().map(|variant| VariantEntry {
                 variant: format!("{variant:?}"),
                 bindings: K::bindings(&variant),
@@ -69,7 +69,7 @@ pub fn catalog() -> Vec<KernelEntry> {
 
 /// The variants that a device of WebGPU's default limits and every feature can run.
 fn all<K: Kernel>() -> Vec<K::Variant> {
-    K::variants(&Feature::caps(&Feature::ALL))
+    K::supported(&Feature::caps(&Feature::ALL))
 }
 
 /// Whether a kernel says what its first case must give, without being told by the case.
@@ -77,7 +77,7 @@ fn defines<K: Kernel>(variant: K::Variant) -> bool {
     K::cases(variant).into_iter().next().is_some_and(|case| {
         let mut words = case.data.words();
         let before = K::Host::bind(host_slots(&K::bindings(&variant), &mut words));
-        K::expected(variant, &case.params, before).is_some()
+        K::reference(variant, &case.params, before).is_some()
     })
 }
 
@@ -118,9 +118,9 @@ pub fn coverage() -> String {
     let kernels = catalog();
     let mut text = "# Kernels\n\n\
         Made by `ferrum-wgpu kernels doc`; a test keeps it true. Each variant of each kernel is compared with its definition \
-        in f64\nby `ferrum-wgpu conformance` and by `cargo test`, on a GPU and by its twin, on as many cases as are given \
+        in f64\nby `ferrum-wgpu conformance` and by `cargo test`, on a GPU and by its CPU kernel, on as many cases as are given \
         here.\n`conformance --model` compares the dispatches of a real forward pass, within the kernel's bound where it has a \
-        definition for\nany inputs, and within 1e-3 of its twin where not.\n\n"
+        definition for\nany inputs, and within 1e-3 of its CPU kernel where not.\n\n"
         .to_owned();
     kernel_table(&mut text, &kernels);
     stack_table(&mut text, &kernels);
@@ -161,7 +161,7 @@ fn kernel_table(text: &mut String, kernels: &[KernelEntry]) {
             link(kernel),
             most_least(&|v| v.bindings.iter().filter(|b| b.present).count() as u32),
             most_least(&|v| v.workgroup),
-            if kernel.has_definition() { "its own bound" } else { "near its twin" },
+            if kernel.has_definition() { "its own bound" } else { "near its CPU kernel" },
         );
     }
     let _ = writeln!(text, "| all {} | {} | | | {} | |", kernels.len(), totals.0, totals.1);

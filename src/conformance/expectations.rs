@@ -37,7 +37,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The twins on the CPU.
+    /// The CPU kernels on the CPU.
     pub fn cpu() -> Self {
         Self { adapter: "cpu".to_owned(), ..Self::default() }
     }

@@ -17,7 +17,7 @@ pub struct Replayed {
     pub part: String,
     /// The parameters in their `Debug` form.
     pub shape: String,
-    /// Whether the kernel gives a bound of its own; if not, [`Expect::near_twin`] has judged.
+    /// Whether the kernel gives a bound of its own; if not, [`Expect::near_cpu_kernel`] has judged.
     pub own_bound: bool,
     /// The binding and the element that deviates most from its definition.
     pub worst: Option<(&'static str, Deviation)>,
@@ -59,9 +59,9 @@ pub async fn replay(
             });
         }
         program.run_steps(device, i..i + 1).await?;
-        let own = op.expected(host_slots(&bindings, &mut before));
+        let own = op.reference(host_slots(&bindings, &mut before));
         let own_bound = own.is_some();
-        let expected = own.unwrap_or_else(|| by_twin(step, &mut before));
+        let expected = own.unwrap_or_else(|| by_cpu_kernel(step, &mut before));
         let mut worst: Option<(&'static str, Deviation)> = None;
         for ((binding, buffer), expected) in bindings.iter().zip(step.buffers()).zip(expected) {
             let (Access::Write, Some(buffer), Some(expected)) = (binding.access, buffer, expected) else { continue };
@@ -88,15 +88,15 @@ pub async fn replay(
     Ok(())
 }
 
-/// What the twin makes of `before`, with the bounds for kernels that have none of their own.
-fn by_twin(step: &Step, before: &mut [Vec<u32>]) -> Vec<Option<Expect>> {
+/// What the CPU kernel makes of `before`, with the bounds for kernels that have none of their own.
+fn by_cpu_kernel(step: &Step, before: &mut [Vec<u32>]) -> Vec<Option<Expect>> {
     let (op, bindings) = (step.op(), step.op().bindings());
     let written = |i: usize| bindings.get(i).is_some_and(|b| b.present && b.access == Access::Write);
     let kept: Vec<Option<Vec<u32>>> =
         before.iter().enumerate().map(|(i, words)| written(i).then(|| words.clone())).collect();
     op.run_cpu(host_slots(&bindings, before));
     let near = |((binding, kept), after): ((&crate::gpu::Binding, Option<Vec<u32>>), &mut Vec<u32>)| {
-        kept.map(|kept| Expect::near_twin(binding.element, &kept, after))
+        kept.map(|kept| Expect::near_cpu_kernel(binding.element, &kept, after))
     };
     bindings.iter().zip(kept).zip(before).map(near).collect()
 }

@@ -104,15 +104,15 @@ const GL_MATRICES: (&[Feature], &str) = (MATRICES, "GLSL has none");
 const HLSL_MATRICES: (&[Feature], &str) = (MATRICES, "naga writes none in HLSL");
 const WEB_MATRICES: (&[Feature], &str) = (MATRICES, "WebGPU has none");
 
-/// The stacks of `make test-stacks` and `tests/shaders.rs`. Each has at least what is not said to be lacking.
+/// The stacks of `make test-stacks` and `tests/it/shaders.rs`. Each has at least what is not said to be lacking.
 pub const STACKS: &[Stack] = &[
     Stack {
-        name: "twins",
-        what: "the kernels' twins on the CPU",
+        name: "CPU kernels",
+        what: "the kernels' CPU kernels on the CPU",
         judgement: Judgement::Runs,
         lacks: &[
-            (&[Feature::Subgroups], "a twin is one for all ways to sum"),
-            (MATRICES, "a twin is one for all ways to multiply"),
+            (&[Feature::Subgroups], "a CPU kernel is one for all ways to sum"),
+            (MATRICES, "a CPU kernel is one for all ways to multiply"),
         ],
     },
     Stack {

@@ -55,7 +55,7 @@ impl Suite {
         impl Visitor for Collect<'_> {
             fn visit<K: Kernel>(&mut self, _: K) {
                 let named = K::NAME.contains(self.1);
-                for variant in K::variants(self.0) {
+                for variant in K::covered(self.0) {
                     if named || format!("{variant:?}").contains(self.1) {
                         self.2.subjects.push(Box::new(Of::<K>(variant)));
                     }

@@ -35,7 +35,7 @@ impl Trial {
         }
         let mut defined = None;
         if device.is_cpu() {
-            defined = op.expected(host_slots(&bindings, &mut before));
+            defined = op.reference(host_slots(&bindings, &mut before));
             op.run_cpu(host_slots(&bindings, &mut after));
         } else {
             dispatch(device, op, &bindings, &mut after).await?;

@@ -44,7 +44,7 @@ impl Engine {
     /// Times what an engine for `model` with `options` can choose among kernels that give the same bits, on the model's own
     /// weights, and gives the choices. Sites that `options` have a choice for are left out. It ends with the first
     /// measurement that begins after `budget` has passed by `clock`, which gives the time since some moment; no time is
-    /// taken by other means. Nothing is timed where the twins compute.
+    /// taken by other means. Nothing is timed where the CPU kernels compute.
     ///
     /// It takes the memory of an engine while it lasts.
     ///

@@ -19,11 +19,11 @@ pub struct Case<K: Kernel> {
 
 impl<K: Kernel> Case<K> {
     /// A case that expects what [`Kernel::expected`] makes of its inputs.
-    pub fn of_definition(name: impl Into<String>, variant: K::Variant, params: K::Params, data: K::Data) -> Self {
+    pub fn of_reference(name: impl Into<String>, variant: K::Variant, params: K::Params, data: K::Data) -> Self {
         let mut words = data.words();
         let before = K::Host::bind(host_slots(&K::bindings(&variant), &mut words));
         // A case that expects nothing fails.
-        let expected = K::expected(variant, &params, before).unwrap_or_default();
+        let expected = K::reference(variant, &params, before).unwrap_or_default();
         Self { name: name.into(), params, data, expected }
     }
 }
@@ -122,10 +122,10 @@ impl Expect {
         values.iter().map(|v| (f64::from(*v), 0.0)).collect()
     }
 
-    /// What a buffer that held `before` must hold where the twin has left `after`, for kernels that give no bound: floats may
-    /// be off by 1e-3 of their value and as much of the root mean square of those that the twin has written; other words are
+    /// What a buffer that held `before` must hold where the CPU kernel has left `after`, for kernels that give no bound: floats may
+    /// be off by 1e-3 of their value and as much of the root mean square of those that the CPU kernel has written; other words are
     /// exact. A wrong index, sign or factor is seen so, a wrong rounding is not.
-    pub fn near_twin(element: &str, before: &[u32], after: &[u32]) -> Self {
+    pub fn near_cpu_kernel(element: &str, before: &[u32], after: &[u32]) -> Self {
         if !element.contains("f32") {
             return Self::Exact(after.to_vec());
         }
@@ -265,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn twins_are_met_within_a_thousandth() {
+    fn cpu_kernels_are_met_within_a_thousandth() {
         let (before, after) = (bits(&[0.0, 0.0, 5.0]), bits(&[1.0, -1.0, 5.0]));
-        let near = Expect::near_twin("vec4<f32>", &before, &after);
+        let near = Expect::near_cpu_kernel("vec4<f32>", &before, &after);
         assert!(share(&near, &bits(&[1.001, -0.999, 5.0])) < 1.0);
         for wrong in [[1.01, -1.0, 5.0], [-1.0, 1.0, 5.0], [1.0, -1.0, 0.0]] {
             assert!(share(&near, &bits(&wrong)) > 1.0, "{wrong:?}");
         }
-        assert!(matches!(Expect::near_twin("u32", &[1], &[2]), Expect::Exact(words) if words == [2]));
+        assert!(matches!(Expect::near_cpu_kernel("u32", &[1], &[2]), Expect::Exact(words) if words == [2]));
     }
 }

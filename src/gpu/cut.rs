@@ -19,7 +19,7 @@ pub(super) struct Piece {
 /// The pieces of each step, for so many submissions or a few more: none does more than its share of the work, but for what is
 /// less than a workgroup or would be more than [`MOST_PIECES`]. Steps on the host have no pieces.
 pub(super) fn cut(plan: &Plan, parts: usize) -> Vec<Vec<Piece>> {
-    let work = |step: &super::Step| if step.on_host { 0.0 } else { step.op.work().max(1) as f64 };
+    let work = |step: &super::Step| if step.on_host { 0.0 } else { step.op.cost().max(1) as f64 };
     let all: f64 = plan.steps.iter().map(work).sum();
     let share = if parts == usize::MAX { 0.0 } else { all / parts.max(1) as f64 };
     // Sums of shares are a little off.

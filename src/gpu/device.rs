@@ -1,4 +1,4 @@
-//! Where plans run: a GPU through wgpu, or the CPU by the kernels' twins.
+//! Where plans run: a GPU through wgpu, or the CPU by the kernels' CPU kernels.
 
 use std::{
     future::poll_fn,
@@ -31,7 +31,7 @@ pub struct Device {
 }
 
 /// What has been created on a device since it was made, whether it still is: what tests and benches read to see that running
-/// creates nothing. The twins create nothing.
+/// creates nothing. The CPU kernels create nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Created {
     /// Buffers.
@@ -63,12 +63,12 @@ enum Kind {
 }
 
 impl Device {
-    /// The twins on the CPU: no driver is touched.
+    /// The CPU kernels on the CPU: no driver is touched.
     pub fn cpu() -> Self {
         let mut caps = Caps::portable();
-        // Twins of f16 shaders compute in f64, as all do.
+        // CPU kernels of f16 shaders compute in f64, as all do.
         caps.f16 = true;
-        // Host memory has no binding limit; the twins read any number of slices.
+        // Host memory has no binding limit; the CPU kernels read any number of slices.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
         Self::from_kind(Kind::Cpu(Allowance::new()), caps)
@@ -165,7 +165,7 @@ impl Device {
         }
     }
 
-    /// The device's name; `cpu` for the twins.
+    /// The device's name; `cpu` for the CPU kernels.
     pub fn name(&self) -> &str {
         match &self.inner.kind {
             Kind::Gpu(gpu) => &gpu.name,
@@ -184,7 +184,7 @@ impl Device {
         }
     }
 
-    /// True when the processor computes: by a software driver, or by the twins.
+    /// True when the processor computes: by a software driver, or by the CPU kernels.
     pub fn is_software(&self) -> bool {
         match &self.inner.kind {
             Kind::Gpu(gpu) => gpu.software,
@@ -193,31 +193,31 @@ impl Device {
         }
     }
 
-    /// True when plans are run by the twins.
+    /// True when plans are run by the CPU kernels.
     pub fn is_cpu(&self) -> bool {
         self.gpu().is_none()
     }
 
     /// How long its queue may do nothing while it is waited for, before it is taken for one that hangs
     /// ([`GpuError::Hung`]): half a minute on GPUs and ten on software drivers, if nobody says otherwise. `None`: without
-    /// end. In a browser, where there is no clock, and for the twins, it has no effect.
+    /// end. In a browser, where there is no clock, and for the CPU kernels, it has no effect.
     pub fn set_deadline(&self, deadline: Option<Duration>) {
         if let Some(gpu) = self.gpu() {
             gpu.patience.set(deadline);
         }
     }
 
-    /// What [`Device::set_deadline`] sets; none for the twins.
+    /// What [`Device::set_deadline`] sets; none for the CPU kernels.
     pub fn deadline(&self) -> Option<Duration> {
         self.gpu()?.patience.deadline()
     }
 
-    /// Times that the host waited for the device until now; for the twins never.
+    /// Times that the host waited for the device until now; for the CPU kernels never.
     pub fn waits(&self) -> u64 {
         self.gpu().map_or(0, Gpu::waits)
     }
 
-    /// The most bytes that were on their way to the device at once, until now: for the twins none.
+    /// The most bytes that were on their way to the device at once, until now: for the CPU kernels none.
     pub fn most_uploading(&self) -> u64 {
         self.gpu().map_or(0, Gpu::most_uploading)
     }
@@ -235,7 +235,7 @@ impl Device {
     }
 
     /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
-    /// computes something else. Those compiled already stay, and the twins have no shaders.
+    /// computes something else. Those compiled already stay, and the CPU kernels have no shaders.
     pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {
         if let Some(gpu) = self.gpu() {
             let [kernel, from, to] = [kernel, from, to].map(str::to_owned);
@@ -267,14 +267,14 @@ impl Device {
     }
 
     /// For tests: the device is lost, as by a driver's reset. One of an application is only refused here from now on. The
-    /// twins have nothing to lose.
+    /// CPU kernels have nothing to lose.
     pub fn lose(&self) {
         if let Some(gpu) = self.gpu() {
             gpu.destroy();
         }
     }
 
-    /// For tests: from now on its queue gives no answer any more, as one that hangs. The twins have none.
+    /// For tests: from now on its queue gives no answer any more, as one that hangs. The CPU kernels have none.
     pub fn hang(&self) {
         if let Some(gpu) = self.gpu() {
             gpu.patience.hang();

@@ -1,11 +1,11 @@
-//! Steps of a GPU's plan that run on the host, by their twins.
+//! Steps of a GPU's plan that run on the host, by their CPU kernels.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, driver::Gpu, twin};
+use super::{Buffer, Device, GpuError, Plan, RawBuffer, Readback, Step, cpu_kernel, driver::Gpu};
 
 /// What steps on the host go through: their buffers are gathered into one, so that a run of them waits only once.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl HostSteps {
             rest = others;
         }
         for step in steps {
-            twin::run_on(step, |buffer| memory.get(&buffer.id))?;
+            cpu_kernel::run_on(step, |buffer| memory.get(&buffer.id))?;
         }
         // Once each, though several steps may write it.
         for buffer in steps.iter().flat_map(Step::written) {

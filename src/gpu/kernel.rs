@@ -1,4 +1,4 @@
-//! One kernel, one declaration: parameters, named bindings, variants, grid, CPU twin and test cases in one place.
+//! One kernel, one declaration: parameters, named bindings, variants, grid, CPU kernel and test cases in one place.
 
 use std::{
     any::{Any, TypeId},
@@ -15,72 +15,90 @@ use super::{Caps, Case, Element, GpuError, RawBuffer, Source};
 pub trait Variant: Copy + Eq + Hash + Debug + Send + Sync + 'static {}
 impl<T: Copy + Eq + Hash + Debug + Send + Sync + 'static> Variant for T {}
 
-/// A compute kernel. The macro `kernel!` writes the associated types from one declaration.
-pub trait Kernel: Copy + Debug + Send + Sync + 'static {
-    /// Path of the body below `wgsl/`, without the ending.
+/// The declaration of a compute kernel: its name, parameters and bindings. The macro `kernel!` writes it.
+pub trait Declaration: Copy + Debug + Send + Sync + 'static {
+    /// Path of the body below `wgsl/`, without the extension.
     const NAME: &'static str;
-    /// Its doc comment: what it computes, in which shapes, within what bound.
+    /// The doc comment: what the kernel computes, in which shapes, within what bound.
     const DOC: &'static str;
-    /// What distinguishes its shaders.
+    /// What distinguishes the kernel's shaders.
     type Variant: Variant;
     /// The uniform parameters.
     type Params: Pod + Debug + Send + Sync;
     /// The buffers of a dispatch.
     type Binds<'a>: Binds;
-    /// The same as slices, for the twin.
+    /// The bindings as slices, for the CPU kernel.
     type Host<'a>: Host<'a>;
-    /// The same as vectors, for a test case.
+    /// The bindings as vectors, for a test case.
     type Data: Data;
     /// What a test case expects of each written binding.
     type Expected: Expected;
 
-    /// The WGSL members of `Params`, a line each.
+    /// Returns the WGSL members of `Params`, one a line.
     fn params_wgsl() -> String;
-    /// The bindings in order; those a variant does not have are marked absent.
+    /// Returns the bindings in order. Those that `variant` does not have are marked absent.
     fn bindings(variant: &Self::Variant) -> Vec<Binding>;
-
-    /// The variants that a device with `caps` can run.
-    fn variants(caps: &Caps) -> Vec<Self::Variant>;
-    /// The order in which a variant takes its sums.
-    fn order(variant: Self::Variant) -> Order;
-    /// What a variant's shader is made of.
-    fn source(variant: Self::Variant) -> Source;
-    /// How many workgroups a dispatch has. None may depend on what another of it does: a dispatch may be sent in pieces.
-    fn grid(variant: Self::Variant, params: &Self::Params) -> Grid;
-    /// About how many multiply-adds a dispatch takes, or what costs as much.
-    fn work(variant: Self::Variant, params: &Self::Params) -> u64;
-    /// What a dispatch reads only a part of.
-    fn selected(variant: Self::Variant, params: &Self::Params) -> Option<Selection>;
-    /// The twin: the kernel's definition in plain Rust, on the same parameters and buffers.
-    fn cpu(variant: Self::Variant, params: &Self::Params, host: Self::Host<'_>);
-    /// Inputs with what must come out, for the conformance suite.
-    fn cases(variant: Self::Variant) -> Vec<Case<Self>>;
-    /// What the buffers must hold after a dispatch on any inputs, given what they hold `before`, which stays as it is:
-    /// the definition in f64 with the documented bound. `None` where the kernel has none but its twin, and then
-    /// [`Expect::near_twin`](super::Expect::near_twin) judges.
-    fn expected(variant: Self::Variant, params: &Self::Params, before: Self::Host<'_>) -> Option<Self::Expected>;
 }
 
-/// Stands in for the function `definition` of a kernel that has none: the macro `kernel!` calls the kernel's own, if there
-/// is one, since inherent functions come first.
-pub trait NoDefinition: Kernel {
-    #[doc(hidden)]
-    fn definition(_: Self::Variant, _: &Self::Params, _: Self::Host<'_>) -> Option<Self::Expected> {
+/// A compute kernel: what its declaration computes, on a GPU and on the CPU, and how it is judged.
+pub trait Kernel: Declaration {
+    /// Returns every variant that a plan can record on a device with `caps`.
+    fn supported(caps: &Caps) -> Vec<Self::Variant>;
+
+    /// Returns the sample of [`Kernel::supported`] that the conformance suite runs. It contains every variant that a plan
+    /// of the models of `tests/it/coverage.rs` records.
+    fn covered(caps: &Caps) -> Vec<Self::Variant> {
+        Self::supported(caps)
+    }
+
+    /// Returns the order in which a variant sums. The default is an order of the kernel's own, one with subgroups and one
+    /// without.
+    fn reduction_order(variant: Self::Variant) -> ReductionOrder {
+        ReductionOrder { name: Self::NAME, subgroups: Self::source(variant).has_subgroups() }
+    }
+
+    /// Returns what a variant's shader is composed of.
+    fn source(variant: Self::Variant) -> Source;
+
+    /// Returns the number of workgroups of a dispatch. No workgroup may depend on another of the same dispatch: a dispatch
+    /// may be split.
+    fn grid(variant: Self::Variant, params: &Self::Params) -> Grid;
+
+    /// Returns about how many multiply-adds a dispatch takes. The default counts four an invocation.
+    fn cost(variant: Self::Variant, params: &Self::Params) -> u64 {
+        let (grid, workgroup) = (Self::grid(variant, params), Self::source(variant).workgroup());
+        times([grid.x, grid.y, workgroup, 4])
+    }
+
+    /// Returns the binding of which a dispatch reads only a part that data choose, if there is one.
+    fn sparse_reads(_: Self::Variant, _: &Self::Params) -> Option<SparseReads> {
+        None
+    }
+
+    /// Computes a dispatch on the CPU, on the same parameters and buffers.
+    fn cpu(variant: Self::Variant, params: &Self::Params, host: Self::Host<'_>);
+
+    /// Returns inputs with the expected outputs, for the conformance suite.
+    fn cases(variant: Self::Variant) -> Vec<Case<Self>>;
+
+    /// Returns what the buffers must hold after a dispatch, given what they hold `before`: the f64 reference with the
+    /// documented bound. `None` where a kernel has no reference but its CPU kernel; then
+    /// [`Expect::near_cpu_kernel`](super::Expect::near_cpu_kernel) judges.
+    fn reference(_: Self::Variant, _: &Self::Params, _: Self::Host<'_>) -> Option<Self::Expected> {
         None
     }
 }
-impl<K: Kernel> NoDefinition for K {}
 
 /// An order of summation. Where two variants have the same, one row's inputs give the same bits on one adapter, whichever
-/// of them computes it, and whatever the number of rows, tiles or chunks that are computed with it; tests/order.rs
+/// of them computes it, and whatever the number of rows, tiles or chunks that are computed with it; tests/it/order.rs
 /// compares those that share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Order {
+pub struct ReductionOrder {
     name: &'static str,
     subgroups: bool,
 }
 
-impl Order {
+impl ReductionOrder {
     /// The order called `name`.
     pub const fn new(name: &'static str) -> Self {
         Self { name, subgroups: false }
@@ -102,23 +120,14 @@ impl Order {
     }
 }
 
-/// Stands in for the function `summation` of a kernel whose order of sums is its own: one with subgroups, one without.
-pub trait NoOrder: Kernel {
-    #[doc(hidden)]
-    fn summation(variant: Self::Variant) -> Order {
-        Order { name: Self::NAME, subgroups: <Self as Kernel>::source(variant).has_subgroups() }
-    }
-}
-impl<K: Kernel> NoOrder for K {}
-
 /// A binding of which a dispatch reads only what its data choose: for counting bytes. Where a stack is bound in parts, the
 /// same share of each part is counted, and of all together what is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection {
+pub struct SparseReads {
     /// The binding's name.
     pub binding: &'static str,
     /// What is chosen.
-    pub choice: Choice,
+    pub choice: SparseUnit,
     /// How many of them at most.
     pub most: u32,
     /// Of how many, in all parts.
@@ -127,31 +136,12 @@ pub struct Selection {
 
 /// What data choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum SparseUnit {
     /// Rows of a table, by token.
     Rows,
     /// Matrices of a stack, by expert.
     Experts,
 }
-
-/// Stands in for the function `selection` of a kernel that reads its bindings whatever the data are.
-pub trait NoSelection: Kernel {
-    #[doc(hidden)]
-    fn selection(_: Self::Variant, _: &Self::Params) -> Option<Selection> {
-        None
-    }
-}
-impl<K: Kernel> NoSelection for K {}
-
-/// Stands in for the function `effort` of a kernel whose invocations do only a little each.
-pub trait NoEffort: Kernel {
-    #[doc(hidden)]
-    fn effort(variant: Self::Variant, params: &Self::Params) -> u64 {
-        let (grid, workgroup) = (Self::grid(variant, params), <Self as Kernel>::source(variant).workgroup());
-        times([grid.x, grid.y, workgroup, 4])
-    }
-}
-impl<K: Kernel> NoEffort for K {}
 
 /// The product of counts.
 pub(crate) fn times<const N: usize>(counts: [u32; N]) -> u64 {
@@ -211,13 +201,13 @@ pub trait Binds {
     fn list(&self) -> Vec<Option<Arc<RawBuffer>>>;
 }
 
-/// A twin's view of its bindings.
+/// A CPU kernel's view of its bindings.
 pub trait Host<'a>: Sized {
     /// Takes the slots in the order of the declaration. An absent or misused slot becomes an empty slice.
     fn bind(slots: Vec<HostSlot<'a>>) -> Self;
 }
 
-/// The memory behind one binding, for a twin.
+/// The memory behind one binding, for a CPU kernel.
 #[derive(Debug)]
 pub enum HostSlot<'a> {
     /// The variant has no such binding.
@@ -284,8 +274,8 @@ pub trait Op: Debug + Send + Sync {
     fn variant(&self) -> String;
     /// What distinguishes its pipeline from others.
     fn pipeline_key(&self) -> PipelineKey;
-    /// [`Kernel::order`].
-    fn order(&self) -> Order;
+    /// [`Kernel::reduction_order`].
+    fn reduction_order(&self) -> ReductionOrder;
     /// The composed WGSL.
     fn shader(&self) -> super::Shader;
     /// Its bindings.
@@ -296,14 +286,14 @@ pub trait Op: Debug + Send + Sync {
     fn shape(&self) -> String;
     /// Its grid.
     fn grid(&self) -> Grid;
-    /// [`Kernel::work`].
-    fn work(&self) -> u64;
-    /// [`Kernel::selected`].
-    fn selection(&self) -> Option<Selection>;
-    /// Runs the twin.
+    /// [`Kernel::cost`].
+    fn cost(&self) -> u64;
+    /// [`Kernel::sparse_reads`].
+    fn sparse_reads(&self) -> Option<SparseReads>;
+    /// Runs the CPU kernel.
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>);
-    /// [`Kernel::expected`], per binding.
-    fn expected(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>>;
+    /// [`Kernel::reference`], per binding.
+    fn reference(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>>;
 }
 
 /// A dispatch of `K`.
@@ -333,8 +323,8 @@ impl<K: Kernel> Op for Dispatch<K> {
     fn pipeline_key(&self) -> PipelineKey {
         PipelineKey { kernel: TypeId::of::<K>(), variant: Arc::new(self.variant) }
     }
-    fn order(&self) -> Order {
-        K::order(self.variant)
+    fn reduction_order(&self) -> ReductionOrder {
+        K::reduction_order(self.variant)
     }
     fn shader(&self) -> super::Shader {
         shader::<K>(self.variant)
@@ -351,17 +341,17 @@ impl<K: Kernel> Op for Dispatch<K> {
     fn grid(&self) -> Grid {
         K::grid(self.variant, &self.params)
     }
-    fn work(&self) -> u64 {
-        K::work(self.variant, &self.params)
+    fn cost(&self) -> u64 {
+        K::cost(self.variant, &self.params)
     }
-    fn selection(&self) -> Option<Selection> {
-        K::selected(self.variant, &self.params)
+    fn sparse_reads(&self) -> Option<SparseReads> {
+        K::sparse_reads(self.variant, &self.params)
     }
     fn run_cpu(&self, slots: Vec<HostSlot<'_>>) {
         K::cpu(self.variant, &self.params, K::Host::bind(slots));
     }
-    fn expected(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>> {
-        K::expected(self.variant, &self.params, K::Host::bind(before)).map(Expected::list)
+    fn reference(&self, before: Vec<HostSlot<'_>>) -> Option<Vec<Option<super::Expect>>> {
+        K::reference(self.variant, &self.params, K::Host::bind(before)).map(Expected::list)
     }
 }
 
@@ -421,9 +411,7 @@ pub(crate) fn check_aliases(
 }
 
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
-/// and bindings. What is left to write is [`Kernel`]'s own functions, as inherent functions of the marker type; those for
-/// [`Kernel::expected`], [`Kernel::order`], [`Kernel::selected`] and [`Kernel::work`] are called `definition`, `summation`,
-/// `selection` and `effort`, and may be missing.
+/// and bindings ([`Declaration`]). What it computes is then written as an implementation of [`Kernel`].
 ///
 /// ```text
 /// kernel! {
@@ -463,7 +451,7 @@ macro_rules! kernel {
             }
         }
 
-        /// The bindings as the twin sees them.
+        /// The bindings as the CPU kernel sees them.
         #[derive(Debug)]
         pub struct Host<'a> { $($(#[$bmeta])* pub $bind: $crate::gpu::kernel!(@slice $access $element)),* }
 
@@ -494,7 +482,7 @@ macro_rules! kernel {
             }
         }
 
-        impl $crate::gpu::Kernel for $Kernel {
+        impl $crate::gpu::Declaration for $Kernel {
             const NAME: &'static str = $name;
             const DOC: &'static str = concat!($($doc, "\n"),+);
             type Variant = $Variant;
@@ -515,31 +503,6 @@ macro_rules! kernel {
                     element: <$element as $crate::gpu::Element>::WGSL,
                     present: $crate::gpu::kernel!(@present variant, $Variant $(, $when)?),
                 }),*]
-            }
-            fn variants(caps: &$crate::gpu::Caps) -> Vec<$Variant> { $Kernel::variants(caps) }
-            fn order(variant: $Variant) -> $crate::gpu::Order {
-                #[allow(unused_imports)]
-                use $crate::gpu::NoOrder as _;
-                $Kernel::summation(variant)
-            }
-            fn source(variant: $Variant) -> $crate::gpu::Source { $Kernel::source(variant) }
-            fn grid(variant: $Variant, params: &Params) -> $crate::gpu::Grid { $Kernel::grid(variant, params) }
-            fn work(variant: $Variant, params: &Params) -> u64 {
-                #[allow(unused_imports)]
-                use $crate::gpu::NoEffort as _;
-                $Kernel::effort(variant, params)
-            }
-            fn selected(variant: $Variant, params: &Params) -> Option<$crate::gpu::Selection> {
-                #[allow(unused_imports)]
-                use $crate::gpu::NoSelection as _;
-                $Kernel::selection(variant, params)
-            }
-            fn cpu(variant: $Variant, params: &Params, host: Host<'_>) { $Kernel::cpu(variant, params, host) }
-            fn cases(variant: $Variant) -> Vec<$crate::gpu::Case<Self>> { $Kernel::cases(variant) }
-            fn expected(variant: $Variant, params: &Params, before: Host<'_>) -> Option<Expected> {
-                #[allow(unused_imports)]
-                use $crate::gpu::NoDefinition as _;
-                $Kernel::definition(variant, params, before)
             }
         }
     };

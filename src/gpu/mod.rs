@@ -1,13 +1,14 @@
 //! The spine below the kernels: devices, buffers, kernel declarations, plans and their running.
 //!
 //! A [`Kernel`] is declared once; a [`Recorder`] turns dispatches into a [`Plan`], which is data; a [`Program`] is a plan
-//! made ready for a [`Device`], and runs it in compute passes, or by the kernels' twins on the CPU. This is the one module
+//! made ready for a [`Device`], and runs it in compute passes, or by the kernels' CPU kernels on the CPU. This is the one module
 //! that calls wgpu.
 
 mod adapter;
 mod buffer;
 mod caps;
 mod case;
+mod cpu_kernel;
 mod cut;
 mod device;
 mod driver;
@@ -26,7 +27,6 @@ mod program;
 mod readback;
 mod scope;
 mod source;
-mod twin;
 mod wait;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
@@ -38,8 +38,8 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Choice, Data, Expected, Grid, Host, HostSlot, Kernel, NoDefinition, NoEffort, NoOrder,
-    NoSelection, Op, Order, PipelineKey, Selection, Variant, shader,
+    Access, Binding, Binds, Data, Declaration, Expected, Grid, Host, HostSlot, Kernel, Op, PipelineKey, ReductionOrder,
+    SparseReads, SparseUnit, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;

@@ -18,7 +18,7 @@ pub struct Step {
     pub(crate) label: String,
     /// Where a GPU finds the grid, if not in the kernel's parameters.
     pub(crate) args: Option<GridArgs>,
-    /// Run by the twin, whatever the device.
+    /// Run by the CPU kernel, whatever the device.
     pub(crate) on_host: bool,
     /// What the host does before it.
     pub(crate) before: Option<Arc<dyn HostAction>>,
@@ -153,7 +153,7 @@ impl Recorder {
         self.scope = name.into();
     }
 
-    /// Whether the next dispatches are run by their twins on the host although the device is a GPU:
+    /// Whether the next dispatches are run by their CPU kernels on the host although the device is a GPU:
     /// [`Program::run`](super::Program::run) then waits for the GPU, reads their buffers, and writes what they change.
     pub fn on_host(&mut self, on: bool) {
         self.on_host = on;
@@ -182,7 +182,7 @@ impl Recorder {
     /// `first` on when the dispatch begins, written by an earlier one.
     ///
     /// It must be the kernel's own grid, less workgroups that would do nothing: what the dispatch computes is the same, so
-    /// that the twin and the definition cover the kernel's own grid. That one is checked against the device's limit, and is
+    /// that the CPU kernel and the definition cover the kernel's own grid. That one is checked against the device's limit, and is
     /// the upper bound of what may be written.
     ///
     /// # Errors

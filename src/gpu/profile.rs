@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Buffer, Device, GpuError, Program, Readback, Step, driver::Gpu, encode::GpuProgram, plan::HostAction, twin,
+    Buffer, Device, GpuError, Program, Readback, Step, cpu_kernel, driver::Gpu, encode::GpuProgram, plan::HostAction,
 };
 
 /// What a run of steps with the same label took.
@@ -59,7 +59,7 @@ impl Program {
                     let start = clock(device)?;
                     match action(range, steps) {
                         Some(action) => action.run(device).await?,
-                        None => steps.iter().try_for_each(twin::run)?,
+                        None => steps.iter().try_for_each(cpu_kernel::run)?,
                     }
                     timed.time = start.elapsed();
                 }

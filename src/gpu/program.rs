@@ -1,9 +1,9 @@
-//! A plan made ready for a device, and its running: compute passes on a GPU, or the twins one after the other.
+//! A plan made ready for a device, and its running: compute passes on a GPU, or the CPU kernels one after the other.
 
 use std::{mem, ops::Range};
 
 use super::{
-    Device, GpuError, Plan, Step, buffer::Identity, cut::cut, encode::GpuProgram, host_steps::HostSteps, twin,
+    Device, GpuError, Plan, Step, buffer::Identity, cpu_kernel, cut::cut, encode::GpuProgram, host_steps::HostSteps,
 };
 
 /// A plan with everything that a device needs to run it. Running it creates no buffer, bind group or pipeline.
@@ -152,11 +152,11 @@ impl Program {
         self.send(device, steps)
     }
 
-    /// Sends steps to a GPU, or has the twins run them.
+    /// Sends steps to a GPU, or has the CPU kernels run them.
     fn send(&self, device: &Device, steps: Range<usize>) -> Result<(), GpuError> {
         match (&self.gpu, device.gpu()) {
             (Some(program), Some(gpu)) => program.submit(gpu, steps),
-            _ => self.steps(steps).iter().try_for_each(twin::run),
+            _ => self.steps(steps).iter().try_for_each(cpu_kernel::run),
         }
     }
 

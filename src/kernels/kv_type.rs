@@ -1,4 +1,4 @@
-//! The `kv` slot: how the elements of a KV cache are stored, in WGSL and for twins and cases.
+//! The `kv` slot: how the elements of a KV cache are stored, in WGSL and for CPU kernels and cases.
 
 use crate::gpu::{Caps, Packing, Source, wgsl};
 

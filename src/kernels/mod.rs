@@ -1,6 +1,6 @@
 //! Every kernel, each a file here and one of the same name below `wgsl/`.
 //!
-//! A file declares the kernel once: parameters, bindings, variants, grid, CPU twin and test cases.
+//! A file declares the kernel once: parameters, bindings, variants, grid, CPU kernel and test cases.
 
 pub mod attn;
 pub mod elementwise;

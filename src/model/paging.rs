@@ -242,11 +242,11 @@ pub(super) struct PageIn {
     pairs: u32,
     readback: Arc<Readback>,
     /// What the first round has read.
-    choice: Arc<Mutex<Choice>>,
+    choice: Arc<Mutex<SparseUnit>>,
 }
 
 #[derive(Debug, Default)]
-struct Choice {
+struct SparseUnit {
     ids: Vec<u32>,
     rounds: Vec<Vec<u32>>,
 }
@@ -257,7 +257,7 @@ impl PageIn {
         if self.round == 0 {
             let ids = self.readback.read(device, &self.ids, self.pairs.into()).await?;
             let rounds = lock(&layer.slots).rounds(&ids);
-            *lock(&self.choice) = Choice { ids, rounds };
+            *lock(&self.choice) = SparseUnit { ids, rounds };
         }
         let experts = lock(&self.choice).rounds.get(self.round).cloned().unwrap_or_default();
         let missing = lock(&layer.slots).turn(&experts);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Config, FeedForward, ModelError, tensors::Tensors, weights::Weights};
 use crate::{
     gguf::Gguf,
-    gpu::{Access, Choice, Plan},
+    gpu::{Access, Plan, SparseUnit},
     kernels::KvType,
 };
 
@@ -75,14 +75,14 @@ pub(crate) fn weight_bytes(plan: &Plan, weights: &Weights, experts: f64) -> f64 
     let ids: HashSet<u64> = weights.buffers().into_iter().collect();
     let mut sum = 0.0;
     for step in plan.steps() {
-        let selection = step.op().selection();
+        let selection = step.op().sparse_reads();
         for (buffer, binding) in step.buffers().zip(step.op().bindings()) {
             let Some(buffer) = buffer.filter(|b| binding.access == Access::Read && ids.contains(&b.raw.id)) else {
                 continue;
             };
             let share = match selection.filter(|s| s.binding == binding.name) {
                 None => 1.0,
-                Some(s) if s.choice == Choice::Experts => experts.min(s.most.into()) / f64::from(s.of.max(1)),
+                Some(s) if s.choice == SparseUnit::Experts => experts.min(s.most.into()) / f64::from(s.of.max(1)),
                 Some(s) => f64::from(s.most) / f64::from(s.of.max(1)),
             };
             sum += share * buffer.bytes() as f64;

@@ -1,4 +1,4 @@
-//! Attention of one head in f64: what the kernels' twins compute and their cases expect.
+//! Attention of one head in f64: what the kernels' CPU kernels compute and their cases expect.
 
 use std::ops::Range;
 

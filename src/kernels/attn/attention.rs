@@ -10,7 +10,7 @@ use super::{
     scan::{Exchange, Tiles, scan},
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl},
     kernels::KvType,
     quant::Rng,
 };
@@ -93,18 +93,18 @@ impl Variant {
     }
 
     /// The order of whole attention and of its chunks, merged.
-    pub(super) fn summation(self) -> Order {
-        self.exchange.order()
+    pub(super) fn reduction_order(self) -> ReductionOrder {
+        self.exchange.reduction_order()
     }
 }
 
-impl Attention {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for Attention {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
     }
 
-    fn summation(v: Variant) -> Order {
-        v.summation()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -115,7 +115,7 @@ impl Attention {
         Grid { x: p.kv_heads * p.head_tiles, y: p.rows.div_ceil(p.tile_rows.max(1)) }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         // How much of what is kept a row sees is data: half of it on average, while prompts fill the context.
         let seen = if p.window > 0 { p.window.min(p.capacity) } else { p.capacity };
         times([p.rows, p.heads, seen, v.head_dim])
@@ -130,7 +130,7 @@ impl Attention {
             let (context, q) = (keys.layout.position(&keys.at, i / heads) + 1, &q[i * hd..][..hd]);
             let kv_head = (i % heads) as u32 / p.group;
             let chunks = (0..context.div_ceil(CHUNK)).map(|chunk| of_chunk(chunk, context, p.window));
-            // By chunks in f32, as the twins of these have them: they are of one order.
+            // By chunks in f32, as the CPU kernels of these have them: they are of one order.
             let parts: Vec<_> = (chunks.filter(|positions| !positions.is_empty()))
                 .map(|positions| keys.attend(i / heads, kv_head, q, positions).rounded())
                 .collect();
@@ -138,7 +138,7 @@ impl Attention {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let at = Places { positions: before.positions, table: before.table };
         let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv.as_flattened(), scale: p.scale };
         let mut y = Expect::unchanged(before.y.as_flattened());
@@ -248,7 +248,7 @@ impl Trial {
         self.kv = bytemuck::cast_slice(&kv).to_vec();
     }
 
-    /// The cache as twins see it.
+    /// The cache as CPU kernels see it.
     pub(super) fn keys(&self, v: Variant) -> Keys<'_> {
         let at = Places { positions: &self.positions, table: &self.table };
         Keys { layout: layout!(v, self.params), at, kv: v.kv, words: self.kv.as_flattened(), scale: self.params.scale }

@@ -9,7 +9,7 @@ use super::{
     scan::Exchange,
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     kernels::KvType,
 };
 
@@ -52,8 +52,8 @@ pub struct Variant {
     pub cache: Cache,
 }
 
-impl AttentionMerge {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for AttentionMerge {
+    fn supported(_: &Caps) -> Vec<Variant> {
         Cache::ALL.into_iter().flat_map(|cache| TESTED_HEAD_DIMS.map(|head_dim| Variant { head_dim, cache })).collect()
     }
 
@@ -80,7 +80,7 @@ impl AttentionMerge {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut y = Expect::unchanged(before.y.as_flattened());
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {

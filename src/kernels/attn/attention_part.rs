@@ -10,7 +10,7 @@ use super::{
     part_words,
     scan::scan,
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
 kernel! {
     /// Of each chunk of [`CHUNK`] positions that row `t` sees: `m = max_j s_j` of the scores
@@ -69,13 +69,13 @@ kernel! {
     }
 }
 
-impl AttentionPart {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for AttentionPart {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
     }
 
-    fn summation(v: Variant) -> Order {
-        v.summation()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -87,7 +87,7 @@ impl AttentionPart {
         Grid { x: p.kv_heads * p.head_tiles * p.chunks, y: p.rows.div_ceil(p.tile_rows.max(1)) }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         times([p.rows, p.heads, p.chunks, CHUNK, v.head_dim, 2])
     }
 
@@ -99,7 +99,7 @@ impl AttentionPart {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let at = Places { positions: before.positions, table: before.table };
         let keys = Keys { layout: layout!(v, p), at, kv: v.kv, words: before.kv.as_flattened(), scale: p.scale };
         let mut sums = Expect::unchanged(before.parts.as_flattened());
@@ -170,7 +170,7 @@ pub(super) fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionPart>
     };
     let count = params.rows * params.heads * params.chunks * part_words(v.head_dim);
     let Trial { name, q, kv, positions, table, .. } = trial;
-    Case::of_definition(
+    Case::of_reference(
         name,
         v,
         params,

@@ -1,4 +1,4 @@
-//! Where a KV cache keeps keys and values: the `cache` slot, and the same for twins and cases.
+//! Where a KV cache keeps keys and values: the `cache` slot, and the same for CPU kernels and cases.
 
 use super::attend::seen;
 use crate::{

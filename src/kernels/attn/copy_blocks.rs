@@ -1,6 +1,6 @@
 //! Copying blocks of a paged cache: copy-on-write, where a sequence is about to write to a block that others have too.
 
-use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
     /// `kv[pairs[j, 1]] = kv[pairs[j, 0]]`: whole blocks inside one pool.
@@ -27,8 +27,8 @@ kernel! {
 
 const WG: u32 = 256;
 
-impl CopyBlocks {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for CopyBlocks {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -48,8 +48,8 @@ impl CopyBlocks {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
-        // Words are only moved: the twin is exact.
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+        // Words are only moved: the CPU kernel is exact.
         let mut kv = before.kv.to_vec();
         Self::cpu((), p, Host { kv: &mut kv, ..before });
         Some(Expected { kv: Some(Expect::Exact(kv)), ..Default::default() })

@@ -7,7 +7,7 @@ use super::{
     workgroup,
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     kernels::KvType,
     quant::Rng,
 };
@@ -63,8 +63,8 @@ pub struct Variant {
     pub kv: KvType,
 }
 
-impl KvCacheAppend {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for KvCacheAppend {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let caches = KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache)));
         caches.flat_map(|(kv, cache)| TESTED_HEAD_DIMS.map(|head_dim| Variant { head_dim, cache, kv })).collect()
     }
@@ -90,7 +90,7 @@ impl KvCacheAppend {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut kv = Written::over(layout!(v, p), v.kv, v.head_dim, before.kv.as_flattened());
         let at = Places { positions: before.positions, table: before.table };
         for (side, row, head, values) in heads(v, p, before.k, before.v) {
@@ -127,5 +127,5 @@ fn case(variant: Variant, kv_heads: u32, rows: u32) -> Case<KvCacheAppend> {
     v[..16].fill(0.0);
     let kv = layout.untouched(variant.kv, variant.head_dim);
     let data = Data { k, v, positions: test_positions(variant.cache, rows), table, kv };
-    Case::of_definition(format!("{rows} tokens, {kv_heads} heads"), variant, p, data)
+    Case::of_reference(format!("{rows} tokens, {kv_heads} heads"), variant, p, data)
 }

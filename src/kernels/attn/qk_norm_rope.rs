@@ -6,7 +6,7 @@ use super::{
     workgroup,
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -65,8 +65,8 @@ pub struct Variant {
     pub cache: Cache,
 }
 
-impl QkNormRope {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for QkNormRope {
+    fn supported(_: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for head_dim in TESTED_HEAD_DIMS {
             for (mode, interleaved) in [Mode::NormRope, Mode::Rope].iter().flat_map(|m| [(*m, false), (*m, true)]) {
@@ -105,7 +105,7 @@ impl QkNormRope {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (hd, heads) = (v.head_dim as usize, p.heads as usize);
         let turn = Turn { norm: before.norm, eps: p.eps, interleaved: v.interleaved, rotations: before.rotations };
         let mut y = Expect::unchanged(before.y);
@@ -140,5 +140,5 @@ fn case(v: Variant, heads: u32, rows: u32) -> Case<QkNormRope> {
     let positions = test_positions(v.cache, rows);
     // A head more than there are, which must stay as it is.
     let y = vec![f32::NAN; ((heads * rows + 1) * hd) as usize];
-    Case::of_definition(format!("{rows} tokens, {heads} heads"), v, p, Data { x, norm, rotations, positions, y })
+    Case::of_reference(format!("{rows} tokens, {heads} heads"), v, p, Data { x, norm, rotations, positions, y })
 }

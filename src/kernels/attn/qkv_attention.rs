@@ -8,7 +8,7 @@ use super::{
     cache::{Places, layout},
     turned::{Trial, Turned, Variant, rows_of},
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
 kernel! {
     /// What [`QkvToCache`](super::qkv_to_cache::QkvToCache) and then [`Attention`](super::attention::Attention) give, bit for
@@ -73,13 +73,13 @@ kernel! {
     }
 }
 
-impl QkvAttention {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for QkvAttention {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
     }
 
-    fn summation(v: Variant) -> Order {
-        v.attention.summation()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.attention.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -90,7 +90,7 @@ impl QkvAttention {
         Grid { x: p.kv_heads, y: p.rows }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         let seen = if p.window > 0 { p.window.min(p.capacity) } else { p.capacity };
         times([p.rows, p.heads, seen, v.attention.head_dim])
     }
@@ -104,7 +104,7 @@ impl QkvAttention {
         for (i, y) in host.y.as_flattened_mut().chunks_exact_mut(hd).take(p.rows as usize * heads).enumerate() {
             let context = layout.position(&at, i / heads) + 1;
             let chunks = (0..context.div_ceil(CHUNK)).map(|chunk| of_chunk(chunk, context, p.window));
-            // By chunks in f32, as the twins of these have them: they are of one order.
+            // By chunks in f32, as the CPU kernels of these have them: they are of one order.
             let parts: Vec<_> = (chunks.filter(|positions| !positions.is_empty()))
                 .map(|positions| {
                     keys.attend(i / heads, (i % heads) as u32 / p.group, turned.query(i).0, positions).rounded()
@@ -115,7 +115,7 @@ impl QkvAttention {
         host.kv.as_flattened_mut().copy_from_slice(&turned.words);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (layout, kv) = (layout!(v.attention, p), v.attention.kv);
         let at = Places { positions: before.positions, table: before.table };
         let turned = Turned::new(&rows_of!(v, p, before), p.rows, layout, &at, kv, before.kv.as_flattened());
@@ -158,5 +158,5 @@ fn case(v: Variant, trial: Trial) -> Case<QkvAttention> {
         scale: 1.0 / (hd as f32).sqrt(),
     };
     let y = vec![[f32::NAN; 4]; (rows * heads * hd) as usize / 4];
-    Case::of_definition(name, v, params, Data { qkv, norm, rotations, positions, table, kv, y })
+    Case::of_reference(name, v, params, Data { qkv, norm, rotations, positions, table, kv, y })
 }

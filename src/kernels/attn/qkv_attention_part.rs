@@ -7,7 +7,7 @@ use super::{
     part_words,
     turned::{Trial, Turned, Variant, rows_of},
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Order, Source, kernel, times, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
 kernel! {
     /// What [`QkvToCache`](super::qkv_to_cache::QkvToCache) and then [`AttentionPart`](super::attention_part::AttentionPart)
@@ -72,13 +72,13 @@ kernel! {
     }
 }
 
-impl QkvAttentionPart {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for QkvAttentionPart {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         Variant::all(caps)
     }
 
-    fn summation(v: Variant) -> Order {
-        v.attention.summation()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.attention.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -90,7 +90,7 @@ impl QkvAttentionPart {
         Grid { x: p.kv_heads * p.chunks, y: p.rows }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         times([p.rows, p.heads, p.chunks, CHUNK, v.attention.head_dim, 2])
     }
 
@@ -109,7 +109,7 @@ impl QkvAttentionPart {
         host.kv.as_flattened_mut().copy_from_slice(&turned.words);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (layout, kv) = (layout!(v.attention, p), v.attention.kv);
         let at = Places { positions: before.positions, table: before.table };
         let turned = Turned::new(&rows_of!(v, p, before), p.rows, layout, &at, kv, before.kv.as_flattened());
@@ -170,5 +170,5 @@ fn case(v: Variant, trial: Trial, chunks: u32) -> Case<QkvAttentionPart> {
     };
     let parts = vec![[f32::NAN; 4]; (rows * heads * chunks * part_words(hd)) as usize / 4];
     let data = Data { qkv, norm, rotations, positions, table, kv, parts };
-    Case::of_definition(format!("{name}, {chunks} chunks"), v, params, data)
+    Case::of_reference(format!("{name}, {chunks} chunks"), v, params, data)
 }

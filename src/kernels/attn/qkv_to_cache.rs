@@ -6,7 +6,7 @@ use super::{
     head::{Role, projections, qkv, rounded, test_positions, test_rotations, test_rows, test_shapes, turning},
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     kernels::KvType,
 };
 
@@ -79,8 +79,8 @@ pub struct Variant {
     pub kv: KvType,
 }
 
-impl QkvToCache {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for QkvToCache {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for (kv, cache) in KvType::available(caps).flat_map(|kv| Cache::ALL.map(|cache| (kv, cache))) {
             for head_dim in TESTED_HEAD_DIMS {
@@ -119,7 +119,7 @@ impl QkvToCache {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (layout, hd) = (layout!(v, p), v.head_dim as usize);
         let at = Places { positions: before.positions, table: before.table };
         let projections = projections!(v, p, before);

@@ -1,7 +1,7 @@
 //! What a workgroup has of attention, and the `exchange` slot: how its invocations work together.
 
 use super::{CHUNK, attention::Variant};
-use crate::gpu::{Caps, Fragment, Order, Source, wgsl};
+use crate::gpu::{Caps, Fragment, ReductionOrder, Source, wgsl};
 
 /// The `exchange` slot of attention: how invocations give each other queries, weights and sums. Each has its order of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,8 +20,8 @@ impl Exchange {
     }
 
     /// The order of sums over keys, whole or in chunks.
-    pub(super) fn order(self) -> Order {
-        Order::new(match self {
+    pub(super) fn reduction_order(self) -> ReductionOrder {
+        ReductionOrder::new(match self {
             Self::Memory => "chunks of keys",
             Self::Shuffle => "chunks of keys by eights",
         })

@@ -2,7 +2,7 @@
 
 use super::head::{biased, qkv, random};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -43,8 +43,8 @@ pub struct Variant {
 
 const WG: u32 = 64;
 
-impl SplitQkv {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for SplitQkv {
+    fn supported(_: &Caps) -> Vec<Variant> {
         [false, true].map(|bias| Variant { bias }).to_vec()
     }
 
@@ -63,7 +63,7 @@ impl SplitQkv {
         }
     }
 
-    fn definition(_: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(_: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut parts = split(p, before.qkv, before.bias).into_iter();
         let [q, k, v] = [&*before.q, &*before.k, &*before.v].map(|before| {
             let mut part = parts.next().unwrap_or_default();
@@ -84,7 +84,7 @@ impl SplitQkv {
                 // One element more each, which must stay as it is.
                 let [q, keys, values] = [q_len, kv_len, kv_len].map(|len| vec![f32::NAN; (rows * len) as usize + 1]);
                 let data = Data { qkv, bias, q, k: keys, v: values };
-                Case::of_definition(format!("{rows}x{q_len}+2x{kv_len}"), v, p, data)
+                Case::of_reference(format!("{rows}x{q_len}+2x{kv_len}"), v, p, data)
             })
             .collect()
     }

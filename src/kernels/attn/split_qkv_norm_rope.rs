@@ -4,7 +4,7 @@ use super::{
     Cache, TESTED_HEAD_DIMS,
     head::{Role, projections, qkv, rounded, test_positions, test_rotations, test_rows, test_shapes, turning},
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
     /// Splits `qkv[t]`, its bias added where there is one, into heads. Query and key heads are RMS-normed with the
@@ -60,8 +60,8 @@ pub struct Variant {
     pub interleaved: bool,
 }
 
-impl SplitQkvNormRope {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for SplitQkvNormRope {
+    fn supported(_: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for head_dim in TESTED_HEAD_DIMS {
             for (bias, norm, interleaved) in [(true, true, false), (false, true, false), (false, false, true)] {
@@ -89,7 +89,7 @@ impl SplitQkvNormRope {
         place(v, p, &inputs, [q, k, values], |to, head| to.copy_from_slice(&rounded(head)));
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let Host { qkv, bias, norm, rotations, positions, q, k, v: values } = before;
         let inputs = Inputs { qkv, bias, norm, rotations, positions };
         let mut parts = [q, k, values].map(|before| Expect::unchanged(before));
@@ -139,5 +139,5 @@ fn case(variant: Variant, heads: u32, kv_heads: u32, rows: u32) -> Case<SplitQkv
     let room = |heads: u32| vec![f32::NAN; ((heads * rows + 1) * hd) as usize];
     let (q, k, v) = (room(heads), room(kv_heads), room(kv_heads));
     let data = Data { qkv, bias, norm, rotations, positions, q, k, v };
-    Case::of_definition(format!("{rows} tokens, {heads} heads"), variant, p, data)
+    Case::of_reference(format!("{rows} tokens, {heads} heads"), variant, p, data)
 }

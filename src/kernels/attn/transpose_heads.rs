@@ -2,7 +2,7 @@
 
 use super::head::random;
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -29,8 +29,8 @@ kernel! {
 
 const WG: u32 = 64;
 
-impl TransposeHeads {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for TransposeHeads {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -49,7 +49,7 @@ impl TransposeHeads {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let (rows, heads, hd) = (p.rows as usize, p.heads as usize, p.head_dim as usize);
         let mut y: Vec<u32> = before.y.iter().map(|y| y.to_bits()).collect();
         for (at, y) in y.iter_mut().take(rows * heads * hd).enumerate() {
@@ -67,7 +67,7 @@ impl TransposeHeads {
                 // One element more, which must stay as it is.
                 let y = vec![f32::NAN; x.len() + 1];
                 let p = Params { rows, heads, head_dim };
-                Case::of_definition(format!("{rows}x{heads}x{head_dim}"), (), p, Data { x, y })
+                Case::of_reference(format!("{rows}x{heads}x{head_dim}"), (), p, Data { x, y })
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! Attention from projections: heads that are turned by the workgroups that attend from them, and what twins and cases share.
+//! Attention from projections: heads that are turned by the workgroups that attend from them, and what CPU kernels and cases share.
 
 use super::{
     Cache, Exchange,

@@ -2,7 +2,7 @@
 
 use super::WG;
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -36,8 +36,8 @@ kernel! {
     }
 }
 
-impl AddRows {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for AddRows {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -58,7 +58,7 @@ impl AddRows {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut y = Expect::unchanged(before.y);
         for t in 0..p.rows {
             let (from, to) = ((t * p.x_stride + p.x_offset) as usize, (t * p.y_stride + p.y_offset) as usize);
@@ -89,7 +89,7 @@ impl AddRows {
             let mut rng = Rng::new(u64::from(p.n));
             let x: Vec<f32> = (0..p.rows * p.x_stride.max(p.n)).map(|_| rng.normal()).collect();
             let y: Vec<f32> = (0..p.rows * p.y_stride).map(|_| rng.normal()).collect();
-            Case::of_definition(name, (), params, Data { x, y })
+            Case::of_reference(name, (), params, Data { x, y })
         })
         .collect()
     }

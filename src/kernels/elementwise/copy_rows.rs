@@ -1,7 +1,7 @@
 //! Copies slices of rows.
 
 use super::WG;
-use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
     /// `y[t, y_offset + i] = x[t, x_offset + i]`, for `i` below `n`.
@@ -31,8 +31,8 @@ kernel! {
     }
 }
 
-impl CopyRows {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for CopyRows {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -52,7 +52,7 @@ impl CopyRows {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let mut y = before.y.to_vec();
         for t in 0..p.rows {

@@ -2,7 +2,7 @@
 
 use super::{WG, rms_norm};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -34,8 +34,8 @@ kernel! {
     }
 }
 
-impl FusedAddRmsNorm {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for FusedAddRmsNorm {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -63,7 +63,7 @@ impl FusedAddRmsNorm {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let (mut residual, mut y) = (Expect::unchanged(before.residual), Expect::unchanged(before.y));
         let rows = residual.chunks_exact_mut(n).zip(before.x.chunks_exact(n)).zip(y.chunks_exact_mut(n));
@@ -91,7 +91,7 @@ impl FusedAddRmsNorm {
                 // What lies behind the last row must stay.
                 let y = vec![f32::NAN; (rows * n + 1) as usize];
                 let params = Params { rows, n, eps };
-                Case::of_definition(format!("{rows}x{n} of {size:e}"), (), params, Data { x, w, residual, y })
+                Case::of_reference(format!("{rows}x{n} of {size:e}"), (), params, Data { x, w, residual, y })
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use super::WG;
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -54,8 +54,8 @@ impl Rows {
     }
 }
 
-impl RmsNorm {
-    fn variants(_: &Caps) -> Vec<Rows> {
+impl Kernel for RmsNorm {
+    fn supported(_: &Caps) -> Vec<Rows> {
         vec![Rows::All, Rows::Picked]
     }
 
@@ -82,7 +82,7 @@ impl RmsNorm {
         }
     }
 
-    fn definition(rows: Rows, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(rows: Rows, p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let mut y = Expect::unchanged(before.y);
         for (t, y) in y.chunks_exact_mut(n).enumerate().take(p.rows as usize) {
@@ -108,7 +108,7 @@ impl RmsNorm {
                 let mut picks: Vec<[u32; 2]> = (0..rows).map(|t| [rows - t, 7000]).collect();
                 picks.last_mut().into_iter().for_each(|pick| pick[0] = u32::MAX);
                 let params = Params { rows, n, x_rows, eps };
-                Case::of_definition(format!("{rows}x{n} of {size:e}"), v, params, Data { x, w, picks, y })
+                Case::of_reference(format!("{rows}x{n} of {size:e}"), v, params, Data { x, w, picks, y })
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use super::WG;
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -50,8 +50,8 @@ impl Layout {
     }
 }
 
-impl SiluMul {
-    fn variants(_: &Caps) -> Vec<Layout> {
+impl Kernel for SiluMul {
+    fn supported(_: &Caps) -> Vec<Layout> {
         vec![Layout::Split, Layout::Halves, Layout::Alternating]
     }
 
@@ -76,7 +76,7 @@ impl SiluMul {
         }
     }
 
-    fn definition(layout: Layout, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(layout: Layout, p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let mut y = Expect::unchanged(before.y);
         for row in 0..p.rows as usize {
@@ -110,7 +110,7 @@ impl SiluMul {
                 // What lies behind the last element must stay.
                 y.push(f32::NAN);
                 let params = Params { rows: rows as u32, n: n as u32 };
-                Case::of_definition(name, layout, params, Data { x, y })
+                Case::of_reference(name, layout, params, Data { x, y })
             })
             .collect()
     }

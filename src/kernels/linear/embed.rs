@@ -2,7 +2,7 @@
 
 use super::{TestWeights, quant};
 use crate::{
-    gpu::{Caps, Case, Choice, Expect, Grid, Selection, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, SparseReads, SparseUnit, kernel, wgsl},
     quant::{Planes, WeightType},
 };
 
@@ -79,8 +79,8 @@ pub struct Variant {
     pub ids: Ids,
 }
 
-impl Embed {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for Embed {
+    fn supported(_: &Caps) -> Vec<Variant> {
         WeightType::ALL.into_iter().flat_map(|ty| Ids::ALL.map(|ids| Variant { ty, ids })).collect()
     }
 
@@ -95,8 +95,8 @@ impl Embed {
         Grid { x: p.row_units.div_ceil(WG), y: p.rows }
     }
 
-    fn selection(_: Variant, p: &Params) -> Option<Selection> {
-        Some(Selection { binding: "w", choice: Choice::Rows, most: p.rows.min(p.n), of: p.n })
+    fn sparse_reads(_: Variant, p: &Params) -> Option<SparseReads> {
+        Some(SparseReads { binding: "w", choice: SparseUnit::Rows, most: p.rows.min(p.n), of: p.n })
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -108,7 +108,7 @@ impl Embed {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let planes = Planes::new(v.ty, u64::from(p.held), u64::from(p.k))?;
         let mut y = Expect::unchanged(before.y);
         let mut weights = vec![0.0; p.k as usize];

@@ -5,7 +5,7 @@ use super::{
     product::{self, Product, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
     quant::WeightType,
 };
 
@@ -123,8 +123,8 @@ impl Variant {
     }
 }
 
-impl Gemm {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for Gemm {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for tile in TileType::available(caps).iter().copied() {
             for mma in Mma::available(caps, tile) {
@@ -142,8 +142,8 @@ impl Gemm {
         all
     }
 
-    fn summation(v: Variant) -> Order {
-        Order::new(v.mma.order(v.tile))
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        ReductionOrder::new(v.mma.reduction_order(v.tile))
     }
 
     fn source(v: Variant) -> Source {
@@ -156,12 +156,12 @@ impl Gemm {
         Grid { x: p.matrix_rows.div_ceil(TILE_N), y: p.tiles }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         times([p.tiles, v.tile_rows.count(), p.matrix_rows, p.k])
     }
 
-    fn selection(v: Variant, p: &Params) -> Option<Selection> {
-        product!(p, x_offset: 0).selection(v.rows)
+    fn sparse_reads(v: Variant, p: &Params) -> Option<SparseReads> {
+        product!(p, x_offset: 0).sparse_reads(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -170,7 +170,7 @@ impl Gemm {
         product.compute(v.product(), host.w, host.x, &runs, host.y);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = Product { tile: v.tile, ..product!(p, x_offset: 0) };
         let runs = product.runs_of_tiles(v.rows, p.tiles, before.pairs, before.tiles);
         let y = product.define(v.product(), before.w, before.x, &runs, before.y);

@@ -5,7 +5,7 @@ use super::{
     product::{self, Product, Run, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
     kernels::elementwise::rms_norm,
     quant::{Rng, WeightType},
 };
@@ -96,8 +96,8 @@ impl Variant {
     }
 }
 
-impl Gemv {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for Gemv {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for (lanes, group) in Lanes::grouped(caps) {
             for product::Variant { ty, rows, epilogue } in product::Variant::all() {
@@ -110,8 +110,8 @@ impl Gemv {
         all
     }
 
-    fn summation(v: Variant) -> Order {
-        v.lanes.order()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.lanes.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -123,13 +123,13 @@ impl Gemv {
         Grid { x: p.matrix_rows.div_ceil(v.group.tile(v.lanes, v.ty)), y: p.rows }
     }
 
-    fn effort(_: Variant, p: &Params) -> u64 {
+    fn cost(_: Variant, p: &Params) -> u64 {
         // Every row decodes the weights anew.
         times([p.rows, p.matrix_rows, p.k])
     }
 
-    fn selection(v: Variant, p: &Params) -> Option<Selection> {
-        product!(p, x_offset: p.x_offset).selection(v.rows)
+    fn sparse_reads(v: Variant, p: &Params) -> Option<SparseReads> {
+        product!(p, x_offset: p.x_offset).sparse_reads(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -138,7 +138,7 @@ impl Gemv {
         product.compute(v.product(), host.w, &x.values, &runs(v, p, &product, host.ids), host.y);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = product!(p, x_offset: p.x_offset);
         let x = Inputs::new(v, p, before.x, before.norm);
         let runs = runs(v, p, &product, before.ids);
@@ -229,5 +229,5 @@ fn case(
     params.eps = 1e-6;
     let mut rng = Rng::new(seed + 200);
     data.norm = (0..shape.2 / 4).map(|_| [(); 4].map(|()| 1.0 + 0.1 * rng.normal())).collect();
-    Some(Case::of_definition(name, v, params, data))
+    Some(Case::of_reference(name, v, params, data))
 }

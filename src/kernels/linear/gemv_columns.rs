@@ -5,7 +5,7 @@ use super::{
     product::{self, Trial, params_of, product},
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Order, Selection, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
     quant::WeightType,
 };
 
@@ -113,8 +113,8 @@ impl Variant {
     }
 }
 
-impl GemvColumns {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for GemvColumns {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for lanes in Lanes::available(caps).iter().copied() {
             for columns in Columns::available(lanes).iter().copied() {
@@ -125,8 +125,8 @@ impl GemvColumns {
         all
     }
 
-    fn summation(v: Variant) -> Order {
-        v.lanes.order()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.lanes.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -139,12 +139,12 @@ impl GemvColumns {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.tiles }
     }
 
-    fn effort(v: Variant, p: &Params) -> u64 {
+    fn cost(v: Variant, p: &Params) -> u64 {
         times([p.tiles, v.columns.count(), p.matrix_rows, p.k])
     }
 
-    fn selection(v: Variant, p: &Params) -> Option<Selection> {
-        product!(p, x_offset: p.x_offset).selection(v.rows)
+    fn sparse_reads(v: Variant, p: &Params) -> Option<SparseReads> {
+        product!(p, x_offset: p.x_offset).sparse_reads(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -153,7 +153,7 @@ impl GemvColumns {
         product.compute(v.product(), host.w, host.x, &runs, host.y);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = product!(p, x_offset: p.x_offset);
         let runs = product.runs_of_tiles(v.rows, p.tiles, before.pairs, before.tiles);
         let y = product.define(v.product(), before.w, before.x, &runs, before.y);

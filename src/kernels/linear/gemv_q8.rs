@@ -6,7 +6,7 @@ use super::{
     quantise::BLOCK,
 };
 use crate::{
-    gpu::{Caps, Case, Grid, Selection, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Grid, Kernel, Source, SparseReads, kernel, times, wgsl},
     quant::{Rng, WeightType},
 };
 
@@ -85,8 +85,8 @@ impl Variant {
     }
 }
 
-impl GemvQ8 {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for GemvQ8 {
+    fn supported(_: &Caps) -> Vec<Variant> {
         let with = |product::Variant { ty, rows, epilogue }| Variant { ty, rows, epilogue };
         product::Variant::all().into_iter().filter(|v| available(v.ty)).map(with).collect()
     }
@@ -105,12 +105,12 @@ impl GemvQ8 {
         Grid { x: p.matrix_rows.div_ceil(TILE), y: p.rows }
     }
 
-    fn effort(_: Variant, p: &Params) -> u64 {
+    fn cost(_: Variant, p: &Params) -> u64 {
         times([p.rows, p.matrix_rows, p.k])
     }
 
-    fn selection(v: Variant, p: &Params) -> Option<Selection> {
-        product!(p, x_offset: 0).selection(v.rows)
+    fn sparse_reads(v: Variant, p: &Params) -> Option<SparseReads> {
+        product!(p, x_offset: 0).sparse_reads(v.rows)
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
@@ -119,7 +119,7 @@ impl GemvQ8 {
         product.compute(v.product(), host.w, &x, &runs(v, p, &product, host.ids), host.y);
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let product = product!(p, x_offset: 0);
         let x = inputs(before.x, before.scales);
         let y = product.define(v.product(), before.w, &x, &runs(v, p, &product, before.ids), before.y);
@@ -180,5 +180,5 @@ fn case(
         .map(|i| [(); 4].map(|()| if i == 1 { 0x7f81_7f81 } else { rng.next_u64() as u32 & 0x7f7f_7f7f ^ 0x0040_8000 }))
         .collect();
     let scales = (0..blocks).map(|_| 2f32.powi(rng.below(12) as i32 - 10)).collect();
-    Some(Case::of_definition(name, v, params, Data { w: trial.w, x, scales, ids, y: trial.y }))
+    Some(Case::of_reference(name, v, params, Data { w: trial.w, x, scales, ids, y: trial.y }))
 }

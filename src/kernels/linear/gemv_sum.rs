@@ -5,7 +5,7 @@ use super::{
     product::{self, Product},
 };
 use crate::{
-    gpu::{Caps, Case, Choice, Expect, Grid, Order, Selection, Source, kernel, times, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, SparseReads, SparseUnit, kernel, times, wgsl},
     quant::{Planes, Rng, WeightType},
 };
 
@@ -66,14 +66,14 @@ impl Variant {
     }
 }
 
-impl GemvSum {
-    fn variants(caps: &Caps) -> Vec<Variant> {
+impl Kernel for GemvSum {
+    fn supported(caps: &Caps) -> Vec<Variant> {
         let with = |(lanes, group)| WeightType::ALL.map(|ty| Variant { ty, lanes, group });
         Lanes::grouped(caps).flat_map(with).collect()
     }
 
-    fn summation(v: Variant) -> Order {
-        v.lanes.order()
+    fn reduction_order(v: Variant) -> ReductionOrder {
+        v.lanes.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
@@ -85,17 +85,17 @@ impl GemvSum {
         Grid { x: p.n.div_ceil(v.group.tile(v.lanes, v.ty)), y: p.rows }
     }
 
-    fn effort(_: Variant, p: &Params) -> u64 {
+    fn cost(_: Variant, p: &Params) -> u64 {
         times([p.rows, p.share, p.n, p.k])
     }
 
-    fn selection(_: Variant, p: &Params) -> Option<Selection> {
+    fn sparse_reads(_: Variant, p: &Params) -> Option<SparseReads> {
         let most = (p.rows * p.share).min(p.experts);
-        Some(Selection { binding: "w", choice: Choice::Experts, most, of: p.experts })
+        Some(SparseReads { binding: "w", choice: SparseUnit::Experts, most, of: p.experts })
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        // What the two kernels give, whose twins round the products.
+        // What the two kernels give, whose CPU kernels round the products.
         let mut products = vec![0.0; (p.rows * p.share * p.n) as usize];
         let product = of_pairs(p);
         product.compute(
@@ -114,7 +114,7 @@ impl GemvSum {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let planes = Planes::new(v.ty, u64::from(p.experts) * u64::from(p.n), u64::from(p.k))?;
         let x: &[f32] = bytemuck::cast_slice(before.x);
         let mut row = vec![0.0; p.k as usize];
@@ -197,5 +197,5 @@ fn case(v: Variant, rows: u32, n: u32, share: u32, k: u64, seed: u64) -> Option<
     };
     let (factors, y) = (random(u64::from(pairs)), random(u64::from(rows * n) + 1));
     let data = Data { w: weights.words, x: bytemuck::pod_collect_to_vec(&x), ids, weights: factors, y };
-    Some(Case::of_definition(format!("{rows}x{share}x{n}x{k}"), v, params, data))
+    Some(Case::of_reference(format!("{rows}x{share}x{n}x{k}"), v, params, data))
 }

@@ -2,7 +2,7 @@
 
 use super::product;
 use crate::{
-    gpu::{Caps, Fragment, Order, Source, wgsl},
+    gpu::{Caps, Fragment, ReductionOrder, Source, wgsl},
     quant::WeightType,
 };
 
@@ -30,8 +30,8 @@ impl Lanes {
     }
 
     /// The order of sums, whatever the number of activation rows.
-    pub(super) fn order(self) -> Order {
-        Order::new(match self {
+    pub(super) fn reduction_order(self) -> ReductionOrder {
+        ReductionOrder::new(match self {
             Self::Units => "lanes of units",
             Self::Rows => "units in turn",
         })

@@ -34,7 +34,7 @@ impl Mma {
     }
 
     /// The name of its order of sums with tiles of this type.
-    pub(super) const fn order(self, tile: TileType) -> &'static str {
+    pub(super) const fn reduction_order(self, tile: TileType) -> &'static str {
         match (tile, self) {
             (TileType::F32, Self::Fma) => "along k",
             (TileType::F32, Self::Matrices8) => "along k, by matrices of 8",

@@ -2,7 +2,7 @@
 
 use super::{Epilogue, Rows, TestWeights, TileType, gemm::TileRows};
 use crate::{
-    gpu::{Choice, Expect, Fragment, Selection, Source, wgsl},
+    gpu::{Expect, Fragment, Source, SparseReads, SparseUnit, wgsl},
     kernels::moe::bucket,
     quant::{Planes, Rng, WeightType},
 };
@@ -98,9 +98,14 @@ impl Product {
     }
 
     /// The experts' matrices that are read: no more than there are rows.
-    pub(super) fn selection(&self, rows: Rows) -> Option<Selection> {
+    pub(super) fn sparse_reads(&self, rows: Rows) -> Option<SparseReads> {
         let most = self.rows.min(self.experts);
-        (rows == Rows::Expert).then_some(Selection { binding: "w", choice: Choice::Experts, most, of: self.experts })
+        (rows == Rows::Expert).then_some(SparseReads {
+            binding: "w",
+            choice: SparseUnit::Experts,
+            most,
+            of: self.experts,
+        })
     }
 
     /// All rows with the one matrix.
@@ -152,7 +157,7 @@ impl Product {
         }
     }
 
-    /// The twins.
+    /// The CPU kernels.
     pub(super) fn compute(&self, v: Variant, w: &[[u32; 4]], x: &[[f32; 4]], runs: &[Run], y: &mut [f32]) {
         self.each(v, w, x, runs, |at, weights, _, x| {
             let value = |value: &f32| self.tile.value(*value);

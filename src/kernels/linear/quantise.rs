@@ -1,7 +1,7 @@
 //! Activations as int8.
 
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -41,8 +41,8 @@ fn quantised(block: &[f32]) -> (f32, Vec<i8>) {
     (scale, block.iter().map(code).collect())
 }
 
-impl Quantise {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for Quantise {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -65,7 +65,7 @@ impl Quantise {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut scales: Vec<u32> = before.scales.iter().map(|scale| scale.to_bits()).collect();
         let mut y: Vec<u32> = before.y.as_flattened().to_vec();
         let x: &[f32] = bytemuck::cast_slice(before.x);
@@ -104,7 +104,7 @@ impl Quantise {
                 scales: vec![f32::NAN; blocks + spare],
                 y: vec![[7; 4]; 2 * (blocks + spare)],
             };
-            Case::of_definition(name, (), Params { blocks: blocks as u32 }, data)
+            Case::of_reference(name, (), Params { blocks: blocks as u32 }, data)
         };
         let mut rng = Rng::new(6);
         let mut normal = |count: u32| (0..count).map(|_| rng.normal()).collect::<Vec<f32>>();

@@ -2,7 +2,7 @@
 
 use super::router_topk::MAX_EXPERTS;
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -54,8 +54,8 @@ pub fn max_tiles(pairs: u32, experts: u32, tile_rows: u32) -> u32 {
     begun + (pairs - begun) / tile_rows.max(1)
 }
 
-impl Bucket {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for Bucket {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -76,7 +76,7 @@ impl Bucket {
         host.grids[..made.grids.len()].copy_from_slice(&made.grids);
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let made = buckets(p, before.ids);
         let over = |before: &[u32], made: &[u32]| {
             Some(Expect::Exact([made, before.get(made.len()..).unwrap_or_default()].concat()))

@@ -1,7 +1,7 @@
 //! The choice of experts.
 
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -45,8 +45,8 @@ pub struct Variant {
     pub normalise: bool,
 }
 
-impl RouterTopk {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for RouterTopk {
+    fn supported(_: &Caps) -> Vec<Variant> {
         [true, false].map(|normalise| Variant { normalise }).to_vec()
     }
 
@@ -68,7 +68,7 @@ impl RouterTopk {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let k = p.k as usize;
         let (mut ids, mut weights) = (before.ids.to_vec(), Expect::unchanged(before.weights));
         let outputs = ids.chunks_exact_mut(k).zip(weights.chunks_exact_mut(k));
@@ -102,7 +102,7 @@ impl RouterTopk {
         .map(|(name, rows, experts, k, logits)| {
             let outputs = (rows * k) as usize;
             let data = Data { logits, ids: vec![u32::MAX; outputs], weights: vec![f32::NAN; outputs] };
-            Case::of_definition(name, v, Params { rows, experts, k }, data)
+            Case::of_reference(name, v, Params { rows, experts, k }, data)
         })
         .collect()
     }

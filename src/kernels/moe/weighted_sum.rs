@@ -1,7 +1,7 @@
 //! The experts' outputs, weighted and added up.
 
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     kernels::elementwise::{fused_add_rms_norm::near_sums, rms_norm},
     quant::Rng,
 };
@@ -58,8 +58,8 @@ impl Variant {
 
 const WG: u32 = 256;
 
-impl WeightedSum {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for WeightedSum {
+    fn supported(_: &Caps) -> Vec<Variant> {
         vec![Variant::Overwrite, Variant::Add, Variant::AddNorm]
     }
 
@@ -97,7 +97,7 @@ impl WeightedSum {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let n = p.n as usize;
         let (mut residual, mut y) = (Expect::unchanged(before.residual), Expect::unchanged(before.y));
         for (t, sums) in residual.chunks_exact_mut(n).take(p.rows as usize).enumerate() {
@@ -127,7 +127,7 @@ impl WeightedSum {
                 }
                 let params = Params { rows, n, k, eps: 1e-6 };
                 let y = if v.normed() { vec![f32::NAN; (rows * n) as usize] } else { Vec::new() };
-                Case::of_definition(format!("{rows}x{k}x{n}"), v, params, Data { weights, outputs, w, residual, y })
+                Case::of_reference(format!("{rows}x{k}x{n}"), v, params, Data { weights, outputs, w, residual, y })
             })
             .collect()
     }

@@ -1,7 +1,7 @@
 //! The likeliest token.
 
 use super::{ITEMS, LAST, NO_TOKEN, Stage, count, hard_logits, order, sequence_of, some_penalised, some_picks};
-use crate::gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
     /// In two stages the id of each row's largest logit, of equal ones the lowest: first the first candidate of each 1,024
@@ -75,8 +75,8 @@ pub(super) fn groups(n: u32) -> u32 {
     n.div_ceil(ITEMS)
 }
 
-impl Argmax {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for Argmax {
+    fn supported(_: &Caps) -> Vec<Variant> {
         vec![Variant::Logits, Variant::Merge { count: false }, Variant::Merge { count: true }]
     }
 
@@ -119,8 +119,8 @@ impl Argmax {
         }
     }
 
-    fn definition(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        // Keys are integers: the twin is exact.
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        // Keys are integers: the CPU kernel is exact.
         let (mut best, mut ids, mut counts) = (before.best.to_vec(), before.ids.to_vec(), before.counts.to_vec());
         Self::cpu(v, p, Host { best: &mut best, ids: &mut ids, counts: &mut counts, ..before });
         let merge = v != Variant::Logits;

@@ -2,7 +2,7 @@
 
 use super::{LAST, MAX_TOP_K, NO_TOKEN, count, key, logit, order, philox, sequence_of, some_penalised, some_picks};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -97,8 +97,8 @@ pub fn pick(tokens: &[(u32, f64)], number: f64) -> Option<u32> {
     drawn.or(tokens.last()).map(|(id, _)| *id)
 }
 
-impl Draw {
-    fn variants(_: &Caps) -> Vec<Variant> {
+impl Kernel for Draw {
+    fn supported(_: &Caps) -> Vec<Variant> {
         let both = |from| [false, true].map(|count| Variant { from, count });
         [From::Candidates, From::Logits].into_iter().flat_map(both).collect()
     }

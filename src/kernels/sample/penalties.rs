@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{sequence_of, some_picks};
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -49,8 +49,8 @@ pub const IN_PROMPT: u32 = 1 << 31;
 
 const WG: u32 = 256;
 
-impl Penalties {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for Penalties {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -72,7 +72,7 @@ impl Penalties {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut all = Expect::unchanged(before.logits);
         for t in 0..p.rows {
             let (logits, of_sequence, penalties) = places(p, before.picks, before.penalties, t);

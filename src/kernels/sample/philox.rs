@@ -1,7 +1,7 @@
 //! A random generator without a state: what it gives depends on a counter and a key only.
 
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
 };
 
@@ -26,8 +26,8 @@ kernel! {
 
 const WG: u32 = 64;
 
-impl Philox {
-    fn variants(_: &Caps) -> Vec<()> {
+impl Kernel for Philox {
+    fn supported(_: &Caps) -> Vec<()> {
         vec![()]
     }
 
@@ -46,7 +46,7 @@ impl Philox {
         }
     }
 
-    fn definition((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut numbers = before.numbers.to_vec();
         let inputs = before.counters.iter().zip(before.keys);
         for (numbers, (counter, key)) in numbers.iter_mut().zip(inputs).take(p.n as usize) {

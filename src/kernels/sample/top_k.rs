@@ -1,7 +1,7 @@
 //! The likeliest tokens, in order.
 
 use super::{ITEMS, LAST, MAX_TOP_K, Stage, hard_logits, order};
-use crate::gpu::{Buffer, Caps, Case, Expect, GpuError, Grid, Recorder, Source, kernel, wgsl};
+use crate::gpu::{Buffer, Caps, Case, Expect, GpuError, Grid, Kernel, Recorder, Source, kernel, wgsl};
 
 kernel! {
     /// The first [`MAX_TOP_K`] of each 1,024 candidates of a row, in order; run on its own results until one list of each
@@ -55,8 +55,8 @@ pub(super) fn record<'a>(
     Ok(full)
 }
 
-impl TopK {
-    fn variants(_: &Caps) -> Vec<Stage> {
+impl Kernel for TopK {
+    fn supported(_: &Caps) -> Vec<Stage> {
         Stage::ALL.to_vec()
     }
 
@@ -75,8 +75,8 @@ impl TopK {
         }
     }
 
-    fn definition(stage: Stage, p: &Params, before: Host<'_>) -> Option<Expected> {
-        // Keys are integers: the twin is exact.
+    fn reference(stage: Stage, p: &Params, before: Host<'_>) -> Option<Expected> {
+        // Keys are integers: the CPU kernel is exact.
         let mut kept = before.kept.to_vec();
         Self::cpu(stage, p, Host { kept: &mut kept, ..before });
         Some(Expected { kept: Some(Expect::Exact(kept.concat())), ..Default::default() })

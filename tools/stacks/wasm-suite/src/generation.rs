@@ -1,6 +1,6 @@
-//! An engine on a browser's event loop: several sequences at once, compared with the same on the kernels' twins.
+//! An engine on a browser's event loop: several sequences at once, compared with the same on the kernels' CPU kernels.
 
-#[path = "../../../../tests/common/tiny_model.rs"]
+#[path = "../../../../tests/it/common/tiny_model.rs"]
 #[allow(dead_code, reason = "it serves tests too")]
 mod tiny_model;
 
@@ -21,7 +21,7 @@ const CONTEXT: u32 = 96;
 const REPLY: u32 = 24;
 const BLOCK: u32 = 8;
 
-/// What sequences on the browser's adapter say, and whether it is what they say on the twins.
+/// What sequences on the browser's adapter say, and whether it is what they say on the CPU kernels.
 pub async fn generation() -> Result<(String, bool), Error> {
     let gguf = Gguf::from_bytes(TinyModel::default().to_bytes()?)?;
     let device = Device::new(&Adapter::find(None).await?).await?;
@@ -33,7 +33,7 @@ pub async fn generation() -> Result<(String, bool), Error> {
     let passed = found == expected && cached == (first - 1) / BLOCK * BLOCK;
     let mut text = format!("generation: {} replies of {REPLY} tokens, {cached} of {first} tokens cached", found.len());
     if found != expected {
-        text = format!("{text}\n{found:?}, but on the twins {expected:?}");
+        text = format!("{text}\n{found:?}, but on the CPU kernels {expected:?}");
     }
     Ok((text, passed))
 }

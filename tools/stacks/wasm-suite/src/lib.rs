@@ -24,7 +24,7 @@ pub async fn suite(pattern: String) -> Result<String, String> {
     verdict(run(&pattern).await)
 }
 
-/// Has a small model generate on the browser's adapter: what came of it, thrown where it is not what the twins say.
+/// Has a small model generate on the browser's adapter: what came of it, thrown where it is not what the CPU kernels say.
 #[wasm_bindgen]
 pub async fn generation() -> Result<String, String> {
     verdict(generation::generation().await.map_err(|error| error.to_string()))

@@ -1,0 +1,166 @@
+//! What a layer of Qwen3-30B-A3B costs: dispatches, bytes of weights and objects of the device, counted exactly.
+
+use crate::common::{
+    engines::{engine, greedy, options, prompt, replies},
+    tiny_model::{Arch, TinyModel},
+};
+use ferrum_wgpu::{
+    engine::{DecodePass, Engine, EngineOptions, Phase, Stage},
+    gguf::Gguf,
+    gpu::Device,
+    kernels::{
+        attn::{CHUNK, Exchange},
+        linear::Lanes,
+    },
+    model::{Model, Precision, Product, Reads, Tiers},
+    quant::WeightType,
+};
+
+/// One layer of Qwen3-30B-A3B as in a Q4_K_M file, in half of whose layers `big` is Q6_K and in the others Q4_K; the head,
+/// which is counted by the row, with few rows.
+fn layer(big: WeightType) -> TinyModel {
+    TinyModel {
+        arch: Arch::Qwen3Moe,
+        layers: 1,
+        hidden: 2048,
+        heads: 32,
+        kv_heads: 4,
+        head_dim: 128,
+        experts: 128,
+        top_k: 8,
+        expert_ffn: 768,
+        vocab: 512,
+        main: WeightType::Q4K,
+        big,
+        ..TinyModel::default()
+    }
+}
+
+/// The same dispatches from fewer weights.
+fn narrow(big: WeightType) -> TinyModel {
+    TinyModel { hidden: 256, head_dim: 16, experts: 16, top_k: 2, expert_ffn: 256, ..layer(big) }
+}
+
+const BIG: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
+
+async fn load(device: &Device, tiny: &TinyModel) -> (Gguf, Model) {
+    let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
+    let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
+    (gguf, model)
+}
+
+/// The pass of a drawn token.
+async fn decode(engine: &Engine, model: &Model) -> DecodePass {
+    replies(engine, &[(prompt(model, 2, 0), greedy(3))]).await;
+    engine.decode_pass(8.0).await
+}
+
+/// The Q4_K_M file of Qwen3-30B-A3B: 24 layers of each kind and the head, of which 512 rows were counted with either.
+fn of_48_layers(q4: f64, q6: f64, final_norm: f64, row: f64) -> f64 {
+    let head = 512.0 * WeightType::Q6K.block_bytes() as f64 * 8.0;
+    let head_of_q4 = 512.0 * WeightType::Q4K.block_bytes() as f64 * 8.0;
+    24.0 * (q4 - head_of_q4 - final_norm - row)
+        + 24.0 * (q6 - head - final_norm - row)
+        + 151_936.0 / 512.0 * head
+        + final_norm
+        + row
+}
+
+#[test]
+fn a_token_reads_hardly_more_weights_than_it_needs() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let (mut counted, mut needed) = (Vec::new(), Vec::new());
+        for big in BIG {
+            let (gguf, model) = load(&device, &layer(big)).await;
+            let engine = engine(&model, &options(1, 32, Tiers::GPU)).await;
+            let pass = decode(&engine, &model).await;
+            assert_eq!(pass.rows, 1);
+            counted.push(pass.weight_bytes);
+            needed.push(Reads::of(&gguf).expect("a model").weights(1, 8.0));
+        }
+        let (final_norm, row) = (4.0 * 2048.0, 8.0 * WeightType::Q4K.block_bytes() as f64);
+        let [counted, needed] = [counted, needed].map(|of| of_48_layers(of[0], of[1], final_norm, row));
+        println!("{counted} B of {needed} B");
+        // What is often left out: the last norm, and the embedding's row.
+        assert_eq!(needed - final_norm - row, 1_919_588_352.0);
+        assert!((1.0..=1.02).contains(&(counted / 1_919_588_352.0)), "{counted} B");
+    });
+}
+
+/// Dispatches of all layers for a prompt of `len` tokens, on average where it takes several passes, for a token after it, and
+/// for tokens of three sequences, of which one is so long, pair by pair and by buckets.
+async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u64; 4] {
+    let (_, model) = load(device, tiny).await;
+    let drawn = async |tiers, sequences: u32| {
+        let options = EngineOptions { profile: true, ..options(sequences, 400, tiers) };
+        let engine = engine(&model, &options).await;
+        let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
+        let mut running = Vec::new();
+        for (i, session) in (0..).zip(&mut sessions) {
+            let len = if i == 0 { len } else { 3 };
+            let mut reply = session.generate(&prompt(&model, len, i), &greedy(u32::MAX)).expect("a request");
+            reply.next().await.expect("a step").expect("a token");
+            running.push(reply);
+        }
+        // All of them draw in the pass after.
+        for _ in 0..2 {
+            running.last_mut().expect("a sequence").next().await.expect("a step").expect("a token");
+        }
+        let pass = engine.decode_pass(8.0).await;
+        assert_eq!(pass.rows, sequences);
+        (pass.layer_dispatches as u64, engine.profile().await)
+    };
+    let (alone, profile) = drawn(tiers, 1).await;
+    let prompts = &profile.phases[&Phase::Prefill];
+    let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
+    let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
+    let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
+    // By tiles every pass has the same; in the order of single rows a first pass of few rows has fewer than the others.
+    if tiers.prefill == Product::Gemm || len <= CHUNK {
+        assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
+    }
+    let (pairs, _) = drawn(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
+    let (buckets, _) = drawn(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
+    [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
+}
+
+#[test]
+fn a_layer_takes_few_dispatches() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let by_rows = Tiers { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Tiers::SOFTWARE };
+        // Contexts of one chunk of attention, and of two, whose parts are merged.
+        let long = CHUNK + 2;
+        for (tiers, len) in [(Tiers::GPU, 5), (Tiers::SOFTWARE, 5), (by_rows, 5), (Tiers::GPU, long), (by_rows, long)] {
+            let first = counts(&device, &narrow(WeightType::Q4K), tiers, len).await;
+            for big in BIG {
+                // Of the two layers the second is of this kind.
+                let both = counts(&device, &TinyModel { layers: 2, ..narrow(big) }, tiers, len).await;
+                let layer: [u64; 4] = std::array::from_fn(|i| both[i] - first[i]);
+                println!("{layer:?}: {big}, contexts of {len}, {tiers:?}");
+                for (dispatches, most) in layer.into_iter().zip([12, 9, 11, 12]) {
+                    assert!(dispatches <= most, "{layer:?}: {big}, contexts of {len}, {tiers:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_makes_no_object_of_the_device() {
+    pollster::block_on(async {
+        let device = crate::common::device::gpu().await;
+        for prefill in [Product::Gemv, Product::Gemm] {
+            let (_, model) = load(&device, &narrow(WeightType::Q6K)).await;
+            let engine =
+                engine(&model, &options(2, 64, Tiers { prefill, ..Tiers::of(&device, Precision::Exact) })).await;
+            engine.prepare().await.expect("shaders compile");
+            let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
+            replies(&engine, &requests(4)).await;
+            let before = device.created();
+            replies(&engine, &requests(40)).await;
+            assert_eq!(device.created(), before, "{prefill:?}");
+        }
+    });
+}

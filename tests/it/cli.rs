@@ -1,0 +1,631 @@
+//! The program as its users meet it: answers, exit codes, and what is written where.
+#![cfg(feature = "cli")]
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use crate::common::tiny_model::{Arch, TinyModel};
+use ferrum_wgpu::gguf::{Array, Gguf, GgufWriter, Value};
+use ferrum_wgpu::text::Tokenizer;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+    // Not the user's own cache.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+fn ferrum(args: &[&str]) -> Result<Output> {
+    Ok(program().args(untuned(args)).output()?)
+}
+
+/// The arguments, without measuring kernels where the command would: that takes time.
+fn untuned<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    match args {
+        ["run", rest @ ..] if !rest.is_empty() => [&["run", "--no-tune"], rest].concat(),
+        _ => args.to_vec(),
+    }
+}
+
+/// Gives `input` to the program through a pipe.
+fn piped(args: &[&str], input: &[u8]) -> Result<Output> {
+    let mut child = program().args(untuned(args)).stdin(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().ok_or("no stdin")?;
+    // The program may end without having read it.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    Ok(child.wait_with_output()?)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Checks that the program did what it was asked, and gives what it wrote.
+fn success(output: &Output) -> Result<String> {
+    let (text, said) = (String::from_utf8(output.stdout.clone())?, stderr(output));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.lines().any(|line| line.starts_with("error")), "{said}");
+    Ok(text)
+}
+
+/// Checks that the program refused with `code` and one line that has all of `words`, and wrote nothing else.
+fn refused(args: &[&str], code: i32, words: &[&str]) -> Result {
+    let output = ferrum(args)?;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert!(said.starts_with("error: ") && said.ends_with('\n') && said.lines().count() == 1, "{args:?}: {said}");
+    assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {words:?} are not all in: {said}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    Ok(())
+}
+
+/// Writes a file for a test.
+fn file(name: &str, bytes: &[u8]) -> Result<String> {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, bytes)?;
+    Ok(path.to_str().ok_or("a path that is not UTF-8")?.to_owned())
+}
+
+/// The demo model with other metadata: `None` leaves an entry out.
+fn demo_with(edit: impl Fn(&str, &Value) -> Option<Value>) -> Result<GgufWriter> {
+    let demo = Gguf::open(DEMO)?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in demo.metadata().iter() {
+        if let Some(value) = edit(key, value) {
+            writer.metadata(key, value);
+        }
+    }
+    for tensor in demo.tensors() {
+        writer.tensor(&tensor.name, tensor.ty, &tensor.shape, demo.data(tensor).to_vec());
+    }
+    Ok(writer)
+}
+
+struct Answer {
+    prompt: String,
+    answer: String,
+    /// The tokens are so near to each other that an f16 KV cache may choose others.
+    exact: bool,
+}
+
+fn answers() -> Result<Vec<Answer>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/demo.json");
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    let parse = |json: &serde_json::Value| {
+        let text = |key: &str| json.get(key)?.as_str().map(str::to_owned);
+        Some(Answer { prompt: text("prompt")?, answer: text("answer")?, exact: json.get("exact")?.as_bool()? })
+    };
+    let answers = json["answers"].as_array().and_then(|list| list.iter().map(parse).collect::<Option<Vec<_>>>());
+    Ok(answers.filter(|answers| !answers.is_empty()).ok_or("demo.json is not as expected")?)
+}
+
+/// Has the demo model answer, and compares.
+fn check_answers<'a>(answers: impl IntoIterator<Item = &'a Answer>, options: &[&str]) -> Result {
+    for Answer { prompt, answer, .. } in answers {
+        let args = [&["run", DEMO, "-p", prompt, "--temp", "0"], options].concat();
+        assert_eq!(success(&ferrum(&args)?)?, format!("{answer}\n"), "{prompt}");
+    }
+    Ok(())
+}
+
+#[test]
+fn answers_with_an_f32_kv_cache() -> Result {
+    let answers = answers()?;
+    // Two tests of this file run side by side, where there are two cores: each has half of the prompts.
+    check_answers(answers.iter().step_by(2), &["--kv-type", "f32"])
+}
+
+#[test]
+fn more_answers_with_an_f32_kv_cache() -> Result {
+    let answers = answers()?;
+    check_answers(answers.iter().skip(1).step_by(2), &["--kv-type", "f32"])
+}
+
+#[test]
+fn answers_with_other_kv_caches_and_on_the_cpu() -> Result {
+    let answers = answers()?;
+    let not_near = || answers.iter().filter(|answer| !answer.exact);
+    check_answers(not_near().take(2), &["--kv-type", "f16"])?;
+    check_answers(not_near().skip(1).take(2), &["--kv-type", "q8_0"])?;
+    check_answers(not_near().skip(2).take(2), &[])?;
+    check_answers(&answers[..2], &["--device", "cpu", "--kv-type", "f32"])?;
+    check_answers(not_near().skip(4).take(1), &["--device", "cpu", "--no-mmap"])
+}
+
+#[test]
+fn the_prompt_can_be_piped() -> Result {
+    let answers = answers()?;
+    let Answer { prompt, answer, .. } = answers.iter().find(|answer| !answer.exact).ok_or("no answer")?;
+    let expected = format!("{answer}\n");
+    let args = ["run", DEMO, "--temp", "0", "--device", "cpu"];
+    for newline in ["", "\n"] {
+        assert_eq!(success(&piped(&args, format!("{prompt}{newline}").as_bytes())?)?, expected);
+    }
+    // What -p says counts alone.
+    assert_eq!(success(&piped(&[&args[..], &["-p", prompt]].concat(), b"Hello!")?)?, expected);
+
+    for (input, word) in [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff", "UTF-8")] {
+        let output = piped(&args, input)?;
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+        assert!(stderr(&output).starts_with("error: ") && stderr(&output).contains(word), "{}", stderr(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_says_what_it_does_on_stderr() -> Result {
+    let output = ferrum(&["run", DEMO, "-p", "Hello!", "--device", "cpu", "--top-k", "1", "-n", "3"])?;
+    assert_eq!(success(&output)?.matches('\n').count(), 1);
+    let said = stderr(&output);
+    for part in
+        ["device: cpu\n", "top-k 1 (given)", "(Qwen3's default)", "seed ", "(from the clock)", "generation: 3 tokens"]
+    {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    let seeded = |seed| {
+        let args =
+            ["run", DEMO, "-p", "Hello!", "--device", "cpu", "--temp", "9", "--top-k", "0", "-n", "9", "--seed", seed];
+        success(&ferrum(&args)?)
+    };
+    assert_eq!(seeded("1")?, seeded("1")?);
+    assert_ne!(seeded("1")?, seeded("2")?);
+    Ok(())
+}
+
+/// What the demo model answers on the CPU, greedily.
+fn answer_on_cpu(prompt: &str, options: &[&str]) -> Result<String> {
+    success(&ferrum(&[&["run", DEMO, "-p", prompt, "--device", "cpu", "--temp", "0"], options].concat())?)
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_string() -> Result {
+    let capital = |stops: &[&str]| answer_on_cpu("What is the capital of France?", stops);
+    assert_eq!(capital(&["--stop", " Paris"])?, "The capital of France is\n");
+    // Wherever the tokens end, and whichever comes first.
+    assert_eq!(capital(&["--stop", "aris", "--stop", "ital of", "--stop", "is P"])?, "The cap\n");
+    assert_eq!(capital(&["--stop", "Rome", "--stop", "Paris!"])?, "The capital of France is Paris.\n");
+    Ok(())
+}
+
+#[test]
+fn penalties_and_biases_change_the_choice() -> Result {
+    let count = |options: &[&str]| answer_on_cpu("Count from 3 to 9.", &[options, &["-n", "24"]].concat());
+    let plain = "3, 4, 5, 6, 7, 8, 9.\n";
+    let neutral = ["--repeat-penalty", "1", "--presence-penalty", "0", "--frequency-penalty", "0"];
+    assert_eq!(count(&neutral)?, plain);
+    for penalty in [["--repeat-penalty", "9"], ["--presence-penalty", "30"], ["--frequency-penalty", "30"]] {
+        assert_ne!(count(&penalty)?, plain, "{penalty:?}");
+    }
+    // Negative ones favour what was said.
+    assert!(count(&["--presence-penalty", "-100"])?.starts_with("333"));
+
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(DEMO)?)?;
+    let id = *tokenizer.encode(" Rome", false)?.last().ok_or("no token")?;
+    let forced = answer_on_cpu("Hello!", &["-n", "3", "--logit-bias", &format!("{id}=1000")])?;
+    assert_eq!(forced, format!("{}\n", tokenizer.decode(&[id; 3])?));
+    // Others are never taken.
+    let hello = *tokenizer.encode("Hello", false)?.first().ok_or("no token")?;
+    let biases = ["--logit-bias", &format!("{hello}=-1000"), "--logit-bias", "5=-1000", "-n", "4"];
+    assert!(!answer_on_cpu("Hello!", &biases)?.starts_with("Hello"));
+    Ok(())
+}
+
+#[test]
+fn a_profile_says_where_the_time_went() -> Result {
+    for device in ["cpu", "0"] {
+        let output = ferrum(&["run", DEMO, "-p", "What is 7 + 5?", "--temp", "0", "--device", device, "--profile"])?;
+        if device != "cpu" && stderr(&output).contains("timestamps") {
+            continue;
+        }
+        assert_eq!(success(&output)?, "7 + 5 = 12\n");
+        let said = stderr(&output);
+        for part in ["phase", "dispatches", "us/token", "prefill", "decode", "attention", "gate/up", "sampling"] {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+        // A pass for each token but the first, which the prompt's gives; run-ahead may add one for nothing.
+        let decode: Vec<_> = said.lines().filter(|line| line.contains("decode") && line.contains("passes")).collect();
+        assert!(decode.len() == 1 && decode[0].contains("100.0 %"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_recommend_sampling_or_have_no_template() -> Result {
+    let model = demo_with(|key, value| (key != "tokenizer.chat_template").then(|| value.clone()))?;
+    let path = file("no_template.gguf", &model.to_bytes()?)?;
+    let output = ferrum(&["run", &path, "-p", "Hello!", "--device", "cpu", "--temp", "0"])?;
+    assert_eq!(success(&output)?, "Hello! How can I help you today?\n");
+    assert!(stderr(&output).contains("ChatML"), "{}", stderr(&output));
+
+    let sampling = |temp: f32| -> Result<String> {
+        let mut writer = demo_with(|_, value| Some(value.clone()))?;
+        writer.metadata("general.sampling.temp", temp);
+        file(&format!("temp_{temp}.gguf"), &writer.to_bytes()?)
+    };
+    let output = ferrum(&["run", &sampling(0.0)?, "-p", "a", "--device", "cpu", "-n", "1"])?;
+    success(&output)?;
+    assert!(stderr(&output).contains("greedy (temp 0, from the file)"), "{}", stderr(&output));
+    refused(&["run", &sampling(-1.0)?, "-p", "a", "--device", "cpu"], 3, &["general.sampling", "temperature", "-1"])
+}
+
+#[test]
+fn a_full_context_ends_the_answer() -> Result {
+    let story = answers()?.into_iter().find(|answer| answer.exact).ok_or("no story")?;
+    let output = ferrum(&["run", DEMO, "-p", &story.prompt, "--temp", "0", "--ctx", "24", "--device", "cpu"])?;
+    let text = success(&output)?;
+    let text = text.strip_suffix('\n').ok_or("no newline")?;
+    assert!(!text.is_empty() && story.answer.starts_with(text) && text.len() < story.answer.len(), "{text}");
+    assert!(stderr(&output).contains("the context of 24 tokens is full"), "{}", stderr(&output));
+    refused(&["run", DEMO, "-p", &story.prompt, "--ctx", "8"], 2, &["does not fit in the context of 8"])?;
+    refused(&["run", DEMO, "-p", "a", "--ctx", "0"], 2, &["context"])?;
+    refused(&["run", DEMO, "-p", "a", "--ctx", "1000000"], 2, &["context", "2048"])
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() -> Result {
+    let demo = std::fs::read(DEMO)?;
+    for command in [&["run", "-p", "a"][..], &["logits", "--tokens", "1"], &["info"]] {
+        let check = |path: &str, words: &[&str]| refused(&[command, &[path]].concat(), 3, words);
+        check("no_such_file.gguf", &["cannot read no_such_file.gguf"])?;
+        check(env!("CARGO_MANIFEST_DIR"), &["directory"])?;
+        check(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), &["not a GGUF file"])?;
+        check(&file("empty.gguf", b"")?, &["not a GGUF file"])?;
+        for len in [3, 4, 23, 24, 1000, 20_000, demo.len() / 2, demo.len() - 1] {
+            check(&file(&format!("cut_{len}.gguf"), &demo[..len])?, &[])?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn unsupported_models_are_refused_but_shown() -> Result {
+    let model =
+        demo_with(|key, value| Some(if key == "general.architecture" { "mamba\n2".into() } else { value.clone() }))?;
+    let path = file("architecture.gguf", &model.to_bytes()?)?;
+    refused(&["run", &path, "-p", "a"], 3, &["mamba", "not supported"])?;
+    refused(&["logits", &path, "--tokens", "1"], 3, &["mamba"])?;
+    let output = ferrum(&["info", &path])?;
+    assert_eq!(output.status.code(), Some(3));
+    let shown = String::from_utf8(output.stdout.clone())?;
+    assert!(shown.contains("qwen3moe.block_count") && shown.contains("blk.3.ffn_up_exps.weight"), "{shown}");
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+
+    // The number of a tensor's type is after its name, the number of its dimensions, and these.
+    let mut bytes = std::fs::read(DEMO)?;
+    let name = b"blk.0.attn_q.weight";
+    let at =
+        bytes.windows(name.len()).position(|window| window == name).ok_or("no such tensor")? + name.len() + 4 + 2 * 8;
+    bytes[at..at + 4].copy_from_slice(&10u32.to_le_bytes());
+    let path = file("type.gguf", &bytes)?;
+    refused(&["run", &path, "-p", "a"], 3, &["blk.0.attn_q.weight", "Q2_K"])?;
+    refused(&["info", &path], 3, &["Q2_K"])?;
+
+    let model = demo_with(|key, value| match value {
+        Value::Array(Array::String(merges)) if key == "tokenizer.ggml.merges" => {
+            let mut merges = merges.clone();
+            // Each half is a token; no token is so long that it could be both.
+            let longest = "<|im_start|>";
+            merges.push(format!("{longest} {longest}"));
+            Some(merges.into())
+        }
+        _ => Some(value.clone()),
+    })?;
+    let path = file("merge.gguf", &model.to_bytes()?)?;
+    refused(&["run", &path, "-p", "a"], 3, &["merge 1245", "not in the vocabulary"])?;
+    // No tokenizer is needed for these.
+    success(&ferrum(&["logits", &path, "--tokens", "1", "--device", "cpu"])?)?;
+    Ok(())
+}
+
+#[test]
+fn wrong_use_is_refused() -> Result {
+    let run = |more: &[&str], code, words: &[&str]| refused(&[&["run", DEMO, "-p", "a"], more].concat(), code, words);
+    run(&["--temp", "-1"], 2, &["temperature", "-1"])?;
+    run(&["--temp", "nan"], 2, &["temperature"])?;
+    run(&["--top-p", "0"], 2, &["top_p"])?;
+    run(&["--top-p", "1.5"], 2, &["top_p"])?;
+    run(&["--min-p", "2"], 2, &["min_p"])?;
+    run(&["--repeat-penalty", "0"], 2, &["repetition_penalty", "0"])?;
+    run(&["--presence-penalty", "nan"], 2, &["presence_penalty", "NaN"])?;
+    run(&["--frequency-penalty", "inf"], 2, &["frequency_penalty", "inf"])?;
+    run(&["--logit-bias", "5=inf"], 2, &["logit_bias", "inf"])?;
+    run(&["--logit-bias", "1504=1"], 2, &["1504", "vocabulary"])?;
+    run(&["--device", "no such device"], 4, &[])?;
+    run(&["--device", "99"], 4, &[])?;
+    refused(&["run", DEMO, "-p", ""], 2, &["empty"])?;
+    let logits = |more: &[&str], code, words: &[&str]| refused(&[&["logits", DEMO], more].concat(), code, words);
+    logits(&["--tokens", "1,1504"], 2, &["1504"])?;
+    logits(&["--tokens", "1", "--greedy", "2048"], 2, &["2049", "2048"])?;
+    logits(&["--tokens", "1,2", "--ctx", "1"], 2, &["context of 1"])?;
+    logits(&["--tokens", "1", "--device", "no such device"], 4, &[])?;
+    Ok(())
+}
+
+#[test]
+fn a_context_that_no_memory_holds_is_refused() -> Result {
+    // The longest that is supported: 32 GiB a layer.
+    let longest = 1 << 24;
+    let model = demo_with(|key, value| {
+        Some(if key == "qwen3moe.context_length" { Value::U32(longest) } else { value.clone() })
+    })?;
+    let path = file("long.gguf", &model.to_bytes()?)?;
+    let output =
+        ferrum(&["run", &path, "-p", "a", "--ctx", &longest.to_string(), "--kv-type", "f32", "--device", "0"])?;
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(5), 0), "{}", stderr(&output));
+    assert!(stderr(&output).lines().last().is_some_and(|line| line.starts_with("error: ")), "{}", stderr(&output));
+    // Told beforehand by this:
+    let info = success(&ferrum(&["info", &path, "--ctx", &longest.to_string()])?)?;
+    assert!(info.contains("does not fit: the KV cache of a layer needs "), "{info}");
+    Ok(())
+}
+
+#[test]
+fn clap_refuses_the_rest() -> Result {
+    for args in [
+        &["run"][..],
+        &[],
+        &["walk"],
+        &["run", DEMO, "-p", "a", "-n", "-1"],
+        &["run", DEMO, "-p", "a", "--top-k", "x"],
+        &["run", DEMO, "-p", "a", "--kv-type", "q8"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "5"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "x=1"],
+        &["run", DEMO, "-p", "a", "--logit-bias", "5=x"],
+        &["run", DEMO, "-p", "a", "--repeat-penalty", "x"],
+        &["run", DEMO, "-p", "a", "--stop"],
+        &["run", DEMO, "-p", "a", "--think", "--no-think"],
+        &["logits", DEMO, "--tokens", ""],
+        &["logits", DEMO, "--tokens", "1,,2"],
+        &["logits", DEMO, "--tokens", "1,-2"],
+        &["logits", DEMO],
+        // CVE-2026-21869: a negative number of tokens.
+        &["run", DEMO, "-p", "a", "--ctx", "-1"],
+        &["run", DEMO, "-p", "a", "--ctx", "4294967296"],
+        &["logits", DEMO, "--tokens", "1", "--greedy", "-1"],
+        &["bench", DEMO, "-n", "-1"],
+    ] {
+        let output = ferrum(args)?;
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && !stderr(&output).contains("panic"), "{args:?}: {}", stderr(&output));
+    }
+    let help = success(&ferrum(&["--help"])?)?;
+    assert!(["Exit codes:", "    7  a self-test failed", "  130  "].iter().all(|part| help.contains(part)), "{help}");
+    Ok(())
+}
+
+#[test]
+fn logits_are_one_line_of_json() -> Result {
+    let args = ["logits", DEMO, "--tokens", "1502, 279,198", "--greedy", "2", "--top", "3"];
+    let on_device = success(&ferrum(&args)?)?;
+    assert!(on_device.ends_with('\n') && on_device.lines().count() == 1, "{on_device}");
+    let parsed: serde_json::Value = serde_json::from_str(&on_device)?;
+    let object = parsed.as_object().ok_or("no object")?;
+    let mut keys: Vec<_> = object.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["greedy", "tokens", "top"]);
+    assert_eq!(parsed["tokens"], serde_json::json!([1502, 279, 198]));
+    let greedy = parsed["greedy"].as_array().ok_or("no greedy tokens")?;
+    let rows = parsed["top"].as_array().ok_or("no rows")?;
+    assert_eq!((greedy.len(), rows.len()), (2, 5));
+    // Each greedy token has the largest logit of the row before it.
+    assert_eq!([&rows[2][0][0], &rows[3][0][0]], [&greedy[0], &greedy[1]]);
+    for row in rows {
+        let logits: Vec<f64> = row.as_array().into_iter().flatten().filter_map(|pair| pair[1].as_f64()).collect();
+        assert!(logits.len() == 3 && logits.is_sorted_by(|a, b| a >= b), "{row}");
+        assert!(logits.iter().all(|logit| format!("{logit:.6}").parse() == Ok(*logit)), "{row}");
+    }
+    let on_cpu: serde_json::Value =
+        serde_json::from_str(&success(&ferrum(&[&args[..], &["--device", "cpu"]].concat())?)?)?;
+    assert_eq!(on_cpu["greedy"], parsed["greedy"]);
+    Ok(())
+}
+
+#[test]
+fn other_architectures_run_too() -> Result {
+    for arch in [Arch::Qwen3, Arch::Llama] {
+        let path = file(&format!("{arch:?}.gguf"), &TinyModel { arch, ..TinyModel::default() }.to_bytes()?)?;
+        let text = success(&ferrum(&["run", &path, "-p", "a", "-n", "4", "--temp", "0", "--device", "cpu"])?)?;
+        assert!(text.ends_with('\n'), "{text:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn devices_and_info_tell_what_there_is() -> Result {
+    let table = success(&ferrum(&["devices"])?)?;
+    assert!(
+        table.contains("  *      0  ") && table.contains("discrete, integrated, virtual, other, software"),
+        "{table}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&["devices", "--json"])?)?)?;
+    let first = &json["devices"][0];
+    assert_eq!((first["index"].as_u64(), first["default"].as_bool()), (Some(0), Some(true)), "{json}");
+    // The default can be had by its name.
+    let name = first["name"].as_str().ok_or("no name")?;
+    assert!(success(&ferrum(&["info", DEMO, "--device", name])?)?.contains(&format!("fits {name}")));
+
+    let info = success(&ferrum(&["info", DEMO, "--ctx", "128", "--kv-type", "f32", "--device", "cpu"])?)?;
+    for part in
+        ["\"qwen3moe\"", "[1504 strings: ", "blk.3.ffn_up_exps.weight", "context of 128 tokens", "f32 KV", "fits cpu"]
+    {
+        assert!(info.contains(part), "{part:?} is not in: {info}");
+    }
+    Ok(())
+}
+
+#[test]
+fn conformance_tells_whether_kernels_compute_right() -> Result {
+    for options in [&[][..], &["--mask", "portable"], &["--device", "cpu"]] {
+        let args = [&["conformance", "-k", "elementwise/"], options].concat();
+        let table = success(&ferrum(&args)?)?;
+        for part in ["KERNEL", "elementwise/silu_mul", "pass", " 0 failed; worst error "] {
+            assert!(table.contains(part), "{part:?} is not in: {table}");
+        }
+    }
+    // Subgroups are an optional feature, and the CPU kernels have none.
+    for options in [["--mask", "portable"], ["--device", "cpu"]] {
+        let list = success(&ferrum(&[&["conformance", "--list", "-k", "linear/gemv_sum"], &options[..]].concat())?)?;
+        assert!(list.contains("lanes: Units") && !list.contains("lanes: Rows"), "{list}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&success(&ferrum(&["conformance", "--json", "--device", "cpu", "-k", "Q4K"])?)?)?;
+    let kernels = json["kernels"].as_array().ok_or("no kernels")?;
+    assert!(kernels.iter().all(|k| k["verdict"] == "pass" && k["cases"][0]["passed"] == true), "{json}");
+    assert!(kernels.iter().all(|k| k["variant"].as_str().is_some_and(|v| v.contains("Q4K"))), "{json}");
+    assert_eq!((json["totals"]["failed"].as_u64(), json["device"].as_str()), (Some(0), Some("cpu")));
+
+    let listed = ferrum(&["conformance", "--list", "-k", "gemv"])?;
+    assert!(success(&listed)?.lines().skip(1).all(|line| line.contains("linear/gemv")));
+    assert!(!stderr(&listed).contains("device:"), "nothing is run: {}", stderr(&listed));
+    refused(&["conformance", "-k", "no such kernel"], 2, &["no such kernel"])?;
+    refused(&["conformance", "--device", "no such device"], 4, &["no such device"])
+}
+
+#[test]
+fn conformance_replays_a_model() -> Result {
+    let model = file("replayed.gguf", &TinyModel::default().to_bytes()?)?;
+    let table = success(&ferrum(&["conformance", "--model", &model])?)?;
+    for part in ["moe/router_topk", "linear/embed", "linear/gemv", " steps; worst error "] {
+        assert!(table.contains(part), "{part:?} is not in: {table}");
+    }
+    let args = ["conformance", "--model", &model, "--tokens", "1,2", "--kv-type", "f32", "--device", "cpu", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&args)?)?)?;
+    let steps = json["steps"].as_array().ok_or("no steps")?;
+    assert!(steps.iter().all(|step| step["passed"] == true) && json["failed"] == 0, "{json}");
+    assert_eq!((&steps[0]["pass"], &steps[0]["part"]), (&"prompt".into(), &"embedding".into()));
+    assert_eq!(steps.last().map(|step| (&step["pass"], &step["part"])), Some((&"token".into(), &"head".into())));
+    refused(&["conformance", "--model", &model, "--tokens", "1,999999"], 2, &["999999"])?;
+    refused(&["conformance", "--model", "no such file"], 3, &["no such file"])
+}
+
+#[test]
+fn what_leaves_its_bound_has_its_exit_code() -> Result {
+    // The norm's weights are so large that f32 cannot hold its output: nothing is wrong with the kernel, but what it
+    // leaves is not what it is defined to be.
+    let gguf = Gguf::from_bytes(TinyModel::default().to_bytes()?)?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.metadata(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let mut data = gguf.data(tensor).to_vec();
+        if tensor.name == "blk.0.attn_norm.weight" {
+            data = f32::MAX.to_le_bytes().repeat(data.len() / 4);
+        }
+        writer.tensor(&tensor.name, tensor.ty, &tensor.shape, data);
+    }
+    let model = file("too-large.gguf", &writer.to_bytes()?)?;
+    for options in [&[][..], &["--device", "cpu", "--json"]] {
+        let output = ferrum(&[&["conformance", "--model", &model], options].concat())?;
+        let (table, said) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        let line = said.lines().last().ok_or("nothing was said")?;
+        for part in ["error: elementwise/rms_norm", "leaves its bound in blk.0 attention, step 2 of ", "n: 256"] {
+            assert!(line.contains(part), "{part:?} is not in: {line}");
+        }
+        // What was found up to there is shown all the same.
+        assert!(table.contains("linear/embed") && table.contains("elementwise/rms_norm"), "{table}");
+        assert!(!table.contains("linear/gemv"), "{table}");
+    }
+    Ok(())
+}
+
+#[test]
+fn kernels_can_be_looked_at() -> Result {
+    let list = success(&ferrum(&["kernels", "list"])?)?;
+    assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
+    let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
+    assert!(few.lines().count() >= 2 && few.lines().skip(1).all(|line| line.contains("silu")), "{few}");
+    let dump =
+        success(&ferrum(&["kernels", "dump", "linear/gemv_sum", "--variant", "ty: F32, lanes: Rows, group: Four"])?)?;
+    assert!(dump.starts_with("// linear/gemv_sum Variant { ty: F32, lanes: Rows, group: Four }\n"), "{dump}");
+    assert!(dump.contains("subgroupShuffle"), "{dump}");
+    let doc = success(&ferrum(&["kernels", "doc"])?)?;
+    assert!(doc.starts_with("# Kernels\n"), "{doc}");
+    refused(&["kernels", "dump", "rms"], 2, &["\"rms\"", "elementwise/rms_norm"])?;
+    refused(&["kernels", "dump", "elementwise/rms_norm", "--variant", "Q4K"], 2, &["Q4K"])
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() -> Result {
+    for args in [&["info", DEMO][..], &["run", DEMO, "-p", "Tell me a story about a mouse.", "--device", "cpu"]] {
+        let mut child = program().args(untuned(args)).spawn()?;
+        let mut out = child.stdout.take().ok_or("no stdout")?;
+        out.read_exact(&mut [0])?;
+        drop(out);
+        success(&child.wait_with_output()?)?;
+    }
+    Ok(())
+}
+
+/// Ctrl-C while an answer is made. At such a temperature it has no end but the context's.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_answer() -> Result {
+    let endless = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--seed", "1", "--device", "cpu"];
+    let mut child = program().args(["run", DEMO, "--no-tune", "-p", "Hello!"]).args(endless).spawn()?;
+    let mut first = [0];
+    child.stdout.as_mut().ok_or("no stdout")?.read_exact(&mut first)?;
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert_eq!(output.stdout.last(), Some(&b'\n'));
+    assert!(!stderr(&output).contains("error"), "{}", stderr(&output));
+    Ok(())
+}
+
+#[test]
+fn what_is_measured_is_kept_and_damage_to_it_does_no_harm() -> Result {
+    let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tuned");
+    let _ = std::fs::remove_dir_all(&home);
+    let ferrum = |args: &[&str]| program().env("XDG_CACHE_HOME", &home).env("HOME", &home).args(args).output();
+    let table = success(&ferrum(&["tune", DEMO])?)?;
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].trim_start().starts_with("site") && lines.len() > 4, "{table}");
+    // Not those of 16 rows.
+    for site in ["norm, rows: 1 ", "down, rows: 1 "] {
+        let of_site = lines.iter().filter(|line| line.trim_start().starts_with(site));
+        let chosen: Vec<_> = of_site.map(|line| line.ends_with('*')).collect();
+        assert!(chosen.len() == 2 && chosen[0] != chosen[1], "{site}: {table}");
+    }
+    fn kept(folder: &std::path::Path, ending: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let inside = |path: PathBuf| if path.is_dir() { kept(&path, ending) } else { vec![path] };
+        let mut all: Vec<_> = entries.flat_map(|entry| inside(entry.path())).collect();
+        all.retain(|path| path.is_dir() || path.to_string_lossy().ends_with(ending));
+        all
+    }
+    let files = kept(&home, ".tuning.json");
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = std::fs::read_to_string(&files[0])?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    assert!(json["choices"].as_object().is_some_and(|choices| choices.contains_key("down, rows: 1")), "{text}");
+
+    let answers = answers()?;
+    let Answer { prompt, answer, .. } = answers.iter().find(|answer| !answer.exact).ok_or("no answer")?;
+    let run = ["run", DEMO, "-p", prompt, "--temp", "0"];
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    // What is kept is damaged: it is not used. Pipelines are kept anew, choices when there was time to measure some.
+    for ending in [".tuning.json", ".pipelines.bin"] {
+        for path in kept(&home, ending) {
+            std::fs::write(path, "{ not this")?;
+        }
+    }
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    for path in kept(&home, ".pipelines.bin") {
+        assert!(std::fs::read(&path)?.starts_with(b"FERRUMP"), "{}", path.display());
+    }
+    // A folder that cannot be written to is none.
+    std::fs::remove_dir_all(&home)?;
+    std::fs::write(&home, "in the way")?;
+    assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
+    Ok(std::fs::remove_file(&home)?)
+}

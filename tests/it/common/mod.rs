@@ -1,0 +1,11 @@
+//! What several test modules share.
+
+pub mod alone;
+pub mod count_up;
+pub mod device;
+pub mod engines;
+pub mod golden;
+pub mod raw_gguf;
+pub mod smallest;
+pub mod tiny_model;
+pub mod within;

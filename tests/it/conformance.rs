@@ -1,0 +1,202 @@
+//! Every kernel's cases against their f64 definitions: on the default adapter, on the same with no more than WebGPU's
+//! defaults, and by the CPU kernels; and docs/KERNELS.md against the kernels.
+
+use std::collections::BTreeMap;
+
+use ferrum_wgpu::{
+    conformance::{Report, Stack, Suite, Target, Verdict, coverage},
+    gpu::{Adapter, Caps, Device},
+};
+
+async fn check(device: &Device, target: &Target) {
+    let suite = Suite::new(device.caps(), "");
+    let reports = suite.run(device, target, |_| ()).await.expect("the suite runs");
+    assert_eq!(reports.len(), suite.len());
+    let mut kernels: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
+    for report in &reports {
+        assert!(!report.outcomes.is_empty(), "{} {} has no cases", report.kernel, report.variant);
+        let (variants, cases, worst) = kernels.entry(report.kernel).or_default();
+        (*variants, *cases, *worst) = (*variants + 1, *cases + report.outcomes.len(), worst.max(report.worst()));
+    }
+    println!("{} {}", target.adapter, target.driver);
+    for (kernel, (variants, cases, worst)) in &kernels {
+        println!("  {kernel:24} {variants:4} variants {cases:4} cases, worst {:5.1} % of its bound", 100.0 * worst);
+    }
+    // An unexpected pass is a failure of the table of expectations.
+    let fine = |r: &&Report| matches!(r.verdict(), Verdict::Pass | Verdict::ExpectedFailure(_));
+    let wrong: Vec<_> = reports.iter().filter(|r| !fine(r)).map(|r| (r, r.verdict())).collect();
+    assert!(wrong.is_empty(), "{} of {} variants are not as expected: {wrong:#?}", wrong.len(), reports.len());
+    assert!(kernels.len() >= 10 && reports.len() > 60, "only {} variants ran", reports.len());
+}
+
+async fn adapter() -> Adapter {
+    Adapter::find(None).await.expect("an adapter: `make setup` installs a software one")
+}
+
+#[test]
+fn the_device_meets_the_definitions() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        check(&Device::new(&adapter).await.expect("a device"), &Target::from(&adapter)).await;
+    });
+}
+
+#[test]
+fn a_device_of_default_limits_meets_the_definitions() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let device = Device::masked(&adapter, &Caps::portable()).await.expect("a device");
+        check(&device, &Target::from(&adapter)).await;
+    });
+}
+
+/// Kernels made wrong: which, what is replaced in their WGSL, by what, and where the suite must say so.
+const MUTATIONS: [(&str, &str, &str, &str); 37] = [
+    ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
+    ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
+    ("elementwise/rms_norm", "+ p.eps", "", "y["),
+    ("elementwise/fused_add_rms_norm", "residual[at] = value", "residual[at] = x[at]", "residual["),
+    // A tail, a scale, a wrong plane, a lost bit.
+    ("linear/gemv", "unit < p.row_units; unit += LANES", "unit + LANES < p.row_units; unit += LANES", "y["),
+    // A column of the wrong tile, a total without its last lane.
+    ("linear/gemv_columns", "min(first_row + 2u, end - 1u)", "min(first_row + 3u, end - 1u)", "y["),
+    ("linear/gemv_columns", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
+    ("linear/embed", "select(first, last, pair >= 2u)", "select(first, last, pair >= 1u)", "y["),
+    ("linear/embed", "w[blocks * 12u + block]", "w[blocks * 12u]", "y["),
+    ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
+    // A swapped index, removed barriers, a missing clamp.
+    ("linear/gemm", "f32(inputs[b + 1u])", "f32(inputs[b])", "y["),
+    ("linear/gemm", "workgroupBarrier();", "", "y["),
+    ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
+    ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
+    // A chunk's sums not rescaled, a key seen too early, another pair's weight.
+    ("attn/attention", "mass.lo * whole_lo.before +", "mass.lo +", "y["),
+    ("attn/attention", "< seen.end)", "<= seen.end)", "y["),
+    ("attn/attention", "scan_add_eight(a1, lo.y, v, w)", "scan_add_eight(a1, lo.x, v, w)", "y["),
+    ("attn/attention_merge", "sums.y * factors.y", "sums.y", "y["),
+    ("attn/qkv_to_cache", "- turn_kept(pair.y * angle.y)", "+ turn_kept(pair.y * angle.y)", "q["),
+    // A head's key turned as a query, one stored in another's place, the last eighth of a head left out.
+    ("attn/qkv_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
+    ("attn/qkv_attention", "turned_stored = FOURS;", "", "kv["),
+    ("attn/qkv_attention", "return turned[pair * FOURS + i];", "return turned[i];", "y["),
+    ("attn/qkv_attention_part", "i < FOURS; i += 8u", "i + 1u < FOURS; i += 8u", "parts["),
+    ("attn/qkv_attention_part", "chunk == newest", "false", "kv["),
+    ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
+    // Q8_0: another run's scale, a scale of other codes, no rounding.
+    ("attn/attention", "let run = i >> 2u;", "let run = 0u;", "y["),
+    ("attn/kv_cache_append", "largest / 127.0", "largest / 126.0", "kv["),
+    ("attn/qkv_to_cache", "round(kv_four", "trunc(kv_four", "kv["),
+    // Ties, a bucket's border, a slot left out.
+    ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
+    ("moe/bucket", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
+    ("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k", "residual["),
+    ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "best["),
+    // Another row's sequence, penalties where there are none, a token that is none.
+    ("sample/draw", "picks[p.first + row].y", "picks[row].y", "draws["),
+    ("sample/penalties", "&& penalty.w != 0.0", "", "logits["),
+    ("sample/argmax", "candidate.x == 0u", "false", "ids["),
+    ("attn/copy_blocks", "kv[pair.x", "kv[pair.y", "kv["),
+    // No WGSL at all.
+    ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
+];
+
+/// Which variants of a kernel made wrong are run: all, or of those that have many some.
+fn some_of(kernel: &str) -> &str {
+    match kernel {
+        "linear/gemv" | "linear/gemv_columns" | "linear/gemm" => "ty: Q4K, rows: Expert, epilogue: Store",
+        "attn/attention" | "attn/qkv_attention" | "attn/qkv_attention_part" => "head_dim: 128, cache: Paged",
+        _ => kernel,
+    }
+}
+
+#[test]
+fn what_is_wrong_is_found() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let target = Target::from(&adapter);
+        for (kernel, from, to, found) in MUTATIONS {
+            let device = Device::new(&adapter).await.expect("a device");
+            device.edit_shaders(kernel, from, to);
+            // Other variants would find the same again.
+            let caps = Caps { f16: false, ..device.caps().clone() };
+            let reports =
+                Suite::new(&caps, some_of(kernel)).run(&device, &target, |_| ()).await.expect("the suite runs");
+            let failures: Vec<_> = reports.iter().filter(|r| r.kernel == kernel).flat_map(Report::failures).collect();
+            assert!(!failures.is_empty(), "{kernel} with {to:?} passes");
+            let failure = failures.iter().find(|failure| failure.at.contains(found));
+            let failure = failure.unwrap_or_else(|| panic!("{found} is not in {failures:#?}"));
+            println!("{kernel}, {to:?} for {from:?}: {} failures, {}: {}", failures.len(), failure.case, failure.at);
+        }
+    });
+}
+
+/// Where kernels take an id from data: which kernel, what keeps it in range, and the same without.
+const CLAMPS: [(&str, &str, &str); 13] = [
+    ("linear/embed", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
+    ("elementwise/rms_norm", "min(picks[row].x, p.x_rows - 1u)", "picks[row].x"),
+    // An expert that is not bound, or that there is not.
+    ("linear/gemv", "row_expert(i) < p.held", "true"),
+    ("linear/gemv_sum", "min(ids[pair + slot], p.experts - 1u)", "ids[pair + slot]"),
+    // A tile of rows that there are not.
+    ("linear/gemv_columns", "if first_row >= end", "if false"),
+    ("moe/bucket", "min(ids[first + i], p.experts - 1u)", "ids[first + i]"),
+    (
+        "attn/kv_cache_append",
+        "min(positions[row * POSITION_STRIDE], p.capacity - 1u)",
+        "positions[row * POSITION_STRIDE]",
+    ),
+    ("attn/kv_cache_append", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
+    ("attn/kv_cache_append", "max_blocks - 1u)], p.blocks - 1u)", "max_blocks - 1u)], 0xffffffffu)"),
+    ("attn/copy_blocks", "min(pairs[tile.y], vec2<u32>(p.blocks - 1u))", "pairs[tile.y]"),
+    ("sample/argmax", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+    ("sample/draw", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+    ("sample/penalties", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
+];
+
+/// Cases give kernels ids that are out of range: without its clamp, each fails.
+#[test]
+fn ids_out_of_range_are_clamped_in_wgsl() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let target = Target::from(&adapter);
+        for (kernel, clamp, id) in CLAMPS {
+            let device = Device::new(&adapter).await.expect("a device");
+            device.edit_shaders(kernel, clamp, id);
+            let suite = Suite::new(&Caps { f16: false, ..device.caps().clone() }, some_of(kernel));
+            let reports = suite.run(&device, &target, |_| ()).await.expect("the suite runs");
+            let failures: Vec<_> = reports.iter().filter(|r| r.kernel == kernel).flat_map(Report::failures).collect();
+            println!("{kernel} with {id}: {} failures", failures.len());
+            assert!(!failures.is_empty(), "{kernel} with {id} passes");
+        }
+    });
+}
+
+#[test]
+fn halves_that_overflow_are_found() {
+    pollster::block_on(async {
+        let adapter = adapter().await;
+        let device = Device::new(&adapter).await.expect("a device");
+        if !device.caps().f16 {
+            println!("{} has no f16", adapter.name());
+            return;
+        }
+        device.edit_shaders("linear/gemm", "clamp(values, vec4<f32>(-65504.0), vec4<f32>(65504.0))", "values");
+        let suite = Suite::new(device.caps(), "ty: Q4K, rows: Dense, epilogue: Store, tile: F16");
+        let reports = suite.run(&device, &Target::from(&adapter), |_| ()).await.expect("the suite runs");
+        assert!(!reports.is_empty() && reports.iter().all(|report| report.verdict() == Verdict::Fail), "{reports:#?}");
+    });
+}
+
+#[test]
+fn the_cpu_kernels_meet_the_definitions() {
+    let device = Device::cpu();
+    assert!(Stack::named("CPU kernels").is_some_and(|listed| listed.missing_in(device.caps()).is_empty()));
+    pollster::block_on(check(&device, &Target::cpu()));
+}
+
+#[test]
+fn the_list_of_kernels_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/KERNELS.md");
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(written == coverage(), "make it anew: cargo run -- kernels doc > docs/KERNELS.md");
+}

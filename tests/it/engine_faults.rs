@@ -1,0 +1,531 @@
+//! What goes wrong in an engine, each an error value of the request that it is about: the others go on, and so does this one
+//! when the cause is gone.
+
+use std::time::Duration;
+
+use crate::common::{
+    smallest::{Alone, VOCAB, Way, all, gguf, gpu, lent, load, options, smallest},
+    tiny_model::{Arch, TinyModel},
+    within::within,
+};
+use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions, GenerateOptions, KvLayout, Reply, SamplingOptions, Session},
+    gguf::Gguf,
+    gpu::{Device, GpuError},
+    model::{Model, ModelError},
+};
+use pollster::block_on;
+
+fn model_on(device: &Device) -> (Model, Alone) {
+    block_on(async {
+        let model = load(device, &gguf(&smallest(Arch::Qwen3Moe))).await;
+        let alone = Alone::new(&model).await;
+        (model, alone)
+    })
+}
+
+fn engine(model: &Model, options: &EngineOptions) -> Engine {
+    block_on(Engine::new(model, options)).expect("an engine")
+}
+
+fn prompt(first: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| (first + 3 * i) % VOCAB).collect()
+}
+
+/// The next few tokens of a reply.
+fn some(reply: &mut Reply<'_>, tokens: usize) -> Vec<u32> {
+    (0..tokens).map(|_| block_on(reply.next()).expect("a step").expect("a token")).collect()
+}
+
+/// A session says what it says alone.
+fn speaks(session: &mut Session, alone: &mut Alone, first: u32) {
+    let given = prompt(first, 5);
+    let whole = [&session.tokens()[..], &given].concat();
+    let mut reply = session.generate(&given, &Way::Greedy.tokens(6)).expect("a request");
+    assert_eq!(block_on(all(&mut reply)).expect("tokens"), alone.reply(&whole, Way::Greedy, 6));
+}
+
+#[test]
+fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
+    let (model, mut alone) = model_on(&Device::cpu());
+    let paged = KvLayout::Paged { block: 4 };
+    let engine = engine(&model, &EngineOptions { kv_layout: paged, kv_tokens: Some(32), ..options(2, 32) });
+    let mut holder = engine.session();
+    let given = prompt(1, 15);
+    block_on(holder.forward(&given)).expect("logits");
+    assert_eq!(engine.blocks(), (8, 4));
+
+    // Two that both need more than there is: the younger one ends, the older one goes on.
+    let (mut older, mut younger) = (engine.session(), engine.session());
+    let mut old = older.generate(&prompt(2, 6), &Way::Greedy.tokens(9)).expect("a request");
+    let mut tokens = some(&mut old, 2);
+    let mut young = younger.generate(&prompt(3, 6), &Way::Greedy.tokens(9)).expect("a request");
+    let error = block_on(all(&mut young)).expect_err("there are too few blocks");
+    let EngineError::PoolFull { needed, free } = error else { panic!("{error}") };
+    assert!(needed > free);
+    drop(young);
+    tokens.extend(block_on(all(&mut old)).expect("the older goes on"));
+    assert_eq!(tokens, alone.reply(&prompt(2, 6), Way::Greedy, 9));
+    drop(old);
+    drop(older);
+
+    // It goes on from where it was.
+    let so_far = younger.tokens();
+    let drawn = so_far.len().saturating_sub(6);
+    assert_eq!(so_far.get(6..).unwrap_or_default(), alone.reply(&prompt(3, 6), Way::Greedy, drawn));
+    let error = block_on(younger.forward(&prompt(50, 17))).map(drop).expect_err("the holder has too many");
+    assert!(matches!(error, EngineError::PoolFull { .. }), "{error}");
+    assert_eq!(younger.tokens(), so_far);
+    holder.truncate(2);
+    speaks(&mut younger, &mut alone, 50);
+    speaks(&mut holder, &mut alone, 70);
+    drop((holder, younger));
+    assert_eq!(engine.blocks(), (8, 8));
+}
+
+#[test]
+fn what_cannot_be_is_refused_at_once() {
+    let (model, mut alone) = model_on(&Device::cpu());
+    let small = EngineOptions { kv_layout: KvLayout::Paged { block: 4 }, kv_tokens: Some(16), ..options(1, 40) };
+    let engine = engine(&model, &small);
+    let mut session = engine.session();
+    let refused = |session: &mut Session, tokens: &[u32], options: &GenerateOptions| {
+        let before = session.tokens();
+        let error = session.generate(tokens, options).expect_err("it cannot be");
+        assert_eq!(session.tokens(), before);
+        error
+    };
+    let greedy = || Way::Greedy.tokens(3);
+    let error = refused(&mut session, &[], &greedy());
+    assert!(matches!(error, EngineError::NoTokens), "{error}");
+    let error = refused(&mut session, &prompt(0, 17), &greedy());
+    assert!(matches!(error, EngineError::NeverFits { needed: 5, blocks: 4 }), "{error}");
+    let error = refused(&mut session, &prompt(0, 41), &greedy());
+    assert!(matches!(error, EngineError::ContextFull { needed: 41, capacity: 40 }), "{error}");
+    let error = refused(&mut session, &[3, VOCAB], &greedy());
+    assert!(matches!(error, EngineError::TokenId { id: VOCAB, vocab: VOCAB }), "{error}");
+    let biased = |id, by| SamplingOptions { logit_bias: vec![(id, by)], ..SamplingOptions::greedy() };
+    let with = |sampling| GenerateOptions { sampling, ..greedy() };
+    let error = refused(&mut session, &[3], &with(biased(VOCAB, 1.0)));
+    assert!(matches!(error, EngineError::TokenId { id: VOCAB, .. }), "{error}");
+    let default = SamplingOptions::default;
+    for sampling in [
+        SamplingOptions { temperature: f32::NAN, ..default() },
+        SamplingOptions { temperature: -1.0, ..default() },
+        SamplingOptions { temperature: f32::INFINITY, ..default() },
+        SamplingOptions { top_p: 0.0, ..default() },
+        SamplingOptions { top_p: f32::NAN, ..default() },
+        SamplingOptions { min_p: 1.5, ..default() },
+        SamplingOptions { repetition_penalty: 0.0, ..default() },
+        SamplingOptions { presence_penalty: f32::NAN, ..default() },
+        SamplingOptions { frequency_penalty: f32::INFINITY, ..default() },
+        biased(1, f32::NAN),
+    ] {
+        let error = refused(&mut session, &[3], &with(sampling.clone()));
+        assert!(matches!(error, EngineError::Option { .. }), "{error} for {sampling:?}");
+    }
+    block_on(async {
+        let error = session.forward(&[]).await.expect_err("no tokens");
+        assert!(matches!(error, EngineError::NoTokens), "{error}");
+        let error = session.forward(&[u32::MAX]).await.expect_err("no such token");
+        assert!(matches!(error, EngineError::TokenId { .. }), "{error}");
+        let error = session.decode(VOCAB).await.expect_err("no such token");
+        assert!(matches!(error, EngineError::TokenId { .. }), "{error}");
+        let error = session.forward_each(&prompt(0, 99), |_| ()).await.expect_err("too long");
+        assert!(matches!(error, EngineError::ContextFull { .. }), "{error}");
+    });
+    assert_eq!(engine.blocks(), (4, 4));
+    speaks(&mut session, &mut alone, 9);
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    let (model, _) = model_on(&Device::cpu());
+    let base = || options(2, 32);
+    let paged = |block| KvLayout::Paged { block };
+    for (options, option) in [
+        (EngineOptions { sequences: 0, kv_tokens: None, ..base() }, "sequences"),
+        (EngineOptions { prefill_rows: 0, ..base() }, "prefill_rows"),
+        (EngineOptions { logit_rows: 0, ..base() }, "logit_rows"),
+        (EngineOptions { kv_layout: paged(0), ..base() }, "block"),
+    ] {
+        let error = block_on(Engine::new(&model, &options)).expect_err("it cannot be");
+        assert!(matches!(&error, EngineError::Option { option: of, .. } if *of == option), "{error}");
+    }
+    for context in [0, 257] {
+        let options = EngineOptions { context: Some(context), ..base() };
+        let error = block_on(Engine::new(&model, &options)).expect_err("it cannot be");
+        assert!(matches!(error, EngineError::Context { longest: 256, .. }), "{error}");
+    }
+    // What is larger than anything can be is an error of memory, of a size or of the option, and no panic.
+    for options in [
+        EngineOptions { kv_tokens: Some(u32::MAX), ..base() },
+        EngineOptions { sequences: u32::MAX, ..base() },
+        EngineOptions { prefill_rows: u32::MAX, logit_rows: u32::MAX, ..base() },
+        EngineOptions { kv_layout: paged(u32::MAX), ..base() },
+    ] {
+        for device in [Device::cpu(), block_on(gpu())] {
+            // Nothing so large is to be allocated here.
+            device.fail_allocations_after(0);
+            let free = Device::clone(&device);
+            let model = {
+                free.fail_allocations_after(u64::MAX);
+                block_on(load(&free, &gguf(&smallest(Arch::Qwen3))))
+            };
+            device.fail_allocations_after(0);
+            let error = block_on(Engine::new(&model, &options)).expect_err("there is no memory");
+            assert!(matches!(error, EngineError::Gpu(_) | EngineError::Option { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_runs_out_when_something_is_made_is_an_error() {
+    for device in [Device::cpu(), block_on(gpu())] {
+        let file = gguf(&smallest(Arch::Qwen3Moe));
+        let mut tries = 0;
+        let model = loop {
+            device.fail_allocations_after(tries);
+            match block_on(Model::load(&device, &file, |_, _| ())) {
+                Ok(model) => break model,
+                Err(ModelError::Gpu(GpuError::OutOfMemory { .. })) => tries += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(tries > 10, "{tries}");
+        tries = 0;
+        let engine = loop {
+            device.fail_allocations_after(tries);
+            match block_on(Engine::new(&model, &options(2, 32))) {
+                Ok(engine) => break engine,
+                Err(EngineError::Gpu(error)) => assert!(matches!(*error, GpuError::OutOfMemory { .. }), "{error}"),
+                Err(error) => panic!("{error}"),
+            }
+            tries += 1;
+        };
+        assert!(tries > 20, "{tries}");
+        // The first step needs some too, but on the CPU kernels.
+        let mut session = engine.session();
+        device.fail_allocations_after(0);
+        let error = block_on(session.forward(&[1, 2, 3])).err();
+        assert_eq!(error.is_some(), !device.is_cpu(), "{error:?}");
+        device.fail_allocations_after(u64::MAX);
+        session.truncate(0);
+        speaks(&mut session, &mut block_on(Alone::new(&model)), 4);
+    }
+}
+
+/// Two greedy sessions go on while a third one's request fails, as `check` likes it; it succeeds when the cause is gone.
+fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl Fn(&GpuError) -> bool) {
+    let (model, mut alone) = model_on(device);
+    let engine = engine(&model, &options(3, 64));
+    let mut sessions = [engine.session(), engine.session(), engine.session()];
+    let [first, second, third] = &mut sessions;
+    // All that greedy replies need is there then.
+    for session in [&mut *first, &mut *second, &mut *third] {
+        speaks(session, &mut alone, 100);
+        session.truncate(0);
+    }
+    let mut one = first.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
+    let mut two = second.generate(&prompt(2, 7), &Way::Greedy.tokens(20)).expect("a request");
+    let (mut of_one, mut of_two) = (some(&mut one, 4), some(&mut two, 3));
+    cause(true);
+    for _ in 0..2 {
+        let mut failing = third.generate(&prompt(3, 6), &way.tokens(8)).expect("a request");
+        // It is driven by others too.
+        of_one.extend(some(&mut one, 2));
+        let error = block_on(all(&mut failing)).expect_err("it fails");
+        assert!(matches!(&error, EngineError::Gpu(error) if check(error)), "{error}");
+        assert!(!error.needs_recovery());
+        let again = block_on(failing.next()).expect_err("it has no more to say");
+        assert!(matches!(again, EngineError::NoRequest), "{again}");
+        drop(failing);
+        assert!(third.is_empty());
+        of_two.extend(some(&mut two, 2));
+    }
+    cause(false);
+    let mut served = third.generate(&prompt(3, 6), &way.tokens(8)).expect("a request");
+    assert_eq!(block_on(all(&mut served)).expect("tokens"), alone.reply(&prompt(3, 6), way, 8));
+    of_one.extend(block_on(all(&mut one)).expect("tokens"));
+    of_two.extend(block_on(all(&mut two)).expect("tokens"));
+    assert_eq!(of_one, alone.reply(&prompt(1, 5), Way::Greedy, 20));
+    assert_eq!(of_two, alone.reply(&prompt(2, 7), Way::Greedy, 20));
+}
+
+#[test]
+fn memory_that_runs_out_for_penalties_ends_who_wants_them() {
+    for device in [Device::cpu(), block_on(gpu())] {
+        // The first ones of an engine need some.
+        let cause = |there| device.fail_allocations_after(if there { 0 } else { u64::MAX });
+        only_one_fails(&device, Way::Penalised, cause, |error| matches!(error, GpuError::OutOfMemory { .. }));
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_ends_who_needs_it() {
+    let device = block_on(gpu());
+    let cause = |there| {
+        let (from, to) = ("fn kernel(", "fn nonsense(");
+        let [from, to] = if there { [from, to] } else { [to, from] };
+        device.edit_shaders("sample/top_k", from, to);
+    };
+    let check = |error: &GpuError| matches!(error, GpuError::Shader { kernel: "sample/top_k", .. });
+    only_one_fails(&device, Way::Sampled, cause, check);
+}
+
+/// The model, but that the embedding of one token is not a number.
+fn with_a_bad_token(token: u32) -> Gguf {
+    let model = TinyModel { tied: false, ..smallest(Arch::Qwen3Moe) };
+    let mut bytes = model.to_bytes().expect("a model");
+    let file = gguf(&model);
+    let embedding = file.tensors().iter().find(|tensor| tensor.name == "token_embd.weight").expect("an embedding");
+    let row = 4 * model.hidden as usize;
+    let bad = &file.data(embedding)[row * token as usize..][..row];
+    let at = bytes.windows(row).position(|window| window == bad).expect("the row is in the file");
+    bytes[at..at + row].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&f32::NAN.to_le_bytes()));
+    Gguf::from_bytes(bytes).expect("a GGUF")
+}
+
+#[test]
+fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
+    let ways = [Way::Greedy, Way::Sampled, Way::Penalised];
+    for device in [Device::cpu(), block_on(gpu())] {
+        let (model, mut alone) = model_on(&device);
+        drop(model);
+        // One that nobody says.
+        let said: Vec<u32> = ways
+            .iter()
+            .flat_map(|way| [1, 2].map(|i| alone.reply(&prompt(i, 3 + 2 * i), *way, 16)))
+            .flatten()
+            .collect();
+        let bad_token = (100..VOCAB).find(|token| !said.contains(token)).expect("they say little");
+        let model = block_on(load(&device, &with_a_bad_token(bad_token)));
+        for host_sampling in [false, true] {
+            // Few blocks, so that those with what is not a number are used again.
+            let few = EngineOptions { kv_layout: KvLayout::Paged { block: 8 }, kv_tokens: Some(48), ..options(2, 32) };
+            let engine = engine(&model, &EngineOptions { host_sampling, ..few });
+            let (mut good, mut bad) = (engine.session(), engine.session());
+            for way in ways {
+                let mut going = good.generate(&prompt(1, 5), &way.tokens(16)).expect("a request");
+                let mut tokens = some(&mut going, 3);
+                let mut failing = bad.generate(&[4, bad_token, 6], &way.tokens(5)).expect("a request");
+                let error = block_on(all(&mut failing)).expect_err("not a number");
+                assert!(matches!(error, EngineError::NotANumber), "{error}");
+                drop(failing);
+                assert!(bad.is_empty());
+                // Its blocks have what is not a number where this one has nothing yet.
+                let mut after = bad.generate(&prompt(2, 7), &way.tokens(16)).expect("a request");
+                let said = block_on(all(&mut after)).expect("tokens");
+                drop(after);
+                tokens.extend(block_on(all(&mut going)).expect("tokens"));
+                drop(going);
+                assert_eq!(tokens, alone.reply(&prompt(1, 5), way, 16));
+                assert_eq!(said, alone.reply(&prompt(2, 7), way, 16));
+                good.truncate(0);
+                bad.truncate(0);
+            }
+        }
+    }
+}
+
+/// How long these tests wait for a queue that hangs.
+const DEADLINE: Duration = Duration::from_millis(300);
+
+/// What makes a device useless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Lost,
+    Hangs,
+}
+
+impl End {
+    fn come_to(self, device: &Device) {
+        device.set_deadline(Some(DEADLINE));
+        match self {
+            Self::Lost => device.lose(),
+            Self::Hangs => device.hang(),
+        }
+    }
+
+    /// Whether it is what `error` says.
+    fn is_told(self, error: &EngineError) -> bool {
+        let EngineError::Gpu(gpu) = error else { return false };
+        let right = match **gpu {
+            GpuError::Lost(_) => self == Self::Lost,
+            GpuError::Hung { waited } => self == Self::Hangs && waited == DEADLINE,
+            _ => false,
+        };
+        right && error.needs_recovery()
+    }
+}
+
+/// A device is lost while sessions are served: all are told, and go on with another device.
+fn lost_and_recovered(first: &Device, second: &Device, end: End) {
+    let file = gguf(&smallest(Arch::Qwen3Moe));
+    let (model, mut alone) = model_on(&Device::cpu());
+    drop(model);
+    let engine = engine(&block_on(load(first, &file)), &options(4, 64));
+    let mut sessions: Vec<_> = (0..5).map(|_| engine.session()).collect();
+    let mut said = Vec::new();
+    {
+        let mut replies: Vec<_> = (1..)
+            .zip(&mut sessions)
+            .map(|(i, session)| session.generate(&prompt(i, 4 + i), &Way::Greedy.tokens(20)).expect("a request"))
+            .collect();
+        // The fifth waits for a place.
+        for (i, reply) in replies.iter_mut().take(4).enumerate() {
+            said.push(some(reply, 1 + i));
+        }
+        end.come_to(first);
+        for (i, reply) in replies.iter_mut().enumerate() {
+            // What had been drawn before may come yet.
+            let error = loop {
+                match block_on(reply.next()) {
+                    Ok(token) => said[i].push(token.expect("it is not at its end")),
+                    Err(error) => break error,
+                }
+            };
+            assert!(end.is_told(&error), "{error}");
+            let error = block_on(reply.next()).expect_err("it has no more to say");
+            assert!(matches!(error, EngineError::NoRequest), "{error}");
+        }
+    }
+    let still_lost = |sessions: &mut [Session]| {
+        for session in sessions {
+            let before = session.tokens();
+            let error = block_on(session.forward(&[7, 8])).expect_err("the device is lost");
+            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
+            let mut reply = session.generate(&[7], &Way::Greedy.tokens(2)).expect("a request");
+            let error = block_on(all(&mut reply)).expect_err("the device is lost");
+            drop(reply);
+            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
+        }
+        let error = block_on(engine.prepare()).expect_err("the device is lost");
+        assert!(end.is_told(&error), "{error}");
+    };
+    still_lost(&mut sessions);
+
+    // What does not help leaves everything as it is.
+    let other = gguf(&TinyModel { layers: 2, ..smallest(Arch::Qwen3Moe) });
+    let error = block_on(engine.recover(second, &other)).expect_err("another model");
+    assert!(matches!(error, EngineError::OtherModel), "{error}");
+    for allocations in [0, 3, 30] {
+        second.fail_allocations_after(allocations);
+        let error = block_on(engine.recover(second, &file)).expect_err("no memory");
+        assert!(
+            matches!(&error, EngineError::Gpu(error) if matches!(**error, GpuError::OutOfMemory { .. })),
+            "{error}"
+        );
+    }
+    second.fail_allocations_after(u64::MAX);
+    if !first.is_cpu() {
+        let error = block_on(engine.recover(first, &file)).expect_err("it is lost");
+        assert!(error.needs_recovery(), "{error}");
+    }
+    still_lost(&mut sessions);
+
+    block_on(engine.recover(second, &file)).expect("another device");
+    for (i, session) in (1..).zip(&mut sessions) {
+        let given = prompt(i, 4 + i);
+        let said = session.tokens().get(given.len()..).unwrap_or_default().to_vec();
+        let left = 20 - said.len() as u32;
+        // The fifth had nothing computed, so that it is as before its request.
+        let again = if session.is_empty() { &given[..] } else { &[] };
+        let mut reply = session.generate(again, &Way::Greedy.tokens(left)).expect("a request");
+        let rest = block_on(all(&mut reply)).expect("tokens");
+        assert_eq!([said, rest].concat(), alone.reply(&given, Way::Greedy, 20));
+    }
+    drop(sessions);
+    let (blocks, free) = engine.blocks();
+    assert_eq!(blocks, free);
+}
+
+#[test]
+fn a_lost_device_is_told_to_all_and_another_takes_over() {
+    within(Duration::from_secs(120), || {
+        lost_and_recovered(&block_on(gpu()), &block_on(gpu()), End::Lost);
+        lost_and_recovered(&block_on(lent()), &Device::cpu(), End::Lost);
+    });
+}
+
+#[test]
+fn a_queue_that_hangs_is_told_to_all_and_another_device_takes_over() {
+    within(Duration::from_secs(120), || {
+        lost_and_recovered(&block_on(gpu()), &Device::cpu(), End::Hangs);
+        lost_and_recovered(&block_on(lent()), &block_on(gpu()), End::Hangs);
+    });
+}
+
+/// Sessions wait in threads for a device that is lost then.
+fn holds_nobody_up(end: End) {
+    for device in [block_on(gpu()), block_on(lent())] {
+        let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
+        let engine = engine(&model, &options(4, 200));
+        std::thread::scope(|scope| {
+            for i in 0..4 {
+                let mut session = engine.session();
+                scope.spawn(move || {
+                    let error = loop {
+                        session.truncate(0);
+                        let mut reply = session.generate(&prompt(i, 9), &Way::Greedy.tokens(100)).expect("a request");
+                        if let Err(error) = block_on(all(&mut reply)) {
+                            break error;
+                        }
+                    };
+                    assert!(end.is_told(&error), "{error}");
+                });
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            end.come_to(&device);
+        });
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_while_somebody_waits_for_it_holds_nobody_up() {
+    within(Duration::from_secs(120), || holds_nobody_up(End::Lost));
+}
+
+#[test]
+fn a_queue_that_hangs_while_sessions_wait_holds_nobody_up() {
+    within(Duration::from_secs(120), || holds_nobody_up(End::Hangs));
+}
+
+#[test]
+fn a_queue_that_hangs_fails_what_is_loaded_and_made() {
+    within(Duration::from_secs(120), || {
+        for device in [block_on(gpu()), block_on(lent())] {
+            let file = gguf(&smallest(Arch::Qwen3Moe));
+            let engine = engine(&block_on(load(&device, &file)), &options(2, 32));
+            End::Hangs.come_to(&device);
+            let mut session = engine.session();
+            let error = block_on(session.forward(&prompt(1, 5))).expect_err("it hangs");
+            assert!(End::Hangs.is_told(&error) && session.is_empty(), "{error}");
+            let Err(error) = block_on(Model::load(&device, &file, |_, _| ())) else { panic!("it hangs") };
+            assert!(End::Hangs.is_told(&error.into()));
+        }
+    });
+}
+
+#[test]
+fn who_is_served_when_another_device_takes_over_is_told() {
+    let device = Device::cpu();
+    let (model, mut alone) = model_on(&device);
+    let engine = engine(&model, &options(2, 64));
+    let mut session = engine.session();
+    let mut reply = session.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
+    let mut said = some(&mut reply, 2);
+    block_on(engine.recover(&device, &gguf(&smallest(Arch::Qwen3Moe)))).expect("it is as good as another");
+    let error = loop {
+        match block_on(reply.next()) {
+            Ok(token) => said.push(token.expect("it is not at its end")),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, EngineError::DeviceLost) && !error.needs_recovery(), "{error}");
+    drop(reply);
+    assert_eq!(session.tokens()[5..], said);
+    let mut reply = session.generate(&[], &Way::Greedy.tokens(20 - said.len() as u32)).expect("a request");
+    said.extend(block_on(all(&mut reply)).expect("tokens"));
+    assert_eq!(said, alone.reply(&prompt(1, 5), Way::Greedy, 20));
+}

@@ -1,0 +1,90 @@
+//! Many requests in a row: nothing is created for a token, and memory stays flat.
+
+use std::time::Instant;
+
+use crate::common::{
+    alone::alone,
+    smallest::{VOCAB, Way, gguf, gpu, load, options, smallest},
+    tiny_model::Arch,
+};
+use ferrum_wgpu::{
+    engine::{Engine, EngineOptions, KvLayout, Reply},
+    gpu::{Created, Device},
+    quant::Rng,
+};
+use pollster::block_on;
+
+/// Resident memory of this process in KiB; only Linux tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// A number of requests that are served together, of as many tokens as come to. They begin and end at different times, so
+/// that the batch changes all the time.
+fn requests(engine: &Engine, seed: u64) -> u32 {
+    let mut rng = Rng::new(seed);
+    let mut sessions: Vec<_> = (0..8).map(|_| engine.session()).collect();
+    let mut replies: Vec<Option<Reply<'_>>> = Vec::new();
+    for (i, session) in sessions.iter_mut().enumerate() {
+        let way = [Way::Greedy, Way::Sampled, Way::Penalised, Way::Greedy][i % 4];
+        let prompt: Vec<_> = (0..2 + rng.below(20)).map(|_| rng.below(VOCAB)).collect();
+        replies.push(Some(session.generate(&prompt, &way.tokens(4 + rng.below(50))).expect("a request")));
+        // Some are served alone for a while.
+        for _ in 0..rng.below(5) {
+            block_on(replies[i].as_mut().expect("a reply").next()).expect("a step");
+        }
+    }
+    let mut tokens = 0;
+    while replies.iter().any(Option::is_some) {
+        for reply in &mut replies {
+            let Some(going) = reply else { continue };
+            match block_on(going.next()).expect("a step") {
+                // Some are given up.
+                Some(_) if rng.below(60) > 0 => tokens += 1,
+                _ => *reply = None,
+            }
+        }
+    }
+    tokens
+}
+
+#[test]
+fn ten_thousand_tokens_create_nothing() {
+    alone("engine_soak::ten_thousand_tokens_create_nothing", twelve_thousand_tokens);
+}
+
+fn twelve_thousand_tokens() {
+    let device: Device = block_on(gpu());
+    let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
+    let options = EngineOptions {
+        kv_layout: KvLayout::Paged { block: 8 },
+        kv_tokens: Some(8 * 80),
+        prefill_rows: 24,
+        ..options(8, 80)
+    };
+    let engine = block_on(Engine::new(&model, &options)).expect("an engine");
+    let (mut tokens, mut seed) = (0, 0);
+    let mut until = |most: u32| {
+        while tokens < most {
+            seed += 1;
+            tokens += requests(&engine, seed);
+        }
+        tokens
+    };
+    until(2_000);
+    let (created, resident_before, start) = (device.created(), resident(), Instant::now());
+    assert!(created.buffers > 50 && created.bind_groups > 50 && created.pipelines > 20, "{created:?}");
+    let tokens = until(12_000) - 2_000;
+    println!("{tokens} tokens in {:?}; {created:?}; {resident_before:?} KiB, then {:?}", start.elapsed(), resident());
+    let Created { buffers, bind_groups, pipelines } = device.created();
+    assert_eq!((buffers, pipelines), (created.buffers, created.pipelines), "something is created for a step");
+    // Now and then a batch is the first of its kind, but that is not by the token.
+    assert!(bind_groups < created.bind_groups + 10, "{bind_groups} bind groups, after {}", created.bind_groups);
+    if let (Some(before), Some(after)) = (resident_before, resident()) {
+        assert!(after < before + 4096, "{before} KiB have become {after}");
+    }
+    let (blocks, free) = engine.blocks();
+    assert_eq!(blocks, free);
+}

@@ -1,0 +1,332 @@
+//! Sessions in eight threads for a minute, whose futures, replies and selves are dropped anywhere, which fork and are cut:
+//! what comes is what each would get alone, and nothing is left behind.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use crate::common::{
+    alone::alone,
+    smallest::{Alone, VOCAB, Way, gguf, gpu, lent, load, options, smallest},
+    tiny_model::Arch,
+    within::within,
+};
+use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions, KvLayout, Reply, Session},
+    gpu::Device,
+    model::Model,
+    quant::Rng,
+};
+use pollster::block_on;
+
+const THREADS: u64 = 8;
+
+/// How long the threads go on, with blocks for all; and with blocks for some, on an application's device.
+const WITH_ROOM: Duration = Duration::from_secs(60);
+const WITHOUT_ROOM: Duration = Duration::from_secs(10);
+
+/// Tokens of a reply.
+const LEN: usize = 14;
+
+/// Tokens of a reply that a second prompt follows.
+const KEPT: usize = 3;
+
+const WAYS: [Way; 3] = [Way::Greedy, Way::Sampled, Way::Penalised];
+
+/// Resident memory of this process in KiB; only Linux tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// First prompts; most begin like another.
+fn first_prompts() -> Vec<Vec<u32>> {
+    let common = |first: u32| (0..20).map(move |i| (first + 7 * i) % VOCAB);
+    let ending = |i: u32| (0..=i).map(move |j| (50 * i + j) % VOCAB);
+    vec![
+        common(1).chain(ending(1)).collect(),
+        common(1).chain(ending(2)).collect(),
+        common(90).collect(),
+        common(90).chain(ending(9)).collect(),
+        ending(4).collect(),
+    ]
+}
+
+fn second_prompts() -> [Vec<u32>; 2] {
+    [vec![200, 3], vec![17, 18, 19, 20, 21, 22, 23]]
+}
+
+/// What each request gives to a session alone.
+struct Expected {
+    replies: HashMap<(Vec<u32>, Way), Vec<u32>>,
+    /// The logits' bits behind each first prompt.
+    logits: Vec<Vec<u32>>,
+}
+
+impl Expected {
+    fn new(model: &Model) -> Self {
+        let mut alone = block_on(Alone::new(model));
+        let mut replies = HashMap::new();
+        let mut logits = Vec::new();
+        let engine = block_on(Engine::new(model, &options(1, 256))).expect("an engine");
+        for first in first_prompts() {
+            logits.push(bits(&block_on(engine.session().forward(&first)).expect("logits")));
+            for way in WAYS {
+                let reply = alone.reply(&first, way, LEN);
+                for (second, next) in second_prompts().into_iter().flat_map(|second| WAYS.map(|w| (second.clone(), w)))
+                {
+                    let all = [&first, &reply[..KEPT], &second].concat();
+                    replies.insert((all.clone(), next), alone.reply(&all, next, LEN));
+                }
+                replies.insert((first.clone(), way), reply);
+            }
+        }
+        Self { replies, logits }
+    }
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Wakes a thread.
+struct Parked(Thread);
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// What a future gives, unless it is dropped before, having been polled so many times.
+fn within_polls<F: Future>(future: F, most: u32) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Parked(thread::current())));
+    for _ in 0..most {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        thread::park();
+    }
+    None
+}
+
+/// What happened.
+#[derive(Debug, Default)]
+struct Counts {
+    tokens: AtomicU64,
+    whole: AtomicU64,
+    given_up: AtomicU64,
+    forks: AtomicU64,
+    logits: AtomicU64,
+    full: AtomicU64,
+}
+
+fn count(what: &AtomicU64) {
+    what.fetch_add(1, Ordering::Relaxed);
+}
+
+/// One thread's sessions.
+struct Chat<'a> {
+    engine: &'a Engine,
+    expected: &'a Expected,
+    counts: &'a Counts,
+    rng: Rng,
+    /// Whether there are too few blocks for all.
+    may_be_full: bool,
+}
+
+impl Chat<'_> {
+    fn one_in(&mut self, n: u32) -> bool {
+        self.rng.below(n) == 0
+    }
+
+    /// How often a future is polled: some are dropped.
+    fn polls(&mut self) -> u32 {
+        if self.one_in(12) { self.rng.below(6) } else { u32::MAX }
+    }
+
+    /// Takes in a reply, or some of it, and checks it. Gives whether it may go on.
+    fn listen(&mut self, reply: &mut Reply<'_>, asked: (&[u32], Way), expected: &[u32], said: &mut Vec<u32>) -> bool {
+        let polls = self.polls();
+        match within_polls(reply.next(), polls) {
+            // What was dropped may be asked for again.
+            None => !self.one_in(2),
+            Some(Ok(Some(token))) => {
+                said.push(token);
+                count(&self.counts.tokens);
+                let cached = reply.cached();
+                assert!(expected.starts_with(said), "{said:?} instead of {expected:?}: {asked:?}, {cached} cached");
+                true
+            }
+            Some(Ok(None)) => {
+                assert_eq!(said, expected);
+                count(&self.counts.whole);
+                false
+            }
+            Some(Err(EngineError::PoolFull { .. })) if self.may_be_full => {
+                count(&self.counts.full);
+                false
+            }
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
+
+    /// Makes a request of a session and listens for a while.
+    fn speak(&mut self, session: &mut Session, given: &[u32], way: Way) {
+        let whole = [&session.tokens()[..], given].concat();
+        let expected = &self.expected.replies[&(whole.clone(), way)];
+        let most = if self.one_in(3) { self.rng.below(LEN as u32) as usize } else { usize::MAX };
+        let mut said = Vec::new();
+        let mut reply = session.generate(given, &way.tokens(LEN as u32)).expect("a request");
+        while said.len() < most && self.listen(&mut reply, (&whole, way), expected, &mut said) {}
+        if reply.stop().is_none() {
+            count(&self.counts.given_up);
+        }
+        drop(reply);
+        // What was drawn and not heard is there too.
+        let (all, tokens) = ([&whole, &expected[..]].concat(), session.tokens());
+        assert!(all.starts_with(&tokens), "{tokens:?} instead of {all:?}");
+        assert!(said.is_empty() || tokens.len() >= whole.len() + said.len(), "{tokens:?}, {said:?}");
+    }
+
+    /// A session from its first request to its end, which may come at any time.
+    fn converse(&mut self) {
+        let (firsts, seconds) = (first_prompts(), second_prompts());
+        let number = self.rng.below(firsts.len() as u32) as usize;
+        let (first, mut session) = (&firsts[number], self.engine.session());
+        if self.one_in(4) {
+            let polls = self.polls();
+            match within_polls(session.forward(first), polls) {
+                Some(Ok(logits)) => {
+                    assert!(bits(&logits) == self.expected.logits[number], "logits of prompt {number}");
+                    assert_eq!(session.tokens(), *first);
+                    count(&self.counts.logits);
+                }
+                Some(Err(EngineError::PoolFull { .. })) if self.may_be_full => count(&self.counts.full),
+                Some(Err(error)) => panic!("{error}"),
+                None => count(&self.counts.given_up),
+            }
+            session.truncate(0);
+        }
+        let way = WAYS[self.rng.below(3) as usize];
+        self.speak(&mut session, first, way);
+        let next = first.len() + KEPT;
+        while session.len() as usize >= next && !self.one_in(4) {
+            session.truncate(next as u32);
+            let fork = self.one_in(3).then(|| session.fork().expect("an idle session"));
+            let mut both = [Some(session), fork];
+            if self.one_in(2) {
+                both.reverse();
+            }
+            for session in both.iter_mut().flatten() {
+                let (second, way) = (self.rng.below(2) as usize, WAYS[self.rng.below(3) as usize]);
+                self.speak(session, &seconds[second], way);
+            }
+            let mut left = both.into_iter().flatten();
+            let Some(kept) = left.next() else { return };
+            session = kept;
+            for fork in left {
+                count(&self.counts.forks);
+                drop(fork);
+            }
+        }
+        if self.one_in(5) {
+            // Its request is dropped with it.
+            session.truncate(0);
+            drop(session.generate(first, &way.tokens(LEN as u32)).expect("a request"));
+        }
+    }
+}
+
+/// Threads converse with one engine for a while.
+fn stress(device: &Device, model: &Model, options: &EngineOptions, expected: &Expected, time: Duration) {
+    let engine = block_on(Engine::new(model, options)).expect("an engine");
+    block_on(engine.prepare()).expect("it compiles");
+    let counts = Counts::default();
+    let may_be_full = options.kv_tokens < Some(16 * 64);
+    let over = AtomicBool::new(false);
+    let converse = |seed: u64| {
+        let rng = Rng::new(seed);
+        let mut chat = Chat { engine: &engine, expected, counts: &counts, rng, may_be_full };
+        while !over.load(Ordering::Relaxed) {
+            chat.converse();
+            // Awaits are pending, now and then.
+            if chat.one_in(20) {
+                device.pend(chat.rng.below(3));
+            }
+        }
+    };
+    let (warm, after) = thread::scope(|scope| {
+        let converse = &converse;
+        let threads: Vec<_> = (0..THREADS).map(|seed| scope.spawn(move || converse(seed))).collect();
+        let seen = || (device.created(), resident(), Instant::now());
+        // Whoever panics ends it.
+        let wait = |time: Duration| {
+            let start = Instant::now();
+            while start.elapsed() < time && !threads.iter().any(|thread| thread.is_finished()) {
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        wait(time / 3);
+        let warm = seen();
+        wait(time - time / 3);
+        let after = seen();
+        over.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        (warm, after)
+    });
+    device.pend(0);
+    println!("{}: {counts:?}; {:?}, {:?} KiB, then {:?}", device.name(), after.0, warm.1, after.1);
+    let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
+    assert!(of(&counts.tokens) > 200 && of(&counts.whole) > 10 && of(&counts.given_up) > 10, "{counts:?}");
+    assert!(of(&counts.forks) > 0 && of(&counts.logits) > 0, "{counts:?}");
+
+    let (blocks, free) = engine.blocks();
+    assert_eq!((free, engine.requests()), (blocks, 0));
+    assert_eq!((after.0.buffers, after.0.pipelines), (warm.0.buffers, warm.0.pipelines), "something is created");
+    // Now and then a batch is the first of its kind.
+    assert!(after.0.bind_groups < warm.0.bind_groups + 30, "{:?}, then {:?}", warm.0, after.0);
+    if let (Some(before), Some(after)) = (warm.1, after.1) {
+        assert!(after < before + 8192, "{before} KiB have become {after}");
+    }
+    let mut chat = Chat { engine: &engine, expected, counts: &counts, rng: Rng::new(99), may_be_full: false };
+    for first in first_prompts() {
+        chat.speak(&mut engine.session(), &first, Way::Sampled);
+    }
+    assert_eq!(engine.blocks(), (blocks, free));
+}
+
+#[test]
+fn sessions_in_eight_threads_that_are_dropped_anywhere_leave_nothing_behind() {
+    alone("engine_stress::sessions_in_eight_threads_that_are_dropped_anywhere_leave_nothing_behind", eight_threads);
+}
+
+fn eight_threads() {
+    // Threads that wait for each other would go on for ever.
+    within(WITH_ROOM + WITHOUT_ROOM + Duration::from_secs(180), || {
+        let paged = KvLayout::Paged { block: 8 };
+        let file = gguf(&smallest(Arch::Qwen3Moe));
+        let base = EngineOptions { kv_layout: paged, prefill_rows: 24, ..options(6, 64) };
+        let device = block_on(gpu());
+        let model = block_on(load(&device, &file));
+        let expected = Expected::new(&model);
+        println!("{} replies are known", expected.replies.len());
+        let room = EngineOptions { kv_tokens: Some(16 * 64), ..base.clone() };
+        stress(&device, &model, &room, &expected, WITH_ROOM);
+        let device = block_on(lent());
+        let model = block_on(load(&device, &file));
+        let tight = EngineOptions { kv_tokens: Some(4 * 64), ..base };
+        stress(&device, &model, &tight, &expected, WITHOUT_ROOM);
+    });
+}

@@ -1,0 +1,268 @@
+//! The engine's switches change how something is computed, and not what: the same tokens, and logits within the kernels'
+//! bounds, or the same bits where sums keep their order.
+
+use std::time::Duration;
+
+use crate::common::{
+    engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny},
+    golden::{Golden, Tolerance},
+    tiny_model::tiny_models,
+};
+use ferrum_wgpu::{
+    engine::{EngineOptions, GenerateOptions, KvLayout, Sampler, SamplingOptions},
+    gpu::Device,
+    kernels::sample::{draw, penalties},
+    model::{Model, PlanOptions, Product, Tiers},
+};
+
+/// What is seen of a model with some options: replies to two prompts at once, and logits of the first's tokens and of a
+/// reply to it.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    replies: Vec<Vec<u32>>,
+    logits: Vec<Vec<f32>>,
+}
+
+impl Seen {
+    fn bits(&self) -> Vec<Vec<u32>> {
+        self.logits.iter().map(|row| bits(row)).collect()
+    }
+}
+
+async fn see(model: &Model, golden: &Golden, options: &EngineOptions) -> Seen {
+    let engine = engine(model, options).await;
+    let other = prompt(model, 9, 9);
+    let most = golden.f32.greedy.len() as u32;
+    let replies = replies(&engine, &[(golden.tokens.clone(), greedy(most)), (other, greedy(most + 2))]).await;
+    let mut session = engine.session();
+    let mut logits = Vec::new();
+    session.forward_each(&golden.tokens, |row| logits.push(row.to_vec())).await.expect("a prompt");
+    for token in &golden.f32.greedy {
+        logits.push(session.decode(*token).await.expect("a step"));
+    }
+    Seen { replies, logits }
+}
+
+fn options_for(golden: &Golden, tiers: Tiers) -> EngineOptions {
+    let context = (golden.tokens.len() + golden.f32.greedy.len() + 16) as u32;
+    EngineOptions { logit_rows: 128, ..options(2, context, tiers) }
+}
+
+fn planned(options: &EngineOptions, change: impl FnOnce(&mut PlanOptions)) -> EngineOptions {
+    let mut options = options.clone();
+    change(&mut options.plan);
+    options
+}
+
+fn goldens() -> Vec<Golden> {
+    Golden::read_all("tiny.json").expect("goldens")
+}
+
+/// Switches that leave all sums in their order, so that not a bit may change.
+fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
+    let paged = |block| EngineOptions { kv_layout: KvLayout::Paged { block }, ..base.clone() };
+    let tiers = base.plan.tiers.expect("tiers");
+    vec![
+        ("contiguous", EngineOptions { kv_layout: KvLayout::Contiguous, ..base.clone() }),
+        ("blocks of 1", paged(1)),
+        ("blocks of 7", paged(7)),
+        ("indirect", planned(base, |plan| plan.indirect = true)),
+        ("no run-ahead", EngineOptions { run_ahead: false, ..base.clone() }),
+        ("host sampling", EngineOptions { host_sampling: true, ..base.clone() }),
+        ("no sharing of prefixes", EngineOptions { prefix_sharing: false, ..base.clone() }),
+        ("every dispatch in pieces", EngineOptions { max_submit: Duration::ZERO, ..base.clone() }),
+        ("profile", EngineOptions { profile: true, ..base.clone() }),
+        (
+            "rows one by one",
+            planned(base, |plan| {
+                plan.tiers = Some(Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..tiers });
+            }),
+        ),
+        (
+            "buckets for all",
+            planned(base, |plan| {
+                plan.tiers = Some(Tiers { columns_rows: 0, bucket_pairs: 0, ..tiers });
+            }),
+        ),
+    ]
+}
+
+/// Switches that round otherwise.
+fn near(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
+    let other = match base.plan.tiers.map(|tiers| tiers.prefill) {
+        Some(Product::Gemm) => Tiers::SOFTWARE,
+        _ => Tiers::GPU,
+    };
+    vec![
+        ("unfused", planned(base, |plan| plan.fused = false)),
+        ("host routing", planned(base, |plan| plan.host_routing = true)),
+        (
+            "all of these",
+            planned(base, |plan| {
+                (plan.fused, plan.host_routing, plan.indirect) = (false, true, true);
+            }),
+        ),
+        ("the other tiers", planned(base, |plan| plan.tiers = Some(other))),
+    ]
+}
+
+async fn check(device: &Device, name: &str, tiers: Tiers, exactly: bool) {
+    let model = tiny(device, name).await;
+    let goldens = goldens();
+    let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
+    let base = options_for(golden, tiers);
+    let seen = see(&model, golden, &base).await;
+    golden.f32.check(&seen.logits, Tolerance::F32).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(seen.replies[0], golden.f32.greedy, "{name}");
+    if exactly {
+        for (switch, options) in exact(&base) {
+            let other = see(&model, golden, &options).await;
+            assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}: {switch}");
+            assert!(other.bits() == seen.bits(), "{name}, {tiers:?}: {switch}");
+        }
+    }
+    for (switch, options) in near(&base) {
+        let other = see(&model, golden, &options).await;
+        let share = golden.f32.check(&other.logits, Tolerance::F32);
+        let share = share.unwrap_or_else(|error| panic!("{name}, {tiers:?}, {switch}: {error}"));
+        let same = if other.bits() == seen.bits() { ", the same bits" } else { "" };
+        println!("{name}: {switch}: {share:.3} of the bound{same}");
+        assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}: {switch}");
+    }
+}
+
+#[test]
+fn switches_that_keep_the_order_of_sums_change_no_bit() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        check(&device, "moe-q4_k-q6_k", Tiers::GPU, true).await;
+        check(&device, "moe-bf16-f16-tied", Tiers::SOFTWARE, true).await;
+        check(&device, "llama-f16-f32-biases-linear", Tiers::GPU, true).await;
+        check(&Device::cpu(), "moe-f32", Tiers::GPU, true).await;
+    });
+}
+
+#[test]
+fn dispatches_in_pieces_give_the_same_bits() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let goldens = goldens();
+        for name in ["moe-q4_k-q6_k", "qwen3-q5_0-q4_1-biases", "llama-q4_0-q5_1-freqs"] {
+            let model = tiny(&device, name).await;
+            let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
+            for tiers in [Tiers::GPU, Tiers::SOFTWARE] {
+                let base = options_for(golden, tiers);
+                let seen = see(&model, golden, &base).await;
+                for (indirect, max_submit) in [(false, Duration::ZERO), (true, Duration::from_nanos(1))] {
+                    let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.indirect = indirect) };
+                    let other = see(&model, golden, &small).await;
+                    assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}, {indirect}");
+                    assert!(other.bits() == seen.bits(), "{name}, {tiers:?}, {indirect}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn no_model_says_anything_else_with_other_kernels() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        for (name, _) in tiny_models() {
+            check(&device, name, Tiers::GPU, false).await;
+        }
+    });
+}
+
+#[test]
+fn the_demo_model_says_the_same_with_all_switches() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let model = demo(&device).await;
+        let requests: Vec<_> = [5, 40].map(|len| (prompt(&model, len, len.into()), greedy(6))).into();
+        let base = options(2, 64, Tiers::GPU);
+        let expected = replies(&engine(&model, &base).await, &requests).await;
+        for (switch, options) in exact(&base).into_iter().chain(near(&base)) {
+            assert_eq!(replies(&engine(&model, &options).await, &requests).await, expected, "{switch}");
+        }
+    });
+}
+
+/// Checks a reply against the sampler on the host, from the logits that the engine gives for it. Returns how many of its
+/// tokens can be told, the cuts and the draw lying far enough from a border.
+async fn check_reply(
+    model: &Model,
+    options: &EngineOptions,
+    request: &(Vec<u32>, GenerateOptions),
+    reply: &[u32],
+) -> usize {
+    let (prompt, asked) = request;
+    let o = &asked.sampling;
+    let neutral = SamplingOptions::default();
+    let penalises = (o.repetition_penalty, o.presence_penalty, o.frequency_penalty)
+        != (neutral.repetition_penalty, neutral.presence_penalty, neutral.frequency_penalty)
+        || !o.logit_bias.is_empty();
+    let strengths = [o.repetition_penalty, o.presence_penalty, o.frequency_penalty, f32::from(u8::from(penalises))];
+    let vocab = model.config().vocab as usize;
+    let (mut bias, mut counts) = (vec![0.0; vocab], vec![0; vocab]);
+    o.logit_bias.iter().for_each(|(id, by)| bias[*id as usize] += by);
+    prompt.iter().for_each(|id| counts[*id as usize] |= penalties::IN_PROMPT);
+    // Penalties are applied here, so that a token that could not be told is counted nevertheless.
+    let unpenalised = SamplingOptions {
+        repetition_penalty: neutral.repetition_penalty,
+        presence_penalty: neutral.presence_penalty,
+        frequency_penalty: neutral.frequency_penalty,
+        logit_bias: Vec::new(),
+        ..o.clone()
+    };
+    let mut sampler = Sampler::new(unpenalised).expect("valid options");
+    let mut session = engine(model, options).await.session();
+    let mut logits = session.forward(prompt).await.expect("a prompt");
+    let mut told = 0;
+    for (drawn, token) in (0u64..).zip(reply) {
+        for ((logit, bias), count) in logits.iter_mut().zip(&bias).zip(&counts) {
+            *logit = penalties::penalised(*logit, *bias, *count, strengths);
+        }
+        let cuts = [o.temperature, o.top_k as f32, o.top_p, o.min_p];
+        let draws = [o.seed as u32, (o.seed >> 32) as u32, drawn as u32, (drawn >> 32) as u32];
+        // A device's penalised logits are off by a few roundings.
+        let border = if penalises { 1e-4 } else { 1e-5 };
+        let wanted = sampler.sample(&logits).expect("a token");
+        if draw::margin(&logits, cuts, draws) > border {
+            assert_eq!(*token, wanted, "{o:?}, token {drawn}");
+            told += 1;
+        }
+        counts[*token as usize] += u32::from(penalises);
+        logits = session.decode(*token).await.expect("a step");
+    }
+    told
+}
+
+#[test]
+fn the_device_draws_what_the_host_draws() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let (mut told, mut all) = (0, 0);
+        for (model, tiers) in [
+            (tiny(&device, "moe-q4_k-q6_k").await, Tiers::GPU),
+            (tiny(&device, "llama-q4_0-q5_1-freqs").await, Tiers::SOFTWARE),
+        ] {
+            let base = options(8, 64, tiers);
+            let host = EngineOptions { host_sampling: true, ..base.clone() };
+            let requests: Vec<_> =
+                (0..8).map(|i| (prompt(&model, 3 + 4 * i as u32, i as u64), drawn(8, sampling(i)))).collect();
+            let by_device = replies(&engine(&model, &base).await, &requests).await;
+            let by_host = replies(&engine(&model, &host).await, &requests).await;
+            for ((request, by_device), by_host) in requests.iter().zip(&by_device).zip(&by_host) {
+                let greedily = request.1.sampling.temperature == 0.0;
+                assert!(by_device == by_host || !greedily, "{:?}", request.1.sampling);
+                for reply in [by_device, by_host] {
+                    told += check_reply(&model, &base, request, reply).await;
+                    all += reply.len();
+                }
+            }
+        }
+        println!("{told} of {all} tokens are far enough from a border");
+        assert!(10 * told >= 9 * all, "only {told} of {all} tokens are far enough from a border");
+    });
+}

@@ -1,0 +1,74 @@
+//! What of a model fits into a budget of memory: nothing is allocated here.
+
+use crate::common::tiny_model::{Arch, TinyModel};
+use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions},
+    gguf::Gguf,
+    kernels::KvType,
+    model::MemoryPlan,
+};
+
+/// A mixture of 16 experts, 2 of which a token uses, with a long context.
+fn file() -> Gguf {
+    let tiny = TinyModel { arch: Arch::Qwen3Moe, experts: 16, top_k: 2, context: 32_768, ..TinyModel::default() };
+    Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file")
+}
+
+/// The memory with some context and type, and with all experts.
+fn memory(context: u32, ty: KvType) -> MemoryPlan {
+    let options = EngineOptions { context: Some(context), ..EngineOptions::default() };
+    Engine::memory(&file(), &options, ty).expect("a plan")
+}
+
+fn fit(budget: u64) -> Result<(u32, KvType, Option<u32>), EngineError> {
+    let fit = Engine::fit(&file(), &EngineOptions::default(), KvType::F16, budget)?;
+    assert!(fit.memory.total() <= budget);
+    let (context, ty) = (fit.options.context.expect("a context"), fit.options.kv_type.expect("a type"));
+    Ok((context, ty, fit.memory.slots()))
+}
+
+#[test]
+fn the_context_shrinks_first_then_the_cache_then_the_experts() {
+    assert_eq!(fit(1 << 40).expect("it fits"), (32_768, KvType::F16, None));
+    let exactly = |context, ty| fit(memory(context, ty).total()).expect("it fits");
+    assert_eq!(exactly(32_768, KvType::F16), (32_768, KvType::F16, None));
+    assert_eq!(exactly(8192, KvType::F16), (8192, KvType::F16, None));
+    assert_eq!(exactly(4096, KvType::F16), (4096, KvType::F16, None));
+    assert_eq!(exactly(4096, KvType::Q8_0), (4096, KvType::Q8_0, None));
+    let least = memory(4096, KvType::Q8_0);
+    assert_eq!(fit(least.total() - 1).expect("it fits"), (4096, KvType::Q8_0, Some(15)));
+    assert_eq!(fit(least.least()).expect("it fits"), (4096, KvType::Q8_0, Some(2)));
+    assert_eq!(fit(least.least() - 1).expect("it fits").0, 2048);
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_the_least_that_it_needs() {
+    let least = memory(512, KvType::Q8_0).least();
+    let error = fit(least - 1).expect_err("too little");
+    assert!(matches!(error, EngineError::DoesNotFit { needed, budget } if needed == least && budget == least - 1));
+    assert!(error.to_string().ends_with("1 are missing"), "{error}");
+}
+
+#[test]
+fn what_is_asked_for_stays() {
+    let asked = EngineOptions { context: Some(1000), kv_type: Some(KvType::F32), ..EngineOptions::default() };
+    let whole = Engine::memory(&file(), &asked, KvType::F32).expect("a plan");
+    let budget = whole.total() - whole.expert - 1;
+    let fit = Engine::fit(&file(), &asked, KvType::F16, budget).expect("it fits");
+    assert_eq!((fit.options.context, fit.options.kv_type), (Some(1000), Some(KvType::F32)));
+    assert_eq!((fit.memory.slots(), fit.memory.experts), (Some(14), 16));
+    assert!(fit.memory.total() <= budget && whole.paged(15).total() > budget);
+    // As they are, and only their experts paged.
+    assert_eq!(Engine::within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
+}
+
+#[test]
+fn dense_models_have_nothing_to_page() {
+    let tiny = TinyModel { arch: Arch::Qwen3, ..TinyModel::default() };
+    let file = Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file");
+    let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
+    let total = Engine::memory(&file, &options, KvType::F16).expect("a plan").total();
+    assert_eq!(Engine::within(&file, &options, KvType::F16, total).expect("it fits").memory.slots(), None);
+    let error = Engine::within(&file, &options, KvType::F16, total - 1).expect_err("too little");
+    assert!(matches!(error, EngineError::DoesNotFit { needed, .. } if needed == total), "{error}");
+}

@@ -1,0 +1,322 @@
+//! Kernels that do the work of two give the bits of the two, so that a row does not depend on how many come with it.
+
+use crate::common::device::{gpu, normal, run, upload};
+use ferrum_wgpu::{
+    gpu::{Buffer, Device, Recorder},
+    kernels::{
+        KvType,
+        attn::{
+            CHUNK, Cache, Exchange, QkvVariant,
+            attention::{self, Attention},
+            attention_part::{self, AttentionPart},
+            part_words,
+            qkv_attention::{self, QkvAttention},
+            qkv_attention_part::{self, QkvAttentionPart},
+            qkv_to_cache::{self, QkvToCache},
+        },
+        elementwise::rms_norm::{self, RmsNorm},
+        linear::{
+            Epilogue, Group, Input, Lanes, Rows,
+            gemv::{self, Gemv},
+            gemv_sum::{self, GemvSum},
+        },
+        moe::weighted_sum::{self, WeightedSum},
+    },
+    quant::{Planes, Rng, WeightType, random_blocks},
+};
+
+/// A matrix of `rows` by `k` random weights.
+struct Weights {
+    planes: Planes,
+    words: Buffer<[u32; 4]>,
+}
+
+impl Weights {
+    async fn new(device: &Device, ty: WeightType, (rows, k): (u32, u32), rng: &mut Rng) -> Self {
+        let planes = Planes::new(ty, u64::from(rows), u64::from(k)).expect("whole blocks");
+        let raw = random_blocks(ty, (rows * k) as usize / ty.block_len(), 0.05, rng.next_u64());
+        let mut words = vec![[0; 4]; planes.vec4s() as usize];
+        for part in planes.pack(0, &raw) {
+            words[part.start as usize..][..part.words.len()].copy_from_slice(&part.words);
+        }
+        Self { planes, words: upload(device, &words).await }
+    }
+
+    /// A product of `rows` rows with all of it.
+    fn gemv(&self, rows: u32, n: u32, k: u32, experts: u32) -> gemv::Params {
+        gemv::Params {
+            rows,
+            n,
+            k,
+            row_units: self.planes.row_units(),
+            units: self.planes.units(),
+            y_stride: n,
+            y_offset: 0,
+            share: 1,
+            experts,
+            first_expert: 0,
+            held: experts,
+            matrix_rows: self.planes.rows() as u32 / experts,
+            x_offset: 0,
+            ids_offset: 0,
+            eps: 1e-6,
+        }
+    }
+}
+
+fn lanes(device: &Device) -> &'static [Lanes] {
+    if device.caps().shuffles { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+}
+
+/// Inner sizes of at least one block and of more than a workgroup's norm takes at once, of floats also without whole units.
+fn inner_sizes(ty: WeightType) -> &'static [u32] {
+    if ty.block_len() == 1 { &[36, 300, 2048] } else { &[256, 768, 2304] }
+}
+
+/// How many weight rows lanes may have at a time.
+fn groups(lanes: Lanes) -> &'static [Group] {
+    if lanes == Lanes::Units { &[Group::One, Group::Four] } else { &[Group::Four] }
+}
+
+#[test]
+fn normed_products_have_the_bits_of_norms_and_products() {
+    pollster::block_on(async {
+        for device in [gpu().await, Device::cpu()] {
+            let mut rng = Rng::new(1);
+            for (lanes, ty) in lanes(&device).iter().flat_map(|lanes| WeightType::ALL.map(|ty| (*lanes, ty))) {
+                for &k in inner_sizes(ty) {
+                    let (rows, n) = (3, 21);
+                    let weights = Weights::new(&device, ty, (n, k), &mut rng).await;
+                    let x = upload(&device, &normal(&mut rng, (rows * k) as usize)).await;
+                    let norm = upload(&device, &normal(&mut rng, k as usize)).await;
+                    let (normed, y) =
+                        (upload(&device, &vec![0.0; (rows * k) as usize]).await, output(&device, rows * n).await);
+                    let variant = |group, input| gemv::Variant {
+                        ty,
+                        rows: Rows::Dense,
+                        epilogue: Epilogue::Store,
+                        lanes,
+                        group,
+                        input,
+                    };
+                    let params = || weights.gemv(rows, n, k, 1);
+                    let w = &weights.words;
+
+                    let mut two = Recorder::new();
+                    let binds = rms_norm::Binds { x: &x, w: &norm, picks: None, y: &normed };
+                    let of_norm = rms_norm::Params { rows, n: k, x_rows: rows, eps: 1e-6 };
+                    two.dispatch(RmsNorm, rms_norm::Rows::All, of_norm, binds).expect("no aliases");
+                    let binds = gemv::Binds { w, x: &normed.cast(), norm: None, ids: None, y: &y };
+                    two.dispatch(Gemv, variant(Group::Four, Input::Plain), params(), binds).expect("no aliases");
+                    let two = run(&device, two, &y).await;
+
+                    for group in groups(lanes) {
+                        let mut one = Recorder::new();
+                        let y = output(&device, rows * n).await;
+                        let binds = gemv::Binds { w, x: &x.cast(), norm: Some(&norm.cast()), ids: None, y: &y };
+                        one.dispatch(Gemv, variant(*group, Input::Normed), params(), binds).expect("no aliases");
+                        assert_eq!(run(&device, one, &y).await, two, "{ty} by {lanes:?}, {group:?}, {k} normed");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn summed_products_have_the_bits_of_products_and_sums() {
+    pollster::block_on(async {
+        for device in [gpu().await, Device::cpu()] {
+            let mut rng = Rng::new(2);
+            for (lanes, ty) in lanes(&device).iter().flat_map(|lanes| WeightType::ALL.map(|ty| (*lanes, ty))) {
+                for (&k, share) in inner_sizes(ty).iter().zip([8, 1, 9]) {
+                    let (rows, n, experts) = (2, 37, 5);
+                    let pairs = rows * share;
+                    let weights = Weights::new(&device, ty, (experts * n, k), &mut rng).await;
+                    let x = upload(&device, &normal(&mut rng, (pairs * k) as usize)).await;
+                    let ids: Vec<u32> = (0..pairs).map(|_| rng.below(experts + 1)).collect();
+                    let ids = upload(&device, &ids).await;
+                    let factors = upload(&device, &normal(&mut rng, pairs as usize)).await;
+                    let start = normal(&mut rng, (rows * n) as usize);
+                    let (w, x) = (&weights.words, &x.cast());
+
+                    let mut two = Recorder::new();
+                    let (outputs, residual) = (output(&device, pairs * n).await, upload(&device, &start).await);
+                    let (epilogue, input) = (Epilogue::Store, Input::Plain);
+                    let variant = gemv::Variant { ty, rows: Rows::Expert, epilogue, lanes, group: Group::Four, input };
+                    let binds = gemv::Binds { w, x, norm: None, ids: Some(&ids), y: &outputs };
+                    two.dispatch(Gemv, variant, weights.gemv(pairs, n, k, experts), binds).expect("no aliases");
+                    let params = weighted_sum::Params { rows, n, k: share, eps: 0.0 };
+                    let binds = weighted_sum::Binds {
+                        weights: &factors,
+                        outputs: &outputs,
+                        w: None,
+                        residual: &residual,
+                        y: None,
+                    };
+                    two.dispatch(WeightedSum, weighted_sum::Variant::Add, params, binds).expect("no aliases");
+                    let two = run(&device, two, &residual).await;
+
+                    for group in groups(lanes).iter().copied() {
+                        let mut one = Recorder::new();
+                        let residual = upload(&device, &start).await;
+                        let (row_units, units) = (weights.planes.row_units(), weights.planes.units());
+                        let params = gemv_sum::Params { rows, n, k, row_units, units, share, experts, matrix_rows: n };
+                        let binds = gemv_sum::Binds { w, x, ids: &ids, weights: &factors, y: &residual };
+                        one.dispatch(GemvSum, gemv_sum::Variant { ty, lanes, group }, params, binds)
+                            .expect("no aliases");
+                        assert_eq!(
+                            run(&device, one, &residual).await,
+                            two,
+                            "{ty} by {lanes:?}, {group:?}, {share} of {k}"
+                        );
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Heads of drawn tokens of two sequences, of one chunk and of two.
+struct Heads {
+    qkv: Buffer<f32>,
+    norm: Buffer<f32>,
+    rotations: Buffer<[f32; 2]>,
+    positions: Buffer<u32>,
+    table: Buffer<u32>,
+    /// What the cache holds before.
+    cache: Vec<[u32; 4]>,
+}
+
+const POSITIONS: [u32; 2] = [300, 7];
+const CAPACITY: u32 = 512;
+const BLOCK: u32 = 16;
+const CHUNKS: u32 = CAPACITY / CHUNK;
+
+impl Heads {
+    async fn new(device: &Device, v: QkvVariant, (heads, kv_heads): (u32, u32), rng: &mut Rng) -> Self {
+        let hd = v.attention.head_dim;
+        let blocks = 2 * CAPACITY / BLOCK;
+        let width = (heads + 2 * kv_heads) * hd;
+        let angles: Vec<[f32; 2]> = (0..CAPACITY * hd / 2)
+            .map(|i| {
+                let (sin, cos) = (i as f32 * 0.37).sin_cos();
+                [cos, sin]
+            })
+            .collect();
+        // Halves, floats or codes: any words do that are no NaN.
+        let words = 2 * kv_heads * BLOCK * blocks * v.attention.kv.head_words(hd) / 4;
+        let cache = (0..words).map(|_| [(); 4].map(|()| 0x3800_3800 | (rng.next_u64() as u32 & 0x00ff_80ff))).collect();
+        Self {
+            qkv: upload(device, &normal(rng, 2 * width as usize)).await,
+            norm: upload(device, &normal(rng, 2 * hd as usize)).await,
+            rotations: upload(device, &angles).await,
+            positions: upload(device, &[POSITIONS[0], 0, POSITIONS[1], 1]).await,
+            // Blocks in turn of both.
+            table: upload(device, &(0..2).flat_map(|s| (0..blocks / 2).map(move |b| 2 * b + s)).collect::<Vec<_>>())
+                .await,
+            cache,
+        }
+    }
+}
+
+/// What attention and the cache are after `record`, which is given the cache and what attention leaves.
+async fn attended(
+    device: &Device,
+    heads: &Heads,
+    len: u32,
+    record: impl Fn(&mut Recorder, &Buffer<[u32; 4]>, &Buffer<[f32; 4]>),
+) -> [Vec<u32>; 2] {
+    let cache = upload(device, &heads.cache).await;
+    let y = output(device, len).await;
+    let mut rec = Recorder::new();
+    record(&mut rec, &cache, &y.cast());
+    let y = run(device, rec, &y).await;
+    let kept = run(device, Recorder::new(), &cache.cast::<f32>()).await;
+    [y, kept]
+}
+
+#[test]
+fn attention_that_turns_heads_has_the_bits_of_heads_turned_before() {
+    pollster::block_on(async {
+        for device in [gpu().await, Device::cpu()] {
+            let mut rng = Rng::new(3);
+            let exchanges: &[Exchange] =
+                if device.caps().shuffles { &[Exchange::Memory, Exchange::Shuffle] } else { &[Exchange::Memory] };
+            for (head_dim, norm, interleaved) in [(128, true, false), (64, false, true)] {
+                // Of the second kind of model one cache is enough.
+                let kept = |kv: &KvType| (norm || *kv == KvType::F32) && (*kv != KvType::F16 || device.caps().pack_f16);
+                let kvs = || KvType::ALL.into_iter().filter(kept);
+                for (exchange, kv) in exchanges.iter().flat_map(|exchange| kvs().map(|kv| (*exchange, kv))) {
+                    let attention = attention::Variant { head_dim, cache: Cache::Paged, kv, exchange };
+                    let v = QkvVariant { attention, norm, interleaved };
+                    let (heads, kv_heads, group, rows) = (6, 2, 3, 2);
+                    let h = Heads::new(&device, v, (heads, kv_heads), &mut rng).await;
+                    let norms = norm.then_some(&h.norm);
+                    let (table, positions, rotations) = (Some(&h.table), &h.positions, &h.rotations);
+                    macro_rules! params {
+                        ($kernel:ident, $($field:ident: $value:expr),* $(,)?) => {
+                            $kernel::Params {
+                                rows, heads, kv_heads, capacity: CAPACITY, sequences: 2, max_blocks: CAPACITY / BLOCK,
+                                block: BLOCK, blocks: 2 * CAPACITY / BLOCK, $($field: $value,)*
+                            }
+                        };
+                    }
+                    macro_rules! tiled {
+                        ($kernel:ident, $($field:ident: $value:expr),* $(,)?) => {
+                            params!($kernel, group: group, tile_rows: 1, tile_heads: group, head_tiles: 1, window: 0, scale: 0.1,
+                                $($field: $value),*)
+                        };
+                    }
+                    let q = output(&device, rows * heads * head_dim).await;
+                    let turn = |rec: &mut Recorder, kv_words: &Buffer<[u32; 4]>| {
+                        let (cache, bias) = (Cache::Paged, false);
+                        let variant = qkv_to_cache::Variant { head_dim, bias, norm, interleaved, cache, kv };
+                        let binds = qkv_to_cache::Binds {
+                            qkv: &h.qkv,
+                            bias: None,
+                            norm: norms,
+                            rotations,
+                            positions,
+                            table,
+                            q: &q,
+                            kv: kv_words,
+                        };
+                        rec.dispatch(QkvToCache, variant, params!(qkv_to_cache, eps: 1e-6), binds).expect("no aliases");
+                    };
+                    let (qkv, norms) = (&h.qkv.cast(), norms.map(Buffer::cast));
+                    let norm = norms.as_ref();
+
+                    let two = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
+                        turn(rec, kv);
+                        let binds = attention::Binds { q: &q.cast(), kv, positions, table, y };
+                        rec.dispatch(Attention, attention, tiled!(attention,), binds).expect("no aliases");
+                    });
+                    let one = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
+                        let binds = qkv_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
+                        rec.dispatch(QkvAttention, v, tiled!(qkv_attention, eps: 1e-6), binds).expect("no aliases");
+                    });
+                    assert!(one.await == two.await, "{v:?}");
+
+                    let len = rows * heads * CHUNKS * part_words(head_dim);
+                    let two = attended(&device, &h, len, |rec, kv, parts| {
+                        turn(rec, kv);
+                        let binds = attention_part::Binds { q: &q.cast(), kv, positions, table, parts };
+                        rec.dispatch(AttentionPart, attention, tiled!(attention_part, chunks: CHUNKS), binds)
+                            .expect("no aliases");
+                    });
+                    let one = attended(&device, &h, len, |rec, kv, parts| {
+                        let binds = qkv_attention_part::Binds { qkv, norm, rotations, positions, table, kv, parts };
+                        let params = tiled!(qkv_attention_part, chunks: CHUNKS, eps: 1e-6);
+                        rec.dispatch(QkvAttentionPart, v, params, binds).expect("no aliases");
+                    });
+                    assert!(one.await == two.await, "{v:?} in chunks");
+                }
+            }
+        }
+    });
+}
+
+async fn output(device: &Device, len: u32) -> Buffer<f32> {
+    upload(device, &vec![f32::NAN; len as usize]).await
+}

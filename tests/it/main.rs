@@ -1,0 +1,46 @@
+//! The integration tests: one program, so that the linker runs once.
+
+mod common;
+
+mod budgets;
+mod cli;
+mod cli_bench;
+mod cli_memory;
+mod conformance;
+mod engine_batches;
+mod engine_faults;
+mod engine_prefixes;
+mod engine_schedules;
+mod engine_soak;
+mod engine_steps;
+mod engine_stress;
+mod engine_switches;
+mod engine_threads;
+mod faults;
+mod fit;
+mod fused;
+mod gguf;
+mod gguf_mutations;
+mod gguf_refusals;
+mod goldens;
+mod host_device;
+mod hygiene;
+mod kv;
+mod loading;
+mod logits;
+mod model_refusals;
+mod order;
+mod paging;
+mod precision;
+mod programs;
+mod quant;
+mod readback;
+mod reads;
+mod replay;
+mod sampling;
+mod shaders;
+mod shortened;
+mod start;
+mod text;
+mod tuning;
+mod upstream;

@@ -1,0 +1,195 @@
+//! Models whose metadata and tensors contradict each other: each is refused for one reason, by planning and by loading, and
+//! before any dispatch, since what kernels read follows from these numbers.
+//!
+//! Readers that trusted them read and wrote out of bounds; tests are named after these bugs where they have a name.
+
+use crate::common::tiny_model::{Arch, TinyModel};
+use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions},
+    gguf::{Gguf, GgufWriter, Value},
+    gpu::Device,
+    kernels::KvType,
+    model::Model,
+    quant::WeightType,
+};
+
+/// A small model with other metadata (nothing for an entry to leave out) and without some tensors.
+fn changed(arch: Arch, edits: &[(&str, Option<Value>)], without: &[&str]) -> Gguf {
+    let freqs = arch == Arch::Llama;
+    let model = TinyModel {
+        arch,
+        layers: 2,
+        main: WeightType::Q8_0,
+        big: WeightType::Q8_0,
+        rope_freqs: freqs,
+        ..TinyModel::default()
+    };
+    let gguf = model.to_bytes().and_then(Gguf::from_bytes).expect("a valid model");
+    let mut file = GgufWriter::new();
+    for (key, value) in gguf.metadata().iter().filter(|(key, _)| edits.iter().all(|(edited, _)| edited != key)) {
+        file.metadata(key, value.clone());
+    }
+    for (key, value) in edits {
+        if let Some(value) = value {
+            file.metadata(*key, value.clone());
+        }
+    }
+    for tensor in gguf.tensors().iter().filter(|tensor| !without.contains(&tensor.name.as_str())) {
+        file.tensor(&tensor.name, tensor.ty, &tensor.shape, gguf.data(tensor).to_vec());
+    }
+    file.to_bytes().and_then(Gguf::from_bytes).expect("a valid file")
+}
+
+/// Checks that planning and loading refuse the file with this message, and that nothing has been sent to the device.
+fn refused(gguf: &Gguf, message: &str) {
+    let options = EngineOptions::default();
+    let planned = Engine::memory(gguf, &options, KvType::F16).expect_err(message);
+    assert!(matches!(planned, EngineError::Model(_)), "{planned:?}");
+    assert_eq!(planned.to_string(), message);
+    let mut sent = 0;
+    let loaded = pollster::block_on(Model::load(&Device::cpu(), gguf, |bytes, _| sent += bytes)).expect_err(message);
+    assert_eq!((loaded.to_string().as_str(), sent), (message, 0));
+    assert!(pollster::block_on(Engine::compile(&Device::cpu(), gguf, &options)).is_err(), "{message}");
+}
+
+/// Tests that a model is refused where metadata are these.
+macro_rules! refused {
+    ($($name:ident: $arch:ident, $($key:literal = $value:expr),* => $message:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            let edits = [$(($key, Some(Value::from($value)))),*];
+            refused(&changed(Arch::$arch, &edits, &[]), $message);
+        })*
+    };
+}
+
+// The numbers of a mixture of experts: those for which the tensors have no place.
+refused! {
+    expert_count_above_the_tensors: Qwen3Moe, "qwen3moe.expert_count" = 5_u32
+        => "tensor blk.0.ffn_gate_inp.weight has shape [256, 4], but the metadata call for [256, 5]";
+    expert_count_below_the_tensors: Qwen3Moe, "qwen3moe.expert_count" = 3_u32
+        => "tensor blk.0.ffn_gate_inp.weight has shape [256, 4], but the metadata call for [256, 3]";
+    expert_count_0: Qwen3Moe, "qwen3moe.expert_count" = 0_u32
+        => "qwen3moe.expert_count is 0: it must be positive";
+    expert_count_beyond_the_kernels: Qwen3Moe, "qwen3moe.expert_count" = 513_u32
+        => "qwen3moe.expert_count is 513: at most 512 are supported";
+    expert_used_count_above_the_experts: Qwen3Moe, "qwen3moe.expert_used_count" = 5_u32
+        => "qwen3moe.expert_used_count is 5: at most 4 of 4 experts can be used";
+    expert_used_count_0: Qwen3Moe, "qwen3moe.expert_used_count" = 0_u32
+        => "qwen3moe.expert_used_count is 0: it must be positive";
+    expert_used_count_negative: Qwen3Moe, "qwen3moe.expert_used_count" = -1_i32
+        => "metadata key qwen3moe.expert_used_count should be an unsigned 32-bit integer, but is i32 -1";
+    expert_size_above_the_tensors: Qwen3Moe, "qwen3moe.expert_feed_forward_length" = 512_u32
+        => "tensor blk.0.ffn_gate_exps.weight has shape [256, 256, 4], but the metadata call for [256, 512, 4]";
+    experts_of_a_dense_model: Llama, "llama.expert_count" = 4_u32 => "llama.expert_count = 4 is not supported";
+}
+
+// The numbers of every decoder.
+refused! {
+    block_count_above_the_tensors: Qwen3, "qwen3.block_count" = 3_u32
+        => "the file has no tensor blk.2.attn_q_norm.weight";
+    block_count_without_end: Qwen3, "qwen3.block_count" = 1_u32 << 24
+        => "the file has no tensor blk.2.attn_q_norm.weight";
+    block_count_below_the_tensors: Qwen3, "qwen3.block_count" = 1_u32
+        => "tensor blk.1.attn_norm.weight is not part of this architecture";
+    block_count_0: Qwen3, "qwen3.block_count" = 0_u32 => "qwen3.block_count is 0: it must be positive";
+    block_count_of_64_bits: Qwen3, "qwen3.block_count" = 1_u64 << 40
+        => "metadata key qwen3.block_count should be an unsigned 32-bit integer, but is u64 1099511627776";
+    embedding_length: Qwen3, "qwen3.embedding_length" = 512_u32
+        => "tensor token_embd.weight has shape [256, 512], but the metadata call for [512, 512]";
+    embedding_length_0: Qwen3, "qwen3.embedding_length" = 0_u32 => "qwen3.embedding_length is 0: it must be positive";
+    embedding_length_huge: Qwen3, "qwen3.embedding_length" = u32::MAX
+        => "qwen3.embedding_length is 4294967295: the largest supported is 16777216";
+    head_count: Qwen3, "qwen3.attention.head_count" = 8_u32
+        => "tensor blk.0.attn_q.weight has shape [256, 256], but the metadata call for [256, 512]";
+    head_count_huge: Qwen3, "qwen3.attention.head_count" = 1_u32 << 24
+        => "qwen3.attention.head_count is 16777216: 16777216 heads of 64 are more than supported";
+    head_count_kv: Qwen3, "qwen3.attention.head_count_kv" = 4_u32
+        => "tensor blk.0.attn_k.weight has shape [256, 128], but the metadata call for [256, 256]";
+    head_count_kv_0: Qwen3, "qwen3.attention.head_count_kv" = 0_u32
+        => "qwen3.attention.head_count_kv is 0: it must be positive";
+    head_count_kv_that_does_not_divide: Qwen3, "qwen3.attention.head_count_kv" = 3_u32
+        => "qwen3.attention.head_count_kv is 3: 4 query heads are no multiple of it";
+    key_length: Qwen3, "qwen3.attention.key_length" = 32_u32, "qwen3.attention.value_length" = 32_u32
+        => "tensor blk.0.attn_q_norm.weight has shape [64], but the metadata call for [32]";
+    key_length_beyond_the_kernels: Qwen3, "qwen3.attention.key_length" = 1028_u32, "qwen3.attention.value_length" = 1028_u32
+        => "qwen3.attention.key_length is 1028: heads must be multiples of four and at most 512";
+    value_length_of_its_own: Qwen3, "qwen3.attention.value_length" = 128_u32
+        => "qwen3.attention.value_length = 128 is not supported";
+    rope_dimensions_above_the_head: Llama, "llama.rope.dimension_count" = 128_u32
+        => "llama.rope.dimension_count = 128 is not supported";
+    rope_dimensions_below_the_head: Llama, "llama.rope.dimension_count" = 32_u32
+        => "llama.rope.dimension_count = 32 is not supported";
+    feed_forward_length: Qwen3, "qwen3.feed_forward_length" = 1024_u32
+        => "tensor blk.0.ffn_gate.weight has shape [256, 512], but the metadata call for [256, 1024]";
+    vocab_size: Llama, "llama.vocab_size" = 513_u32 => "llama.vocab_size is 513: the embedding has 512 rows";
+    context_length_0: Qwen3, "qwen3.context_length" = 0_u32 => "qwen3.context_length is 0: it must be positive";
+    context_length_huge: Qwen3, "qwen3.context_length" = u32::MAX
+        => "qwen3.context_length is 4294967295: the largest supported is 16777216";
+    epsilon_not_a_number: Qwen3, "qwen3.attention.layer_norm_rms_epsilon" = f32::NAN
+        => "qwen3.attention.layer_norm_rms_epsilon is NaN: it must be between 0 and 1";
+    rope_base_0: Qwen3, "qwen3.rope.freq_base" = 0_f32 => "qwen3.rope.freq_base is 0: it must be positive";
+    rope_factor_0: Qwen3, "qwen3.rope.scaling.type" = "linear", "qwen3.rope.scaling.factor" = 0_f32
+        => "qwen3.rope.scaling.factor is 0: it must be positive";
+    split_file: Qwen3, "split.count" = 2_u32 => "split.count = 2 is not supported";
+}
+
+#[test]
+fn keys_that_are_not_there_are_named() {
+    for key in ["embedding_length", "block_count", "context_length", "attention.head_count", "feed_forward_length"] {
+        let full = format!("qwen3.{key}");
+        refused(&changed(Arch::Qwen3, &[(&full, None)], &[]), &format!("the file has no metadata key {full}"));
+    }
+    for key in ["expert_count", "expert_used_count", "expert_feed_forward_length"] {
+        let full = format!("qwen3moe.{key}");
+        refused(&changed(Arch::Qwen3Moe, &[(&full, None)], &[]), &format!("the file has no metadata key {full}"));
+    }
+}
+
+#[test]
+fn tensors_that_are_not_there_are_named() {
+    let names: Vec<String> = changed(Arch::Qwen3Moe, &[], &[]).tensors().iter().map(|t| t.name.clone()).collect();
+    // Without a head the embedding is it.
+    for name in names.iter().filter(|name| *name != "output.weight") {
+        refused(&changed(Arch::Qwen3Moe, &[], &[name]), &format!("the file has no tensor {name}"));
+    }
+}
+
+/// CVE-2025-52566: the number of a prompt's tokens was cast to a signed 32-bit integer.
+#[test]
+fn cve_2025_52566_prompts_longer_than_any_context() {
+    let gguf = changed(Arch::Qwen3, &[], &[]);
+    pollster::block_on(async {
+        let model = Model::load(&Device::cpu(), &gguf, |_, _| ()).await.expect("a model");
+        let engine =
+            Engine::new(&model, &EngineOptions { context: Some(64), ..Default::default() }).await.expect("one");
+        let mut session = engine.session();
+        for len in [65, 4097, 3_000_000] {
+            let error = session.forward(&vec![0; len]).await.expect_err("too long");
+            assert!(
+                matches!(error, EngineError::ContextFull { needed, capacity: 64 } if needed == len as u64),
+                "{error}"
+            );
+        }
+        for id in [512, 513, 1 << 31, u32::MAX] {
+            let error = session.forward(&[0, id]).await.expect_err("no such token");
+            assert!(matches!(error, EngineError::TokenId { id: found, vocab: 512 } if found == id), "{error}");
+        }
+    });
+}
+
+/// Found by fuzzing: names from the file were in messages as they are.
+#[test]
+fn names_in_messages_are_short_and_printable() {
+    let name = format!("\u{1b}[2J\n{}", "x".repeat(1000));
+    let gguf = changed(Arch::Qwen3, &[("general.architecture", Some(name.as_str().into()))], &[]);
+    let shown = format!("\\u{{1b}}[2J\\n{}…", "x".repeat(75));
+    refused(&gguf, &format!("architecture \"{shown}\" is not supported (supported: qwen3moe, qwen3, llama)"));
+    let whole = changed(Arch::Qwen3, &[], &[]);
+    let mut file = GgufWriter::new();
+    whole.metadata().iter().for_each(|(key, value)| _ = file.metadata(key, value.clone()));
+    whole.tensors().iter().for_each(|t| _ = file.tensor(&t.name, t.ty, &t.shape, whole.data(t).to_vec()));
+    file.tensor("\u{1b}[2J\n", WeightType::F32, &[1], vec![0; 4]);
+    let gguf = file.to_bytes().and_then(Gguf::from_bytes).expect("a valid file");
+    refused(&gguf, "tensor \\u{1b}[2J\\n is not part of this architecture");
+}

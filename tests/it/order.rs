@@ -1,0 +1,502 @@
+//! Orders of sums: what one row gives, bit for bit, whatever is computed with it and by which kernel of its order.
+
+use crate::common::device::{gpu, normal, run, upload};
+use ferrum_wgpu::{
+    gpu::{Buffer, Device, Kernel, Recorder},
+    kernels::{
+        KvType,
+        attn::{
+            CHUNK, Cache, Exchange, Tiles,
+            attention::{self, Attention},
+            attention_merge::{self, AttentionMerge},
+            attention_part::{self, AttentionPart},
+            part_words,
+        },
+        elementwise::rms_norm::{self, RmsNorm},
+        linear::{
+            Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
+            gemm::{self, Gemm, TileRows},
+            gemv::{self, Gemv, Variant},
+            gemv_columns::{self, Columns, GemvColumns},
+        },
+        moe::bucket::{self, Bucket},
+    },
+    quant::{Planes, Rng, WeightType, random_blocks},
+};
+
+/// Rows times a matrix, or times those of experts 1 to 4 of 6.
+struct Products<'a> {
+    device: &'a Device,
+    variant: Variant,
+    n: u32,
+    k: u32,
+    share: u32,
+    planes: Planes,
+    w: Buffer<[u32; 4]>,
+    inputs: Vec<f32>,
+    ids: Vec<u32>,
+}
+
+/// How rows are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Gemv,
+    One,
+    Columns(Columns),
+    Gemm(TileRows),
+}
+
+impl<'a> Products<'a> {
+    const EXPERTS: u32 = 6;
+    const HELD: u32 = 4;
+
+    /// Up to `rows` rows of `n` outputs, of `cells` blocks or so.
+    async fn new(device: &'a Device, variant: Variant, (rows, n, cells): (u32, u32, u32), rng: &mut Rng) -> Self {
+        let Variant { ty, epilogue, .. } = variant;
+        let k = cells * (ty.block_len() as u32).max(4);
+        let (held, share) = if variant.rows == Rows::Expert { (Self::HELD, 1 + rng.below(2)) } else { (1, 1) };
+        let weight_rows = held * epilogue.matrix_rows(n);
+        let planes = Planes::new(ty, u64::from(weight_rows), u64::from(k)).expect("whole blocks");
+        let raw = random_blocks(ty, (weight_rows * k) as usize / ty.block_len(), 0.05, rng.next_u64());
+        let mut words = vec![[0; 4]; planes.vec4s() as usize];
+        for part in planes.pack(0, &raw) {
+            words[part.start as usize..][..part.words.len()].copy_from_slice(&part.words);
+        }
+        let w = upload(device, &words).await;
+        let inputs = normal(rng, (rows.div_ceil(share) * k) as usize);
+        // Most pairs are of two experts.
+        let ids = (0..rows).map(|_| if rng.below(3) == 0 { rng.below(Self::EXPERTS + 1) } else { 2 + rng.below(2) });
+        Self { device, variant, n, k, share, planes, w, inputs, ids: ids.collect() }
+    }
+
+    /// The outputs of the first `rows` rows.
+    async fn rows(&self, rows: u32, by: By) -> Vec<u32> {
+        let Self { device, variant, n, k, share, ref planes, ref w, .. } = *self;
+        let expert = variant.rows == Rows::Expert;
+        let (experts, first_expert, held) = if expert { (Self::EXPERTS, 1, Self::HELD) } else { (1, 0, 1) };
+        let matrix_rows = variant.epilogue.matrix_rows(n);
+        let (row_units, units) = (planes.row_units(), planes.units());
+        let x = upload(device, &self.inputs[..(rows.div_ceil(share) * k) as usize]).await.cast();
+        let ids = upload(device, &self.ids[..rows as usize]).await;
+        let y = upload(device, &vec![0.25; (rows * n) as usize]).await;
+        let mut rec = Recorder::new();
+        if let By::Gemv | By::One = by {
+            let group = if by == By::One { Group::One } else { Group::Four };
+            let variant = Variant { group, ..variant };
+            let params = gemv::Params {
+                rows,
+                n,
+                k,
+                row_units,
+                units,
+                y_stride: n,
+                y_offset: 0,
+                share,
+                experts,
+                first_expert,
+                held,
+                matrix_rows,
+                x_offset: 0,
+                ids_offset: 0,
+                eps: 0.0,
+            };
+            let binds = gemv::Binds { w, x: &x, norm: None, ids: expert.then_some(&ids), y: &y };
+            rec.dispatch(Gemv, variant, params, binds).expect("no aliases");
+            return run(device, rec, &y).await;
+        }
+        let in_tile = if let By::Gemm(rows) = by { rows } else { TileRows::default() };
+        let tile_rows = if let By::Columns(columns) = by { columns.count() } else { in_tile.count() };
+        let tile_count = if expert { bucket::max_tiles(rows, experts, tile_rows) } else { rows.div_ceil(tile_rows) };
+        let pairs = upload(device, &vec![0; rows as usize]).await;
+        let tiles = upload(device, &vec![[0; 4]; tile_count as usize]).await;
+        if expert {
+            let words = |count: u32| vec![0u32; count as usize];
+            let (counts, offsets) = (upload(device, &words(experts)).await, upload(device, &words(experts + 1)).await);
+            let grids = upload(device, &words(6)).await;
+            let params = bucket::Params {
+                pairs: rows,
+                experts,
+                tile_rows,
+                max_tiles: tile_count,
+                first_grid: 1,
+                second_grid: 1,
+            };
+            let binds = bucket::Binds {
+                ids: &ids,
+                counts: &counts,
+                offsets: &offsets,
+                sorted: &pairs,
+                tiles: &tiles,
+                grids: &grids,
+            };
+            rec.dispatch(Bucket, (), params, binds).expect("no aliases");
+        }
+        let (pairs, tiles) = (expert.then_some(&pairs), expert.then_some(&tiles));
+        let (y_stride, y_offset) = (n, 0);
+        if let By::Columns(columns) = by {
+            let params = gemv_columns::Params {
+                rows,
+                n,
+                k,
+                row_units,
+                units,
+                y_stride,
+                y_offset,
+                tiles: tile_count,
+                share,
+                experts,
+                first_expert,
+                held,
+                matrix_rows,
+                x_offset: 0,
+            };
+            let binds = gemv_columns::Binds { w, x: &x, pairs, tiles, y: &y };
+            rec.dispatch(GemvColumns, in_columns(variant, columns), params, binds).expect("no aliases");
+        } else {
+            let params = gemm::Params {
+                rows,
+                n,
+                k,
+                row_units,
+                units,
+                y_stride,
+                y_offset,
+                tiles: tile_count,
+                share,
+                experts,
+                first_expert,
+                held,
+                matrix_rows,
+            };
+            let variant = in_tiles(variant, TileType::F32, in_tile);
+            rec.dispatch(Gemm, variant, params, gemm::Binds { w, x: &x, pairs, tiles, y: &y }).expect("no aliases");
+        }
+        run(device, rec, &y).await
+    }
+}
+
+/// The variant of several rows at once of a product.
+fn in_columns(v: Variant, columns: Columns) -> gemv_columns::Variant {
+    gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns }
+}
+
+/// A GEMM's variant of a product.
+fn in_tiles(v: Variant, tile: TileType, tile_rows: TileRows) -> gemm::Variant {
+    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile, mma: Mma::Fma, tile_rows }
+}
+
+/// What invocations may share out on a device.
+fn lanes(device: &Device) -> &'static [Lanes] {
+    if device.caps().shuffles { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+}
+
+fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
+    let mut all = Vec::new();
+    for (lanes, ty) in lanes.iter().flat_map(|lanes| types.iter().map(|ty| (*lanes, *ty))) {
+        for rows in [Rows::Dense, Rows::Expert] {
+            let variant = |epilogue: &Epilogue| Variant {
+                ty,
+                rows,
+                epilogue: *epilogue,
+                lanes,
+                group: Group::Four,
+                input: Input::Plain,
+            };
+            all.extend(epilogues.iter().map(variant));
+        }
+    }
+    all
+}
+
+/// Rows one by one against several at once, alone and with others.
+async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
+    let mut rng = Rng::new(seed);
+    for v in variants(lanes(device), &WeightType::ALL, &Epilogue::ALL) {
+        for columns in Columns::available(v.lanes) {
+            assert_eq!(Gemv::reduction_order(v), GemvColumns::reduction_order(in_columns(v, *columns)));
+        }
+        let [whole, halves] =
+            [TileType::F32, TileType::F16].map(|tile| Gemm::reduction_order(in_tiles(v, tile, TileRows::ThirtyTwo)));
+        assert!(whole != Gemv::reduction_order(v) && halves != Gemv::reduction_order(v) && whole != halves);
+        for round in 0..rounds {
+            // The first round has more than one unit a lane.
+            let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };
+            let (rows, n) = (1 + rng.below(2 * Columns::Eight.count()), 1 + rng.below(70));
+            let products = Products::new(device, v, (rows, n, wide + rng.below(3)), &mut rng).await;
+            let one_by_one = products.rows(rows, By::Gemv).await;
+            assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+            let what = format!("{v:?}, {rows} rows of {n}x{}", products.k);
+            if v.lanes == Lanes::Units {
+                assert_eq!(products.rows(rows, By::One).await, one_by_one, "one weight row at a time: {what}");
+            }
+            for columns in Columns::available(v.lanes) {
+                assert_eq!(products.rows(rows, By::Columns(*columns)).await, one_by_one, "{columns:?} at once: {what}");
+            }
+            let fewer = 1 + rng.below(rows);
+            let some = &one_by_one[..(fewer * n) as usize];
+            assert_eq!(products.rows(fewer, By::Gemv).await, some, "the first {fewer} of {what}");
+            for columns in Columns::available(v.lanes) {
+                let at_once = products.rows(fewer, By::Columns(*columns)).await;
+                assert_eq!(at_once, some, "the first {fewer} of {what}, {columns:?} at once");
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_have_the_bits_of_single_rows() {
+    pollster::block_on(async { compare_columns(&gpu().await, 1, 2).await });
+}
+
+#[test]
+fn another_order_is_seen() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        device.edit_shaders(
+            "linear/gemv_columns",
+            "partial[(row * LANES + lane)",
+            "partial[(row * LANES + (lane ^ 3u))",
+        );
+        let (ty, rows, epilogue) = (WeightType::Q4K, Rows::Dense, Epilogue::Store);
+        let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, group: Group::Four, input: Input::Plain };
+        let products = Products::new(&device, variant, (8, 40, 8), &mut Rng::new(7)).await;
+        assert_ne!(products.rows(8, By::Columns(Columns::Four)).await, products.rows(8, By::Gemv).await);
+    });
+}
+
+#[test]
+fn cpu_kernels_of_columns_have_the_bits_of_single_rows() {
+    pollster::block_on(compare_columns(&Device::cpu(), 2, 1));
+}
+
+#[test]
+fn rows_of_tiles_do_not_depend_on_their_number() {
+    pollster::block_on(async {
+        for device in [gpu().await, Device::cpu()] {
+            let mut rng = Rng::new(3);
+            let types = [WeightType::F16, WeightType::Q4K, WeightType::Q6K, WeightType::Q8_0];
+            for v in variants(&[Lanes::Units], &types, &[Epilogue::Store, Epilogue::Gate]) {
+                let n = 40;
+                let cells = if v.ty.block_len() == 1 { 77 } else { 3 };
+                let products = Products::new(&device, v, (96, n, cells), &mut rng).await;
+                let all = products.rows(96, By::Gemm(TileRows::ThirtyTwo)).await;
+                for (rows, tile_rows) in [1, 2, 31, 32, 33]
+                    .map(|rows| (rows, TileRows::ThirtyTwo))
+                    .into_iter()
+                    .chain([1, 33, 63, 64, 65, 96].map(|rows| (rows, TileRows::SixtyFour)))
+                {
+                    let some = products.rows(rows, By::Gemm(tile_rows)).await;
+                    assert_eq!(some, all[..(rows * n) as usize], "{v:?}, {rows} rows, {tile_rows:?}");
+                }
+            }
+        }
+    });
+}
+
+/// Attention of some rows to one cache, whole or by chunks.
+struct Attended<'a> {
+    device: &'a Device,
+    variant: attention::Variant,
+    kv: Buffer<[u32; 4]>,
+    table: Buffer<u32>,
+    capacity: u32,
+}
+
+impl<'a> Attended<'a> {
+    const HEADS: u32 = 2;
+    const BLOCK: u32 = 16;
+
+    /// A cache of one sequence whose `capacity` is a multiple of a block.
+    async fn new(device: &'a Device, variant: attention::Variant, capacity: u32, rng: &mut Rng) -> Self {
+        let pairs = (2 * capacity * variant.head_dim / 2) as usize;
+        let words: Vec<u32> = match variant.kv {
+            KvType::F32 => normal(rng, 2 * pairs).into_iter().map(f32::to_bits).collect(),
+            // Halves of 0.5 to 2.
+            KvType::F16 => (0..pairs).map(|_| (rng.next_u64() as u32 & 0x87ff_87ff) | 0x3800_3800).collect(),
+            // Any codes, and scales of 1/128 to 1/32.
+            KvType::Q8_0 => {
+                let (scales, words) = (variant.head_dim.div_ceil(32), variant.kv.head_words(variant.head_dim));
+                let word = |i: u32, bits: u32| if i < scales { (bits & 0x00ff_ffff) | 0x3c00_0000 } else { bits };
+                (0..2 * capacity)
+                    .flat_map(|_| (0..words).map(|i| word(i, rng.next_u64() as u32)).collect::<Vec<_>>())
+                    .collect()
+            }
+        };
+        // The pool's blocks are those of the sequence from the last on.
+        let table: Vec<u32> = (0..capacity / Self::BLOCK).rev().collect();
+        Self { device, variant, kv: upload(device, &words).await.cast(), table: upload(device, &table).await, capacity }
+    }
+
+    fn paged(&self) -> bool {
+        self.variant.cache == Cache::Paged
+    }
+
+    async fn positions(&self, contexts: &[u32]) -> Buffer<u32> {
+        let stride = if self.paged() { 2 } else { 1 };
+        let words: Vec<u32> = contexts.iter().flat_map(|context| [context - 1, 0].into_iter().take(stride)).collect();
+        upload(self.device, &words).await
+    }
+
+    async fn whole(&self, q: &[f32], contexts: &[u32]) -> Vec<u32> {
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, true));
+        let params = attention::Params {
+            rows: contexts.len() as u32,
+            heads: Self::HEADS,
+            kv_heads: 1,
+            group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
+            capacity: self.capacity,
+            sequences: 1,
+            max_blocks,
+            block: Self::BLOCK,
+            blocks: max_blocks,
+            window: 0,
+            scale: 0.25,
+        };
+        let table = self.paged().then_some(&self.table);
+        let mut rec = Recorder::new();
+        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y.cast() };
+        rec.dispatch(Attention, self.variant, params, binds).expect("no aliases");
+        run(self.device, rec, &y).await
+    }
+
+    async fn by_chunks(&self, q: &[f32], contexts: &[u32], chunks: u32) -> Vec<u32> {
+        let rows = contexts.len() as u32;
+        let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
+        let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
+        let attention::Variant { head_dim, cache, .. } = self.variant;
+        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * part_words(head_dim)) as usize];
+        let parts = upload(self.device, &parts).await.cast();
+        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, chunks > 3));
+        let params = attention_part::Params {
+            rows,
+            heads: Self::HEADS,
+            kv_heads: 1,
+            group: Self::HEADS,
+            tile_rows: tiles.rows,
+            tile_heads: tiles.heads,
+            head_tiles: tiles.per_key_head,
+            chunks,
+            capacity: self.capacity,
+            sequences: 1,
+            max_blocks,
+            block: Self::BLOCK,
+            blocks: max_blocks,
+            window: 0,
+            scale: 0.25,
+        };
+        let table = self.paged().then_some(&self.table);
+        let mut rec = Recorder::new();
+        let binds = attention_part::Binds { q: &q, kv: &self.kv, positions: &positions, table, parts: &parts };
+        rec.dispatch(AttentionPart, self.variant, params, binds).expect("no aliases");
+        let variant = attention_merge::Variant { head_dim, cache };
+        let params = attention_merge::Params { rows, heads: Self::HEADS, chunks, capacity: self.capacity, window: 0 };
+        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y.cast() };
+        rec.dispatch(AttentionMerge, variant, params, binds).expect("no aliases");
+        run(self.device, rec, &y).await
+    }
+}
+
+fn exchanges(device: &Device) -> Vec<Exchange> {
+    if device.caps().shuffles { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
+}
+
+fn attentions(device: &Device) -> Vec<attention::Variant> {
+    let kvs = if device.caps().pack_f16 { &KvType::ALL[..] } else { &[KvType::F32] };
+    let mut all = Vec::new();
+    for exchange in exchanges(device) {
+        for (kv, cache) in kvs.iter().flat_map(|kv| Cache::ALL.map(|cache| (*kv, cache))) {
+            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, exchange }));
+        }
+    }
+    all
+}
+
+#[test]
+fn chunks_merged_have_the_bits_of_whole_attention() {
+    pollster::block_on(async {
+        compare_attention(&gpu().await, 1, 5).await;
+        compare_attention(&Device::cpu(), 19, 19).await;
+    });
+}
+
+/// Contexts of one chunk, `of_small` apart for the smallest heads and `of_others` for others, and some of two and three.
+async fn compare_attention(device: &Device, of_small: usize, of_others: usize) {
+    let mut rng = Rng::new(4);
+    for v in attentions(device) {
+        let step = if v.head_dim == 16 { of_small } else { of_others };
+        let attended = Attended::new(device, v, 3 * CHUNK, &mut rng).await;
+        let contexts: Vec<u32> = (1..=CHUNK).step_by(step).chain((CHUNK..=3 * CHUNK).step_by(37 * step)).collect();
+        let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
+        let whole = attended.whole(&q, &contexts).await;
+        assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        // Room for more chunks makes no difference.
+        for chunks in [3, 4] {
+            let parts = attended.by_chunks(&q, &contexts, chunks).await;
+            let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
+            let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
+            assert_eq!(row, None, "{v:?}: the row that differs first");
+        }
+    }
+}
+
+#[test]
+fn chunks_do_not_depend_on_the_batch() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let mut rng = Rng::new(5);
+        let contexts = [40, 513, 1, 256, 600, 257, 512, 300];
+        for v in attentions(&device) {
+            let attended = Attended::new(&device, v, 608, &mut rng).await;
+            let row = (Attended::HEADS * v.head_dim) as usize;
+            let q = normal(&mut rng, contexts.len() * row);
+            let together = attended.by_chunks(&q, &contexts, 3).await;
+            for (i, context) in contexts.iter().enumerate() {
+                let alone = attended.by_chunks(&q[i * row..][..row], &[*context], 3 + i as u32 % 2).await;
+                assert_eq!(alone, together[i * row..][..row], "{v:?}, context {context}");
+            }
+        }
+    });
+}
+
+#[test]
+fn normed_rows_do_not_depend_on_their_number() {
+    pollster::block_on(async {
+        let mut rng = Rng::new(6);
+        for device in [gpu().await, Device::cpu()] {
+            for n in [5, 300, 2048] {
+                let rows = 33;
+                let x = upload(&device, &normal(&mut rng, (rows * n) as usize)).await;
+                let w = upload(&device, &normal(&mut rng, n as usize)).await;
+                let normed = async |first_row: u32, rows: u32| {
+                    let y = upload(&device, &vec![f32::NAN; (rows * n) as usize]).await;
+                    let mut rec = Recorder::new();
+                    let picks: Vec<[u32; 2]> = (first_row..first_row + rows).map(|row| [row, 0]).collect();
+                    let picks = upload(&device, &picks).await;
+                    let params = rms_norm::Params { rows, n, x_rows: 33, eps: 1e-6 };
+                    let binds = rms_norm::Binds { x: &x, w: &w, picks: Some(&picks), y: &y };
+                    rec.dispatch(RmsNorm, rms_norm::Rows::Picked, params, binds).expect("no aliases");
+                    run(&device, rec, &y).await
+                };
+                let all = normed(0, rows).await;
+                for (first, count) in [(0, 1), (0, 2), (0, 32), (32, 1), (7, 20)] {
+                    let some = &all[(first * n) as usize..][..(count * n) as usize];
+                    assert_eq!(normed(first, count).await, some, "{count} rows of {n} from {first} on");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn orders_differ_where_sums_do() {
+    let v = |exchange| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, exchange };
+    let (memory, shuffle) = (v(Exchange::Memory), v(Exchange::Shuffle));
+    assert_ne!(Attention::reduction_order(memory), Attention::reduction_order(shuffle));
+    assert_eq!(Attention::reduction_order(memory), AttentionPart::reduction_order(memory));
+    assert_eq!(Attention::reduction_order(shuffle), AttentionPart::reduction_order(shuffle));
+}

@@ -1,0 +1,220 @@
+//! Experts that are brought from the file when they are chosen: not a bit of what is computed may change.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::common::{
+    engines::{bits, engine, gpu, greedy, options, prompt, replies},
+    tiny_model::{Arch, TinyModel},
+};
+use ferrum_wgpu::{
+    engine::{Engine, EngineError, EngineOptions},
+    gguf::Gguf,
+    gpu::{Device, GpuError},
+    model::{Model, ModelError, Paging, PlanOptions, Tiers},
+    quant::WeightType,
+};
+
+const EXPERTS: u32 = 24;
+const USED: u32 = 4;
+
+/// Enough experts for a prompt to choose more than there are slots, in two formats.
+fn bytes() -> Vec<u8> {
+    let tiny = TinyModel {
+        arch: Arch::Qwen3Moe,
+        layers: 3,
+        experts: EXPERTS,
+        top_k: USED,
+        main: WeightType::Q4K,
+        big: WeightType::Q6K,
+        seed: 77,
+        ..TinyModel::default()
+    };
+    tiny.to_bytes().expect("a GGUF")
+}
+
+fn file() -> Gguf {
+    Gguf::from_bytes(bytes()).expect("a GGUF")
+}
+
+/// Replies to three prompts at once, and logits of a prompt and of a token after it.
+async fn seen(model: &Model, options: &EngineOptions) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let engine = engine(model, options).await;
+    let requests: Vec<_> = (0..3).map(|i| (prompt(model, 5 + 9 * i, i.into()), greedy(6))).collect();
+    let replies = replies(&engine, &requests).await;
+    let mut session = engine.session();
+    let mut logits = Vec::new();
+    session.forward_each(&prompt(model, 30, 9), |row| logits.push(bits(row))).await.expect("a prompt");
+    logits.push(bits(&session.decode(7).await.expect("a step")));
+    (replies, logits)
+}
+
+async fn paged(device: &Device, slots: u32) -> Model {
+    Model::load_paged(device, &file(), slots, |_, _| ()).await.expect("a model")
+}
+
+fn with(tiers: Tiers, change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
+    let mut options = EngineOptions { prefill_rows: 32, logit_rows: 32, ..options(3, 64, tiers) };
+    change(&mut options);
+    options
+}
+
+/// Compares a paged model with one that has all experts, and gives what was paged.
+async fn same(device: &Device, slots: u32, options: &EngineOptions) -> Paging {
+    let whole = Model::load(device, &file(), |_, _| ()).await.expect("a model");
+    assert!(whole.paging().is_none());
+    let expected = seen(&whole, options).await;
+    let model = paged(device, slots).await;
+    assert_eq!(model.paging().map(|paging| (paging.slots, paging.misses)), Some((slots, 0)));
+    assert!(seen(&model, options).await == expected, "{slots} slots, {:?}", options.plan);
+    model.paging().expect("it is paged")
+}
+
+#[test]
+fn paged_experts_change_no_bit() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        for tiers in [Tiers::GPU, Tiers::of(&device, Default::default())] {
+            let mut misses = BTreeSet::new();
+            for slots in [USED, 7, 11, EXPERTS - 1] {
+                let paging = same(&device, slots, &with(tiers, |_| ())).await;
+                assert!(paging.hits > 0 && paging.misses > 0 && paging.bytes > 0, "{paging:?}");
+                misses.insert(std::cmp::Reverse(paging.misses));
+            }
+            // The more slots there are, the less is brought.
+            let fewer: Vec<_> = misses.into_iter().map(|misses| misses.0).collect();
+            assert!(fewer.len() == 4 && fewer.is_sorted_by(|a, b| a > b), "{fewer:?}");
+        }
+    });
+}
+
+#[test]
+fn switches_change_no_bit_of_paged_experts() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let base = PlanOptions::default();
+        let one_by_one = Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..Tiers::SOFTWARE };
+        let plans = [
+            (Tiers::GPU, PlanOptions { indirect: true, ..base }),
+            (Tiers::GPU, PlanOptions { host_routing: true, ..base }),
+            (Tiers::GPU, PlanOptions { fused: false, ..base }),
+            (Tiers::SOFTWARE, PlanOptions { indirect: true, ..base }),
+            (one_by_one, base),
+        ];
+        for (tiers, plan) in plans {
+            let plan = PlanOptions { tiers: Some(tiers), ..plan };
+            same(&device, 6, &with(tiers, |options| options.plan = plan)).await;
+        }
+        same(&device, 5, &with(Tiers::GPU, |options| options.max_submit = Duration::ZERO)).await;
+        if device.caps().timestamps {
+            same(&device, 5, &with(Tiers::GPU, |options| options.profile = true)).await;
+        }
+    });
+}
+
+#[test]
+fn the_cpu_kernels_page_too() {
+    pollster::block_on(async {
+        let paging = same(&Device::cpu(), 6, &with(Tiers::GPU, |_| ())).await;
+        assert!(paging.misses > 0);
+    });
+}
+
+/// A device that binds less than the slots of a layer have, so that they are in several buffers.
+#[test]
+fn slots_are_split_like_any_matrix() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let expert = file().tensor("blk.0.ffn_down_exps.weight").expect("experts").bytes / u64::from(EXPERTS);
+        let mut mask = device.caps().clone();
+        // Two experts of gate and up in a buffer.
+        mask.max_binding_bytes = (4 * expert).max(512 * 1024);
+        let adapter = ferrum_wgpu::gpu::Adapter::find(None).await.expect("an adapter");
+        let small = Device::masked(&adapter, &mask).await.expect("a device");
+        same(&small, 9, &with(Tiers::GPU, |_| ())).await;
+    });
+}
+
+#[test]
+fn slots_that_cannot_be_are_refused() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        for slots in [0, USED - 1, EXPERTS + 1] {
+            let error = Model::load_paged(&device, &file(), slots, |_, _| ()).await.expect_err("no such slots");
+            assert!(matches!(error, ModelError::ExpertSlots { least: USED, most: EXPERTS, .. }), "{error}");
+        }
+        let all = paged(&device, EXPERTS).await;
+        assert!(all.paging().is_none());
+        let dense = TinyModel { arch: Arch::Qwen3, ..TinyModel::default() };
+        let dense = Gguf::from_bytes(dense.to_bytes().expect("a GGUF")).expect("a GGUF");
+        let error = Model::load_paged(&device, &dense, 1, |_, _| ()).await.expect_err("no experts");
+        assert!(matches!(error, ModelError::ExpertSlots { most: 0, .. }), "{error}");
+    });
+}
+
+#[test]
+fn one_engine_at_a_time_has_the_experts() {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let (model, options) = (paged(&device, 6).await, with(Tiers::GPU, |_| ()));
+        let first = engine(&model, &options).await;
+        let error = Engine::new(&model, &options).await.expect_err("it is taken");
+        assert!(matches!(error, EngineError::PagedByAnother), "{error}");
+        drop(first);
+        engine(&model, &options).await;
+    });
+}
+
+/// As a file that is replaced while a model runs from it.
+#[test]
+fn a_file_that_is_shortened_meanwhile_is_an_error() {
+    pollster::block_on(async {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("paged.gguf");
+        let bytes = bytes();
+        std::fs::write(&path, &bytes).expect("a file");
+        let gguf = Gguf::open(&path).expect("a GGUF");
+        let (device, options) = (Device::cpu(), with(Tiers::GPU, |_| ()));
+        let model = Model::load_paged(&device, &gguf, 6, |_, _| ()).await.expect("a model");
+        let engine = engine(&model, &options).await;
+        let prompt = prompt(&model, 5, 0);
+        let shorten = |len: u64| std::fs::File::options().write(true).open(&path).expect("a file").set_len(len);
+        shorten(bytes.len() as u64 / 2).expect("it is shortened");
+        let error = engine.session().forward(&prompt).await.expect_err("experts are missing");
+        assert!(matches!(&error, EngineError::Gpu(gpu) if matches!(**gpu, GpuError::Host(_))), "{error}");
+        assert!(!error.needs_recovery() && error.to_string().contains("short"), "{error}");
+        // What is there again can be used again.
+        std::fs::write(&path, &bytes).expect("a file");
+        engine.session().forward(&prompt).await.expect("a prompt");
+    });
+}
+
+#[test]
+fn a_lost_device_is_recovered_from_with_as_many_slots() {
+    pollster::block_on(async {
+        let (device, options) = (gpu().await, with(Tiers::GPU, |_| ()));
+        let model = paged(&device, 6).await;
+        let expected = seen(&model, &options).await;
+        let engine = engine(&model, &options).await;
+        let mut session = engine.session();
+        let (prompt, ask) = (prompt(&model, 5, 0), greedy(6));
+        let mut reply = session.generate(&prompt, &ask).expect("a request");
+        let first = reply.next().await.expect("a step");
+        assert_eq!(first, expected.0[0].first().copied());
+        device.lose();
+        let error = loop {
+            match reply.next().await {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(error.needs_recovery(), "{error}");
+        drop(reply);
+        engine.recover(&gpu().await, &file()).await.expect("another device");
+        let mut session = engine.session();
+        let mut reply = session.generate(&prompt, &ask).expect("a request");
+        let mut tokens = Vec::new();
+        while let Some(token) = reply.next().await.expect("a step") {
+            tokens.push(token);
+        }
+        assert_eq!(tokens, expected.0[0]);
+    });
+}

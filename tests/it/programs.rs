@@ -1,0 +1,425 @@
+//! How programs run: grids from buffers, steps on the host, submissions in parts, times of stages.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use ferrum_wgpu::{
+    conformance::{Replayed, replay},
+    gpu::{Adapter, Buffer, Caps, Device, GpuError, Plan, Program, Readback, Recorder},
+    kernels::{
+        elementwise::silu_mul,
+        linear::{Epilogue, Mma, Rows, TileType, gemm},
+        moe::{bucket, router_topk},
+    },
+    quant::{Planes, Rng, WeightType},
+};
+
+const TOKENS: u32 = 50;
+const USED: u32 = 2;
+const PAIRS: u32 = TOKENS * USED;
+const EXPERTS: u32 = 9;
+/// More than a workgroup's 64, so that grids have more than one column.
+const N: u32 = 130;
+const K: u32 = 64;
+
+async fn gpu() -> Device {
+    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
+    Device::new(&adapter).await.expect("a device")
+}
+
+/// Which steps of a [`Layer`] run on the host, and which grid its GEMM has.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    indirect: bool,
+    host_router: bool,
+    host_bucket: bool,
+    host_gemm: bool,
+}
+
+const ALL_ON_DEVICE: How = How { indirect: true, host_router: false, host_bucket: false, host_gemm: false };
+
+/// Router, buckets, and the experts' GEMM.
+struct Layer {
+    logits: Buffer<f32>,
+    ids: Buffer<u32>,
+    weights: Buffer<f32>,
+    counts: Buffer<u32>,
+    offsets: Buffer<u32>,
+    sorted: Buffer<u32>,
+    tiles: Buffer<[u32; 4]>,
+    grids: Buffer<u32>,
+    w: Buffer<[u32; 4]>,
+    planes: Planes,
+    x: Buffer<[f32; 4]>,
+    y: Buffer<f32>,
+}
+
+impl Layer {
+    async fn new(device: &Device) -> Self {
+        let mut rng = Rng::new(7);
+        let mut normals = |n: u32| -> Vec<f32> { (0..n).map(|_| rng.normal()).collect() };
+        let planes = Planes::new(WeightType::F32, u64::from(EXPERTS * N), K.into()).expect("a shape");
+        let mut words = vec![[0; 4]; planes.vec4s() as usize];
+        for part in planes.pack(0, bytemuck::cast_slice(&normals(EXPERTS * N * K))) {
+            words[part.start as usize..][..part.words.len()].copy_from_slice(&part.words);
+        }
+        let x = normals(TOKENS * K);
+        // Half of the experts have no pairs, so that there are fewer tiles than there could be.
+        let mut logits = normals(TOKENS * EXPERTS);
+        logits.chunks_exact_mut(EXPERTS as usize).for_each(|row| row[4..].fill(-100.0));
+        let fits = "the buffer fits";
+        Self {
+            logits: device.upload("logits", &logits).await.expect(fits),
+            ids: device.alloc("ids", PAIRS.into()).await.expect(fits),
+            weights: device.alloc("weights", PAIRS.into()).await.expect(fits),
+            counts: device.alloc("counts", EXPERTS.into()).await.expect(fits),
+            offsets: device.alloc("offsets", u64::from(EXPERTS) + 1).await.expect(fits),
+            sorted: device.alloc("sorted", PAIRS.into()).await.expect(fits),
+            tiles: device
+                .alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()).into())
+                .await
+                .expect(fits),
+            grids: device.alloc("grids", 6).await.expect(fits),
+            w: device.upload("w", &words).await.expect(fits),
+            planes,
+            x: device.upload("x", &bytemuck::pod_collect_to_vec::<f32, [f32; 4]>(&x)).await.expect(fits),
+            y: device.upload("y", &vec![f32::NAN; (PAIRS * N) as usize]).await.expect(fits),
+        }
+    }
+
+    fn gemm(&self) -> (gemm::Variant, gemm::Params, gemm::Binds<'_>) {
+        let (ty, rows, epilogue) = (WeightType::F32, Rows::Expert, Epilogue::Store);
+        let variant = gemm::Variant {
+            ty,
+            rows,
+            epilogue,
+            tile: TileType::F32,
+            mma: Mma::Fma,
+            tile_rows: gemm::TileRows::ThirtyTwo,
+        };
+        let params = gemm::Params {
+            rows: PAIRS,
+            n: N,
+            k: K,
+            row_units: self.planes.row_units(),
+            units: self.planes.units(),
+            y_stride: N,
+            y_offset: 0,
+            tiles: bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()),
+            share: USED,
+            experts: EXPERTS,
+            first_expert: 0,
+            held: EXPERTS,
+            matrix_rows: N,
+        };
+        let binds =
+            gemm::Binds { w: &self.w, x: &self.x, pairs: Some(&self.sorted), tiles: Some(&self.tiles), y: &self.y };
+        (variant, params, binds)
+    }
+
+    fn plan(&self, how: How) -> Plan {
+        let mut rec = Recorder::new();
+        rec.scope("router");
+        rec.on_host(how.host_router);
+        let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, k: USED };
+        let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
+        rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true }, params, binds).expect("a step");
+        rec.on_host(how.host_bucket);
+        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count());
+        let columns = N.div_ceil(64);
+        rec.dispatch(
+            bucket::Bucket,
+            (),
+            bucket::Params {
+                pairs: PAIRS,
+                experts: EXPERTS,
+                tile_rows: gemm::TileRows::ThirtyTwo.count(),
+                max_tiles,
+                first_grid: 1,
+                second_grid: columns,
+            },
+            bucket::Binds {
+                ids: &self.ids,
+                counts: &self.counts,
+                offsets: &self.offsets,
+                sorted: &self.sorted,
+                tiles: &self.tiles,
+                grids: &self.grids,
+            },
+        )
+        .expect("a step");
+        rec.scope("experts");
+        rec.on_host(how.host_gemm);
+        let (variant, params, binds) = self.gemm();
+        if how.indirect {
+            rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &self.grids, 3).expect("a step");
+        } else {
+            rec.dispatch(gemm::Gemm, variant, params, binds).expect("a step");
+        }
+        rec.finish()
+    }
+}
+
+async fn prepared(device: &Device, plan: Plan) -> Program {
+    let mut program = Program::new(device);
+    program.prepare(device, plan).await.expect("a program");
+    program
+}
+
+async fn read(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
+    let readback = Readback::new::<f32>(device, buffer.len(), 1).await.expect("a reader");
+    readback.read(device, buffer, buffer.len()).await.expect("what it holds")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The GEMM's output.
+async fn output(device: &Device, how: How) -> Vec<f32> {
+    let layer = Layer::new(device).await;
+    let program = prepared(device, layer.plan(how)).await;
+    program.run(device).await.expect("it runs");
+    read(device, &layer.y).await
+}
+
+#[test]
+fn a_grid_from_a_buffer_gives_the_same() {
+    pollster::block_on(async {
+        let direct = How { indirect: false, ..ALL_ON_DEVICE };
+        let validating = Adapter::enumerate_validating().await;
+        let validating = Device::new(validating.first().expect("an adapter")).await.expect("a device");
+        for device in [gpu().await, validating, Device::cpu()] {
+            let wanted = output(&device, direct).await;
+            assert!(wanted.iter().all(|v| v.is_finite()), "every pair has its expert");
+            assert_eq!(bits(&output(&device, ALL_ON_DEVICE).await), bits(&wanted), "{}", device.name());
+        }
+    });
+}
+
+async fn replayed(device: &Device, how: How) -> Vec<Replayed> {
+    let layer = Layer::new(device).await;
+    let program = prepared(device, layer.plan(how)).await;
+    let mut steps = Vec::new();
+    let seen = |step| {
+        steps.push(step);
+        ControlFlow::Continue(())
+    };
+    replay(device, &program, seen).await.expect("a replay");
+    steps
+}
+
+#[test]
+fn a_replay_sees_a_grid_that_is_too_short() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        for how in [ALL_ON_DEVICE, How { host_bucket: true, ..ALL_ON_DEVICE }] {
+            let steps = replayed(&device, how).await;
+            assert!(steps.len() == 3 && steps.iter().all(Replayed::passed), "{how:?} {steps:#?}");
+        }
+        // On another device: this one has compiled the kernel.
+        let device = gpu().await;
+        device.edit_shaders("moe/bucket", "grids[4] = min(all_tiles, p.max_tiles);", "grids[4] = all_tiles - 1u;");
+        let passed: Vec<_> = replayed(&device, ALL_ON_DEVICE).await.iter().map(Replayed::passed).collect();
+        assert_eq!(passed, [true, false, false]);
+        let direct = How { indirect: false, ..ALL_ON_DEVICE };
+        let passed: Vec<_> = replayed(&device, direct).await.iter().map(Replayed::passed).collect();
+        assert_eq!(passed, [true, false, true]);
+    });
+}
+
+#[test]
+fn grids_that_cannot_be_read_are_refused() {
+    pollster::block_on(async {
+        for device in [gpu().await, Device::cpu()] {
+            let layer = Layer::new(&device).await;
+            let mut rec = Recorder::new();
+            let (variant, params, binds) = layer.gemm();
+            let outside = rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 4);
+            assert!(matches!(outside, Err(GpuError::OutOfRange { .. })), "{outside:?}");
+            let (variant, params, binds) = layer.gemm();
+            let written = rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.y.cast(), 0);
+            assert!(matches!(written, Err(GpuError::Aliased { .. })), "{written:?}");
+            let (variant, params, binds) = layer.gemm();
+            let params = gemm::Params { matrix_rows: 64 * 32_768 + 1, ..params };
+            let folded = rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3);
+            assert!(matches!(folded, Err(GpuError::GridTooLarge { .. })), "{folded:?}");
+            let (variant, params, binds) = layer.gemm();
+            let params = gemm::Params { tiles: u32::MAX, ..params };
+            rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
+            let result = Program::new(&device).prepare(&device, rec.finish()).await;
+            assert!(device.is_cpu() || matches!(result, Err(GpuError::GridTooLarge { .. })), "{result:?}");
+            // A grid in another device's buffer.
+            let other = Layer::new(&if device.is_cpu() { gpu().await } else { Device::cpu() }).await;
+            let mut rec = Recorder::new();
+            let (variant, params, binds) = layer.gemm();
+            rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &other.grids, 3).expect("a step");
+            let result = Program::new(&device).prepare(&device, rec.finish()).await;
+            assert!(device.is_cpu() || matches!(result, Err(GpuError::OutOfRange { .. })), "{result:?}");
+        }
+    });
+}
+
+#[test]
+fn steps_on_the_host_give_the_same() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let wanted = output(&device, ALL_ON_DEVICE).await;
+        for (host_router, host_bucket) in [(true, false), (false, true), (true, true)] {
+            let how = How { host_router, host_bucket, ..ALL_ON_DEVICE };
+            assert_eq!(bits(&output(&device, how).await), bits(&wanted), "{how:?}");
+        }
+        // The CPU kernel sums in f64.
+        let by_cpu_kernel = output(&device, How { host_gemm: true, ..ALL_ON_DEVICE }).await;
+        for (a, b) in by_cpu_kernel.iter().zip(&wanted) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+        let all = How { indirect: true, host_router: true, host_bucket: true, host_gemm: true };
+        assert_eq!(bits(&output(&device, all).await), bits(&by_cpu_kernel));
+
+        let layer = Layer::new(&device).await;
+        let mut program = prepared(&device, layer.plan(How { host_bucket: true, ..ALL_ON_DEVICE })).await;
+        assert!(program.has_host_steps());
+        for result in [program.submit(&device), program.submit_steps(&device, 0..2)] {
+            assert!(matches!(result, Err(GpuError::HostSteps)), "{result:?}");
+        }
+        for step in [0..1, 1..2] {
+            program.run_steps(&device, step).await.expect("it runs");
+        }
+        program.submit_steps(&device, 2..3).expect("it runs");
+        assert_eq!(bits(&read(&device, &layer.y).await), bits(&wanted));
+        program.prepare(&device, layer.plan(ALL_ON_DEVICE)).await.expect("a program");
+        assert!(!program.has_host_steps());
+        program.submit(&device).expect("it runs");
+
+        // The CPU kernels' own device has no other steps.
+        let device = Device::cpu();
+        let layer = Layer::new(&device).await;
+        let program = prepared(&device, layer.plan(all)).await;
+        assert!(!program.has_host_steps());
+        program.submit(&device).expect("it runs");
+        assert_eq!(bits(&read(&device, &layer.y).await), bits(&by_cpu_kernel));
+    });
+}
+
+#[test]
+fn pieces_of_an_indirect_grid_add_once() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let mut seen = Vec::new();
+        for parts in [1, 5, usize::MAX] {
+            let layer = Layer::new(&device).await;
+            prepared(&device, layer.plan(ALL_ON_DEVICE)).await.submit(&device).expect("it runs");
+            let mut rec = Recorder::new();
+            let (variant, params, binds) = layer.gemm();
+            let variant = gemm::Variant { epilogue: Epilogue::Accumulate, ..variant };
+            rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
+            let mut program = prepared(&device, rec.finish()).await;
+            program.cut(&device, parts).await.expect("a program");
+            program.submit(&device).expect("it runs");
+            seen.push(bits(&read(&device, &layer.y).await));
+        }
+        assert!(seen[0] == seen[1] && seen[0] == seen[2]);
+    });
+}
+
+/// A plan of `stages` stages of two dispatches.
+async fn stages(device: &Device, stages: usize) -> Plan {
+    let x = device.upload("x", &[1.0f32; 4096]).await.expect("the buffer fits");
+    let y = device.upload("y", &[1.0f32; 4096]).await.expect("the buffer fits");
+    let mut rec = Recorder::new();
+    for stage in 0..stages {
+        rec.scope(format!("stage {stage}"));
+        rec.on_host(stage == 1);
+        for _ in 0..2 {
+            let params = silu_mul::Params { rows: 1, n: 4096 };
+            let binds = silu_mul::Binds { x: &x, y: &y };
+            rec.dispatch(silu_mul::SiluMul, silu_mul::Layout::Split, params, binds).expect("a step");
+        }
+    }
+    rec.finish()
+}
+
+#[test]
+fn a_program_is_sent_in_parts_of_its_work() {
+    pollster::block_on(async {
+        assert!(Program::new(&Device::cpu()).shares().is_empty());
+        for (device, indirect) in [(gpu().await, false), (gpu().await, true), (Device::cpu(), true)] {
+            let how = How { indirect, ..ALL_ON_DEVICE };
+            let wanted = bits(&output(&device, how).await);
+            let layer = Layer::new(&device).await;
+            let mut program = prepared(&device, layer.plan(how)).await;
+            assert_eq!((program.parts(), program.shares()), (1, vec![1.0]));
+            for parts in [2, 3, 7, 20, 1000, usize::MAX, 1] {
+                program.cut(&device, parts).await.expect("a program");
+                let shares = program.shares();
+                assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
+                // A workgroup of the GEMM is the largest piece that cannot be cut.
+                let most = shares.iter().copied().fold(0.0, f64::max);
+                assert!(most <= f64::max(1.000_001 / parts as f64, 0.05), "{parts}: {shares:?}");
+                assert!(
+                    shares.len() >= parts.min(20) && shares.len() <= parts.saturating_mul(2),
+                    "{parts}: {shares:?}"
+                );
+                // What it is prepared for later is cut too.
+                for _ in 0..2 {
+                    device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+                    program.submit(&device).expect("it runs");
+                    assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}, {parts}");
+                    program.prepare(&device, layer.plan(how)).await.expect("a program");
+                    assert_eq!((program.parts(), program.shares()), (parts, shares.clone()));
+                }
+            }
+            // Step by step, as for steps on the host.
+            program.cut(&device, usize::MAX).await.expect("a program");
+            device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+            for step in 0..3 {
+                program.run_steps(&device, step..step + 1).await.expect("it runs");
+            }
+            assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}");
+            // Without memory for so many parameters it does nothing.
+            let mut program = prepared(&device, stages(&device, 200).await).await;
+            device.fail_allocations_after(0);
+            let result = program.cut(&device, usize::MAX).await;
+            device.fail_allocations_after(u64::MAX);
+            assert!(device.is_cpu() || matches!(result, Err(GpuError::OutOfMemory { .. })), "{result:?}");
+            assert_eq!(program.plan().steps().is_empty(), !device.is_cpu());
+        }
+    });
+}
+
+#[test]
+fn stages_are_timed() {
+    pollster::block_on(async {
+        let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
+        let device = Device::new(&adapter).await.expect("a device");
+        let times = device.caps().timestamps;
+        assert!(times || !adapter.features().contains(&"timestamps"));
+        for device in [&device, &Device::cpu()] {
+            // More than one query set holds, and a few.
+            for count in if device.is_cpu() { [5, 5] } else { [5, 2500] } {
+                let program = prepared(device, stages(device, count).await).await;
+                let start = Instant::now();
+                let result = program.profile(device).await;
+                let wall = start.elapsed();
+                if !device.is_cpu() && !times {
+                    assert!(matches!(result, Err(GpuError::NoTimestamps { .. })), "{result:?}");
+                    continue;
+                }
+                let stages = result.expect("times");
+                assert_eq!(stages.len(), count);
+                for (i, stage) in stages.iter().enumerate() {
+                    assert_eq!((stage.label.as_str(), stage.dispatches), (format!("stage {i}").as_str(), 2));
+                    assert!(stage.time.as_nanos() > 0, "{stage:?}");
+                }
+                let sum: std::time::Duration = stages.iter().map(|stage| stage.time).sum();
+                println!("{}: {count} stages, {sum:?} of {wall:?}", device.name());
+                assert!(sum <= wall, "{sum:?} of {wall:?}");
+            }
+            let nothing = Program::new(device).profile(device).await;
+            assert!(nothing.is_ok_and(|stages| stages.is_empty()) || !times);
+        }
+        let masked = Device::masked(&adapter, &Caps::portable()).await.expect("a device");
+        let program = prepared(&masked, stages(&masked, 3).await).await;
+        assert!(matches!(program.profile(&masked).await, Err(GpuError::NoTimestamps { .. })));
+    });
+}

@@ -1,0 +1,250 @@
+//! Counted bytes: what kernels say that they read of weights, against what their outputs depend on; and a whole pass,
+//! against the file.
+
+use std::error::Error;
+
+use crate::common::tiny_model::{Arch, TinyModel};
+use ferrum_wgpu::{
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
+    gguf::Gguf,
+    gpu::{Buffer, Device, GpuError, Program, Readback, Recorder},
+    kernels::{
+        KvType,
+        linear::{
+            Epilogue, Group, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
+            gemv_columns::{self, Columns},
+        },
+    },
+    model::{Model, Reads},
+    quant::{Planes, Rng, WeightType, random_blocks},
+};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// The toy: a stack of four matrices of eight rows, in two parts.
+const EXPERTS: u32 = 4;
+const HELD: u32 = 2;
+const N: u32 = 8;
+const K: u32 = 64;
+
+/// A part of the stack, and what it is made of.
+struct Part {
+    planes: Planes,
+    words: Vec<[u32; 4]>,
+    buffer: Buffer<[u32; 4]>,
+}
+
+impl Part {
+    async fn new(device: &Device, ty: WeightType, seed: u64) -> Result<Self> {
+        let planes = Planes::new(ty, u64::from(HELD * N), K.into()).ok_or("no such matrix")?;
+        let blocks = (HELD * N * K) as usize / ty.block_len();
+        let mut words = vec![[0; 4]; planes.vec4s() as usize];
+        for plane in planes.pack(0, &random_blocks(ty, blocks, 1.0, seed)) {
+            words[plane.start as usize..][..plane.words.len()].copy_from_slice(&plane.words);
+        }
+        let buffer = device.upload("weights", &words).await?;
+        Ok(Self { planes, words, buffer })
+    }
+}
+
+/// Bytes of the parts on which `y` depends: each 16 of them are changed, and what comes out is looked at.
+async fn used(device: &Device, parts: &[Part], program: &Program, y: &Buffer<f32>) -> Result<u64> {
+    let readback = Readback::new::<f32>(device, y.len(), 1).await?;
+    let run = async || -> std::result::Result<Vec<u32>, GpuError> {
+        device.write(y, 0, &vec![0.0; y.len() as usize]).await?;
+        program.run(device).await?;
+        let y = readback.read(device, y, y.len()).await?;
+        Ok(y.into_iter().map(f32::to_bits).collect())
+    };
+    let usual = run().await?;
+    let mut bytes = 0;
+    for part in parts {
+        for (i, vec4) in (0..).zip(&part.words) {
+            device.write_now(&part.buffer, i, &[vec4.map(|word| !word)])?;
+            bytes += if run().await? == usual { 0 } else { 16 };
+            device.write_now(&part.buffer, i, &[*vec4])?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Bytes that the steps of a program say they read of their weights, which are their first binding.
+fn counted(program: &Program) -> f64 {
+    let bytes = |step: &ferrum_wgpu::gpu::Step| {
+        let w = step.buffers().next().flatten().map_or(0.0, |w| w.bytes() as f64);
+        step.op().sparse_reads().map_or(w, |s| {
+            assert_eq!(s.binding, "w");
+            w * f64::from(s.most) / f64::from(s.of)
+        })
+    };
+    program.plan().steps().iter().map(bytes).sum()
+}
+
+/// The product kernels.
+#[derive(Clone, Copy, Debug)]
+enum Kernel {
+    Gemv,
+    Columns,
+    Gemm,
+}
+
+fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u32), b: &Buffers) -> Result {
+    let (Part { planes, buffer: w, .. }, first_expert) = part;
+    let expert = v.rows == Rows::Expert;
+    let (row_units, units) = (planes.row_units(), planes.units());
+    let (matrix_rows, experts) = if expert { (N, EXPERTS) } else { (HELD * N, 1) };
+    let (held, y_stride, y_offset) = if expert { (HELD, N, 0) } else { (1, EXPERTS * N, first_expert * N) };
+    let (first_expert, n) = (if expert { first_expert } else { 0 }, matrix_rows);
+    let (x, y, pairs, tiles) = (&b.x, &b.y, expert.then_some(&b.pairs), expert.then_some(&b.tiles));
+    macro_rules! params {
+        ($kernel:ident, $($field:ident: $value:expr),*) => {
+            $kernel::Params {
+                rows: 2, n, k: K, row_units, units, y_stride, y_offset, share: 1, experts, first_expert, held, matrix_rows,
+                $($field: $value),*
+            }
+        };
+    }
+    // Two rows are a tile, but for two of different experts.
+    let count = if expert { 2 } else { 1 };
+    match kernel {
+        Kernel::Gemv => {
+            let binds = gemv::Binds { w, x, norm: None, ids: expert.then_some(&b.ids), y };
+            rec.dispatch(gemv::Gemv, v, params!(gemv, x_offset: 0, ids_offset: 0, eps: 0.0), binds)?;
+        }
+        Kernel::Columns => {
+            let binds = gemv_columns::Binds { w, x, pairs, tiles, y };
+            let columns = Columns::Four;
+            let v = gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns };
+            rec.dispatch(gemv_columns::GemvColumns, v, params!(gemv_columns, tiles: count, x_offset: 0), binds)?;
+        }
+        Kernel::Gemm => {
+            let binds = gemm::Binds { w, x, pairs, tiles, y };
+            let v = gemm::Variant {
+                ty: v.ty,
+                rows: v.rows,
+                epilogue: v.epilogue,
+                tile: TileType::F32,
+                mma: Mma::Fma,
+                tile_rows: gemm::TileRows::ThirtyTwo,
+            };
+            rec.dispatch(gemm::Gemm, v, params!(gemm, tiles: count), binds)?;
+        }
+    }
+    Ok(())
+}
+
+struct Buffers {
+    x: Buffer<[f32; 4]>,
+    y: Buffer<f32>,
+    ids: Buffer<u32>,
+    pairs: Buffer<u32>,
+    tiles: Buffer<[u32; 4]>,
+}
+
+#[test]
+fn products_read_the_weights_they_say() -> Result {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let mut rng = Rng::new(3);
+        let x: Vec<[f32; 4]> = (0..2 * K / 4).map(|_| std::array::from_fn(|_| rng.normal())).collect();
+        let buffers = Buffers {
+            x: device.upload("x", &x).await?,
+            y: device.alloc("y", (2 * EXPERTS * N).into()).await?,
+            // The first row meets an expert of the first part, the second one of the second.
+            ids: device.upload("ids", &[1, 2]).await?,
+            pairs: device.upload("pairs", &[0, 1]).await?,
+            tiles: device.upload("tiles", &[[1, 0, 1, 0], [2, 1, 2, 0]]).await?,
+        };
+        for ty in [WeightType::F32, WeightType::Q8_0] {
+            let parts = [Part::new(&device, ty, 1).await?, Part::new(&device, ty, 2).await?];
+            for kernel in [Kernel::Gemv, Kernel::Columns, Kernel::Gemm] {
+                for rows in [Rows::Dense, Rows::Expert] {
+                    let mut rec = Recorder::new();
+                    let (epilogue, lanes, input) = (Epilogue::Store, Lanes::Units, Input::Plain);
+                    let variant = gemv::Variant { ty, rows, epilogue, lanes, group: Group::Four, input };
+                    for (part, first) in parts.iter().zip([0, HELD]) {
+                        product(&mut rec, kernel, variant, (part, first), &buffers)?;
+                    }
+                    let mut program = Program::new(&device);
+                    program.prepare(&device, rec.finish()).await?;
+                    let used = used(&device, &parts, &program, &buffers.y).await?;
+                    assert_eq!(counted(&program), used as f64, "{kernel:?} {ty} {rows:?}");
+                    let whole: u64 = parts.iter().map(|part| part.buffer.bytes()).sum();
+                    assert_eq!(used, if rows == Rows::Dense { whole } else { whole / 2 }, "{kernel:?} {ty} {rows:?}");
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn tables_are_read_by_the_row() -> Result {
+    pollster::block_on(async {
+        let device = Device::cpu();
+        let ty = WeightType::F32;
+        let parts = [Part::new(&device, ty, 1).await?, Part::new(&device, ty, 2).await?];
+        let ids = device.upload("ids", &[3, 20]).await?;
+        let y = device.alloc::<f32>("y", (2 * K).into()).await?;
+        let mut rec = Recorder::new();
+        for (part, first) in parts.iter().zip([0, HELD * N]) {
+            let (row_units, units) = (part.planes.row_units(), part.planes.units());
+            rec.dispatch(
+                embed::Embed,
+                embed::Variant { ty, ids: embed::Ids::Given },
+                embed::Params {
+                    rows: 2,
+                    n: EXPERTS * N,
+                    first_row: first,
+                    held: HELD * N,
+                    k: K,
+                    row_units,
+                    units,
+                    sequences: 1,
+                },
+                embed::Binds { w: &part.buffer, ids: &ids, positions: None, y: &y },
+            )?;
+        }
+        let mut program = Program::new(&device);
+        program.prepare(&device, rec.finish()).await?;
+        let used = used(&device, &parts, &program, &y).await?;
+        assert_eq!((counted(&program), used), (used as f64, 2 * 4 * u64::from(K)));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pass_reads_what_the_file_has() -> Result {
+    let moe = TinyModel::default();
+    let tied = TinyModel { arch: Arch::Qwen3, tied: true, biases: true, ..TinyModel::default() };
+    pollster::block_on(async {
+        for (tiny, experts) in [(moe, 2.0), (tied, 0.0)] {
+            let gguf = Gguf::from_bytes(tiny.to_bytes()?)?;
+            let reads = Reads::of(&gguf)?;
+            let all: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes).sum();
+            let count = if experts > 0.0 { u64::from(tiny.experts) } else { 0 };
+            let rows = if tiny.tied { 0 } else { u64::from(tiny.vocab) };
+            assert_eq!(reads.dense + reads.expert * count + reads.row * rows, all);
+            assert_eq!((reads.experts(1), reads.row == 0), (experts, tiny.tied));
+            assert!(reads.experts(3) > experts || experts == 0.0);
+            let heads = u64::from(tiny.layers * tiny.kv_heads);
+            assert_eq!(reads.position(KvType::F32), 2 * heads * 4 * u64::from(tiny.head_dim));
+
+            let device = Device::cpu();
+            let model = Model::load(&device, &gguf, |_, _| ()).await?;
+            let engine = Engine::new(&model, &EngineOptions { context: Some(16), ..Default::default() }).await?;
+            assert_eq!(engine.decode_pass(experts).await.rows, 0);
+            let greedy = GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(3), stop: Vec::new() };
+            let mut session = engine.session();
+            let mut reply = session.generate(&[1, 2], &greedy)?;
+            while reply.next().await?.is_some() {}
+            let pass = engine.decode_pass(experts).await;
+            assert_eq!((pass.rows, pass.dispatches), (1, engine.decode_dispatches().await));
+            assert!(pass.layer_dispatches < pass.dispatches && pass.layer_dispatches > 4 * tiny.layers as usize);
+            // More is the alignment of planes; the embedding's row of a tied head is counted twice.
+            let share = pass.weight_bytes / reads.weights(1, experts);
+            assert!((1.0..1.01).contains(&share), "{share}");
+        }
+        Ok(())
+    })
+}
