@@ -195,6 +195,24 @@ impl Grid {
     }
 }
 
+/// A field of a kernel's uniform parameters: a scalar of four bytes, or a group of them that [`param_group!`] declares.
+pub trait Param: Pod {
+    /// Returns the WGSL members of a field called `name`, one a line. A group's members are flat: WGSL does not see the group.
+    fn members(name: &str) -> String;
+}
+
+impl Param for u32 {
+    fn members(name: &str) -> String {
+        format!("    {name}: u32,\n")
+    }
+}
+
+impl Param for f32 {
+    fn members(name: &str) -> String {
+        format!("    {name}: f32,\n")
+    }
+}
+
 /// The buffers of one dispatch, in the order of the declaration.
 pub trait Binds {
     /// The buffers; `None` for one that the variant does not have.
@@ -410,14 +428,49 @@ pub(crate) fn check_aliases(
     Ok(())
 }
 
+/// Declares parameters that several kernels share: a struct that is a field of their `params`, and in WGSL its members one
+/// after the other.
+///
+/// ```text
+/// param_group! {
+///     /// The shape of a matrix product.
+///     pub struct MatmulShape {
+///         /// Rows of the output.
+///         rows: u32,
+///         /// Outputs of a row.
+///         n: u32,
+///     }
+/// }
+/// ```
+macro_rules! param_group {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $Group:ident { $($(#[$pmeta:meta])* $param:ident: $ptype:ty),* $(,)? }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        $vis struct $Group { $($(#[$pmeta])* pub $param: $ptype),* }
+
+        impl $crate::gpu::Param for $Group {
+            fn members(_: &str) -> String {
+                let members: &[String] = &[$(<$ptype as $crate::gpu::Param>::members(stringify!($param))),*];
+                members.concat()
+            }
+        }
+    };
+}
+pub(crate) use param_group;
+
 /// Declares a kernel: its marker type, `Params`, `Binds`, `Host`, `Data` and `Expected`, and the WGSL of the parameters
-/// and bindings ([`Declaration`]). What it computes is then written as an implementation of [`Kernel`].
+/// and bindings ([`Declaration`]). What it computes is then written as an implementation of [`Kernel`]. The type of a
+/// parameter is `u32`, `f32`, or a [`param_group!`]: the CPU kernel then reads `p.shape.n` and WGSL `p.n`.
 ///
 /// ```text
 /// kernel! {
 ///     /// y = x · Wᵀ
 ///     pub struct Gemv("linear/gemv") for Variant;
-///     params { n: u32, k: u32 }
+///     params { shape: MatmulShape, eps: f32 }
 ///     binds {
 ///         w: read [[u32; 4]],
 ///         ids: read [u32] if |v| v.rows == Rows::Expert,
@@ -429,7 +482,7 @@ macro_rules! kernel {
     (
         $(#[doc = $doc:literal])+
         pub struct $Kernel:ident($name:literal) for $Variant:ty;
-        params { $($(#[$pmeta:meta])* $param:ident: $ptype:ident),* $(,)? }
+        params { $($(#[$pmeta:meta])* $param:ident: $ptype:ty),* $(,)? }
         binds { $($(#[$bmeta:meta])* $bind:ident: $access:ident [$element:ty] $(if $when:expr)?),* $(,)? }
     ) => {
         $(#[doc = $doc])+
@@ -493,7 +546,8 @@ macro_rules! kernel {
             type Expected = Expected;
 
             fn params_wgsl() -> String {
-                concat!($("    ", stringify!($param), ": ", stringify!($ptype), ",\n"),*).to_owned()
+                let members: &[String] = &[$(<$ptype as $crate::gpu::Param>::members(stringify!($param))),*];
+                members.concat()
             }
             fn bindings(variant: &$Variant) -> Vec<$crate::gpu::Binding> {
                 let _ = variant;
@@ -518,3 +572,65 @@ macro_rules! kernel {
     (@present $variant:ident, $Variant:ty, $when:expr) => {{ let when: fn(&$Variant) -> bool = $when; when($variant) }};
 }
 pub(crate) use kernel;
+
+#[cfg(test)]
+mod tests {
+    mod grouped {
+        use crate::gpu::{Caps, Case, Grid, Kernel, Source, wgsl};
+
+        param_group! {
+            /// Two members.
+            pub struct Shape {
+                /// Rows.
+                rows: u32,
+                /// Columns.
+                n: u32,
+            }
+        }
+
+        kernel! {
+            /// Has a group between two parameters of its own.
+            pub struct Grouped("elementwise/add_rows") for ();
+            params {
+                /// The first.
+                scale: f32,
+                /// The second and third.
+                shape: Shape,
+                /// The last.
+                eps: f32,
+            }
+            binds {
+                /// The output.
+                y: write [f32],
+            }
+        }
+
+        impl Kernel for Grouped {
+            fn supported(_: &Caps) -> Vec<()> {
+                vec![()]
+            }
+            fn source((): ()) -> Source {
+                Source::new(wgsl!("elementwise/add_rows.wgsl"), 64)
+            }
+            fn grid((): (), p: &Params) -> Grid {
+                Grid { x: p.shape.n, y: p.shape.rows }
+            }
+            fn cpu((): (), p: &Params, host: Host<'_>) {
+                host.y.fill(p.scale + p.eps);
+            }
+            fn cases((): ()) -> Vec<Case<Self>> {
+                Vec::new()
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_parameters_are_flat_in_wgsl() {
+        use super::Declaration;
+        use grouped::{Grouped, Params, Shape};
+        assert_eq!(Grouped::params_wgsl(), "    scale: f32,\n    rows: u32,\n    n: u32,\n    eps: f32,\n");
+        let params = Params { scale: 1.0, shape: Shape { rows: 2, n: 3 }, eps: 4.0 };
+        let words: [u32; 4] = bytemuck::cast(params);
+        assert_eq!(words, [1f32.to_bits(), 2, 3, 4f32.to_bits()]);
+    }
+}

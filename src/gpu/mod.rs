@@ -38,8 +38,8 @@ pub use error::GpuError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{
-    Access, Binding, Binds, Data, Declaration, Expected, Grid, Host, HostSlot, Kernel, Op, PipelineKey, ReductionOrder,
-    SparseReads, SparseUnit, Variant, shader,
+    Access, Binding, Binds, Data, Declaration, Expected, Grid, Host, HostSlot, Kernel, Op, Param, PipelineKey,
+    ReductionOrder, SparseReads, SparseUnit, Variant, shader,
 };
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
@@ -48,7 +48,7 @@ pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 
 pub(crate) use driver::lock;
-pub(crate) use kernel::{erase, host_slots, kernel, times};
+pub(crate) use kernel::{erase, host_slots, kernel, param_group, times};
 pub(crate) use plan::{Acting, HostAction};
 pub(crate) use profile::FROM_HOST;
 pub(crate) use source::wgsl;
