@@ -295,11 +295,11 @@ async fn run_pass(
 
 /// A step that is out of its bound, in words.
 fn describe(pass: &str, step: &Replayed) -> String {
-    let Replayed { kernel, variant, part, shape, .. } = step;
+    let Replayed { kernel, variant, scope, shape, .. } = step;
     let (number, all) = step.step;
     let at = step.worst.map_or_else(String::new, |(binding, deviation)| format!("{binding}{deviation}"));
     format!(
-        "{kernel} ({}) leaves its bound in {part}, step {} of {all} of the {pass}: {at}, {} of the bound; {shape}",
+        "{kernel} ({}) leaves its bound in {scope}, step {} of {all} of the {pass}: {at}, {} of the bound; {shape}",
         short(variant),
         number + 1,
         percent(step.share()),
@@ -328,7 +328,7 @@ fn replay_json(steps: &[(&'static str, Replayed)], device: &Device) -> String {
     let entry = |(pass, step): &(&'static str, Replayed)| -> Value {
         json!({
             "pass": pass,
-            "part": step.part,
+            "part": step.scope.to_string(),
             "kernel": step.kernel,
             "variant": step.variant,
             "shape": step.shape,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::gpu::{Access, Deviation, Device, Expect, GpuError, Program, Readback, Step, host_slots};
+use crate::gpu::{Access, Deviation, Device, Expect, GpuError, Program, Readback, Scope, Step, host_slots};
 
 /// How one dispatch came out.
 #[derive(Clone, Debug)]
@@ -13,8 +13,8 @@ pub struct Replayed {
     pub kernel: &'static str,
     /// The variant's `Debug` form.
     pub variant: String,
-    /// The part of the model, as `blk.3 ffn`.
-    pub part: String,
+    /// The part of the model.
+    pub scope: Scope,
     /// The parameters in their `Debug` form.
     pub shape: String,
     /// Whether the kernel gives a bound of its own; if not, [`Expect::near_cpu_kernel`] has judged.
@@ -76,7 +76,7 @@ pub async fn replay(
             step: (i, steps.len()),
             kernel: op.kernel(),
             variant: op.variant(),
-            part: step.label().to_owned(),
+            scope: step.scope(),
             shape: op.shape(),
             own_bound,
             worst,

@@ -1,7 +1,7 @@
 //! Copies of blocks that a sequence writes to and another one has too.
 
 use crate::{
-    gpu::{Buffer, Device, GpuError, Plan, Program, Recorder},
+    gpu::{Buffer, Device, GpuError, Plan, Program, Recorder, Stage},
     kernels::attn::copy_blocks,
     kv::BlockCopy,
     model::{KvCache, Model},
@@ -47,7 +47,7 @@ impl Copies {
     fn plan(&self, kv: &KvCache, pairs: u32) -> Result<Plan, GpuError> {
         let blocks = kv.shape.blocks;
         let mut rec = Recorder::new();
-        rec.scope("copied blocks");
+        rec.scope(Stage::CopyBlocks);
         for layer in &kv.layers {
             rec.dispatch(
                 copy_blocks::CopyBlocks,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+pub use crate::gpu::Stage;
 use crate::{gpu::StageTime, model::Kind};
 
 /// What the rows of a pass were.
@@ -13,63 +14,6 @@ pub enum Phase {
     Decode,
     /// Drawn tokens of several sequences.
     BatchedDecode,
-}
-
-/// The parts of a model, in the order in which they are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// Tokens to rows.
-    Embed,
-    /// Norm, projections, rotation, attention.
-    Attention,
-    /// The router and what comes of it, with the norm before.
-    Route,
-    /// The gated products.
-    GateUp,
-    /// The product after them.
-    Down,
-    /// The experts' outputs to the residual.
-    WeightedSum,
-    /// The last norm and the logits.
-    Head,
-    /// The choice of tokens.
-    Sampling,
-    /// Experts that are brought from the file.
-    Paging,
-}
-
-impl Stage {
-    /// The stage of a step of a plan, by its label.
-    fn of(label: &str) -> Self {
-        if label.ends_with(crate::gpu::FROM_HOST) {
-            return Self::Paging;
-        }
-        match label.split_once(' ').map_or(label, |(_, part)| part) {
-            "embedding" => Self::Embed,
-            "attention" => Self::Attention,
-            "route" => Self::Route,
-            "gate up" => Self::GateUp,
-            "down" => Self::Down,
-            "weighted sum" => Self::WeightedSum,
-            "head" => Self::Head,
-            _ => Self::Sampling,
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Embed => "embed",
-            Self::Attention => "attention",
-            Self::Route => "route",
-            Self::GateUp => "gate/up",
-            Self::Down => "down",
-            Self::WeightedSum => "weighted sum",
-            Self::Head => "head",
-            Self::Sampling => "sampling",
-            Self::Paging => "paging",
-        }
-    }
 }
 
 impl Phase {
@@ -137,7 +81,7 @@ impl Profile {
         total.passes += 1;
         total.rows += u64::from(rows);
         for stage in stages {
-            let sum = total.stages.entry(Stage::of(&stage.label)).or_default();
+            let sum = total.stages.entry(stage.scope.stage).or_default();
             sum.time += stage.time;
             sum.dispatches += stage.dispatches as u64;
         }

@@ -192,7 +192,7 @@ impl Runner {
         DecodePass {
             rows: pass.map_or(0, |pass| pass.rows),
             dispatches: steps.len(),
-            layer_dispatches: steps.iter().filter(|step| step.label().starts_with("blk.")).count(),
+            layer_dispatches: steps.iter().filter(|step| step.scope().layer.is_some()).count(),
             weight_bytes: weight_bytes(program.plan(), self.model.weights(), experts),
         }
     }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 use super::{Engine, EngineError, EngineOptions, runner::Runner};
 use crate::{
-    gpu::{Device, GpuError, Plan, Program, Step},
+    gpu::{Device, GpuError, Plan, Program, Stage, Step},
     model::{Choices, Model, Site, Tuning},
 };
 
@@ -186,29 +186,30 @@ struct Parts {
 
 /// Where plans differ: in the first layer that does, and the next, which may be told of it.
 fn differing(plans: &[Plan]) -> Option<Parts> {
-    let of_layer = |plan: &Plan, layer: &str| -> Vec<usize> {
-        (0..plan.steps().len()).filter(|i| layer_of(&plan.steps()[*i]) == layer).collect()
+    let of_layer = |plan: &Plan, layer: Part| -> Vec<usize> {
+        (0..plan.steps().len()).filter(|i| part_of(&plan.steps()[*i]) == layer).collect()
     };
     let same = |plan: &Plan, i: usize, other: &Plan, j: usize| plan.steps()[i].same(&other.steps()[j]);
     let (first, others) = plans.split_first()?;
     let mut seen = BTreeSet::new();
-    let layers: Vec<&str> = first.steps().iter().map(layer_of).filter(|layer| seen.insert(*layer)).collect();
-    let differs = |layer: &str| {
+    let layers: Vec<Part> = first.steps().iter().map(part_of).filter(|layer| seen.insert(*layer)).collect();
+    let differs = |layer: Part| {
         let mine = of_layer(first, layer);
         others.iter().any(|other| {
             let its = of_layer(other, layer);
             its.len() != mine.len() || mine.iter().zip(&its).any(|(i, j)| !same(first, *i, other, *j))
         })
     };
-    let at = layers.iter().position(|layer| differs(layer))?;
-    let next = layers.get(at + 1).filter(|next| layers[at].starts_with("blk.") && next.starts_with("blk."));
+    let at = layers.iter().position(|layer| differs(*layer))?;
+    let next = layers.get(at + 1).filter(|next| matches!((layers[at], next), (Part::Layer(_), Part::Layer(_))));
     let both = |plan: &Plan| {
         let mut steps = of_layer(plan, layers[at]);
-        steps.extend(next.map(|next| of_layer(plan, next)).unwrap_or_default());
+        steps.extend(next.map(|next| of_layer(plan, *next)).unwrap_or_default());
         steps
     };
     let mut of: Vec<_> = plans.iter().map(both).collect();
-    let mut before: Vec<_> = (0..first.steps().len()).filter(|i| layer_of(&first.steps()[*i]) == "embedding").collect();
+    let mut before: Vec<_> =
+        (0..first.steps().len()).filter(|i| first.steps()[*i].scope().stage == Stage::Embed).collect();
     before.extend(&of[0]);
     loop {
         let same_ends = |end: fn(&Vec<usize>) -> Option<&usize>| {
@@ -230,9 +231,17 @@ fn differing(plans: &[Plan]) -> Option<Parts> {
     Some(Parts { of, before })
 }
 
-/// The first word of a step's label: its layer, or what else it belongs to.
-fn layer_of(step: &Step) -> &str {
-    step.label().split(' ').next().unwrap_or_default()
+/// A part of a plan: a layer, or a stage outside of the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Layer(u32),
+    Outside(Stage),
+}
+
+/// Returns the part that a step belongs to.
+fn part_of(step: &Step) -> Part {
+    let scope = step.scope();
+    scope.layer.map_or(Part::Outside(scope.stage), Part::Layer)
 }
 
 /// Some steps of a plan.

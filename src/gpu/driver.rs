@@ -11,8 +11,8 @@ use std::{
 use super::{
     GpuError,
     device::Created,
+    error_scope::{Caught, caught},
     pipeline::PipelineCache,
-    scope::{Caught, caught},
     wait::Patience,
 };
 

@@ -3,7 +3,7 @@
 use super::{
     Device,
     driver::{Gpu, lock},
-    scope::caught,
+    error_scope::caught,
 };
 
 /// Begins every record; the last byte is the record's version.

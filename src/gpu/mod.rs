@@ -14,6 +14,7 @@ mod device;
 mod driver;
 mod encode;
 mod error;
+mod error_scope;
 mod heaps;
 mod host_steps;
 #[cfg(not(target_arch = "wasm32"))]
@@ -25,8 +26,8 @@ mod plan;
 mod profile;
 mod program;
 mod readback;
-mod scope;
 mod source;
+mod stage;
 mod wait;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
@@ -46,9 +47,9 @@ pub use profile::StageTime;
 pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
+pub use stage::{Scope, Stage};
 
 pub(crate) use driver::lock;
 pub(crate) use kernel::{erase, host_slots, kernel, param_group, times};
 pub(crate) use plan::{Acting, HostAction};
-pub(crate) use profile::FROM_HOST;
 pub(crate) use source::wgsl;

@@ -18,8 +18,8 @@ use std::{
 use super::{
     GpuError, Shader,
     driver::{Gpu, Made, lock},
+    error_scope::caught,
     kernel::{Access, Op, PipelineKey},
-    scope::caught,
     source::FIRST_BYTES,
 };
 

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use super::{
-    Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, encode,
+    Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, Scope, encode,
     kernel::{Dispatch, check_aliases},
 };
 
@@ -14,8 +14,8 @@ pub struct Step {
     pub(crate) op: Box<dyn Op>,
     /// One per binding of the kernel; `None` where the variant has none.
     pub(crate) buffers: Vec<Option<Arc<RawBuffer>>>,
-    /// The part of the model it belongs to, as `blk.3 router`.
-    pub(crate) label: String,
+    /// The part of the model it belongs to.
+    pub(crate) scope: Scope,
     /// Where a GPU finds the grid, if not in the kernel's parameters.
     pub(crate) args: Option<GridArgs>,
     /// Run by the CPU kernel, whatever the device.
@@ -85,9 +85,9 @@ impl Step {
         bound.filter(|(_, binding)| binding.access == Access::Write).filter_map(|(buffer, _)| buffer.as_ref())
     }
 
-    /// The part of the model it belongs to.
-    pub fn label(&self) -> &str {
-        &self.label
+    /// Returns the part of the model it belongs to.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// Whether `next` can be sent with it: on the same side, and with nothing to do in between.
@@ -106,7 +106,7 @@ impl Plan {
     /// A plan of one dispatch, its buffers in the order of the bindings.
     pub(crate) fn single(op: Box<dyn Op>, buffers: &[Option<Buffer<u32>>]) -> Self {
         let buffers = buffers.iter().map(|b| b.as_ref().map(|b| Arc::clone(&b.raw))).collect();
-        Self { steps: vec![Step { op, buffers, label: String::new(), args: None, on_host: false, before: None }] }
+        Self { steps: vec![Step { op, buffers, scope: Scope::default(), args: None, on_host: false, before: None }] }
     }
 
     /// The dispatches.
@@ -137,7 +137,7 @@ impl Plan {
 #[derive(Debug, Default)]
 pub struct Recorder {
     plan: Plan,
-    scope: String,
+    scope: Scope,
     on_host: bool,
     before: Option<Arc<dyn HostAction>>,
 }
@@ -148,9 +148,9 @@ impl Recorder {
         Self::default()
     }
 
-    /// Names the part of the model that the next dispatches belong to.
-    pub fn scope(&mut self, name: impl Into<String>) {
-        self.scope = name.into();
+    /// Sets the part of the model that the next dispatches belong to.
+    pub fn scope(&mut self, scope: impl Into<Scope>) {
+        self.scope = scope.into();
     }
 
     /// Whether the next dispatches are run by their CPU kernels on the host although the device is a GPU:
@@ -232,8 +232,8 @@ impl Recorder {
                 return Err(GpuError::Aliased { kernel: K::NAME, buffer: args.buffer.label.clone() });
             }
         }
-        let (label, on_host, before) = (self.scope.clone(), self.on_host, self.before.take());
-        self.plan.steps.push(Step { op: Box::new(op), buffers, label, args, on_host, before });
+        let (scope, on_host, before) = (self.scope, self.on_host, self.before.take());
+        self.plan.steps.push(Step { op: Box::new(op), buffers, scope, args, on_host, before });
         Ok(())
     }
 

@@ -6,22 +6,21 @@ use std::{
 };
 
 use super::{
-    Buffer, Device, GpuError, Program, Readback, Step, cpu_kernel, driver::Gpu, encode::GpuProgram, plan::HostAction,
+    Buffer, Device, GpuError, Program, Readback, Scope, Stage, Step, cpu_kernel, driver::Gpu, encode::GpuProgram,
+    plan::HostAction,
 };
 
-/// What a run of steps with the same label took.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The time of consecutive steps of one scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageTime {
-    /// The label that [`Recorder::scope`](super::Recorder::scope) gave the steps.
-    pub label: String,
-    /// How many they are.
+    /// The scope of the steps ([`Recorder::scope`](super::Recorder::scope)). What the host does before the steps of a layer is
+    /// a stage of its own, [`Stage::LoadExperts`].
+    pub scope: Scope,
+    /// The number of steps.
     pub dispatches: usize,
-    /// By the GPU's clock; for steps on the host by the host's.
+    /// The time by the GPU's clock; for steps on the host by the host's.
     pub time: Duration,
 }
-
-/// Ends the label of a stage that is what the host does before the steps of the label.
-pub(crate) const FROM_HOST: &str = ", from the host";
 
 /// Stages timed by one query set: each writes two of the queries that a set may have.
 const STAGES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
@@ -29,7 +28,7 @@ const STAGES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 const STAGES_PER_SUBMISSION: usize = 64;
 
 impl Program {
-    /// Runs the plan and times its stages: the runs of steps that have the same label, in order. On a GPU each is a compute
+    /// Runs the plan and times its stages: the runs of steps that have the same scope, in order. On a GPU each is a compute
     /// pass between two timestamps; nothing waits between them, but that steps on the host do.
     ///
     /// # Errors
@@ -39,17 +38,14 @@ impl Program {
         let mut stages = Vec::new();
         let mut times = Vec::new();
         let mut first = 0;
-        for run in self.plan().steps().chunk_by(|a, b| a.label == b.label && a.goes_on(b)) {
+        for run in self.plan().steps().chunk_by(|a, b| a.scope == b.scope && a.goes_on(b)) {
             if let Some(step) = run.first().filter(|step| step.before.is_some()) {
                 stages.push((first..first, &run[..1]));
-                times.push(StageTime {
-                    label: format!("{}{FROM_HOST}", step.label),
-                    dispatches: 0,
-                    time: Duration::ZERO,
-                });
+                let scope = Scope { stage: Stage::LoadExperts, ..step.scope };
+                times.push(StageTime { scope, dispatches: 0, time: Duration::ZERO });
             }
             stages.push((first..first + run.len(), run));
-            times.push(StageTime { label: run[0].label.clone(), dispatches: run.len(), time: Duration::ZERO });
+            times.push(StageTime { scope: run[0].scope, dispatches: run.len(), time: Duration::ZERO });
             first += run.len();
         }
         match (&self.gpu, device.gpu()) {

@@ -5,7 +5,7 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    gpu::{Buffer, GpuError, Plan, Recorder},
+    gpu::{Buffer, GpuError, Plan, Recorder, Scope, Stage},
     kernels::{elementwise::rms_norm, linear::embed, sample},
 };
 
@@ -57,17 +57,17 @@ impl Decoder<'_> {
         // Whether a layer's input was normed with the sum that it is.
         let mut normed = false;
         for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
-            rec.scope(format!("blk.{i} attention"));
+            rec.scope(Scope::layer(i as u32, Stage::Attention));
             self.attention(&mut rec, layer, kv, normed)?;
             let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
             normed = self.feed_forward(&mut rec, i, layer, next_norm)?;
         }
         if self.pass.logit_rows > 0 {
-            rec.scope("head");
+            rec.scope(Stage::Head);
             self.picked_norm(&mut rec)?;
             let head = self.weights.output.as_ref().unwrap_or(&self.weights.embedding);
             self.head(&mut rec, head, self.pass.logit_rows)?;
-            rec.scope("sampling");
+            rec.scope(Stage::Sampling);
             self.sampling.record(&mut rec, &self.pass.draws, self.activations)?;
         }
         Ok(rec.finish())
@@ -75,7 +75,7 @@ impl Decoder<'_> {
 
     fn embed(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, table) = (self.activations, &self.weights.embedding);
-        rec.scope("embedding");
+        rec.scope(Stage::Embed);
         let (ids, from) = match self.pass.kind {
             Kind::Prompt => (&a.ids, embed::Ids::Given),
             Kind::Drawn => (&self.sampling.tokens, embed::Ids::Drawn),

@@ -9,7 +9,7 @@ use super::{
     weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
-    gpu::{Buffer, GpuError, Recorder},
+    gpu::{Buffer, GpuError, Recorder, Scope, Stage},
     kernels::{
         elementwise::silu_mul,
         linear::{self, Epilogue, gemv_sum},
@@ -52,21 +52,21 @@ impl Decoder<'_> {
         layer: &LayerWeights,
         next_norm: Option<&Buffer<f32>>,
     ) -> Result<bool, GpuError> {
-        let scope = format!("blk.{number}");
+        let scope = |stage| Scope::layer(number as u32, stage);
         let (a, rows, block) = (self.activations, self.pass.rows, &layer.feed_forward);
         let single = self.tokens_by(rows) == By::Row;
         // Activations are made from the same configuration as the weights: all three are there, or none.
         let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
-            rec.scope(format!("{scope} gate up"));
+            rec.scope(scope(Stage::GateUp));
             let input = self.normed(rec, &layer.ffn_norm, single)?;
             self.gate_up(rec, block, Rows::Tokens(rows), input)?;
-            rec.scope(format!("{scope} down"));
+            rec.scope(scope(Stage::DownProj));
             self.biased(rec, &block.down, Input::plain(&a.gate), self.residual())?;
             return Ok(false);
         };
         let (pairs, hidden) = (rows * experts.used, self.config.hidden);
         let by = self.pairs_by(pairs, experts.count);
-        rec.scope(format!("{scope} route"));
+        rec.scope(scope(Stage::Router));
         let input = self.normed(rec, &layer.ffn_norm, single && by == By::Row)?;
         self.route(rec, router, routing, experts, input)?;
         let whole = (by == By::Row && self.options.fused && !self.tiers.int8()).then_some(&block.down.matrix.parts[..]);
@@ -77,10 +77,10 @@ impl Decoder<'_> {
             if by != By::Row {
                 self.bucket(rec, block, routing, pairs, chosen, by)?;
             }
-            rec.scope(format!("{scope} gate up"));
+            rec.scope(scope(Stage::GateUp));
             let of_pairs = |share, grid| Rows::Pairs { pairs, share, by, grid, chosen, routing };
             self.gate_up(rec, block, of_pairs(experts.used, 0), input)?;
-            rec.scope(format!("{scope} down"));
+            rec.scope(scope(Stage::DownProj));
             if let (Some([down]), 1) = (whole, of)
                 && self.choices.choose("down", rows, ("with the sum", true), &[("then the sum", false)])
             {
@@ -90,7 +90,7 @@ impl Decoder<'_> {
             let out = Output::new(&routing.outputs, hidden);
             self.linear(rec, &block.down.matrix, of_pairs(1, 1), Input::plain(&a.gate), out)?;
         }
-        rec.scope(format!("{scope} weighted sum"));
+        rec.scope(scope(Stage::MoeCombine));
         rec.dispatch(
             weighted_sum::WeightedSum,
             match next_norm {

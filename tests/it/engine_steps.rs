@@ -34,10 +34,10 @@ fn a_profile_has_all_stages_with_times() {
                 for phase in [Phase::Prefill, Phase::Decode, Phase::BatchedDecode] {
                     let total = profile.phases.get(&phase).unwrap_or_else(|| panic!("{phase:?}"));
                     let mut stages = vec![Stage::Embed, Stage::Attention];
-                    stages.extend(experts.then_some(Stage::Route));
-                    stages.extend([Stage::GateUp, Stage::Down]);
+                    stages.extend(experts.then_some(Stage::Router));
+                    stages.extend([Stage::GateUp, Stage::DownProj]);
                     // Drawn rows that are multiplied one by one have it in their way down.
-                    stages.extend((experts && phase == Phase::Prefill).then_some(Stage::WeightedSum));
+                    stages.extend((experts && phase == Phase::Prefill).then_some(Stage::MoeCombine));
                     stages.extend([Stage::Head, Stage::Sampling]);
                     assert!(total.stages.keys().eq(&stages), "{phase:?}: {:?}", total.stages);
                     for (stage, total) in &total.stages {

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Instant};
 
 use ferrum_wgpu::{
     conformance::{Replayed, replay},
-    gpu::{Adapter, Buffer, Caps, Device, GpuError, Plan, Program, Readback, Recorder},
+    gpu::{Adapter, Buffer, Caps, Device, GpuError, Plan, Program, Readback, Recorder, Scope, Stage},
     kernels::{
         elementwise::silu_mul,
         linear::{Epilogue, Mma, Rows, TileType, gemm},
@@ -118,7 +118,7 @@ impl Layer {
 
     fn plan(&self, how: How) -> Plan {
         let mut rec = Recorder::new();
-        rec.scope("router");
+        rec.scope(Stage::Router);
         rec.on_host(how.host_router);
         let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, k: USED };
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
@@ -147,7 +147,7 @@ impl Layer {
             },
         )
         .expect("a step");
-        rec.scope("experts");
+        rec.scope(Stage::GateUp);
         rec.on_host(how.host_gemm);
         let (variant, params, binds) = self.gemm();
         if how.indirect {
@@ -328,7 +328,7 @@ async fn stages(device: &Device, stages: usize) -> Plan {
     let y = device.upload("y", &[1.0f32; 4096]).await.expect("the buffer fits");
     let mut rec = Recorder::new();
     for stage in 0..stages {
-        rec.scope(format!("stage {stage}"));
+        rec.scope(Scope::layer(stage as u32, Stage::Other));
         rec.on_host(stage == 1);
         for _ in 0..2 {
             let params = silu_mul::Params { rows: 1, n: 4096 };
@@ -407,8 +407,8 @@ fn stages_are_timed() {
                 }
                 let stages = result.expect("times");
                 assert_eq!(stages.len(), count);
-                for (i, stage) in stages.iter().enumerate() {
-                    assert_eq!((stage.label.as_str(), stage.dispatches), (format!("stage {i}").as_str(), 2));
+                for (i, stage) in (0..).zip(&stages) {
+                    assert_eq!((stage.scope, stage.dispatches), (Scope::layer(i, Stage::Other), 2));
                     assert!(stage.time.as_nanos() > 0, "{stage:?}");
                 }
                 let sum: std::time::Duration = stages.iter().map(|stage| stage.time).sum();

@@ -7,7 +7,7 @@ use ferrum_wgpu::{
     conformance::{Replayed, replay},
     engine::{Engine, EngineError, EngineOptions},
     gguf::Gguf,
-    gpu::{Adapter, Device},
+    gpu::{Adapter, Device, Scope, Stage},
     kernels::KvType,
     model::Model,
 };
@@ -80,16 +80,16 @@ fn found(kernel: &str, from: &str, to: &str) -> Replayed {
 fn a_wrong_kernel_is_named() {
     // A factor that is off by a hundredth of a percent, a key too few, a wrong order, an expert left out, an epsilon, a gate.
     let norm = found("elementwise/rms_norm", "* scale * w[i]", "* scale * w[i] * 1.0001");
-    assert_eq!((norm.part.as_str(), norm.step.0), ("blk.0 attention", 1), "{norm:?}");
+    assert_eq!((norm.scope, norm.step.0), (Scope::layer(0, Stage::Attention), 1), "{norm:?}");
     let (binding, worst) = norm.worst.expect("a deviation");
     assert!(binding == "y" && worst.share > 1.0 && worst.bound > 0.0, "{norm:?}");
 
     let attention = found("attn/attention", "< seen.end)", "<= seen.end)");
-    assert_eq!(attention.part, "blk.0 attention");
+    assert_eq!(attention.scope.to_string(), "blk.0 attention");
     assert!(attention.shape.contains("capacity: 16"), "{attention:?}");
 
     let router = found("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other < e || other == 1u");
-    assert_eq!(router.part, "blk.0 route");
+    assert_eq!(router.scope, Scope::layer(0, Stage::Router));
     found("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k");
     found("attn/qkv_to_cache", "p.eps", "(p.eps + 0.01)");
     found("linear/gemv", "= silu(", "= 1.001 * silu(");
