@@ -9,7 +9,7 @@ use ferrum_wgpu::{
     engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions, Session},
     gguf::Gguf,
     gpu::{Adapter, Device},
-    model::{Model, PlanOptions, Tiers},
+    model::{KernelSelection, Model, PlanOptions},
 };
 
 const PROMPT: usize = 128;
@@ -34,8 +34,8 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     println!("load            {:>8.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let vocab = model.config().vocab;
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % vocab).collect();
-    for (name, tiers) in [("row by row", Tiers::SOFTWARE), ("by tiles", Tiers::GPU)] {
-        let plan = PlanOptions { tiers: Some(tiers), ..Default::default() };
+    for (name, kernels) in [("row by row", KernelSelection::SOFTWARE), ("by tiles", KernelSelection::GPU)] {
+        let plan = PlanOptions { kernels: Some(kernels), ..Default::default() };
         let context = Some(256);
         let options = EngineOptions { plan, context, prefix_sharing: false, ..Default::default() };
         let engine = Engine::new(&model, &options).await?;

@@ -34,7 +34,7 @@ pub async fn load(device: &Device, gguf: &Gguf, slots: Option<u32>) -> Result<Mo
         bar.set_position(sent);
     };
     let model = match slots {
-        Some(slots) => Model::load_paged(device, gguf, slots, progress).await,
+        Some(slots) => Model::load_offloaded(device, gguf, slots, progress).await,
         None => Model::load(device, gguf, progress).await,
     };
     bar.finish_and_clear();

@@ -105,7 +105,7 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::Error(Code::Runtime, e.to_string()));
     let tokens = json(serde_json::to_string(&args.tokens))?;
     let (greedy, rows) = (json(serde_json::to_string(&greedy))?, json(serde_json::to_string(&rows))?);
-    if let Some(paging) = model.paging() {
+    if let Some(paging) = model.expert_cache() {
         output::note(format_args!("{}", paged(&paging)));
     }
     output::print(&format!("{{\"tokens\":{tokens},\"greedy\":{greedy},\"top\":{rows}}}\n"))?;

@@ -5,7 +5,7 @@ use ferrum_wgpu::engine::{Engine, EngineOptions, Fit};
 use ferrum_wgpu::gguf::Gguf;
 use ferrum_wgpu::gpu::{Adapter, AdapterKind};
 use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{MemoryPlan, Paging};
+use ferrum_wgpu::model::{ExpertCacheStats, MemoryPlan};
 
 use super::device::Place;
 use super::exit::Failure;
@@ -85,7 +85,7 @@ pub fn experts(memory: &MemoryPlan) -> String {
 }
 
 /// What was paged.
-pub fn paged(paging: &Paging) -> String {
+pub fn paged(paging: &ExpertCacheStats) -> String {
     format!(
         "experts: {:.1} % of {} choices were on the device, {} from the file",
         100.0 * paging.hit_rate(),

@@ -137,7 +137,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
             Stop::EndOfTurn | Stop::Text | Stop::Limit | Stop::ContextFull => Code::Success,
         },
     };
-    if let Some(paging) = model.paging() {
+    if let Some(paging) = model.expert_cache() {
         note(format_args!("{}", paged(&paging)));
     }
     if args.profile {

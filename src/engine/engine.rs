@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{
     DecodePass, EngineError, EngineOptions, Profile, Session,
     drive::{Drive, Woken, Work},
-    runner::{Runner, rooms},
+    runner::{Runner, workspace_sizes},
     schedule::{News, Schedule},
     scheduler::SequenceId,
     turn::{SharedSchedule, Turn, lock},
@@ -64,7 +64,7 @@ impl Engine {
     pub fn memory(gguf: &Gguf, options: &EngineOptions, kv_type: KvType) -> Result<MemoryPlan, EngineError> {
         let config = Config::from_gguf(gguf)?;
         let shape = options.cache(&config, kv_type)?;
-        Ok(MemoryPlan::new(gguf, shape, rooms(options, shape.context))?)
+        Ok(MemoryPlan::new(gguf, shape, workspace_sizes(options, shape.context))?)
     }
 
     /// Compiles all kernels that an engine for `gguf` needs on `device`, as [`Engine::prepare`] does, but before there is a
@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// The pass that computed drawn tokens last, counting the bytes of `experts` different experts in a layer
-    /// ([`Reads::experts`](crate::model::Reads::experts)); all zero before the first.
+    /// ([`MemoryTraffic::experts`](crate::model::MemoryTraffic::experts)); all zero before the first.
     pub async fn decode_pass(&self, experts: f64) -> DecodePass {
         self.shared.drive.with(|runner| runner.decode_pass(experts)).await
     }
@@ -241,5 +241,5 @@ impl Engine {
 
 /// Whether drawn tokens and prompts have one order of sums where `model` is.
 fn one_order(model: &Model, options: &EngineOptions) -> bool {
-    options.plan.tiers_on(model.device()).one_order() || options.order_crossing
+    options.plan.selection_on(model.device()).one_order() || options.order_crossing
 }

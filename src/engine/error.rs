@@ -92,7 +92,7 @@ pub enum EngineError {
     DeviceLost,
     /// Another engine has the model's experts: one that is paged serves one engine at a time.
     #[error("the model is paged, and another engine has its experts")]
-    PagedByAnother,
+    ExpertCacheInUse,
     /// A file to recover from is another model's.
     #[error("the file is not the model that the engine was made for")]
     OtherModel,

@@ -13,7 +13,7 @@ pub struct Fit {
     /// Its options: those that were asked for, with a context and a KV cache that fit.
     pub options: EngineOptions,
     /// Its memory. Where [`MemoryPlan::slots`] says so, the model must be loaded with
-    /// [`Model::load_paged`](crate::model::Model::load_paged).
+    /// [`Model::load_offloaded`](crate::model::Model::load_offloaded).
     pub memory: MemoryPlan,
 }
 

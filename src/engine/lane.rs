@@ -6,7 +6,7 @@ use super::{EngineOptions, pace::steady_parts};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{Activations, Choices, Decoder, FeedForward, Kind, KvCache, Model, Pass, Room, Sampling},
+    model::{Activations, Choices, Decoder, FeedForward, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize},
 };
 
 /// The rows of one kind in a step, as the device is given them.
@@ -33,19 +33,19 @@ impl Batch {
         self.picks.len() as u32 - self.draws.count()
     }
 
-    fn pass(&self, kind: Kind) -> Pass {
+    fn pass(&self, phase: Phase) -> Pass {
         let longest = self.positions.iter().map(|[position, _]| position + 1).max().unwrap_or(0);
         // Prompts' rows attend whole: their plan does not depend on it.
-        let chunks = if kind == Kind::Drawn { longest.div_ceil(CHUNK) } else { 0 };
-        Pass { kind, rows: self.len(), chunks, logit_rows: self.picks.len() as u32, draws: self.draws }
+        let chunks = if phase == Phase::Decode { longest.div_ceil(CHUNK) } else { 0 };
+        Pass { phase, rows: self.len(), chunks, logit_rows: self.picks.len() as u32, draws: self.draws }
     }
 }
 
 /// What passes of one kind need.
 #[derive(Debug)]
 pub(super) struct Lane {
-    kind: Kind,
-    room: Room,
+    phase: Phase,
+    room: WorkspaceSize,
     pub(super) activations: Activations,
     pub(super) program: Program,
     /// What the program was prepared for.
@@ -56,11 +56,11 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Logits of up to two steps are read back at a time.
-    pub(super) async fn new(model: &Model, kind: Kind, room: Room) -> Result<Self, GpuError> {
+    pub(super) async fn new(model: &Model, phase: Phase, room: WorkspaceSize) -> Result<Self, GpuError> {
         let device = model.device();
-        let activations = Activations::new(device, model.config(), room, model.paging().is_some()).await?;
+        let activations = Activations::new(device, model.config(), room, model.expert_cache().is_some()).await?;
         let logits = Readback::new::<f32>(device, activations.logits.len(), 2).await?;
-        Ok(Self { kind, room, activations, program: Program::new(device), pass: None, logits })
+        Ok(Self { phase, room, activations, program: Program::new(device), pass: None, logits })
     }
 
     /// Makes the program that computes `batch` ready, to be sent in `parts` submissions or a few more.
@@ -73,7 +73,7 @@ impl Lane {
         batch: &Batch,
         parts: usize,
     ) -> Result<(), GpuError> {
-        let (device, pass) = (model.device(), batch.pass(self.kind));
+        let (device, pass) = (model.device(), batch.pass(self.phase));
         let parts = steady_parts(self.program.parts(), parts);
         if self.pass == Some(pass) && self.program.parts() == parts {
             return Ok(());
@@ -105,7 +105,7 @@ impl Lane {
             activations: &self.activations,
             kv,
             sampling,
-            tiers: options.plan.tiers_on(device),
+            kernels: options.plan.selection_on(device),
             options: options.plan,
             choices,
             pass,
@@ -129,13 +129,13 @@ impl Lane {
             FeedForward::Dense { .. } => (1, 1),
             FeedForward::Experts { count, used, .. } => (used, count),
         };
-        let borders = options.plan.tiers_on(model.device()).borders(used, experts);
+        let borders = options.plan.selection_on(model.device()).borders(used, experts);
         let between = borders.into_iter().filter(|rows| (2..room.rows).contains(rows));
         let passes = [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)];
         for (rows, chunks, logit_rows, penalised) in
             passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(room.logit_rows), false)))
         {
-            let pass = Pass { kind: self.kind, rows, chunks, logit_rows, draws: draws(penalised) };
+            let pass = Pass { phase: self.phase, rows, chunks, logit_rows, draws: draws(penalised) };
             self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?
                 .compile(device)
                 .await?;
@@ -146,12 +146,12 @@ impl Lane {
     /// Passes that stand for all sizes that choices are made for, those that matter most first.
     pub(super) fn trials(&self) -> Vec<Pass> {
         let all = self.room.rows;
-        let of_prompts = (self.kind == Kind::Prompt).then_some(all);
+        let of_prompts = (self.phase == Phase::Prefill).then_some(all);
         let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2)).take_while(|rows| *rows < all);
-        let rows = of_prompts.into_iter().chain(powers).chain((self.kind == Kind::Drawn).then_some(all));
-        let logit_rows = |rows: u32| if self.kind == Kind::Drawn { rows.min(self.room.logit_rows) } else { 0 };
+        let rows = of_prompts.into_iter().chain(powers).chain((self.phase == Phase::Decode).then_some(all));
+        let logit_rows = |rows: u32| if self.phase == Phase::Decode { rows.min(self.room.logit_rows) } else { 0 };
         let pass = |rows| Pass {
-            kind: self.kind,
+            phase: self.phase,
             rows,
             chunks: 0,
             logit_rows: logit_rows(rows),
@@ -171,12 +171,14 @@ impl Lane {
         let tokens: Vec<u32> = (0..pass.rows).map(|row| row.wrapping_mul(2_654_435_761) % vocab.max(1)).collect();
         let batch = Batch {
             ids: tokens.clone(),
-            positions: (0..pass.rows).map(|row| if self.kind == Kind::Prompt { [row, 0] } else { [0, row] }).collect(),
+            positions: (0..pass.rows)
+                .map(|row| if self.phase == Phase::Prefill { [row, 0] } else { [0, row] })
+                .collect(),
             picks: (0..pass.logit_rows).map(|row| [row, row]).collect(),
             draws: pass.draws,
         };
         self.write(device, &batch)?;
-        if self.kind == Kind::Drawn { device.write_now(&sampling.tokens, 0, &tokens) } else { Ok(()) }
+        if self.phase == Phase::Decode { device.write_now(&sampling.tokens, 0, &tokens) } else { Ok(()) }
     }
 
     /// Has the program prepared again: a buffer that it uses is another.
@@ -187,7 +189,7 @@ impl Lane {
     /// Writes what the program reads.
     pub(super) fn write(&self, device: &Device, batch: &Batch) -> Result<(), GpuError> {
         let a = &self.activations;
-        if self.kind == Kind::Prompt {
+        if self.phase == Phase::Prefill {
             device.write_now(&a.ids, 0, &batch.ids)?;
         }
         device.write_now(&a.positions, 0, batch.positions.as_flattened())?;

@@ -54,7 +54,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use fit::Fit;
 pub use options::{EngineOptions, KvLayout};
-pub use profile::{DecodePass, Phase, PhaseTotal, Profile, Stage, StageTotal};
+pub use profile::{DecodePass, PassKind, PhaseTotal, Profile, Stage, StageTotal};
 pub use sampler::{Sampler, SamplingOptions, argmax};
 pub use session::{GenerateOptions, Progress, Reply, Session, Stop};
 pub use tune::{Timing, Tuned};

@@ -3,25 +3,25 @@
 use std::{collections::BTreeMap, time::Duration};
 
 pub use crate::gpu::Stage;
-use crate::{gpu::StageTime, model::Kind};
+use crate::{gpu::StageTime, model::Phase};
 
-/// What the rows of a pass were.
+/// The kind of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    /// Rows of prompts.
+pub enum PassKind {
+    /// Prefill.
     Prefill,
-    /// One drawn token.
+    /// Decode of one sequence.
     Decode,
-    /// Drawn tokens of several sequences.
+    /// Decode of several sequences.
     BatchedDecode,
 }
 
-impl Phase {
-    pub(super) fn of(kind: Kind, rows: u32) -> Self {
-        match (kind, rows) {
-            (Kind::Prompt, _) => Self::Prefill,
-            (Kind::Drawn, 1) => Self::Decode,
-            (Kind::Drawn, _) => Self::BatchedDecode,
+impl PassKind {
+    pub(super) fn of(phase: Phase, rows: u32) -> Self {
+        match (phase, rows) {
+            (Phase::Prefill, _) => Self::Prefill,
+            (Phase::Decode, 1) => Self::Decode,
+            (Phase::Decode, _) => Self::BatchedDecode,
         }
     }
 
@@ -72,11 +72,11 @@ pub struct DecodePass {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// The phases that there were.
-    pub phases: BTreeMap<Phase, PhaseTotal>,
+    pub phases: BTreeMap<PassKind, PhaseTotal>,
 }
 
 impl Profile {
-    pub(super) fn add(&mut self, phase: Phase, rows: u32, stages: &[StageTime]) {
+    pub(super) fn add(&mut self, phase: PassKind, rows: u32, stages: &[StageTime]) {
         let total = self.phases.entry(phase).or_default();
         total.passes += 1;
         total.rows += u64::from(rows);

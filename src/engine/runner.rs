@@ -7,13 +7,13 @@ use super::{
     copies::Copies,
     lane::{Batch, Lane},
     pace::{Moment, Pace, StepRows, watched},
-    profile::Phase,
+    profile::PassKind,
     scheduler::{Give, Pick, SequenceId, Step, StepId},
 };
 use crate::{
     gpu::{Device, GpuError, Pending, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{Choices, History, Kind, KvCache, Model, Pass, Room, Sampling, Taken, weight_bytes},
+    model::{Choices, ExpertCacheLease, History, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize, weight_bytes},
 };
 
 /// How the tokens of a sequence's request are drawn.
@@ -79,7 +79,7 @@ pub(super) struct Work {
 }
 
 /// The order in which a step's passes are computed; their indices in arrays by kind.
-const KINDS: [Kind; 2] = [Kind::Prompt, Kind::Drawn];
+const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
 
 /// Buffers and programs of one model, for steps of many sequences.
 #[derive(Debug)]
@@ -94,14 +94,14 @@ pub(super) struct Runner {
     loaded: Vec<Option<u64>>,
     tokens: Readback,
     /// The experts of a model that is paged, as long as this is there.
-    _experts: Option<Taken>,
+    _experts: Option<ExpertCacheLease>,
     pub(super) pace: Pace,
     flights: VecDeque<Flight>,
     pub(super) profile: Profile,
 }
 
 /// The room that passes of each kind need.
-pub(super) fn rooms(options: &EngineOptions, context: u32) -> [Room; 2] {
+pub(super) fn workspace_sizes(options: &EngineOptions, context: u32) -> [WorkspaceSize; 2] {
     let slots = options.sequences;
     let (fused, int8) = (options.plan.fused, options.plan.int8());
     // Every token of a context has room for its own row at most.
@@ -109,7 +109,10 @@ pub(super) fn rooms(options: &EngineOptions, context: u32) -> [Room; 2] {
     // Those of one request for the logits of each token, and one of every other sequence.
     let logit_rows = options.logit_rows.saturating_add(slots.saturating_sub(1)).min(rows);
     let chunks = if context > CHUNK { context.div_ceil(CHUNK) } else { 0 };
-    [Room { rows, logit_rows, chunks: 0, fused, int8 }, Room { rows: slots, logit_rows: slots, chunks, fused, int8 }]
+    [
+        WorkspaceSize { rows, logit_rows, chunks: 0, fused, int8 },
+        WorkspaceSize { rows: slots, logit_rows: slots, chunks, fused, int8 },
+    ]
 }
 
 impl Runner {
@@ -117,16 +120,16 @@ impl Runner {
     pub(super) async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
         let (device, config) = (model.device(), model.config());
         let experts = match &model.weights().paged {
-            Some(paged) => Some(paged.take().ok_or(EngineError::PagedByAnother)?),
+            Some(paged) => Some(paged.take().ok_or(EngineError::ExpertCacheInUse)?),
             None => None,
         };
         let shape = options.cache(config, options.kv_type_on(device.name(), device.caps())?)?;
-        let [prompt, drawn] = rooms(options, shape.context);
+        let [prompt, drawn] = workspace_sizes(options, shape.context);
         let slots = options.sequences;
         let logit_rows = prompt.logit_rows.max(drawn.logit_rows);
         Ok(Self {
             kv: KvCache::new(device, config, model.weights(), shape).await?,
-            lanes: [Lane::new(model, Kind::Prompt, prompt).await?, Lane::new(model, Kind::Drawn, drawn).await?],
+            lanes: [Lane::new(model, Phase::Prefill, prompt).await?, Lane::new(model, Phase::Decode, drawn).await?],
             copies: Copies::new(device, slots).await?,
             sampling: Sampling::new(device, logit_rows, slots, config.vocab).await?,
             loaded: vec![None; slots as usize],
@@ -217,12 +220,12 @@ impl Runner {
             self.lanes.iter_mut().for_each(Lane::forget_program);
         }
         let limit = self.options.max_submit;
-        for ((kind, lane), batch) in KINDS.into_iter().zip(&mut self.lanes).zip(&work.batches) {
+        for ((phase, lane), batch) in PHASES.into_iter().zip(&mut self.lanes).zip(&work.batches) {
             let rows = batch.len();
             if rows > 0 {
-                let parts = match kind {
-                    Kind::Prompt => self.pace.prompt_parts(rows, limit),
-                    Kind::Drawn => self.pace.drawn_parts(limit),
+                let parts = match phase {
+                    Phase::Prefill => self.pace.prompt_parts(rows, limit),
+                    Phase::Decode => self.pace.drawn_parts(limit),
                 };
                 lane.prepare(&self.model, &self.kv, &self.sampling, &self.options, batch, parts).await?;
             }
@@ -336,14 +339,14 @@ impl Runner {
         if !step.copies.is_empty() {
             self.copies.program().submit(device)?;
         }
-        for ((kind, lane), batch) in KINDS.into_iter().zip(&self.lanes).zip(&work.batches) {
+        for ((phase, lane), batch) in PHASES.into_iter().zip(&self.lanes).zip(&work.batches) {
             let rows = batch.len();
             if rows == 0 {
                 continue;
             }
             if self.options.profile {
                 let stages = lane.program.profile(device).await?;
-                self.profile.add(Phase::of(kind, rows), rows, &stages);
+                self.profile.add(PassKind::of(phase, rows), rows, &stages);
             } else {
                 lane.program.run(device).await?;
             }

@@ -1,6 +1,6 @@
 //! The buffers between the kernels of a forward pass.
 
-use super::{Config, FeedForward, PairSlots};
+use super::{Config, ExpertSlots, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::{attn::part_words, linear::gemv_columns::Columns, moe::bucket},
@@ -8,7 +8,7 @@ use crate::{
 
 /// What passes there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct WorkspaceSize {
     /// Tokens of a pass.
     pub(crate) rows: u32,
     /// Rows of these whose logits are wanted.
@@ -88,7 +88,7 @@ pub(crate) struct Routing {
     /// Pairs by expert.
     pub(crate) buckets: Buckets,
     /// Where experts are paged: in which slots those of the pairs are.
-    pub(crate) slots: Option<PairSlots>,
+    pub(crate) slots: Option<ExpertSlots>,
 }
 
 /// What [`bucket`] makes of the chosen experts.
@@ -132,7 +132,7 @@ struct RoutedSizes {
 }
 
 impl Sizes {
-    fn new(config: &Config, room: Room) -> Self {
+    fn new(config: &Config, room: WorkspaceSize) -> Self {
         let rows = u64::from(room.rows);
         let (slots, inner, routed) = match config.feed_forward {
             FeedForward::Dense { inner } => (1, inner, None),
@@ -174,7 +174,7 @@ const LOWEST_TILE: u32 = Columns::Four.count();
 
 impl Activations {
     /// What the buffers that [`Activations::new`] makes are for, and their bytes; small ones together.
-    pub(crate) fn buffers(config: &Config, room: Room) -> impl Iterator<Item = (&'static str, u64)> {
+    pub(crate) fn buffers(config: &Config, room: WorkspaceSize) -> impl Iterator<Item = (&'static str, u64)> {
         let s = Sizes::new(config, room);
         let split = if s.split { [2 * s.q, 4 * s.kv] } else { [0; 2] };
         let routed = s.routed.map(|r| {
@@ -204,7 +204,12 @@ impl Activations {
     }
 
     /// Buffers for passes that there is `room` for, of a model that is `paged` or not.
-    pub(crate) async fn new(device: &Device, config: &Config, room: Room, paged: bool) -> Result<Self, GpuError> {
+    pub(crate) async fn new(
+        device: &Device,
+        config: &Config,
+        room: WorkspaceSize,
+        paged: bool,
+    ) -> Result<Self, GpuError> {
         let s = Sizes::new(config, room);
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
@@ -249,7 +254,7 @@ impl Activations {
                         tiles: device.alloc("expert tiles", r.tiles).await?,
                         grids: device.alloc("expert grids", 6).await?,
                     },
-                    slots: if paged { Some(PairSlots::new(device, r.pairs).await?) } else { None },
+                    slots: if paged { Some(ExpertSlots::new(device, r.pairs).await?) } else { None },
                 }),
                 None => None,
             },

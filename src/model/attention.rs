@@ -2,8 +2,8 @@
 
 use super::{
     activations::Split,
-    decoder::{Decoder, Kind},
-    product::{By, Input, Output},
+    decoder::{Decoder, Phase},
+    matmul::{Input, MatmulKind, Output},
     weights::LayerWeights,
 };
 use crate::{
@@ -30,7 +30,7 @@ impl Decoder<'_> {
         let (a, c) = (self.activations, self.config);
         let input = match normed {
             true => Input::plain(&a.normed),
-            false => self.normed(rec, &layer.attn_norm, self.tokens_by(self.pass.rows) == By::Row)?,
+            false => self.normed(rec, &layer.attn_norm, self.tokens_by(self.pass.rows) == MatmulKind::Gemv)?,
         };
         let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
         for linear in &layer.qkv {
@@ -38,7 +38,7 @@ impl Decoder<'_> {
             offset += linear.matrix.n;
         }
         // A prompt has rows enough to fill a device; a drawn token's context is split over workgroups when it is long.
-        let in_parts = self.pass.kind == Kind::Drawn && self.pass.chunks > 1;
+        let in_parts = self.pass.phase == Phase::Decode && self.pass.chunks > 1;
         match (&a.split, in_parts) {
             (None, true) if self.turns() => self.qkv_attention_part(rec, layer, kv)?,
             (None, false) if self.turns() => self.qkv_attention(rec, layer, kv)?,
@@ -172,8 +172,8 @@ impl Decoder<'_> {
     /// Whether workgroups that attend turn heads themselves, with the same bits: they can for drawn tokens, whose sequences have
     /// nothing newer.
     fn turns(&self) -> bool {
-        self.pass.kind == Kind::Drawn
-            && can_turn(self.config.head_dim, self.group(), self.tiers.exchange)
+        self.pass.phase == Phase::Decode
+            && can_turn(self.config.head_dim, self.group(), self.kernels.exchange)
             && self.choices.choose("heads", self.pass.rows, ("turned to attend", true), &[("turned before", false)])
     }
 
@@ -256,7 +256,7 @@ impl Decoder<'_> {
 
     fn scores(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.tiers.exchange }
+        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.kernels.exchange }
     }
 
     /// Query heads of a key head.
@@ -270,7 +270,7 @@ impl Decoder<'_> {
 
     fn whole_attention(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
         let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
-        let tiles = Tiles::new(self.group(), self.pass.kind == Kind::Prompt);
+        let tiles = Tiles::new(self.group(), self.pass.phase == Phase::Prefill);
         rec.dispatch(
             attention::Attention,
             self.scores(),

@@ -1,27 +1,27 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Choices, Config, PlanOptions, Tiers, activations::Activations, cache::KvCache, product::Input, sampling::Sampling,
-    weights::Weights,
+    Choices, Config, KernelSelection, PlanOptions, activations::Activations, cache::KvCache, matmul::Input,
+    sampling::Sampling, weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder, Scope, Stage},
     kernels::{elementwise::rms_norm, linear::embed, sample},
 };
 
-/// Where the rows of a pass come from: it decides in which order their sums are taken, whatever their number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Prompts: tokens that the host knows.
-    Prompt,
-    /// Each the token that was drawn last for its sequence, which may be on the device only.
-    Drawn,
+/// The phase of inference that a pass belongs to. It decides the order of sums, whatever the number of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Prefill: tokens of prompts, which the host knows.
+    Prefill,
+    /// Decode: one new token a sequence, which only the device may know.
+    Decode,
 }
 
 /// All that a pass's plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pass {
-    pub(crate) kind: Kind,
+    pub(crate) phase: Phase,
     /// Tokens.
     pub(crate) rows: u32,
     /// Chunks of the longest context.
@@ -41,7 +41,7 @@ pub(crate) struct Decoder<'a> {
     pub(crate) kv: &'a KvCache,
     pub(crate) sampling: &'a Sampling,
     /// Which kernels rows are given to.
-    pub(crate) tiers: Tiers,
+    pub(crate) kernels: KernelSelection,
     pub(crate) options: PlanOptions,
     /// What is chosen where kernels have one order.
     pub(crate) choices: Choices<'a>,
@@ -76,11 +76,11 @@ impl Decoder<'_> {
     fn embed(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, table) = (self.activations, &self.weights.embedding);
         rec.scope(Stage::Embed);
-        let (ids, from) = match self.pass.kind {
-            Kind::Prompt => (&a.ids, embed::Ids::Given),
-            Kind::Drawn => (&self.sampling.tokens, embed::Ids::Drawn),
+        let (ids, from) = match self.pass.phase {
+            Phase::Prefill => (&a.ids, embed::Ids::Given),
+            Phase::Decode => (&self.sampling.tokens, embed::Ids::Drawn),
         };
-        let drawn = self.pass.kind == Kind::Drawn;
+        let drawn = self.pass.phase == Phase::Decode;
         for part in &table.parts {
             let planes = &part.planes;
             rec.dispatch(
@@ -110,7 +110,7 @@ impl Decoder<'_> {
         single: bool,
     ) -> Result<Input<'b>, GpuError> {
         let prologue = || self.choices.choose("norm", self.pass.rows, ("prologue", true), &[("alone", false)]);
-        if single && self.options.fused && !self.tiers.int8() && prologue() {
+        if single && self.options.fused && !self.kernels.int8() && prologue() {
             return Ok(Input { x: &self.activations.residual, norm: Some(w) });
         }
         self.norm(rec, w)?;

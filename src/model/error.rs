@@ -54,7 +54,7 @@ pub enum ModelError {
     },
     /// The experts of a tensor cannot be brought one by one.
     #[error("tensor {name} has experts of {rows} rows; to be paged they must have a multiple of 8")]
-    Unpageable {
+    NotOffloadable {
         /// The tensor.
         name: String,
         /// Rows of an expert.

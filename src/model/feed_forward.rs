@@ -4,8 +4,8 @@ use super::{
     Config, FeedForward,
     activations::Routing,
     decoder::Decoder,
-    paging::PageIn,
-    product::{By, Chosen, Input, Output, Rows, Weighed},
+    expert_cache::LoadExperts,
+    matmul::{ExpertIds, Input, MatmulKind, MatmulRows, MatrixShape, Output},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// A round of products over a layer's (token, expert) pairs.
-struct Round<'a> {
+struct ExpertPass<'a> {
     /// What the host does first.
-    before: Option<PageIn>,
-    chosen: Chosen<'a>,
+    before: Option<LoadExperts>,
+    chosen: ExpertIds<'a>,
     /// How many rounds there are.
     of: u32,
 }
@@ -54,12 +54,12 @@ impl Decoder<'_> {
     ) -> Result<bool, GpuError> {
         let scope = |stage| Scope::layer(number as u32, stage);
         let (a, rows, block) = (self.activations, self.pass.rows, &layer.feed_forward);
-        let single = self.tokens_by(rows) == By::Row;
+        let single = self.tokens_by(rows) == MatmulKind::Gemv;
         // Activations are made from the same configuration as the weights: all three are there, or none.
         let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
             rec.scope(scope(Stage::GateUp));
             let input = self.normed(rec, &layer.ffn_norm, single)?;
-            self.gate_up(rec, block, Rows::Tokens(rows), input)?;
+            self.gate_up(rec, block, MatmulRows::Tokens(rows), input)?;
             rec.scope(scope(Stage::DownProj));
             self.biased(rec, &block.down, Input::plain(&a.gate), self.residual())?;
             return Ok(false);
@@ -67,18 +67,19 @@ impl Decoder<'_> {
         let (pairs, hidden) = (rows * experts.used, self.config.hidden);
         let by = self.pairs_by(pairs, experts.count);
         rec.scope(scope(Stage::Router));
-        let input = self.normed(rec, &layer.ffn_norm, single && by == By::Row)?;
+        let input = self.normed(rec, &layer.ffn_norm, single && by == MatmulKind::Gemv)?;
         self.route(rec, router, routing, experts, input)?;
-        let whole = (by == By::Row && self.options.fused && !self.tiers.int8()).then_some(&block.down.matrix.parts[..]);
-        for Round { before, chosen, of } in self.rounds(number, routing, pairs, experts.count) {
+        let whole = (by == MatmulKind::Gemv && self.options.fused && !self.kernels.int8())
+            .then_some(&block.down.matrix.parts[..]);
+        for ExpertPass { before, chosen, of } in self.rounds(number, routing, pairs, experts.count) {
             if let Some(page_in) = before {
                 rec.before(page_in);
             }
-            if by != By::Row {
+            if by != MatmulKind::Gemv {
                 self.bucket(rec, block, routing, pairs, chosen, by)?;
             }
             rec.scope(scope(Stage::GateUp));
-            let of_pairs = |share, grid| Rows::Pairs { pairs, share, by, grid, chosen, routing };
+            let of_pairs = |share, grid| MatmulRows::Assignments { pairs, share, by, grid, chosen, routing };
             self.gate_up(rec, block, of_pairs(experts.used, 0), input)?;
             rec.scope(scope(Stage::DownProj));
             if let (Some([down]), 1) = (whole, of)
@@ -110,15 +111,15 @@ impl Decoder<'_> {
     }
 
     /// The rounds in which a layer's pairs are multiplied: one, unless there are more experts to bring than slots.
-    fn rounds<'a>(&'a self, layer: usize, routing: &'a Routing, pairs: u32, experts: u32) -> Vec<Round<'a>> {
+    fn rounds<'a>(&'a self, layer: usize, routing: &'a Routing, pairs: u32, experts: u32) -> Vec<ExpertPass<'a>> {
         let (Some(paged), Some(slots)) = (&self.weights.paged, &routing.slots) else {
-            return vec![Round { before: None, chosen: Chosen { ids: &routing.ids, experts }, of: 1 }];
+            return vec![ExpertPass { before: None, chosen: ExpertIds { ids: &routing.ids, experts }, of: 1 }];
         };
         let of = paged.rounds(pairs, experts);
         // Where there are others, a pair may wait for its round: for an expert that there is not.
-        let chosen = Chosen { ids: &slots.slots, experts: paged.slots() + u32::from(of > 1) };
+        let chosen = ExpertIds { ids: &slots.slots, experts: paged.slots() + u32::from(of > 1) };
         let rounds = slots.rounds(paged, layer, &routing.ids, pairs, of);
-        rounds.map(|page_in| Round { before: Some(page_in), chosen, of }).collect()
+        rounds.map(|page_in| ExpertPass { before: Some(page_in), chosen, of }).collect()
     }
 
     /// The experts' outputs of each token, weighted and added to the residual, from a stack that one binding holds.
@@ -127,16 +128,16 @@ impl Decoder<'_> {
         rec: &mut Recorder,
         matrix: &Matrix,
         part: &MatrixPart,
-        chosen: Chosen<'_>,
+        chosen: ExpertIds<'_>,
         routing: &Routing,
         used: u32,
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
-        let weighed = Weighed { ty: planes.ty(), rows: matrix.n, k: matrix.k };
+        let weighed = MatrixShape { ty: planes.ty(), rows: matrix.n, k: matrix.k };
         let group = self.lanes_group(&weighed, self.pass.rows, linear::Input::Plain);
         rec.dispatch(
             gemv_sum::GemvSum,
-            gemv_sum::Variant { ty: planes.ty(), lanes: self.tiers.lanes, group },
+            gemv_sum::Variant { ty: planes.ty(), lanes: self.kernels.lanes, group },
             gemv_sum::Params {
                 rows: self.pass.rows,
                 n: matrix.n,
@@ -167,7 +168,7 @@ impl Decoder<'_> {
         input: Input<'_>,
     ) -> Result<(), GpuError> {
         let (rows, Experts { count, used, normalise }) = (self.pass.rows, experts);
-        self.linear(rec, router, Rows::Tokens(rows), input, Output::new(&routing.logits, count))?;
+        self.linear(rec, router, MatmulRows::Tokens(rows), input, Output::new(&routing.logits, count))?;
         rec.on_host(self.options.host_routing);
         rec.dispatch(
             router_topk::RouterTopk,
@@ -186,8 +187,8 @@ impl Decoder<'_> {
         block: &FeedForwardWeights,
         routing: &Routing,
         pairs: u32,
-        Chosen { ids, experts }: Chosen<'_>,
-        by: By,
+        ExpertIds { ids, experts }: ExpertIds<'_>,
+        by: MatmulKind,
     ) -> Result<(), GpuError> {
         let b = &routing.buckets;
         let gate_up = match &block.gate_up {
@@ -224,7 +225,7 @@ impl Decoder<'_> {
         &self,
         rec: &mut Recorder,
         block: &FeedForwardWeights,
-        rows: Rows<'_>,
+        rows: MatmulRows<'_>,
         input: Input<'_>,
     ) -> Result<(), GpuError> {
         let a = self.activations;

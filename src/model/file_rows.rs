@@ -35,8 +35,8 @@ impl FileRows {
         }
         let mut joined = Vec::with_capacity(((rows.end - rows.start) * self.row_bytes) as usize);
         match self.join {
-            Join::After => self.parts(rows).for_each(|(tensor, rows)| joined.extend_from_slice(of(tensor, rows))),
-            Join::InTurn => {
+            Join::Concat => self.parts(rows).for_each(|(tensor, rows)| joined.extend_from_slice(of(tensor, rows))),
+            Join::Interleaved => {
                 let turns = self.tensors.len().max(1) as u64;
                 for row in rows {
                     let tensor = &self.tensors[(row % turns) as usize];
@@ -66,8 +66,8 @@ impl FileRows {
         let turns = self.tensors.len().max(1) as u64;
         let mut begins = 0;
         self.tensors.iter().map(move |tensor| match self.join {
-            Join::InTurn => (tensor, rows.start / turns..rows.end.div_ceil(turns)),
-            Join::After => {
+            Join::Interleaved => (tensor, rows.start / turns..rows.end.div_ceil(turns)),
+            Join::Concat => {
                 let count = tensor.bytes / self.row_bytes.max(1);
                 let within = |row: u64| row.saturating_sub(begins).min(count);
                 let part = within(rows.start)..within(rows.end);

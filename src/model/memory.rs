@@ -1,6 +1,8 @@
 //! How much device memory a model takes, before anything is allocated.
 
-use super::{Activations, CacheShape, Config, FeedForward, ModelError, Room, Sampling, split::split, tensors::Tensors};
+use super::{
+    Activations, CacheShape, Config, FeedForward, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors,
+};
 use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.
@@ -51,7 +53,7 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`ModelError`] when the file is no model that can be run.
-    pub(crate) fn new(gguf: &Gguf, cache: CacheShape, rooms: [Room; 2]) -> Result<Self, ModelError> {
+    pub(crate) fn new(gguf: &Gguf, cache: CacheShape, workspace_sizes: [WorkspaceSize; 2]) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
         let (mut weights, mut matrices, mut expert) = (0, 0, 0);
@@ -82,12 +84,12 @@ impl MemoryPlan {
         weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
         piece("the KV cache of a layer", cache.layer_bytes(&config));
         piece("the table of rotations", cache.rotation_bytes(&config));
-        for (name, bytes) in rooms.iter().flat_map(|room| Activations::buffers(&config, *room)) {
+        for (name, bytes) in workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)) {
             piece(name, bytes);
         }
-        let draws = rooms.iter().map(|room| room.logit_rows).max().unwrap_or(0);
+        let draws = workspace_sizes.iter().map(|room| room.logit_rows).max().unwrap_or(0);
         let activations: u64 =
-            rooms.iter().flat_map(|room| Activations::buffers(&config, *room)).map(|(_, bytes)| bytes).sum();
+            workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)).map(|(_, bytes)| bytes).sum();
         let (experts, used) = match config.feed_forward {
             FeedForward::Dense { .. } => (0, 0),
             FeedForward::Experts { count, used, .. } => (count, used),
@@ -120,7 +122,7 @@ impl MemoryPlan {
         self.matrices.iter().filter_map(split).collect()
     }
 
-    /// The same with room for `slots` of each layer's experts only ([`Model::load_paged`](super::Model::load_paged)).
+    /// The same with room for `slots` of each layer's experts only ([`Model::load_offloaded`](super::Model::load_offloaded)).
     #[must_use]
     pub fn paged(&self, slots: u32) -> Self {
         let left_out = self.expert * u64::from(self.expert_slots.saturating_sub(slots));

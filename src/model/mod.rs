@@ -6,18 +6,18 @@ mod cache;
 mod config;
 mod decoder;
 mod error;
+mod expert_cache;
 mod feed_forward;
 mod file_rows;
+mod matmul;
 mod memory;
-mod paging;
+mod memory_traffic;
 mod plan_options;
 mod precision;
-mod product;
-mod reads;
 mod sampling;
+mod selection;
 mod split;
 mod tensors;
-mod tiers;
 mod tuning;
 mod weights;
 
@@ -26,20 +26,21 @@ use std::sync::Arc;
 use crate::{conformance::check_matrices, gguf::Gguf, gpu::Device};
 
 pub use config::{Architecture, Config, FeedForward, Rope};
+pub use decoder::Phase;
 pub use error::ModelError;
+pub use expert_cache::ExpertCacheStats;
 pub use memory::{MemoryPlan, SplitMatrix};
-pub use paging::Paging;
+pub use memory_traffic::MemoryTraffic;
 pub use plan_options::PlanOptions;
 pub use precision::Precision;
-pub use reads::Reads;
-pub use tiers::{Product, Tiers};
+pub use selection::{KernelSelection, PrefillMatmul};
 pub use tuning::Tuning;
 
-pub(crate) use activations::{Activations, Room};
+pub(crate) use activations::{Activations, WorkspaceSize};
 pub(crate) use cache::{CacheShape, KvCache};
-pub(crate) use decoder::{Decoder, Kind, Pass};
-pub(crate) use paging::{PairSlots, Taken};
-pub(crate) use reads::weight_bytes;
+pub(crate) use decoder::{Decoder, Pass};
+pub(crate) use expert_cache::{ExpertCacheLease, ExpertSlots};
+pub(crate) use memory_traffic::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
 pub(crate) use tuning::{Choices, Site};
 pub(crate) use weights::Weights;
@@ -73,8 +74,8 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Model::load`]; [`ModelError::ExpertSlots`] for fewer slots than a token uses experts, or more than there
-    /// are; [`ModelError::Unpageable`] for experts that cannot be brought one by one.
-    pub async fn load_paged(
+    /// are; [`ModelError::NotOffloadable`] for experts that cannot be brought one by one.
+    pub async fn load_offloaded(
         device: &Device,
         gguf: &Gguf,
         slots: u32,
@@ -112,11 +113,11 @@ impl Model {
 
     /// The same model from `gguf` on another device, paged as this one is.
     pub(crate) async fn load_again(&self, device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
-        Self::load_with(device, gguf, self.paging().map(|paging| paging.slots), |_, _| ()).await
+        Self::load_with(device, gguf, self.expert_cache().map(|paging| paging.slots), |_, _| ()).await
     }
 
     /// What was paged until now; `None` where the device has all experts.
-    pub fn paging(&self) -> Option<Paging> {
+    pub fn expert_cache(&self) -> Option<ExpertCacheStats> {
         self.weights().paged.as_ref().map(|paged| paged.counts())
     }
 

@@ -1,12 +1,12 @@
-use super::{Precision, Tiers};
+use super::{KernelSelection, Precision};
 use crate::gpu::Device;
 
 /// Which kernels a forward pass is made of. All choices but `precision` compute the same within the kernels' bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
     /// Which kernels rows are given to. `None`: those that suit the device and `precision`.
-    pub tiers: Option<Tiers>,
-    /// How exactly the tiers that suit the device compute; those that are given say it themselves.
+    pub kernels: Option<KernelSelection>,
+    /// How exactly the kernels that suit the device compute; those that are given say it themselves.
     pub precision: Precision,
     /// Operations are fused where a kernel does several; else each has a dispatch of its own.
     pub fused: bool,
@@ -19,18 +19,18 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { tiers: None, precision: Precision::Exact, fused: true, indirect: false, host_routing: false }
+        Self { kernels: None, precision: Precision::Exact, fused: true, indirect: false, host_routing: false }
     }
 }
 
 impl PlanOptions {
-    /// Whether activations become int8: only if the tiers say so that are given.
+    /// Whether activations become int8: only if the kernels say so that are given.
     pub(crate) fn int8(&self) -> bool {
-        self.tiers.is_some_and(|tiers| tiers.int8())
+        self.kernels.is_some_and(|kernels| kernels.int8())
     }
 
-    /// The tiers on `device`.
-    pub(crate) fn tiers_on(&self, device: &Device) -> Tiers {
-        self.tiers.unwrap_or_else(|| Tiers::of(device, self.precision))
+    /// The kernels on `device`.
+    pub(crate) fn selection_on(&self, device: &Device) -> KernelSelection {
+        self.kernels.unwrap_or_else(|| KernelSelection::of(device, self.precision))
     }
 }

@@ -54,7 +54,7 @@ impl Sampling {
         52 * u64::from(slots) + 8 * sizes.candidates.iter().sum::<u64>()
     }
 
-    /// Room for `rows` draws at a time, of any of `slots` sequences.
+    /// WorkspaceSize for `rows` draws at a time, of any of `slots` sequences.
     pub(crate) async fn new(device: &Device, rows: u32, slots: u32, vocab: u32) -> Result<Self, GpuError> {
         let sizes = sample::Sizes::new(rows, slots, vocab);
         let [first, second] = sizes.candidates;

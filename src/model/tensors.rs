@@ -22,9 +22,9 @@ pub(crate) struct MatrixInfo<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Join {
     /// All of one, then all of the next.
-    After,
+    Concat,
     /// A row of each in turn.
-    InTurn,
+    Interleaved,
 }
 
 impl MatrixInfo<'_> {
@@ -37,8 +37,8 @@ impl MatrixInfo<'_> {
     pub(crate) fn step(&self) -> u32 {
         match self.join {
             _ if self.experts > 1 => self.n,
-            Join::After => 1,
-            Join::InTurn => self.tensors.len() as u32,
+            Join::Concat => 1,
+            Join::Interleaved => self.tensors.len() as u32,
         }
     }
 }
@@ -243,7 +243,7 @@ impl<'a> Find<'a> {
         let k = u64::from(k);
         let planes = Planes::new(tensor.ty, u64::from(experts) * u64::from(n), k)
             .ok_or_else(|| ModelError::RowLength { name: tensor.name.clone(), k })?;
-        Ok(MatrixInfo { tensors: vec![tensor], join: Join::After, planes, n, experts })
+        Ok(MatrixInfo { tensors: vec![tensor], join: Join::Concat, planes, n, experts })
     }
 }
 
@@ -274,7 +274,7 @@ fn gate_up<'a>(gate: LinearInfo<'a>, up: LinearInfo<'a>) -> GateUpInfo<'a> {
         Some(planes) => {
             let tensors = [gate.matrix.tensors, up.matrix.tensors].concat();
             let (n, experts) = (2 * gate.matrix.n, gate.matrix.experts);
-            GateUpInfo::Fused(MatrixInfo { tensors, join: Join::InTurn, planes, n, experts })
+            GateUpInfo::Fused(MatrixInfo { tensors, join: Join::Interleaved, planes, n, experts })
         }
         None => GateUpInfo::Separate { gate, up },
     }

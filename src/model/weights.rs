@@ -4,8 +4,8 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     Config, ModelError,
+    expert_cache::{CachedMatrix, ExpertCache},
     file_rows::FileRows,
-    paging::{Paged, PagedMatrix},
     split::{Part, split},
     tensors::{FeedForwardInfo, GateUpInfo, LinearInfo, MatrixInfo, Tensors},
 };
@@ -111,7 +111,7 @@ pub(crate) struct Weights {
     /// RoPE's frequencies `[head_dim / 2]`, in radians a position.
     pub(crate) rope_frequencies: Vec<f64>,
     /// Where the experts come from that are not on the device, if not all are.
-    pub(crate) paged: Option<Arc<Paged>>,
+    pub(crate) paged: Option<Arc<ExpertCache>>,
 }
 
 impl Weights {
@@ -168,7 +168,7 @@ pub(crate) struct Upload<'a, P> {
     sent: u64,
     /// Experts of each layer that there is room for, if not for all; and those of the layers until now.
     slots: Option<u32>,
-    paged: Vec<Vec<PagedMatrix>>,
+    paged: Vec<Vec<CachedMatrix>>,
 }
 
 impl<'a, P: FnMut(u64)> Upload<'a, P> {
@@ -212,7 +212,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             output_norm: self.vector(tensors.output_norm).await?,
             output: self.optional_matrix(tensors.output.as_ref()).await?,
             rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs)?,
-            paged: self.slots.map(|slots| Arc::new(Paged::new(slots, self.paged))),
+            paged: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.paged))),
         })
     }
 
@@ -271,7 +271,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             parts.push(part);
         }
         if let (true, Some(layer)) = (paged, self.paged.last_mut()) {
-            layer.push(PagedMatrix { parts: parts.clone(), n: info.n.into(), rows });
+            layer.push(CachedMatrix { parts: parts.clone(), n: info.n.into(), rows });
         }
         Ok(Matrix { parts, n: info.n, k: info.planes.k() as u32 })
     }
@@ -282,7 +282,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         let n = u64::from(info.n);
         Planes::new(info.planes.ty(), u64::from(slots) * n, info.planes.k())
             .filter(|_| n.is_multiple_of(ROW_STEP))
-            .ok_or_else(|| ModelError::Unpageable { name: info.name().to_owned(), rows: n })
+            .ok_or_else(|| ModelError::NotOffloadable { name: info.name().to_owned(), rows: n })
     }
 
     fn parts(&self, info: &MatrixInfo<'_>, planes: &Planes) -> Result<Vec<Part>, GpuError> {

@@ -5,14 +5,14 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    engine::{DecodePass, Engine, EngineOptions, Phase, Stage},
+    engine::{DecodePass, Engine, EngineOptions, PassKind, Stage},
     gguf::Gguf,
     gpu::Device,
     kernels::{
         attn::{CHUNK, Exchange},
         linear::Lanes,
     },
-    model::{Model, Precision, Product, Reads, Tiers},
+    model::{KernelSelection, MemoryTraffic, Model, Precision, PrefillMatmul},
     quant::WeightType,
 };
 
@@ -73,11 +73,11 @@ fn a_token_reads_hardly_more_weights_than_it_needs() {
         let (mut counted, mut needed) = (Vec::new(), Vec::new());
         for big in BIG {
             let (gguf, model) = load(&device, &layer(big)).await;
-            let engine = engine(&model, &options(1, 32, Tiers::GPU)).await;
+            let engine = engine(&model, &options(1, 32, KernelSelection::GPU)).await;
             let pass = decode(&engine, &model).await;
             assert_eq!(pass.rows, 1);
             counted.push(pass.weight_bytes);
-            needed.push(Reads::of(&gguf).expect("a model").weights(1, 8.0));
+            needed.push(MemoryTraffic::of(&gguf).expect("a model").weights(1, 8.0));
         }
         let (final_norm, row) = (4.0 * 2048.0, 8.0 * WeightType::Q4K.block_bytes() as f64);
         let [counted, needed] = [counted, needed].map(|of| of_48_layers(of[0], of[1], final_norm, row));
@@ -90,10 +90,10 @@ fn a_token_reads_hardly_more_weights_than_it_needs() {
 
 /// Dispatches of all layers for a prompt of `len` tokens, on average where it takes several passes, for a token after it, and
 /// for tokens of three sequences, of which one is so long, pair by pair and by buckets.
-async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u64; 4] {
+async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len: u32) -> [u64; 4] {
     let (_, model) = load(device, tiny).await;
-    let drawn = async |tiers, sequences: u32| {
-        let options = EngineOptions { profile: true, ..options(sequences, 400, tiers) };
+    let drawn = async |kernels, sequences: u32| {
+        let options = EngineOptions { profile: true, ..options(sequences, 400, kernels) };
         let engine = engine(&model, &options).await;
         let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
         let mut running = Vec::new();
@@ -111,17 +111,17 @@ async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u
         assert_eq!(pass.rows, sequences);
         (pass.layer_dispatches as u64, engine.profile().await)
     };
-    let (alone, profile) = drawn(tiers, 1).await;
-    let prompts = &profile.phases[&Phase::Prefill];
+    let (alone, profile) = drawn(kernels, 1).await;
+    let prompts = &profile.phases[&PassKind::Prefill];
     let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
     let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
     let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
     // By tiles every pass has the same; in the order of single rows a first pass of few rows has fewer than the others.
-    if tiers.prefill == Product::Gemm || len <= CHUNK {
+    if kernels.prefill == PrefillMatmul::Gemm || len <= CHUNK {
         assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
     }
-    let (pairs, _) = drawn(Tiers { bucket_pairs: u32::MAX, ..tiers }, 3).await;
-    let (buckets, _) = drawn(Tiers { bucket_pairs: 0, ..tiers }, 3).await;
+    let (pairs, _) = drawn(KernelSelection { bucket_pairs: u32::MAX, ..kernels }, 3).await;
+    let (buckets, _) = drawn(KernelSelection { bucket_pairs: 0, ..kernels }, 3).await;
     [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
 }
 
@@ -129,18 +129,24 @@ async fn counts(device: &Device, tiny: &TinyModel, tiers: Tiers, len: u32) -> [u
 fn a_layer_takes_few_dispatches() {
     pollster::block_on(async {
         let device = Device::cpu();
-        let by_rows = Tiers { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Tiers::SOFTWARE };
+        let by_rows = KernelSelection { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..KernelSelection::SOFTWARE };
         // Contexts of one chunk of attention, and of two, whose parts are merged.
         let long = CHUNK + 2;
-        for (tiers, len) in [(Tiers::GPU, 5), (Tiers::SOFTWARE, 5), (by_rows, 5), (Tiers::GPU, long), (by_rows, long)] {
-            let first = counts(&device, &narrow(WeightType::Q4K), tiers, len).await;
+        for (kernels, len) in [
+            (KernelSelection::GPU, 5),
+            (KernelSelection::SOFTWARE, 5),
+            (by_rows, 5),
+            (KernelSelection::GPU, long),
+            (by_rows, long),
+        ] {
+            let first = counts(&device, &narrow(WeightType::Q4K), kernels, len).await;
             for big in BIG {
                 // Of the two layers the second is of this kind.
-                let both = counts(&device, &TinyModel { layers: 2, ..narrow(big) }, tiers, len).await;
+                let both = counts(&device, &TinyModel { layers: 2, ..narrow(big) }, kernels, len).await;
                 let layer: [u64; 4] = std::array::from_fn(|i| both[i] - first[i]);
-                println!("{layer:?}: {big}, contexts of {len}, {tiers:?}");
+                println!("{layer:?}: {big}, contexts of {len}, {kernels:?}");
                 for (dispatches, most) in layer.into_iter().zip([12, 9, 11, 12]) {
-                    assert!(dispatches <= most, "{layer:?}: {big}, contexts of {len}, {tiers:?}");
+                    assert!(dispatches <= most, "{layer:?}: {big}, contexts of {len}, {kernels:?}");
                 }
             }
         }
@@ -151,10 +157,13 @@ fn a_layer_takes_few_dispatches() {
 fn a_token_makes_no_object_of_the_device() {
     pollster::block_on(async {
         let device = crate::common::device::gpu().await;
-        for prefill in [Product::Gemv, Product::Gemm] {
+        for prefill in [PrefillMatmul::Gemv, PrefillMatmul::Gemm] {
             let (_, model) = load(&device, &narrow(WeightType::Q6K)).await;
-            let engine =
-                engine(&model, &options(2, 64, Tiers { prefill, ..Tiers::of(&device, Precision::Exact) })).await;
+            let engine = engine(
+                &model,
+                &options(2, 64, KernelSelection { prefill, ..KernelSelection::of(&device, Precision::Exact) }),
+            )
+            .await;
             engine.prepare().await.expect("shaders compile");
             let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
             replies(&engine, &requests(4)).await;

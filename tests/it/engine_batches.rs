@@ -6,9 +6,9 @@ use crate::common::engines::{
     bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, replies_alone, sampling, tiny,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, KvLayout, Phase},
+    engine::{Engine, EngineOptions, GenerateOptions, KvLayout, PassKind},
     gpu::Device,
-    model::{FeedForward, Model, Tiers},
+    model::{FeedForward, KernelSelection, Model},
 };
 
 const MODELS: [&str; 3] = ["moe-q4_k-q6_k", "qwen3-q6_k-q5_k", "llama-q4_0-q5_1-freqs"];
@@ -41,18 +41,19 @@ fn lengths_of_replies(i: usize) -> u32 {
     3 + i as u32 % 6
 }
 
-fn with_blocks(block: u32, tiers: Tiers) -> EngineOptions {
-    EngineOptions { kv_layout: KvLayout::Paged { block }, ..options(16, 310, tiers) }
+fn with_blocks(block: u32, kernels: KernelSelection) -> EngineOptions {
+    EngineOptions { kv_layout: KvLayout::Paged { block }, ..options(16, 310, kernels) }
 }
 
 #[test]
 fn sixteen_greedy_sequences_say_what_each_says_alone() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, block, tiers) in [(MODELS[0], 7, Tiers::SOFTWARE), (MODELS[1], 32, Tiers::GPU)] {
+        for (name, block, kernels) in [(MODELS[0], 7, KernelSelection::SOFTWARE), (MODELS[1], 32, KernelSelection::GPU)]
+        {
             let model = tiny(&device, name).await;
             let requests = requests(&model, |i| greedy(lengths_of_replies(i)));
-            compare(&model, &with_blocks(block, tiers), &requests, name).await;
+            compare(&model, &with_blocks(block, kernels), &requests, name).await;
         }
     });
 }
@@ -61,10 +62,10 @@ fn sixteen_greedy_sequences_say_what_each_says_alone() {
 fn sixteen_drawing_sequences_say_what_each_says_alone() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, tiers) in [(MODELS[0], Tiers::GPU), (MODELS[2], Tiers::SOFTWARE)] {
+        for (name, kernels) in [(MODELS[0], KernelSelection::GPU), (MODELS[2], KernelSelection::SOFTWARE)] {
             let model = tiny(&device, name).await;
             let requests = requests(&model, |i| drawn(lengths_of_replies(i), sampling(i)));
-            compare(&model, &with_blocks(32, tiers), &requests, name).await;
+            compare(&model, &with_blocks(32, kernels), &requests, name).await;
         }
     });
 }
@@ -82,7 +83,7 @@ fn the_demo_model_says_together_what_it_says_alone() {
                 )
             })
             .collect();
-        let options = options(16, 64, Tiers::GPU);
+        let options = options(16, 64, KernelSelection::GPU);
         let together = replies(&engine(&model, &options).await, &requests).await;
         assert_eq!(together, replies_alone(&engine(&model, &options).await, &requests).await);
     });
@@ -95,7 +96,7 @@ struct Probe {
 }
 
 /// Checks logits of drawn tokens and of prompts, computed with up to 16 other sequences.
-async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
+async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most: u32) {
     let model = tiny(device, name).await;
     let probes = [5, 64, 256].map(|len| Probe { sequence: prompt(&model, len, len.into()), token: 3 });
     // A longer one comes to those that are short, and they to it.
@@ -104,7 +105,7 @@ async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
     let options = EngineOptions {
         prefix_sharing: false,
         kv_layout: KvLayout::Paged { block: 7 },
-        ..options(most + probes.len() as u32, context, tiers)
+        ..options(most + probes.len() as u32, context, kernels)
     };
     let engine = engine(&model, &options).await;
     let mut probing = Vec::new();
@@ -154,11 +155,13 @@ async fn check_bits(device: &Device, name: &str, tiers: Tiers, most: u32) {
 fn logits_are_the_same_bits_whoever_is_computed_with_them() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, tiers, most) in
-            [(MODELS[0], Tiers::SOFTWARE, 17), (MODELS[1], Tiers::GPU, 6), (MODELS[2], Tiers::GPU, 6)]
-        {
+        for (name, kernels, most) in [
+            (MODELS[0], KernelSelection::SOFTWARE, 17),
+            (MODELS[1], KernelSelection::GPU, 6),
+            (MODELS[2], KernelSelection::GPU, 6),
+        ] {
             let start = Instant::now();
-            check_bits(&device, name, tiers, most).await;
+            check_bits(&device, name, kernels, most).await;
             println!("{name}: {:?}", start.elapsed());
         }
     });
@@ -166,12 +169,12 @@ fn logits_are_the_same_bits_whoever_is_computed_with_them() {
 
 #[test]
 fn cpu_kernels_give_the_same_bits_whoever_is_computed_with_them() {
-    pollster::block_on(check_bits(&Device::cpu(), "moe-f32", Tiers::GPU, 5));
+    pollster::block_on(check_bits(&Device::cpu(), "moe-f32", KernelSelection::GPU, 5));
 }
 
 /// Logits of a prompt's tokens and of three after it, the prompt cut into chunks.
-async fn cut(model: &Model, tiers: Tiers, (len, prefill_rows): (u32, u32)) -> Vec<Vec<u32>> {
-    let options = EngineOptions { prefill_rows, logit_rows: prefill_rows, ..options(2, len + 3, tiers) };
+async fn cut(model: &Model, kernels: KernelSelection, (len, prefill_rows): (u32, u32)) -> Vec<Vec<u32>> {
+    let options = EngineOptions { prefill_rows, logit_rows: prefill_rows, ..options(2, len + 3, kernels) };
     let mut session = engine(model, &options).await.session();
     let mut rows = Vec::new();
     session.forward_each(&prompt(model, len, 1), |row| rows.push(bits(row))).await.expect("a prompt");
@@ -184,13 +187,13 @@ async fn cut(model: &Model, tiers: Tiers, (len, prefill_rows): (u32, u32)) -> Ve
 async fn check_cuts(device: &Device, models: &[&str], cuts: &[(u32, &[u32])]) {
     for name in models {
         let model = tiny(device, name).await;
-        for tiers in [Tiers::SOFTWARE, Tiers::GPU] {
+        for kernels in [KernelSelection::SOFTWARE, KernelSelection::GPU] {
             for &(len, cuts) in cuts {
-                let whole = cut(&model, tiers, (len, 128)).await;
+                let whole = cut(&model, kernels, (len, 128)).await;
                 for &rows in cuts {
                     assert!(
-                        cut(&model, tiers, (len, rows)).await == whole,
-                        "{name}: {len} tokens, {rows} at a time, {tiers:?}"
+                        cut(&model, kernels, (len, rows)).await == whole,
+                        "{name}: {len} tokens, {rows} at a time, {kernels:?}"
                     );
                 }
             }
@@ -213,7 +216,7 @@ async fn dispatches(engine: &Engine, model: &Model, len: u32, most: u32) -> Vec<
     let rows = async || {
         let profile = engine.profile().await;
         let phase = |phase| profile.phases.get(&phase).map_or((0, 0), |total| (total.passes, total.rows));
-        let [one, more] = [Phase::Decode, Phase::BatchedDecode].map(phase);
+        let [one, more] = [PassKind::Decode, PassKind::BatchedDecode].map(phase);
         (one.0 + more.0, one.1 + more.1)
     };
     let mut sessions: Vec<_> = (0..most).map(|_| engine.session()).collect();
@@ -243,11 +246,11 @@ fn dispatches_do_not_depend_on_how_many_sequences_draw() {
             let config = model.config();
             // From so many rows on, experts have buckets.
             let tier = |rows: u32| match config.feed_forward {
-                FeedForward::Experts { count, used, .. } => rows * used >= Tiers::GPU.bucket_pairs * count,
+                FeedForward::Experts { count, used, .. } => rows * used >= KernelSelection::GPU.bucket_pairs * count,
                 FeedForward::Dense { .. } => true,
             };
             // A profile tells how many rows there were.
-            let options = EngineOptions { profile: true, ..options(most, 460, Tiers::GPU) };
+            let options = EngineOptions { profile: true, ..options(most, 460, KernelSelection::GPU) };
             let engine = engine(&model, &options).await;
             let short = dispatches(&engine, &model, 3, most).await;
             let long = dispatches(&engine, &model, 257, most).await;

@@ -2,9 +2,9 @@
 
 use crate::common::engines::{bits, engine, gpu, greedy, options, prompt, tiny};
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, KvLayout, Phase, Session},
+    engine::{Engine, EngineOptions, KvLayout, PassKind, Session},
     gpu::Device,
-    model::{Model, Tiers},
+    model::{KernelSelection, Model},
 };
 
 const MODEL: &str = "moe-q4_k-q6_k";
@@ -23,27 +23,27 @@ async fn reply(session: &mut Session, prompt: &[u32], most: u32) -> (Vec<u32>, u
 
 /// Rows of prompts that were computed.
 async fn prompt_rows(engine: &Engine) -> u64 {
-    engine.profile().await.phases.get(&Phase::Prefill).map_or(0, |total| total.rows)
+    engine.profile().await.phases.get(&PassKind::Prefill).map_or(0, |total| total.rows)
 }
 
-fn sharing(tiers: Tiers) -> EngineOptions {
-    EngineOptions { profile: true, ..options(4, CONTEXT, tiers) }
+fn sharing(kernels: KernelSelection) -> EngineOptions {
+    EngineOptions { profile: true, ..options(4, CONTEXT, kernels) }
 }
 
 /// The same without prefixes.
-async fn alone(model: &Model, tiers: Tiers, prompt: &[u32], most: u32) -> Vec<u32> {
-    let options = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, tiers) };
+async fn alone(model: &Model, kernels: KernelSelection, prompt: &[u32], most: u32) -> Vec<u32> {
+    let options = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, kernels) };
     reply(&mut engine(model, &options).await.session(), prompt, most).await.0
 }
 
-async fn check_requests(device: &Device, tiers: Tiers) {
+async fn check_requests(device: &Device, kernels: KernelSelection) {
     let model = tiny(device, MODEL).await;
-    let engine = engine(&model, &sharing(tiers)).await;
+    let engine = engine(&model, &sharing(kernels)).await;
     let shared = prompt(&model, 200, 0);
     let with = |rest: &[u32]| [&shared, rest].concat();
     let first = with(&prompt(&model, 20, 1));
     let (said, cached) = reply(&mut engine.session(), &first, 6).await;
-    assert_eq!((&said, cached), (&alone(&model, tiers, &first, 6).await, 0));
+    assert_eq!((&said, cached), (&alone(&model, kernels, &first, 6).await, 0));
     assert_eq!(prompt_rows(&engine).await, 220);
     // Six whole blocks of the 200 tokens; all but the last token of one that is there; none for one that begins otherwise.
     let mut otherwise = with(&prompt(&model, 9, 2));
@@ -64,7 +64,7 @@ async fn check_requests(device: &Device, tiers: Tiers) {
         let (said, cached) = reply(&mut engine.session(), &prompt, 5).await;
         assert_eq!(cached, found, "prompt {i}");
         assert_eq!(prompt_rows(&engine).await - before, prompt.len() as u64 - u64::from(found), "prompt {i}");
-        assert_eq!(said, alone(&model, tiers, &prompt, 5).await, "prompt {i}");
+        assert_eq!(said, alone(&model, kernels, &prompt, 5).await, "prompt {i}");
     }
     // While another holds them, and from a prompt whose logits are wanted.
     let mut session = engine.session();
@@ -73,7 +73,7 @@ async fn check_requests(device: &Device, tiers: Tiers) {
     assert_eq!(prompt_rows(&engine).await - before, 209 - 192);
     let mut other = engine.session();
     assert_eq!(bits(&other.forward(&second).await.expect("a prompt")), bits(&logits));
-    let unshared = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, tiers) };
+    let unshared = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, kernels) };
     let mut unshared = crate::common::engines::engine(&model, &unshared).await.session();
     assert_eq!(bits(&unshared.forward(&second).await.expect("a prompt")), bits(&logits));
     // All rows are wanted: none of them is taken from the cache.
@@ -87,8 +87,8 @@ async fn check_requests(device: &Device, tiers: Tiers) {
 fn a_second_request_computes_only_what_is_not_shared() {
     pollster::block_on(async {
         let device = gpu().await;
-        check_requests(&device, Tiers::GPU).await;
-        check_requests(&device, Tiers::SOFTWARE).await;
+        check_requests(&device, KernelSelection::GPU).await;
+        check_requests(&device, KernelSelection::SOFTWARE).await;
     });
 }
 
@@ -97,7 +97,7 @@ fn requests_that_share_run_together() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, MODEL).await;
-        let engine = engine(&model, &sharing(Tiers::GPU)).await;
+        let engine = engine(&model, &sharing(KernelSelection::GPU)).await;
         let prompts: Vec<_> =
             (0..4).map(|i| [prompt(&model, 130, 0), prompt(&model, 5 + i, 7 + u64::from(i))].concat()).collect();
         // The first one computes what the others share.
@@ -111,9 +111,13 @@ fn requests_that_share_run_together() {
             while let Some(token) = reply.next().await.expect("a step") {
                 tokens.push(token);
             }
-            assert_eq!((tokens, reply.cached()), (alone(&model, Tiers::GPU, prompt, 8).await, 128), "sequence {i}");
+            assert_eq!(
+                (tokens, reply.cached()),
+                (alone(&model, KernelSelection::GPU, prompt, 8).await, 128),
+                "sequence {i}"
+            );
         }
-        assert_eq!(said, alone(&model, Tiers::GPU, &prompts[0], 8).await);
+        assert_eq!(said, alone(&model, KernelSelection::GPU, &prompts[0], 8).await);
         drop(running);
         drop(sessions);
         let (blocks, free) = engine.blocks();
@@ -129,7 +133,7 @@ async fn drawn_blocks_shared(model: &Model, options: &EngineOptions) -> u32 {
     let next = [&question[..], &answer, &prompt(model, 7, 1)].concat();
     let (said, cached) = reply(&mut engine.session(), &next, 4).await;
     if !options.order_crossing {
-        assert_eq!(said, alone(model, options.plan.tiers.expect("tiers"), &next, 4).await);
+        assert_eq!(said, alone(model, options.plan.kernels.expect("kernels"), &next, 4).await);
     }
     cached
 }
@@ -140,11 +144,11 @@ fn drawn_blocks_are_shared_where_prompts_have_their_order() {
         let device = gpu().await;
         let model = tiny(&device, MODEL).await;
         // 40 tokens of a prompt fill one block; with 60 that were drawn, of which the last is not computed, three.
-        assert_eq!(drawn_blocks_shared(&model, &sharing(Tiers::SOFTWARE)).await, 96);
-        assert_eq!(drawn_blocks_shared(&model, &sharing(Tiers::GPU)).await, BLOCK);
-        let crossing = EngineOptions { order_crossing: true, ..sharing(Tiers::GPU) };
+        assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
+        assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::GPU)).await, BLOCK);
+        let crossing = EngineOptions { order_crossing: true, ..sharing(KernelSelection::GPU) };
         assert_eq!(drawn_blocks_shared(&model, &crossing).await, 96);
-        let off = EngineOptions { prefix_sharing: false, ..sharing(Tiers::SOFTWARE) };
+        let off = EngineOptions { prefix_sharing: false, ..sharing(KernelSelection::SOFTWARE) };
         assert_eq!(drawn_blocks_shared(&model, &off).await, 0);
     });
 }
@@ -157,7 +161,7 @@ fn both_halves_of_a_fork_go_on_rightly() {
             let model = tiny(device, name).await;
             let layouts = [KvLayout::Paged { block: BLOCK }, KvLayout::Paged { block: 7 }, KvLayout::Contiguous];
             for kv_layout in layouts {
-                let options = EngineOptions { kv_layout, ..options(3, 100, Tiers::SOFTWARE) };
+                let options = EngineOptions { kv_layout, ..options(3, 100, KernelSelection::SOFTWARE) };
                 let engine = engine(&model, &options).await;
                 let first = prompt(&model, 45, 0);
                 let (ways, third) = ([prompt(&model, 3, 1), prompt(&model, 4, 2)], prompt(&model, 2, 3));
@@ -178,14 +182,18 @@ fn both_halves_of_a_fork_go_on_rightly() {
                 for (session, (way, answer)) in [&session, &fork].into_iter().zip(ways.iter().zip(&answers)) {
                     let context = [&before[..], way].concat();
                     assert_eq!(session.tokens(), [&context[..], answer].concat());
-                    assert_eq!(answer, &alone(&model, Tiers::SOFTWARE, &context, 9).await, "{name}, {kv_layout:?}");
+                    assert_eq!(
+                        answer,
+                        &alone(&model, KernelSelection::SOFTWARE, &context, 9).await,
+                        "{name}, {kv_layout:?}"
+                    );
                 }
                 assert_eq!(said, before[45..]);
                 // Back to where they parted, and on another way.
                 session.truncate(50);
                 let (again, _) = reply(&mut session, &third, 3).await;
                 let context = [&before[..], &third].concat();
-                assert_eq!(again, alone(&model, Tiers::SOFTWARE, &context, 3).await, "{name}, {kv_layout:?}");
+                assert_eq!(again, alone(&model, KernelSelection::SOFTWARE, &context, 3).await, "{name}, {kv_layout:?}");
             }
         }
     });

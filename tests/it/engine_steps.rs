@@ -8,9 +8,9 @@ use std::{
 
 use crate::common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny};
 use ferrum_wgpu::{
-    engine::{EngineError, EngineOptions, Phase, Stage},
+    engine::{EngineError, EngineOptions, PassKind, Stage},
     gpu::{Device, Requirements},
-    model::{PlanOptions, Tiers},
+    model::{KernelSelection, PlanOptions},
     wgpu,
 };
 
@@ -20,7 +20,7 @@ fn a_profile_has_all_stages_with_times() {
         let device = gpu().await;
         for (model, experts) in [(demo(&device).await, true), (tiny(&device, "llama-q4_0-q5_1-freqs").await, false)] {
             for host_routing in [false, experts] {
-                let mut options = EngineOptions { profile: true, ..options(3, 64, Tiers::GPU) };
+                let mut options = EngineOptions { profile: true, ..options(3, 64, KernelSelection::GPU) };
                 options.plan.host_routing = host_routing;
                 let engine = engine(&model, &options).await;
                 let empty = engine.profile().await;
@@ -31,13 +31,13 @@ fn a_profile_has_all_stages_with_times() {
                 let wall = start.elapsed();
                 let profile = engine.profile().await;
                 let mut sum = Duration::ZERO;
-                for phase in [Phase::Prefill, Phase::Decode, Phase::BatchedDecode] {
+                for phase in [PassKind::Prefill, PassKind::Decode, PassKind::BatchedDecode] {
                     let total = profile.phases.get(&phase).unwrap_or_else(|| panic!("{phase:?}"));
                     let mut stages = vec![Stage::Embed, Stage::Attention];
                     stages.extend(experts.then_some(Stage::Router));
                     stages.extend([Stage::GateUp, Stage::DownProj]);
                     // Drawn rows that are multiplied one by one have it in their way down.
-                    stages.extend((experts && phase == Phase::Prefill).then_some(Stage::MoeCombine));
+                    stages.extend((experts && phase == PassKind::Prefill).then_some(Stage::MoeCombine));
                     stages.extend([Stage::Head, Stage::Sampling]);
                     assert!(total.stages.keys().eq(&stages), "{phase:?}: {:?}", total.stages);
                     for (stage, total) in &total.stages {
@@ -48,9 +48,9 @@ fn a_profile_has_all_stages_with_times() {
                 }
                 assert!(sum <= wall, "{sum:?} of {wall:?}");
                 println!("{sum:?} of {wall:?}");
-                assert_eq!(profile.phases[&Phase::Prefill].rows, 36);
+                assert_eq!(profile.phases[&PassKind::Prefill].rows, 36);
                 let drawn: u64 =
-                    [Phase::Decode, Phase::BatchedDecode].iter().map(|phase| profile.phases[phase].rows).sum();
+                    [PassKind::Decode, PassKind::BatchedDecode].iter().map(|phase| profile.phases[phase].rows).sum();
                 let tokens: usize = said.iter().map(Vec::len).sum();
                 // The first token of a reply comes from its prompt; two steps more may be under way at its end.
                 assert!((tokens as u64 - 3..=tokens as u64 + 3).contains(&drawn), "{drawn} rows for {tokens} tokens");
@@ -64,7 +64,7 @@ fn nothing_is_profiled_unasked() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let engine = engine(&model, &options(1, 64, Tiers::GPU)).await;
+        let engine = engine(&model, &options(1, 64, KernelSelection::GPU)).await;
         replies(&engine, &[(prompt(&model, 5, 0), greedy(2))]).await;
         assert!(engine.profile().await.phases.is_empty());
     });
@@ -74,10 +74,10 @@ fn nothing_is_profiled_unasked() {
 fn nothing_is_compiled_after_preparing() {
     pollster::block_on(async {
         let plans = [
-            PlanOptions { tiers: Some(Tiers::GPU), ..PlanOptions::default() },
-            PlanOptions { tiers: Some(Tiers::SOFTWARE), indirect: true, ..PlanOptions::default() },
+            PlanOptions { kernels: Some(KernelSelection::GPU), ..PlanOptions::default() },
+            PlanOptions { kernels: Some(KernelSelection::SOFTWARE), indirect: true, ..PlanOptions::default() },
             PlanOptions {
-                tiers: Some(Tiers { columns_rows: 6, bucket_pairs: 3, ..Tiers::SOFTWARE }),
+                kernels: Some(KernelSelection { columns_rows: 6, bucket_pairs: 3, ..KernelSelection::SOFTWARE }),
                 fused: false,
                 host_routing: true,
                 ..PlanOptions::default()
@@ -87,7 +87,7 @@ fn nothing_is_compiled_after_preparing() {
             // A device of its own: pipelines are a device's.
             let device = gpu().await;
             let model = tiny(&device, name).await;
-            let options = EngineOptions { plan, logit_rows: 4, ..options(9, 300, Tiers::GPU) };
+            let options = EngineOptions { plan, logit_rows: 4, ..options(9, 300, KernelSelection::GPU) };
             let engine = engine(&model, &options).await;
             assert_eq!(device.created().pipelines, 0);
             let start = Instant::now();
@@ -113,7 +113,7 @@ fn nothing_is_compiled_after_preparing() {
         }
         let cpu = Device::cpu();
         let model = tiny(&cpu, "moe-f32").await;
-        engine(&model, &options(2, 64, Tiers::GPU)).await.prepare().await.expect("nothing to compile");
+        engine(&model, &options(2, 64, KernelSelection::GPU)).await.prepare().await.expect("nothing to compile");
         assert_eq!(cpu.created().pipelines, 0);
     });
 }
@@ -124,7 +124,7 @@ fn preparing_tells_of_a_kernel_that_does_not_compile() {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
         device.edit_shaders("moe/router_topk", "fn kernel", "fn krenel");
-        let engine = engine(&model, &options(1, 64, Tiers::GPU)).await;
+        let engine = engine(&model, &options(1, 64, KernelSelection::GPU)).await;
         let error = engine.prepare().await.expect_err("a broken kernel");
         assert!(matches!(&error, EngineError::Gpu(_)) && error.to_string().contains("router_topk"), "{error}");
     });
@@ -135,7 +135,7 @@ fn all_logits_of_one_sequence_leave_room_for_a_row_of_each_other() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { logit_rows: 4, prefix_sharing: false, ..options(4, 64, Tiers::GPU) };
+        let options = EngineOptions { logit_rows: 4, prefix_sharing: false, ..options(4, 64, KernelSelection::GPU) };
         let engine = engine(&model, &options).await;
         let mut others: Vec<_> = (0..3).map(|_| engine.session()).collect();
         let (prompt, asked) = (prompt(&model, 20, 0), greedy(3));
@@ -158,7 +158,7 @@ fn a_caller_runs_the_steps_of_a_long_prompt() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { prefill_rows: 5, ..options(1, 64, Tiers::GPU) };
+        let options = EngineOptions { prefill_rows: 5, ..options(1, 64, KernelSelection::GPU) };
         let engine = engine(&model, &options).await;
         let mut session = engine.session();
         let mut runs = 0;
@@ -186,7 +186,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
     pollster::block_on(async {
         let device = borrowed().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { prefill_rows: 2, prefix_sharing: false, ..options(2, 64, Tiers::GPU) };
+        let options = EngineOptions { prefill_rows: 2, prefix_sharing: false, ..options(2, 64, KernelSelection::GPU) };
         let engine = engine(&model, &options).await;
         let (first, second) = (prompt(&model, 12, 0), prompt(&model, 9, 1));
         let mut session = engine.session();

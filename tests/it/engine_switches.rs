@@ -12,7 +12,7 @@ use ferrum_wgpu::{
     engine::{EngineOptions, GenerateOptions, KvLayout, Sampler, SamplingOptions},
     gpu::Device,
     kernels::sample::{draw, penalties},
-    model::{Model, PlanOptions, Product, Tiers},
+    model::{KernelSelection, Model, PlanOptions, PrefillMatmul},
 };
 
 /// What is seen of a model with some options: replies to two prompts at once, and logits of the first's tokens and of a
@@ -43,9 +43,9 @@ async fn see(model: &Model, golden: &Golden, options: &EngineOptions) -> Seen {
     Seen { replies, logits }
 }
 
-fn options_for(golden: &Golden, tiers: Tiers) -> EngineOptions {
+fn options_for(golden: &Golden, kernels: KernelSelection) -> EngineOptions {
     let context = (golden.tokens.len() + golden.f32.greedy.len() + 16) as u32;
-    EngineOptions { logit_rows: 128, ..options(2, context, tiers) }
+    EngineOptions { logit_rows: 128, ..options(2, context, kernels) }
 }
 
 fn planned(options: &EngineOptions, change: impl FnOnce(&mut PlanOptions)) -> EngineOptions {
@@ -61,7 +61,7 @@ fn goldens() -> Vec<Golden> {
 /// Switches that leave all sums in their order, so that not a bit may change.
 fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
     let paged = |block| EngineOptions { kv_layout: KvLayout::Paged { block }, ..base.clone() };
-    let tiers = base.plan.tiers.expect("tiers");
+    let kernels = base.plan.kernels.expect("kernels");
     vec![
         ("contiguous", EngineOptions { kv_layout: KvLayout::Contiguous, ..base.clone() }),
         ("blocks of 1", paged(1)),
@@ -75,13 +75,13 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         (
             "rows one by one",
             planned(base, |plan| {
-                plan.tiers = Some(Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..tiers });
+                plan.kernels = Some(KernelSelection { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..kernels });
             }),
         ),
         (
             "buckets for all",
             planned(base, |plan| {
-                plan.tiers = Some(Tiers { columns_rows: 0, bucket_pairs: 0, ..tiers });
+                plan.kernels = Some(KernelSelection { columns_rows: 0, bucket_pairs: 0, ..kernels });
             }),
         ),
     ]
@@ -89,9 +89,9 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
 
 /// Switches that round otherwise.
 fn near(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
-    let other = match base.plan.tiers.map(|tiers| tiers.prefill) {
-        Some(Product::Gemm) => Tiers::SOFTWARE,
-        _ => Tiers::GPU,
+    let other = match base.plan.kernels.map(|kernels| kernels.prefill) {
+        Some(PrefillMatmul::Gemm) => KernelSelection::SOFTWARE,
+        _ => KernelSelection::GPU,
     };
     vec![
         ("unfused", planned(base, |plan| plan.fused = false)),
@@ -102,32 +102,32 @@ fn near(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
                 (plan.fused, plan.host_routing, plan.indirect) = (false, true, true);
             }),
         ),
-        ("the other tiers", planned(base, |plan| plan.tiers = Some(other))),
+        ("the other kernels", planned(base, |plan| plan.kernels = Some(other))),
     ]
 }
 
-async fn check(device: &Device, name: &str, tiers: Tiers, exactly: bool) {
+async fn check(device: &Device, name: &str, kernels: KernelSelection, exactly: bool) {
     let model = tiny(device, name).await;
     let goldens = goldens();
     let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
-    let base = options_for(golden, tiers);
+    let base = options_for(golden, kernels);
     let seen = see(&model, golden, &base).await;
     golden.f32.check(&seen.logits, Tolerance::F32).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(seen.replies[0], golden.f32.greedy, "{name}");
     if exactly {
         for (switch, options) in exact(&base) {
             let other = see(&model, golden, &options).await;
-            assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}: {switch}");
-            assert!(other.bits() == seen.bits(), "{name}, {tiers:?}: {switch}");
+            assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}: {switch}");
+            assert!(other.bits() == seen.bits(), "{name}, {kernels:?}: {switch}");
         }
     }
     for (switch, options) in near(&base) {
         let other = see(&model, golden, &options).await;
         let share = golden.f32.check(&other.logits, Tolerance::F32);
-        let share = share.unwrap_or_else(|error| panic!("{name}, {tiers:?}, {switch}: {error}"));
+        let share = share.unwrap_or_else(|error| panic!("{name}, {kernels:?}, {switch}: {error}"));
         let same = if other.bits() == seen.bits() { ", the same bits" } else { "" };
         println!("{name}: {switch}: {share:.3} of the bound{same}");
-        assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}: {switch}");
+        assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}: {switch}");
     }
 }
 
@@ -135,10 +135,10 @@ async fn check(device: &Device, name: &str, tiers: Tiers, exactly: bool) {
 fn switches_that_keep_the_order_of_sums_change_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
-        check(&device, "moe-q4_k-q6_k", Tiers::GPU, true).await;
-        check(&device, "moe-bf16-f16-tied", Tiers::SOFTWARE, true).await;
-        check(&device, "llama-f16-f32-biases-linear", Tiers::GPU, true).await;
-        check(&Device::cpu(), "moe-f32", Tiers::GPU, true).await;
+        check(&device, "moe-q4_k-q6_k", KernelSelection::GPU, true).await;
+        check(&device, "moe-bf16-f16-tied", KernelSelection::SOFTWARE, true).await;
+        check(&device, "llama-f16-f32-biases-linear", KernelSelection::GPU, true).await;
+        check(&Device::cpu(), "moe-f32", KernelSelection::GPU, true).await;
     });
 }
 
@@ -150,14 +150,14 @@ fn dispatches_in_pieces_give_the_same_bits() {
         for name in ["moe-q4_k-q6_k", "qwen3-q5_0-q4_1-biases", "llama-q4_0-q5_1-freqs"] {
             let model = tiny(&device, name).await;
             let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
-            for tiers in [Tiers::GPU, Tiers::SOFTWARE] {
-                let base = options_for(golden, tiers);
+            for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
+                let base = options_for(golden, kernels);
                 let seen = see(&model, golden, &base).await;
                 for (indirect, max_submit) in [(false, Duration::ZERO), (true, Duration::from_nanos(1))] {
                     let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.indirect = indirect) };
                     let other = see(&model, golden, &small).await;
-                    assert_eq!(other.replies, seen.replies, "{name}, {tiers:?}, {indirect}");
-                    assert!(other.bits() == seen.bits(), "{name}, {tiers:?}, {indirect}");
+                    assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}, {indirect}");
+                    assert!(other.bits() == seen.bits(), "{name}, {kernels:?}, {indirect}");
                 }
             }
         }
@@ -169,7 +169,7 @@ fn no_model_says_anything_else_with_other_kernels() {
     pollster::block_on(async {
         let device = gpu().await;
         for (name, _) in tiny_models() {
-            check(&device, name, Tiers::GPU, false).await;
+            check(&device, name, KernelSelection::GPU, false).await;
         }
     });
 }
@@ -180,7 +180,7 @@ fn the_demo_model_says_the_same_with_all_switches() {
         let device = gpu().await;
         let model = demo(&device).await;
         let requests: Vec<_> = [5, 40].map(|len| (prompt(&model, len, len.into()), greedy(6))).into();
-        let base = options(2, 64, Tiers::GPU);
+        let base = options(2, 64, KernelSelection::GPU);
         let expected = replies(&engine(&model, &base).await, &requests).await;
         for (switch, options) in exact(&base).into_iter().chain(near(&base)) {
             assert_eq!(replies(&engine(&model, &options).await, &requests).await, expected, "{switch}");
@@ -243,11 +243,11 @@ fn the_device_draws_what_the_host_draws() {
     pollster::block_on(async {
         let device = gpu().await;
         let (mut told, mut all) = (0, 0);
-        for (model, tiers) in [
-            (tiny(&device, "moe-q4_k-q6_k").await, Tiers::GPU),
-            (tiny(&device, "llama-q4_0-q5_1-freqs").await, Tiers::SOFTWARE),
+        for (model, kernels) in [
+            (tiny(&device, "moe-q4_k-q6_k").await, KernelSelection::GPU),
+            (tiny(&device, "llama-q4_0-q5_1-freqs").await, KernelSelection::SOFTWARE),
         ] {
-            let base = options(8, 64, tiers);
+            let base = options(8, 64, kernels);
             let host = EngineOptions { host_sampling: true, ..base.clone() };
             let requests: Vec<_> =
                 (0..8).map(|i| (prompt(&model, 3 + 4 * i as u32, i as u64), drawn(8, sampling(i)))).collect();

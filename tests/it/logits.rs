@@ -6,7 +6,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{Model, PlanOptions, Precision, Product, Tiers},
+    model::{KernelSelection, Model, PlanOptions, Precision, PrefillMatmul},
 };
 
 async fn gpu() -> Device {
@@ -18,23 +18,23 @@ async fn gpu() -> Device {
 #[derive(Clone, Copy)]
 struct Way {
     prefill_rows: u32,
-    tiers: Tiers,
+    kernels: KernelSelection,
 }
 
 /// Whole prompts, by tiles as on a GPU.
-const TILES: Way = Way { prefill_rows: 128, tiers: Tiers::GPU };
+const TILES: Way = Way { prefill_rows: 128, kernels: KernelSelection::GPU };
 /// Chunks of 5 tokens, which end in remainders, some rows at once.
-const ROWS: Way = Way { prefill_rows: 5, tiers: Tiers::SOFTWARE };
+const ROWS: Way = Way { prefill_rows: 5, kernels: KernelSelection::SOFTWARE };
 
 fn engine_options(kv_type: KvType, context: usize, way: Way) -> EngineOptions {
-    let Way { prefill_rows, tiers } = way;
+    let Way { prefill_rows, kernels } = way;
     let context = Some(context as u32);
     EngineOptions {
         kv_type: Some(kv_type),
         context,
         prefill_rows,
         logit_rows: prefill_rows,
-        plan: PlanOptions { tiers: Some(tiers), ..PlanOptions::default() },
+        plan: PlanOptions { kernels: Some(kernels), ..PlanOptions::default() },
         ..EngineOptions::default()
     }
 }
@@ -107,19 +107,20 @@ fn cutting_a_prompt_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
-        let device_tiers = Tiers { prefill: Product::Gemv, ..Tiers::of(&device, Precision::Exact) };
-        let tiers = |columns_rows, bucket_pairs| Tiers { columns_rows, bucket_pairs, ..device_tiers };
+        let device_tiers =
+            KernelSelection { prefill: PrefillMatmul::Gemv, ..KernelSelection::of(&device, Precision::Exact) };
+        let kernels = |columns_rows, bucket_pairs| KernelSelection { columns_rows, bucket_pairs, ..device_tiers };
         for (name, tiny) in crate::common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
-            let one_by_one = Way { prefill_rows: 1, tiers: tiers(u32::MAX, u32::MAX) };
+            let one_by_one = Way { prefill_rows: 1, kernels: kernels(u32::MAX, u32::MAX) };
             let one_by_one = rows(&model, golden, KvType::F32, one_by_one).await;
             for (prefill_rows, columns_rows, bucket_pairs) in [(128, u32::MAX, u32::MAX), (5, 2, u32::MAX), (128, 2, 0)]
             {
-                let way = Way { prefill_rows, tiers: tiers(columns_rows, bucket_pairs) };
+                let way = Way { prefill_rows, kernels: kernels(columns_rows, bucket_pairs) };
                 let same = rows(&model, golden, KvType::F32, way).await == one_by_one;
-                assert!(same, "{name}: {prefill_rows} rows at once by {:?}", way.tiers);
+                assert!(same, "{name}: {prefill_rows} rows at once by {:?}", way.kernels);
             }
         }
     });

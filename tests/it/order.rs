@@ -434,7 +434,7 @@ async fn compare_attention(device: &Device, of_small: usize, of_others: usize) {
         let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
         let whole = attended.whole(&q, &contexts).await;
         assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
-        // Room for more chunks makes no difference.
+        // WorkspaceSize for more chunks makes no difference.
         for chunks in [3, 4] {
             let parts = attended.by_chunks(&q, &contexts, chunks).await;
             let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);

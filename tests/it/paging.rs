@@ -10,7 +10,7 @@ use ferrum_wgpu::{
     engine::{Engine, EngineError, EngineOptions},
     gguf::Gguf,
     gpu::{Device, GpuError},
-    model::{Model, ModelError, Paging, PlanOptions, Tiers},
+    model::{ExpertCacheStats, KernelSelection, Model, ModelError, PlanOptions},
     quant::WeightType,
 };
 
@@ -49,34 +49,34 @@ async fn seen(model: &Model, options: &EngineOptions) -> (Vec<Vec<u32>>, Vec<Vec
 }
 
 async fn paged(device: &Device, slots: u32) -> Model {
-    Model::load_paged(device, &file(), slots, |_, _| ()).await.expect("a model")
+    Model::load_offloaded(device, &file(), slots, |_, _| ()).await.expect("a model")
 }
 
-fn with(tiers: Tiers, change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
-    let mut options = EngineOptions { prefill_rows: 32, logit_rows: 32, ..options(3, 64, tiers) };
+fn with(kernels: KernelSelection, change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
+    let mut options = EngineOptions { prefill_rows: 32, logit_rows: 32, ..options(3, 64, kernels) };
     change(&mut options);
     options
 }
 
 /// Compares a paged model with one that has all experts, and gives what was paged.
-async fn same(device: &Device, slots: u32, options: &EngineOptions) -> Paging {
+async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCacheStats {
     let whole = Model::load(device, &file(), |_, _| ()).await.expect("a model");
-    assert!(whole.paging().is_none());
+    assert!(whole.expert_cache().is_none());
     let expected = seen(&whole, options).await;
     let model = paged(device, slots).await;
-    assert_eq!(model.paging().map(|paging| (paging.slots, paging.misses)), Some((slots, 0)));
+    assert_eq!(model.expert_cache().map(|paging| (paging.slots, paging.misses)), Some((slots, 0)));
     assert!(seen(&model, options).await == expected, "{slots} slots, {:?}", options.plan);
-    model.paging().expect("it is paged")
+    model.expert_cache().expect("it is paged")
 }
 
 #[test]
 fn paged_experts_change_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
-        for tiers in [Tiers::GPU, Tiers::of(&device, Default::default())] {
+        for kernels in [KernelSelection::GPU, KernelSelection::of(&device, Default::default())] {
             let mut misses = BTreeSet::new();
             for slots in [USED, 7, 11, EXPERTS - 1] {
-                let paging = same(&device, slots, &with(tiers, |_| ())).await;
+                let paging = same(&device, slots, &with(kernels, |_| ())).await;
                 assert!(paging.hits > 0 && paging.misses > 0 && paging.bytes > 0, "{paging:?}");
                 misses.insert(std::cmp::Reverse(paging.misses));
             }
@@ -92,21 +92,22 @@ fn switches_change_no_bit_of_paged_experts() {
     pollster::block_on(async {
         let device = gpu().await;
         let base = PlanOptions::default();
-        let one_by_one = Tiers { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..Tiers::SOFTWARE };
+        let one_by_one =
+            KernelSelection { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..KernelSelection::SOFTWARE };
         let plans = [
-            (Tiers::GPU, PlanOptions { indirect: true, ..base }),
-            (Tiers::GPU, PlanOptions { host_routing: true, ..base }),
-            (Tiers::GPU, PlanOptions { fused: false, ..base }),
-            (Tiers::SOFTWARE, PlanOptions { indirect: true, ..base }),
+            (KernelSelection::GPU, PlanOptions { indirect: true, ..base }),
+            (KernelSelection::GPU, PlanOptions { host_routing: true, ..base }),
+            (KernelSelection::GPU, PlanOptions { fused: false, ..base }),
+            (KernelSelection::SOFTWARE, PlanOptions { indirect: true, ..base }),
             (one_by_one, base),
         ];
-        for (tiers, plan) in plans {
-            let plan = PlanOptions { tiers: Some(tiers), ..plan };
-            same(&device, 6, &with(tiers, |options| options.plan = plan)).await;
+        for (kernels, plan) in plans {
+            let plan = PlanOptions { kernels: Some(kernels), ..plan };
+            same(&device, 6, &with(kernels, |options| options.plan = plan)).await;
         }
-        same(&device, 5, &with(Tiers::GPU, |options| options.max_submit = Duration::ZERO)).await;
+        same(&device, 5, &with(KernelSelection::GPU, |options| options.max_submit = Duration::ZERO)).await;
         if device.caps().timestamps {
-            same(&device, 5, &with(Tiers::GPU, |options| options.profile = true)).await;
+            same(&device, 5, &with(KernelSelection::GPU, |options| options.profile = true)).await;
         }
     });
 }
@@ -114,7 +115,7 @@ fn switches_change_no_bit_of_paged_experts() {
 #[test]
 fn the_cpu_kernels_page_too() {
     pollster::block_on(async {
-        let paging = same(&Device::cpu(), 6, &with(Tiers::GPU, |_| ())).await;
+        let paging = same(&Device::cpu(), 6, &with(KernelSelection::GPU, |_| ())).await;
         assert!(paging.misses > 0);
     });
 }
@@ -130,7 +131,7 @@ fn slots_are_split_like_any_matrix() {
         mask.max_binding_bytes = (4 * expert).max(512 * 1024);
         let adapter = ferrum_wgpu::gpu::Adapter::find(None).await.expect("an adapter");
         let small = Device::masked(&adapter, &mask).await.expect("a device");
-        same(&small, 9, &with(Tiers::GPU, |_| ())).await;
+        same(&small, 9, &with(KernelSelection::GPU, |_| ())).await;
     });
 }
 
@@ -139,14 +140,14 @@ fn slots_that_cannot_be_are_refused() {
     pollster::block_on(async {
         let device = Device::cpu();
         for slots in [0, USED - 1, EXPERTS + 1] {
-            let error = Model::load_paged(&device, &file(), slots, |_, _| ()).await.expect_err("no such slots");
+            let error = Model::load_offloaded(&device, &file(), slots, |_, _| ()).await.expect_err("no such slots");
             assert!(matches!(error, ModelError::ExpertSlots { least: USED, most: EXPERTS, .. }), "{error}");
         }
         let all = paged(&device, EXPERTS).await;
-        assert!(all.paging().is_none());
+        assert!(all.expert_cache().is_none());
         let dense = TinyModel { arch: Arch::Qwen3, ..TinyModel::default() };
         let dense = Gguf::from_bytes(dense.to_bytes().expect("a GGUF")).expect("a GGUF");
-        let error = Model::load_paged(&device, &dense, 1, |_, _| ()).await.expect_err("no experts");
+        let error = Model::load_offloaded(&device, &dense, 1, |_, _| ()).await.expect_err("no experts");
         assert!(matches!(error, ModelError::ExpertSlots { most: 0, .. }), "{error}");
     });
 }
@@ -155,10 +156,10 @@ fn slots_that_cannot_be_are_refused() {
 fn one_engine_at_a_time_has_the_experts() {
     pollster::block_on(async {
         let device = Device::cpu();
-        let (model, options) = (paged(&device, 6).await, with(Tiers::GPU, |_| ()));
+        let (model, options) = (paged(&device, 6).await, with(KernelSelection::GPU, |_| ()));
         let first = engine(&model, &options).await;
         let error = Engine::new(&model, &options).await.expect_err("it is taken");
-        assert!(matches!(error, EngineError::PagedByAnother), "{error}");
+        assert!(matches!(error, EngineError::ExpertCacheInUse), "{error}");
         drop(first);
         engine(&model, &options).await;
     });
@@ -172,8 +173,8 @@ fn a_file_that_is_shortened_meanwhile_is_an_error() {
         let bytes = bytes();
         std::fs::write(&path, &bytes).expect("a file");
         let gguf = Gguf::open(&path).expect("a GGUF");
-        let (device, options) = (Device::cpu(), with(Tiers::GPU, |_| ()));
-        let model = Model::load_paged(&device, &gguf, 6, |_, _| ()).await.expect("a model");
+        let (device, options) = (Device::cpu(), with(KernelSelection::GPU, |_| ()));
+        let model = Model::load_offloaded(&device, &gguf, 6, |_, _| ()).await.expect("a model");
         let engine = engine(&model, &options).await;
         let prompt = prompt(&model, 5, 0);
         let shorten = |len: u64| std::fs::File::options().write(true).open(&path).expect("a file").set_len(len);
@@ -190,7 +191,7 @@ fn a_file_that_is_shortened_meanwhile_is_an_error() {
 #[test]
 fn a_lost_device_is_recovered_from_with_as_many_slots() {
     pollster::block_on(async {
-        let (device, options) = (gpu().await, with(Tiers::GPU, |_| ()));
+        let (device, options) = (gpu().await, with(KernelSelection::GPU, |_| ()));
         let model = paged(&device, 6).await;
         let expected = seen(&model, &options).await;
         let engine = engine(&model, &options).await;

@@ -9,7 +9,7 @@ use ferrum_wgpu::{
     engine::EngineOptions,
     gpu::Device,
     kernels::linear::{ActivationType, Mma, TileType},
-    model::{PlanOptions, Precision, Product, Tiers},
+    model::{KernelSelection, PlanOptions, Precision, PrefillMatmul},
 };
 
 /// How near an engine's probabilities are to the reference's, over all rows.
@@ -46,7 +46,7 @@ fn divergence(expected: &[(u32, f64)], row: &[f32]) -> f64 {
 
 async fn nearness(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Nearness {
     let model = demo(device).await;
-    let options = EngineOptions { plan, logit_rows: 64, ..options(1, 128, Tiers::GPU) };
+    let options = EngineOptions { plan, logit_rows: 64, ..options(1, 128, KernelSelection::GPU) };
     let mut session = engine(&model, &options).await.session();
     let (mut rows, mut same, mut sum) = (0, 0, 0.0);
     for answer in answers {
@@ -77,8 +77,8 @@ async fn check(device: &Device, plan: PlanOptions, most: f64) {
     assert!(near.rows > 500 && near.agreement >= 0.99 && near.divergence <= most, "{plan:?}: {near:?}");
 }
 
-fn of(tiers: Tiers) -> PlanOptions {
-    PlanOptions { tiers: Some(tiers), ..PlanOptions::default() }
+fn of(kernels: KernelSelection) -> PlanOptions {
+    PlanOptions { kernels: Some(kernels), ..PlanOptions::default() }
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn exact_passes_have_the_reference_s_probabilities() {
         let device = gpu().await;
         check(&device, PlanOptions::default(), 1e-6).await;
         if device.caps().matrices.f32_8 {
-            check(&device, of(Tiers { mma: Mma::Matrices8, ..Tiers::GPU }), 1e-6).await;
+            check(&device, of(KernelSelection { mma: Mma::Matrices8, ..KernelSelection::GPU }), 1e-6).await;
         }
     });
 }
@@ -102,7 +102,7 @@ fn fast_passes_have_almost_the_reference_s_probabilities() {
         let has = device.caps().matrices;
         for (mma, has) in [(Mma::Fma, true), (Mma::Matrices8, has.f16_8), (Mma::Matrices16, has.f16_16)] {
             if has {
-                check(&device, of(Tiers { tile, mma, ..Tiers::GPU }), 1e-3).await;
+                check(&device, of(KernelSelection { tile, mma, ..KernelSelection::GPU }), 1e-3).await;
             }
         }
     });
@@ -112,8 +112,8 @@ fn fast_passes_have_almost_the_reference_s_probabilities() {
 fn int8_activations_have_nearly_the_reference_s_probabilities() {
     pollster::block_on(async {
         let device = gpu().await;
-        for tiers in [Tiers::GPU, Tiers::SOFTWARE] {
-            check(&device, of(Tiers { activations: ActivationType::Int8, ..tiers }), 3e-3).await;
+        for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
+            check(&device, of(KernelSelection { activations: ActivationType::Int8, ..kernels }), 3e-3).await;
         }
     });
 }
@@ -122,10 +122,10 @@ fn int8_activations_have_nearly_the_reference_s_probabilities() {
 fn precision_chooses_tiers() {
     pollster::block_on(async {
         let device = gpu().await;
-        let [exact, fast] = Precision::ALL.map(|precision| Tiers::of(&device, precision));
+        let [exact, fast] = Precision::ALL.map(|precision| KernelSelection::of(&device, precision));
         assert_eq!(exact.tile, TileType::F32);
         // The orders of sums are those of the exact pass where nothing is computed otherwise.
         assert_eq!(exact.prefill, fast.prefill);
-        assert!(fast.tile == TileType::F32 || (fast.prefill == Product::Gemm && device.caps().f16));
+        assert!(fast.tile == TileType::F32 || (fast.prefill == PrefillMatmul::Gemm && device.caps().f16));
     });
 }

@@ -15,7 +15,7 @@ use ferrum_wgpu::{
             gemv_columns::{self, Columns},
         },
     },
-    model::{Model, Reads},
+    model::{MemoryTraffic, Model},
     quant::{Planes, Rng, WeightType, random_blocks},
 };
 
@@ -220,7 +220,7 @@ fn a_pass_reads_what_the_file_has() -> Result {
     pollster::block_on(async {
         for (tiny, experts) in [(moe, 2.0), (tied, 0.0)] {
             let gguf = Gguf::from_bytes(tiny.to_bytes()?)?;
-            let reads = Reads::of(&gguf)?;
+            let reads = MemoryTraffic::of(&gguf)?;
             let all: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes).sum();
             let count = if experts > 0.0 { u64::from(tiny.experts) } else { 0 };
             let rows = if tiny.tied { 0 } else { u64::from(tiny.vocab) };

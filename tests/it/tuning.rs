@@ -9,7 +9,7 @@ use crate::common::engines::{demo, gpu, greedy, prompt, tiny};
 use ferrum_wgpu::{
     engine::{Engine, EngineOptions, Tuned},
     gpu::Device,
-    model::{Model, PlanOptions, Tiers, Tuning},
+    model::{KernelSelection, Model, PlanOptions, Tuning},
 };
 
 fn options(tuning: Tuning) -> EngineOptions {
@@ -93,7 +93,7 @@ fn tiles_are_chosen_for_prompts_that_fill_them_and_change_no_bit() {
         let model = tiny(&device, crate::common::tiny_model::tiny_models()[1].0).await;
         let options = |tuning| EngineOptions {
             prefill_rows: 64,
-            plan: PlanOptions { tiers: Some(Tiers::GPU), ..PlanOptions::default() },
+            plan: PlanOptions { kernels: Some(KernelSelection::GPU), ..PlanOptions::default() },
             ..options(tuning)
         };
         let mut clock = ticking(Duration::from_millis(1));

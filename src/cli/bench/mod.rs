@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, Fit};
 use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, Reads};
+use ferrum_wgpu::model::{Config, MemoryTraffic};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::device::Place;
@@ -158,7 +158,7 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     for &batch in &args.npl {
         Engine::memory(&gguf, &args.options(context, batch)?, args.kv_type.unwrap_or_default())?;
     }
-    let reads = Reads::of(&gguf)?;
+    let reads = MemoryTraffic::of(&gguf)?;
     let mut facts = Facts::of(&gguf, &args.model);
 
     let start = Instant::now();
@@ -208,9 +208,9 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
             }
         };
         for test in of_batch {
-            let before = model.paging();
+            let before = model.expert_cache();
             let mut row = measure(test, args.repetitions, &mut sequences, &engine, &reads).await?;
-            row.paging = model.paging().zip(before).map(|(after, before)| after.since(&before));
+            row.paging = model.expert_cache().zip(before).map(|(after, before)| after.since(&before));
             let first = *hashes.entry((test.what, test.depth)).or_insert(row.hash);
             if first != row.hash {
                 return Err(differ(&format!("{} gives other tokens than with other sequences beside", row.name())));
@@ -235,7 +235,7 @@ async fn measure(
     repetitions: u32,
     sequences: &mut Sequences<'_>,
     engine: &Engine,
-    reads: &Reads,
+    reads: &MemoryTraffic,
 ) -> Result<Row, Failure> {
     sequences.fill(test.depth).await?;
     let mut samples: Vec<Duration> = Vec::new();

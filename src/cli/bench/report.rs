@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use ferrum_wgpu::engine::Engine;
 use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::model::Paging;
+use ferrum_wgpu::model::ExpertCacheStats;
 use serde_json::{Value, json};
 
 use super::{Test, What};
@@ -67,7 +67,7 @@ pub struct Row {
     pub hash: u64,
     pub decode: Option<Decode>,
     /// Where experts are paged: what was, in all runs.
-    pub paging: Option<Paging>,
+    pub paging: Option<ExpertCacheStats>,
 }
 
 /// A step that gives each sequence a token.

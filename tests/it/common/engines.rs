@@ -5,7 +5,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{Model, PlanOptions, Tiers},
+    model::{KernelSelection, Model, PlanOptions},
     quant::Rng,
 };
 
@@ -39,14 +39,14 @@ async fn load(device: &Device, bytes: Vec<u8>) -> Model {
 }
 
 /// An engine for `sequences` at once, each with room for `context` tokens, with an f32 cache.
-pub fn options(sequences: u32, context: u32, tiers: Tiers) -> EngineOptions {
+pub fn options(sequences: u32, context: u32, kernels: KernelSelection) -> EngineOptions {
     EngineOptions {
         context: Some(context),
         // A block more for each, which it fills in part.
         kv_tokens: Some(sequences * (context + 32)),
         kv_type: Some(KvType::F32),
         sequences,
-        plan: PlanOptions { tiers: Some(tiers), ..PlanOptions::default() },
+        plan: PlanOptions { kernels: Some(kernels), ..PlanOptions::default() },
         ..EngineOptions::default()
     }
 }

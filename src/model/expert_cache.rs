@@ -15,18 +15,18 @@ use crate::gpu::{Acting, Buffer, Device, GpuError, HostAction, Readback, lock};
 
 /// What was paged until now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Paging {
+pub struct ExpertCacheStats {
     /// Experts of each layer that the device holds at once.
     pub slots: u32,
-    /// Chosen experts that were there: of a pass, each expert of a layer counts once.
+    /// ExpertIds experts that were there: of a pass, each expert of a layer counts once.
     pub hits: u64,
-    /// Chosen experts that were brought from the file.
+    /// ExpertIds experts that were brought from the file.
     pub misses: u64,
     /// Bytes of the file that were brought for them.
     pub bytes: u64,
 }
 
-impl Paging {
+impl ExpertCacheStats {
     /// The share of chosen experts that were there; 1 before any was chosen.
     pub fn hit_rate(&self) -> f64 {
         let all = self.hits + self.misses;
@@ -46,9 +46,9 @@ impl Paging {
 
 /// The experts of a model that is paged.
 #[derive(Debug)]
-pub(crate) struct Paged {
+pub(crate) struct ExpertCache {
     slots: u32,
-    layers: Vec<PagedLayer>,
+    layers: Vec<CachedLayer>,
     /// Whether an engine has it: what is in the slots changes between its dispatches.
     taken: AtomicBool,
     hits: AtomicU64,
@@ -58,14 +58,14 @@ pub(crate) struct Paged {
 
 /// A layer's experts.
 #[derive(Debug)]
-pub(super) struct PagedLayer {
-    matrices: Vec<PagedMatrix>,
-    slots: Mutex<Slots>,
+pub(super) struct CachedLayer {
+    matrices: Vec<CachedMatrix>,
+    slots: Mutex<LruSlots>,
 }
 
 /// A stack of slots, and where the file has what belongs there.
 #[derive(Debug)]
-pub(super) struct PagedMatrix {
+pub(super) struct CachedMatrix {
     pub(super) parts: Vec<MatrixPart>,
     /// Rows of an expert.
     pub(super) n: u64,
@@ -74,14 +74,14 @@ pub(super) struct PagedMatrix {
 
 /// Which expert is in which slot.
 #[derive(Debug)]
-struct Slots {
+struct LruSlots {
     held: Vec<Option<u32>>,
     /// When each was used last.
     used: Vec<u64>,
     now: u64,
 }
 
-impl Slots {
+impl LruSlots {
     fn new(slots: u32) -> Self {
         Self { held: vec![None; slots as usize], used: vec![0; slots as usize], now: 0 }
     }
@@ -104,7 +104,7 @@ impl Slots {
 
     /// Counts a round that uses `experts`, and gives those that have to be brought, each with a slot that is emptied for it:
     /// the one used longest ago by none of the round.
-    fn turn(&mut self, experts: &[u32]) -> Vec<(u32, u32)> {
+    fn touch(&mut self, experts: &[u32]) -> Vec<(u32, u32)> {
         self.now += 1;
         for slot in experts.iter().filter_map(|expert| self.slot_of(*expert)).collect::<Vec<_>>() {
             self.used[slot as usize] = self.now;
@@ -127,9 +127,9 @@ impl Slots {
     }
 }
 
-impl Paged {
-    pub(super) fn new(slots: u32, layers: Vec<Vec<PagedMatrix>>) -> Self {
-        let layer = |matrices| PagedLayer { matrices, slots: Mutex::new(Slots::new(slots)) };
+impl ExpertCache {
+    pub(super) fn new(slots: u32, layers: Vec<Vec<CachedMatrix>>) -> Self {
+        let layer = |matrices| CachedLayer { matrices, slots: Mutex::new(LruSlots::new(slots)) };
         Self {
             slots,
             layers: layers.into_iter().map(layer).collect(),
@@ -151,19 +151,19 @@ impl Paged {
     }
 
     /// What was paged until now.
-    pub(crate) fn counts(&self) -> Paging {
+    pub(crate) fn counts(&self) -> ExpertCacheStats {
         let [hits, misses, bytes] = [&self.hits, &self.misses, &self.bytes].map(|count| count.load(Ordering::Relaxed));
-        Paging { slots: self.slots, hits, misses, bytes }
+        ExpertCacheStats { slots: self.slots, hits, misses, bytes }
     }
 
     /// Has it for an engine, unless another has.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Taken> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<ExpertCacheLease> {
         let taken = self.taken.swap(true, Ordering::AcqRel);
-        (!taken).then(|| Taken(Arc::clone(self)))
+        (!taken).then(|| ExpertCacheLease(Arc::clone(self)))
     }
 
     /// Brings an expert of a layer to a slot.
-    async fn bring(&self, device: &Device, layer: &PagedLayer, expert: u32, slot: u32) -> Result<(), ModelError> {
+    async fn load(&self, device: &Device, layer: &CachedLayer, expert: u32, slot: u32) -> Result<(), ModelError> {
         for matrix in &layer.matrices {
             let (from, mut at) = (u64::from(expert) * matrix.n, u64::from(slot) * matrix.n);
             for part in &matrix.parts {
@@ -184,9 +184,9 @@ impl Paged {
 
 /// That an engine has the experts of a paged model.
 #[derive(Debug)]
-pub(crate) struct Taken(Arc<Paged>);
+pub(crate) struct ExpertCacheLease(Arc<ExpertCache>);
 
-impl Drop for Taken {
+impl Drop for ExpertCacheLease {
     fn drop(&mut self) {
         self.0.taken.store(false, Ordering::Release);
     }
@@ -194,13 +194,13 @@ impl Drop for Taken {
 
 /// In which slots the experts of some pairs are.
 #[derive(Debug)]
-pub(crate) struct PairSlots {
+pub(crate) struct ExpertSlots {
     /// `[pairs]`.
     pub(crate) slots: Buffer<u32>,
     ids: Arc<Readback>,
 }
 
-impl PairSlots {
+impl ExpertSlots {
     /// For as many as `pairs`.
     pub(crate) async fn new(device: &Device, pairs: u64) -> Result<Self, GpuError> {
         let ids = Readback::new::<u32>(device, pairs, 1).await?;
@@ -211,13 +211,13 @@ impl PairSlots {
     /// `ids`.
     pub(super) fn rounds(
         &self,
-        paged: &Arc<Paged>,
+        paged: &Arc<ExpertCache>,
         layer: usize,
         ids: &Buffer<u32>,
         pairs: u32,
         rounds: u32,
-    ) -> impl Iterator<Item = PageIn> {
-        let first = PageIn {
+    ) -> impl Iterator<Item = LoadExperts> {
+        let first = LoadExperts {
             paged: Arc::clone(paged),
             layer,
             round: 0,
@@ -227,14 +227,14 @@ impl PairSlots {
             readback: Arc::clone(&self.ids),
             choice: Arc::default(),
         };
-        (0..rounds).map(move |round| PageIn { round: round as usize, ..first.clone() })
+        (0..rounds).map(move |round| LoadExperts { round: round as usize, ..first.clone() })
     }
 }
 
 /// A round of bringing the experts that a router has chosen.
 #[derive(Clone, Debug)]
-pub(super) struct PageIn {
-    paged: Arc<Paged>,
+pub(super) struct LoadExperts {
+    paged: Arc<ExpertCache>,
     layer: usize,
     round: usize,
     ids: Buffer<u32>,
@@ -242,25 +242,25 @@ pub(super) struct PageIn {
     pairs: u32,
     readback: Arc<Readback>,
     /// What the first round has read.
-    choice: Arc<Mutex<SparseUnit>>,
+    choice: Arc<Mutex<RoutedExperts>>,
 }
 
 #[derive(Debug, Default)]
-struct SparseUnit {
+struct RoutedExperts {
     ids: Vec<u32>,
     rounds: Vec<Vec<u32>>,
 }
 
-impl PageIn {
+impl LoadExperts {
     async fn page(&self, device: &Device) -> Result<(), ModelError> {
         let Some(layer) = self.paged.layers.get(self.layer) else { return Ok(()) };
         if self.round == 0 {
             let ids = self.readback.read(device, &self.ids, self.pairs.into()).await?;
             let rounds = lock(&layer.slots).rounds(&ids);
-            *lock(&self.choice) = SparseUnit { ids, rounds };
+            *lock(&self.choice) = RoutedExperts { ids, rounds };
         }
         let experts = lock(&self.choice).rounds.get(self.round).cloned().unwrap_or_default();
-        let missing = lock(&layer.slots).turn(&experts);
+        let missing = lock(&layer.slots).touch(&experts);
         self.paged.hits.fetch_add((experts.len() - missing.len()) as u64, Ordering::Relaxed);
         self.paged.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
         for (expert, _) in &missing {
@@ -270,7 +270,7 @@ impl PageIn {
             }
         }
         for (expert, slot) in missing {
-            self.paged.bring(device, layer, expert, slot).await?;
+            self.paged.load(device, layer, expert, slot).await?;
         }
         // One that none of the round's is waits, or was served.
         let places: Vec<_> = {
@@ -284,7 +284,7 @@ impl PageIn {
     }
 }
 
-impl HostAction for PageIn {
+impl HostAction for LoadExperts {
     fn run<'a>(&'a self, device: &'a Device) -> Acting<'a> {
         Box::pin(async move {
             self.page(device).await.map_err(|error| match error {
@@ -299,39 +299,39 @@ impl HostAction for PageIn {
 mod tests {
     use super::*;
 
-    fn bring(slots: &mut Slots, experts: &[u32]) -> Vec<(u32, u32)> {
-        let missing = slots.turn(experts);
+    fn load(slots: &mut LruSlots, experts: &[u32]) -> Vec<(u32, u32)> {
+        let missing = slots.touch(experts);
         missing.iter().for_each(|(expert, slot)| slots.filled(*expert, *slot));
         missing
     }
 
     #[test]
     fn who_was_used_longest_ago_goes() {
-        let mut slots = Slots::new(3);
-        assert_eq!(bring(&mut slots, &[7, 8, 9]), [(7, 0), (8, 1), (9, 2)]);
-        assert_eq!(bring(&mut slots, &[7, 9]), []);
-        assert_eq!(bring(&mut slots, &[5, 7]), [(5, 1)]);
-        assert_eq!(bring(&mut slots, &[8]), [(8, 2)]);
+        let mut slots = LruSlots::new(3);
+        assert_eq!(load(&mut slots, &[7, 8, 9]), [(7, 0), (8, 1), (9, 2)]);
+        assert_eq!(load(&mut slots, &[7, 9]), []);
+        assert_eq!(load(&mut slots, &[5, 7]), [(5, 1)]);
+        assert_eq!(load(&mut slots, &[8]), [(8, 2)]);
         assert_eq!([5, 7, 8, 9].map(|expert| slots.slot_of(expert)), [Some(1), Some(0), Some(2), None]);
     }
 
     #[test]
     fn those_that_are_there_come_in_the_first_round() {
-        let mut slots = Slots::new(2);
-        bring(&mut slots, &[4, 3]);
+        let mut slots = LruSlots::new(2);
+        load(&mut slots, &[4, 3]);
         let rounds = slots.rounds(&[1, 2, 1, 3, 5, 2]);
         assert_eq!(rounds, [vec![3, 1], vec![2, 5]]);
-        assert_eq!(bring(&mut slots, &rounds[0]), [(1, 0)]);
-        assert_eq!(bring(&mut slots, &rounds[1]).len(), 2);
+        assert_eq!(load(&mut slots, &rounds[0]), [(1, 0)]);
+        assert_eq!(load(&mut slots, &rounds[1]).len(), 2);
     }
 
     #[test]
     fn what_was_not_brought_is_nowhere() {
-        let mut slots = Slots::new(2);
-        bring(&mut slots, &[1, 2]);
+        let mut slots = LruSlots::new(2);
+        load(&mut slots, &[1, 2]);
         // The device is lost on the way.
-        assert_eq!(slots.turn(&[3]), [(3, 0)]);
+        assert_eq!(slots.touch(&[3]), [(3, 0)]);
         assert_eq!([1, 2, 3].map(|expert| slots.slot_of(expert)), [None, Some(1), None]);
-        assert_eq!(bring(&mut slots, &[3]), [(3, 1)]);
+        assert_eq!(load(&mut slots, &[3]), [(3, 1)]);
     }
 }

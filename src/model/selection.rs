@@ -12,9 +12,9 @@ use crate::{
 /// The order of sums that the rows of a prompt have in products with weights. It is the same however many rows are computed
 /// at once, so that what a row gives does not hang on how its prompt is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Product {
+pub enum PrefillMatmul {
     /// That of a single row: [`Gemv`](crate::kernels::linear::gemv::Gemv), and
-    /// [`GemvColumns`](crate::kernels::linear::gemv_columns::GemvColumns) from [`Tiers::columns_rows`] on.
+    /// [`GemvColumns`](crate::kernels::linear::gemv_columns::GemvColumns) from [`KernelSelection::columns_rows`] on.
     Gemv,
     /// That of tiles: [`Gemm`](crate::kernels::linear::gemm::Gemm), experts always by buckets.
     Gemm,
@@ -23,33 +23,33 @@ pub enum Product {
 /// The choice between orders of sums for prompts, and the borders between kernels of one order: these change speed, and
 /// nothing else. What is multiplied is their third part: see [`Precision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Tiers {
-    /// The order of a prompt's rows. Tokens that are generated have [`Product::Gemv`]'s.
-    pub prefill: Product,
-    /// From this many rows on, a matrix of [`Product::Gemv`] is multiplied by several rows at once rather than row by row.
+pub struct KernelSelection {
+    /// The order of a prompt's rows. Tokens that are generated have [`PrefillMatmul::Gemv`]'s.
+    pub prefill: PrefillMatmul,
+    /// From this many rows on, a matrix of [`PrefillMatmul::Gemv`] is multiplied by several rows at once rather than row by row.
     pub columns_rows: u32,
-    /// From this many (token, expert) pairs for each expert on, experts of [`Product::Gemv`] are multiplied by several pairs
+    /// From this many (token, expert) pairs for each expert on, experts of [`PrefillMatmul::Gemv`] are multiplied by several pairs
     /// of their buckets at once rather than pair by pair.
     pub bucket_pairs: u32,
     /// From this many rows of a matrix on, or pairs for each expert, [`Lanes::Rows`] has eight at once rather than four.
     pub eight_rows: u32,
-    /// What invocations share out in products of [`Product::Gemv`]: its order of sums.
+    /// What invocations share out in products of [`PrefillMatmul::Gemv`]: its order of sums.
     pub lanes: Lanes,
     /// How invocations work together in attention: its order of sums.
     pub exchange: Exchange,
-    /// What tiles hold in products of [`Product::Gemm`].
+    /// What tiles hold in products of [`PrefillMatmul::Gemm`].
     pub tile: TileType,
     /// What multiplies these tiles: an order of sums too.
     pub mma: Mma,
-    /// What activations are in products of [`Product::Gemv`]: where int8, rows are multiplied one by one, and matrices of floats
+    /// What activations are in products of [`PrefillMatmul::Gemv`]: where int8, rows are multiplied one by one, and matrices of floats
     /// as they always are.
     pub activations: ActivationType,
 }
 
-impl Tiers {
+impl KernelSelection {
     /// Prompts by tiles: for GPUs, which are bound by memory row by row.
     pub const GPU: Self = Self {
-        prefill: Product::Gemm,
+        prefill: PrefillMatmul::Gemm,
         columns_rows: 2,
         bucket_pairs: 2,
         eight_rows: 5,
@@ -60,7 +60,7 @@ impl Tiers {
         activations: ActivationType::F32,
     };
     /// Prompts in columns: on processors workgroup memory is memory like any other, and tiles are copied for nothing.
-    pub const SOFTWARE: Self = Self { prefill: Product::Gemv, ..Self::GPU };
+    pub const SOFTWARE: Self = Self { prefill: PrefillMatmul::Gemv, ..Self::GPU };
 
     /// Those that suit `device`, as exact as `precision` asks, with cooperative matrices if they have been found to compute right
     /// ([`check_matrices`](crate::conformance::check_matrices), as a model's loading does). Software drivers compute fast as they
@@ -108,6 +108,6 @@ impl Tiers {
 
     /// Whether prompts and drawn tokens have the same order of sums.
     pub(crate) fn one_order(&self) -> bool {
-        self.prefill == Product::Gemv
+        self.prefill == PrefillMatmul::Gemv
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 /// The bytes that a step must read which computes a token of each of some sequences, as the file has them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reads {
+pub struct MemoryTraffic {
     /// Weights that every step needs.
     pub dense: u64,
     /// One expert of every layer.
@@ -21,7 +21,7 @@ pub struct Reads {
     config: Config,
 }
 
-impl Reads {
+impl MemoryTraffic {
     /// Those of the model in `gguf`.
     ///
     /// # Errors

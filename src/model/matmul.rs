@@ -1,9 +1,9 @@
 //! Products of rows with weights: which kernel each is given to.
 
 use super::{
-    Product,
+    PrefillMatmul,
     activations::Routing,
-    decoder::{Decoder, Kind},
+    decoder::{Decoder, Phase},
     weights::{Linear, Matrix, MatrixPart},
 };
 use crate::{
@@ -24,58 +24,58 @@ use crate::{
 
 /// The rows of a product, and which matrices they meet.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Rows<'a> {
+pub(super) enum MatmulRows<'a> {
     /// So many tokens, all with the same matrix.
     Tokens(u32),
     /// (token, expert) pairs, each with its expert's matrix.
-    Pairs {
+    Assignments {
         pairs: u32,
         /// Pairs in a row that have the same input row.
         share: u32,
         /// How they are grouped.
-        by: By,
+        by: MatmulKind,
         /// Which of the buckets' two grids is this product's.
         grid: u32,
-        chosen: Chosen<'a>,
+        chosen: ExpertIds<'a>,
         routing: &'a Routing,
     },
 }
 
 /// The experts of (token, expert) pairs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chosen<'a> {
+pub(super) struct ExpertIds<'a> {
     /// Each pair's, by its place in the stacks.
     pub(super) ids: &'a Buffer<u32>,
     /// How many these can be: pairs of others than a stack has are left out.
     pub(super) experts: u32,
 }
 
-impl Rows<'_> {
+impl MatmulRows<'_> {
     pub(super) fn count(self) -> u32 {
         match self {
-            Self::Tokens(count) | Self::Pairs { pairs: count, .. } => count,
+            Self::Tokens(count) | Self::Assignments { pairs: count, .. } => count,
         }
     }
 }
 
 /// How many rows a kernel takes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum MatmulKind {
     /// One by one.
-    Row,
+    Gemv,
     /// Some at a time, with one row's sums.
-    Columns(Columns),
+    GemvBatched(Columns),
     /// By tiles, with sums of their own.
-    Tiles(TileRows),
+    Gemm(TileRows),
 }
 
-impl By {
+impl MatmulKind {
     /// Rows of a tile.
     pub(super) fn tile_rows(self) -> u32 {
         match self {
-            Self::Row => 1,
-            Self::Columns(columns) => columns.count(),
-            Self::Tiles(rows) => rows.count(),
+            Self::Gemv => 1,
+            Self::GemvBatched(columns) => columns.count(),
+            Self::Gemm(rows) => rows.count(),
         }
     }
 
@@ -83,16 +83,16 @@ impl By {
     pub(super) fn grid_width(self, n: u32) -> u32 {
         match self {
             // Rows have no buckets, whose grids these are.
-            Self::Row => 0,
-            Self::Columns(_) => n.div_ceil(gemv_columns::TILE),
-            Self::Tiles(_) => n.div_ceil(gemm::TILE_N),
+            Self::Gemv => 0,
+            Self::GemvBatched(_) => n.div_ceil(gemv_columns::TILE),
+            Self::Gemm(_) => n.div_ceil(gemm::TILE_N),
         }
     }
 }
 
 /// A matrix, or one of a stack: its format, rows, and the weights of a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weighed {
+pub(super) struct MatrixShape {
     pub(super) ty: WeightType,
     pub(super) rows: u32,
     pub(super) k: u32,
@@ -101,7 +101,7 @@ pub(super) struct Weighed {
 /// Of more rows some at once are multiplied without asking.
 const MOST_BY_CHOICE: u32 = 64;
 
-/// What is multiplied: rows as they are, or normed by weights, which only [`By::Row`] does.
+/// What is multiplied: rows as they are, or normed by weights, which only [`MatmulKind::Gemv`] does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
     pub(super) x: &'a Buffer<f32>,
@@ -131,23 +131,23 @@ impl<'a> Output<'a> {
 
 impl Decoder<'_> {
     /// How `rows` of the pass's tokens are multiplied.
-    pub(super) fn tokens_by(&self, rows: u32) -> By {
-        self.rows_by("tokens", self.pass.kind, rows)
+    pub(super) fn tokens_by(&self, rows: u32) -> MatmulKind {
+        self.rows_by("tokens", self.pass.phase, rows)
     }
 
-    fn rows_by(&self, what: &str, kind: Kind, rows: u32) -> By {
-        match (kind, self.tiers.prefill) {
-            (Kind::Prompt, Product::Gemm) => self.tiles(what, rows, 1),
-            _ if self.tiers.int8() => By::Row,
-            _ => self.row_or_columns(what, rows, rows >= self.tiers.columns_rows, self.tiers.columns(rows, 1)),
+    fn rows_by(&self, what: &str, kind: Phase, rows: u32) -> MatmulKind {
+        match (kind, self.kernels.prefill) {
+            (Phase::Prefill, PrefillMatmul::Gemm) => self.tiles(what, rows, 1),
+            _ if self.kernels.int8() => MatmulKind::Gemv,
+            _ => self.row_or_columns(what, rows, rows >= self.kernels.columns_rows, self.kernels.columns(rows, 1)),
         }
     }
 
     /// Tiles of as many rows as are quicker by measurement, where `rows` with so many matrices fill more than the lowest.
-    fn tiles(&self, what: &str, rows: u32, matrices: u32) -> By {
+    fn tiles(&self, what: &str, rows: u32, matrices: u32) -> MatmulKind {
         let (low, high) = (("32 rows", TileRows::ThirtyTwo), ("64 rows", TileRows::SixtyFour));
         let fills = rows / matrices.max(1) > TileRows::ThirtyTwo.count();
-        By::Tiles(if fills && self.tiers.mma == Mma::Fma {
+        MatmulKind::Gemm(if fills && self.kernels.mma == Mma::Fma {
             self.choices.choose(&format!("tiles of {what}"), self.pass.rows, low, &[high])
         } else {
             low.1
@@ -155,8 +155,8 @@ impl Decoder<'_> {
     }
 
     /// Rows one by one or some at a time, which has the same sums: by measurement where both may be quicker.
-    fn row_or_columns(&self, what: &str, rows: u32, columns: bool, at_once: Columns) -> By {
-        let (row, at_once) = (("one by one", By::Row), ("some at once", By::Columns(at_once)));
+    fn row_or_columns(&self, what: &str, rows: u32, columns: bool, at_once: Columns) -> MatmulKind {
+        let (row, at_once) = (("one by one", MatmulKind::Gemv), ("some at once", MatmulKind::GemvBatched(at_once)));
         let (default, other) = if columns { (at_once, row) } else { (row, at_once) };
         if (2..=MOST_BY_CHOICE).contains(&rows) {
             self.choices.choose(what, rows, default, &[other])
@@ -167,24 +167,24 @@ impl Decoder<'_> {
 
     /// How many weight rows lanes of units have at a time when `rows` single rows are multiplied with matrices of this kind: by
     /// measurement, since small matrices fill a large device with many workgroups only.
-    pub(super) fn lanes_group(&self, matrix: &Weighed, rows: u32, input: linear::Input) -> Group {
-        if self.tiers.lanes == Lanes::Rows {
+    pub(super) fn lanes_group(&self, matrix: &MatrixShape, rows: u32, input: linear::Input) -> Group {
+        if self.kernels.lanes == Lanes::Rows {
             return Group::Four;
         }
-        let Weighed { ty, rows: n, k } = *matrix;
+        let MatrixShape { ty, rows: n, k } = *matrix;
         let normed = if input == linear::Input::Normed { ", normed" } else { "" };
         let site = format!("weight rows at a time of {n} by {k} in {ty}{normed}");
         self.choices.choose(&site, rows, ("four", Group::Four), &[("one", Group::One)])
     }
 
     /// How `pairs` of tokens with `experts` are multiplied.
-    pub(super) fn pairs_by(&self, pairs: u32, experts: u32) -> By {
-        match (self.pass.kind, self.tiers.prefill) {
-            (Kind::Prompt, Product::Gemm) => self.tiles("experts", pairs, experts),
-            _ if self.tiers.int8() => By::Row,
+    pub(super) fn pairs_by(&self, pairs: u32, experts: u32) -> MatmulKind {
+        match (self.pass.phase, self.kernels.prefill) {
+            (Phase::Prefill, PrefillMatmul::Gemm) => self.tiles("experts", pairs, experts),
+            _ if self.kernels.int8() => MatmulKind::Gemv,
             _ => {
-                let columns = pairs >= self.tiers.bucket_pairs.saturating_mul(experts);
-                self.row_or_columns("experts", self.pass.rows, columns, self.tiers.columns(pairs, experts))
+                let columns = pairs >= self.kernels.bucket_pairs.saturating_mul(experts);
+                self.row_or_columns("experts", self.pass.rows, columns, self.kernels.columns(pairs, experts))
             }
         }
     }
@@ -197,7 +197,7 @@ impl Decoder<'_> {
         input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        self.linear(rec, &linear.matrix, Rows::Tokens(self.pass.rows), input, out)?;
+        self.linear(rec, &linear.matrix, MatmulRows::Tokens(self.pass.rows), input, out)?;
         self.bias(rec, linear, out)
     }
 
@@ -224,43 +224,50 @@ impl Decoder<'_> {
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
-        rows: Rows<'_>,
+        rows: MatmulRows<'_>,
         input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
         let by = match rows {
-            Rows::Tokens(rows) => self.tokens_by(rows),
-            Rows::Pairs { by, .. } => by,
+            MatmulRows::Tokens(rows) => self.tokens_by(rows),
+            MatmulRows::Assignments { by, .. } => by,
         };
         self.linear_by(rec, matrix, rows, by, input, out)
     }
 
     /// Logits: the same sums for a prompt's rows as for drawn ones, since there are few of either.
     pub(super) fn head(&self, rec: &mut Recorder, matrix: &Matrix, rows: u32) -> Result<(), GpuError> {
-        let (a, by) = (self.activations, self.rows_by("head", Kind::Drawn, rows));
-        self.linear_by(rec, matrix, Rows::Tokens(rows), by, Input::plain(&a.normed), Output::new(&a.logits, matrix.n))
+        let (a, by) = (self.activations, self.rows_by("head", Phase::Decode, rows));
+        self.linear_by(
+            rec,
+            matrix,
+            MatmulRows::Tokens(rows),
+            by,
+            Input::plain(&a.normed),
+            Output::new(&a.logits, matrix.n),
+        )
     }
 
     fn linear_by(
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
-        rows: Rows<'_>,
-        by: By,
+        rows: MatmulRows<'_>,
+        by: MatmulKind,
         input: Input<'_>,
         out: Output<'_>,
     ) -> Result<(), GpuError> {
-        let (k, x, lanes) = (matrix.k, &input.x.cast(), self.tiers.lanes);
+        let (k, x, lanes) = (matrix.k, &input.x.cast(), self.kernels.lanes);
         let Output { y, stride: y_stride, epilogue, .. } = out;
         let (count, share, kind, tiles, experts, chosen) = match rows {
-            Rows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), 1, None),
-            Rows::Pairs { pairs, share, routing, chosen: Chosen { ids, experts }, .. } => {
+            MatmulRows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(by.tile_rows()), 1, None),
+            MatmulRows::Assignments { pairs, share, routing, chosen: ExpertIds { ids, experts }, .. } => {
                 let tiles = bucket::max_tiles(pairs, experts, by.tile_rows());
                 (pairs, share, linear::Rows::Expert, tiles, experts, Some((ids, &routing.buckets)))
             }
         };
         let ids = chosen.map(|(ids, _)| ids);
-        let int8 = self.activations.int8.as_ref().filter(|_| by == By::Row && self.tiers.int8());
+        let int8 = self.activations.int8.as_ref().filter(|_| by == MatmulKind::Gemv && self.kernels.int8());
         if let (Some(int8), true) = (int8, matrix.parts.iter().any(|part| gemv_q8::available(part.planes.ty()))) {
             let params = quantise::Params { blocks: (count / share) * (k / quantise::BLOCK) };
             rec.dispatch(quantise::Quantise, (), params, quantise::Binds { x, scales: &int8.scales, y: &int8.codes })?;
@@ -296,7 +303,7 @@ impl Decoder<'_> {
                     }
                 };
             }
-            if let (Some(codes), By::Row, true) = (&int8, by, gemv_q8::available(ty)) {
+            if let (Some(codes), MatmulKind::Gemv, true) = (&int8, by, gemv_q8::available(ty)) {
                 let variant = gemv_q8::Variant { ty, rows: kind, epilogue };
                 let (x, scales) = (&codes.codes, &codes.scales);
                 let binds = gemv_q8::Binds { w, x, scales, ids, y };
@@ -304,23 +311,23 @@ impl Decoder<'_> {
                 continue;
             }
             match by {
-                By::Row => {
+                MatmulKind::Gemv => {
                     let norm = input.norm.map(Buffer::cast);
                     let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
-                    let group = self.lanes_group(&Weighed { ty, rows: matrix_rows, k }, count, input);
+                    let group = self.lanes_group(&MatrixShape { ty, rows: matrix_rows, k }, count, input);
                     let variant = gemv::Variant { ty, rows: kind, epilogue, lanes, group, input };
                     let params = params!(gemv, x_offset: 0, ids_offset: 0, eps: self.config.eps);
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
-                By::Columns(columns) => {
+                MatmulKind::GemvBatched(columns) => {
                     let variant = gemv_columns::Variant { ty, rows: kind, epilogue, lanes, columns };
                     let params = params!(gemv_columns, tiles: tiles, x_offset: 0);
                     let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
                 }
-                By::Tiles(tile_rows) => {
-                    let (tile, mma) = (self.tiers.tile, self.tiers.mma);
+                MatmulKind::Gemm(tile_rows) => {
+                    let (tile, mma) = (self.kernels.tile, self.kernels.mma);
                     let variant = gemm::Variant { ty, rows: kind, epilogue, tile, mma, tile_rows };
                     let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
                     self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
@@ -343,10 +350,10 @@ impl Decoder<'_> {
         variant: K::Variant,
         params: K::Params,
         binds: K::Binds<'_>,
-        rows: Rows<'_>,
+        rows: MatmulRows<'_>,
     ) -> Result<(), GpuError> {
         match rows {
-            Rows::Pairs { grid, routing, .. } if self.options.indirect || self.indirect_pays() => {
+            MatmulRows::Assignments { grid, routing, .. } if self.options.indirect || self.indirect_pays() => {
                 rec.dispatch_indirect(kernel, variant, params, binds, &routing.buckets.grids, 3 * grid)
             }
             _ => rec.dispatch(kernel, variant, params, binds),
