@@ -1,18 +1,20 @@
-# Everything here sets itself up: on Debian and Ubuntu a software Vulkan driver is installed where there is no driver.
-# Needed beforehand: Rust (https://rustup.rs), and on macOS Xcode's command line tools.
+# The targets install what they need. On Debian and Ubuntu this includes a software Vulkan driver if there is no driver.
+# Prerequisites: Rust (https://rustup.rs), and on macOS Xcode's command line tools.
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test test-stacks setup lint-tools
+.PHONY: help demo test soak test-stacks setup lint-tools
 
 help:
-	@echo 'make demo    build, and ask the model in models/ a question'
-	@echo 'make test    formatting, lints, documentation and all tests'
-	@echo 'make test-stacks   every kernel on other drivers, other compilers, other targets and in a browser (Debian only;'
-	@echo '             needs Python 3 and Node, which it installs)'
-	@echo '             STAGES="gl tint" picks some of: dxc lavapipe mesa swiftshader browser translations tint gl targets'
-	@echo 'make setup   only what demo and test need from the system: a C linker and a Vulkan driver'
+	@echo 'make demo    build, and ask the demo model a question'
+	@echo 'make test    check formatting, lints and documentation, and run the tests'
+	@echo 'make soak    the long forms of the soak and stress tests'
+	@echo 'make test-stacks'
+	@echo '             all kernels on other drivers, compilers and targets, and in a browser (Debian only; installs Python 3'
+	@echo '             and Node). STAGES="gl tint" selects stages: dxc lavapipe mesa swiftshader browser translations tint gl'
+	@echo '             targets'
+	@echo 'make setup   install the system packages for demo and test: a C linker and a Vulkan driver'
 
 setup:
 	@sh tools/setup.sh
@@ -27,6 +29,9 @@ test: setup lint-tools
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(CARGO) test
+
+soak: setup
+	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress::
 
 test-stacks: setup
 	@tools/stacks/run.sh $(STAGES)

@@ -1,4 +1,4 @@
-//! What a layer of Qwen3-30B-A3B costs: dispatches, bytes of weights and objects of the device, counted exactly.
+//! Budgets of a Qwen3-30B-A3B layer: dispatches, bytes of weights and objects of the device, counted exactly.
 
 use crate::common::{
     engines::{engine, greedy, options, prompt, replies},
@@ -16,8 +16,8 @@ use ferrum_wgpu::{
     quant::WeightType,
 };
 
-/// One layer of Qwen3-30B-A3B as in a Q4_K_M file, in half of whose layers `big` is Q6_K and in the others Q4_K; the head,
-/// which is counted by the row, with few rows.
+/// Returns one layer of Qwen3-30B-A3B in a Q4_K_M file, where `big` is Q6_K in half of the layers and Q4_K in the
+/// others. The head has few rows, since its traffic is proportional to its rows.
 fn layer(big: WeightType) -> TinyModel {
     TinyModel {
         arch: Arch::Qwen3Moe,
@@ -36,7 +36,7 @@ fn layer(big: WeightType) -> TinyModel {
     }
 }
 
-/// The same dispatches from fewer weights.
+/// Returns a layer with the same dispatches and fewer weights.
 fn narrow(big: WeightType) -> TinyModel {
     TinyModel { hidden: 256, head_dim: 16, experts: 16, top_k: 2, expert_ffn: 256, ..layer(big) }
 }
@@ -49,13 +49,14 @@ async fn load(device: &Device, tiny: &TinyModel) -> (Gguf, Model) {
     (gguf, model)
 }
 
-/// The pass of a drawn token.
+/// Returns the pass of a decode step.
 async fn decode(engine: &Engine, model: &Model) -> DecodePass {
     replies(engine, &[(prompt(model, 2, 0), greedy(3))]).await;
     engine.decode_pass(8.0).await
 }
 
-/// The Q4_K_M file of Qwen3-30B-A3B: 24 layers of each kind and the head, of which 512 rows were counted with either.
+/// Extrapolates the bytes of one layer of each kind to Qwen3-30B-A3B's Q4_K_M file: 24 layers of each kind and one
+/// head. `q4` and `q6` each include a head of 512 rows.
 fn of_48_layers(q4: f64, q6: f64, final_norm: f64, row: f64) -> f64 {
     let head = 512.0 * WeightType::Q6K.block_bytes() as f64 * 8.0;
     let head_of_q4 = 512.0 * WeightType::Q4K.block_bytes() as f64 * 8.0;
@@ -67,7 +68,7 @@ fn of_48_layers(q4: f64, q6: f64, final_norm: f64, row: f64) -> f64 {
 }
 
 #[test]
-fn a_token_reads_hardly_more_weights_than_it_needs() {
+fn a_token_reads_at_most_2_percent_more_weights_than_it_needs() {
     pollster::block_on(async {
         let device = Device::cpu();
         let (mut counted, mut needed) = (Vec::new(), Vec::new());
@@ -82,17 +83,18 @@ fn a_token_reads_hardly_more_weights_than_it_needs() {
         let (final_norm, row) = (4.0 * 2048.0, 8.0 * WeightType::Q4K.block_bytes() as f64);
         let [counted, needed] = [counted, needed].map(|of| of_48_layers(of[0], of[1], final_norm, row));
         println!("{counted} B of {needed} B");
-        // What is often left out: the last norm, and the embedding's row.
+        // The literal excludes the final norm and the embedding row.
         assert_eq!(needed - final_norm - row, 1_919_588_352.0);
         assert!((1.0..=1.02).contains(&(counted / 1_919_588_352.0)), "{counted} B");
     });
 }
 
-/// Dispatches of all layers for a prompt of `len` tokens, on average where it takes several passes, for a token after it, and
-/// for tokens of three sequences, of which one is so long, pair by pair and by buckets.
+/// Counts the dispatches of all layers: per pass of a prompt of `len` tokens (the average over its passes), for a
+/// decode step, and for decode steps of three sequences, one of them of that length, with expert assignments processed
+/// one by one and bucketed.
 async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len: u32) -> [u64; 4] {
     let (_, model) = load(device, tiny).await;
-    let drawn = async |kernels, sequences: u32| {
+    let measure = async |kernels, sequences: u32| {
         let options = EngineOptions { profile: true, ..options(sequences, 400, kernels) };
         let engine = engine(&model, &options).await;
         let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
@@ -103,7 +105,7 @@ async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len
             reply.next().await.expect("a step").expect("a token");
             running.push(reply);
         }
-        // All of them draw in the pass after.
+        // The next pass decodes all of them.
         for _ in 0..2 {
             running.last_mut().expect("a sequence").next().await.expect("a step").expect("a token");
         }
@@ -111,26 +113,27 @@ async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len
         assert_eq!(pass.rows, sequences);
         (pass.layer_dispatches as u64, engine.profile().await)
     };
-    let (alone, profile) = drawn(kernels, 1).await;
+    let (alone, profile) = measure(kernels, 1).await;
     let prompts = &profile.phases[&PassKind::Prefill];
     let outside = [Stage::Embed, Stage::Head, Stage::Sampling];
     let stages = prompts.stages.iter().filter(|(stage, _)| !outside.contains(stage));
     let dispatches: u64 = stages.map(|(_, stage)| stage.dispatches).sum();
-    // By tiles every pass has the same; in the order of single rows a first pass of few rows has fewer than the others.
+    // With GEMM, all passes have the same dispatches. In single-row reduction order, a first pass of few rows has
+    // fewer.
     if kernels.prefill == PrefillMatmul::Gemm || len <= CHUNK {
         assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
     }
-    let (pairs, _) = drawn(KernelSelection { bucket_pairs: u32::MAX, ..kernels }, 3).await;
-    let (buckets, _) = drawn(KernelSelection { bucket_pairs: 0, ..kernels }, 3).await;
+    let (pairs, _) = measure(KernelSelection { bucket_pairs: u32::MAX, ..kernels }, 3).await;
+    let (buckets, _) = measure(KernelSelection { bucket_pairs: 0, ..kernels }, 3).await;
     [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
 }
 
 #[test]
-fn a_layer_takes_few_dispatches() {
+fn a_layer_stays_in_its_dispatch_budget() {
     pollster::block_on(async {
         let device = Device::cpu();
         let by_rows = KernelSelection { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..KernelSelection::SOFTWARE };
-        // Contexts of one chunk of attention, and of two, whose parts are merged.
+        // Contexts of one attention chunk, and of two, which are reduced.
         let long = CHUNK + 2;
         for (kernels, len) in [
             (KernelSelection::GPU, 5),
@@ -141,7 +144,7 @@ fn a_layer_takes_few_dispatches() {
         ] {
             let first = counts(&device, &narrow(WeightType::Q4K), kernels, len).await;
             for big in BIG {
-                // Of the two layers the second is of this kind.
+                // The second of the two layers has this type.
                 let both = counts(&device, &TinyModel { layers: 2, ..narrow(big) }, kernels, len).await;
                 let layer: [u64; 4] = std::array::from_fn(|i| both[i] - first[i]);
                 println!("{layer:?}: {big}, contexts of {len}, {kernels:?}");
@@ -154,7 +157,7 @@ fn a_layer_takes_few_dispatches() {
 }
 
 #[test]
-fn a_token_makes_no_object_of_the_device() {
+fn a_token_creates_no_device_objects() {
     pollster::block_on(async {
         let device = crate::common::device::gpu().await;
         for prefill in [PrefillMatmul::Gemv, PrefillMatmul::Gemm] {

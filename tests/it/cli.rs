@@ -1,4 +1,4 @@
-//! The program as its users meet it: answers, exit codes, and what is written where.
+//! The command-line program: answers, exit codes and output streams.
 #![cfg(feature = "cli")]
 
 use std::error::Error;
@@ -17,7 +17,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
-    // Not the user's own cache.
+    // Keep away from the user's cache.
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
@@ -26,7 +26,7 @@ fn ferrum(args: &[&str]) -> Result<Output> {
     Ok(program().args(untuned(args)).output()?)
 }
 
-/// The arguments, without measuring kernels where the command would: that takes time.
+/// Adds `--no-tune` to `run`: autotuning takes time.
 fn untuned<'a>(args: &[&'a str]) -> Vec<&'a str> {
     match args {
         ["run", rest @ ..] if !rest.is_empty() => [&["run", "--no-tune"], rest].concat(),
@@ -34,11 +34,11 @@ fn untuned<'a>(args: &[&'a str]) -> Vec<&'a str> {
     }
 }
 
-/// Gives `input` to the program through a pipe.
+/// Runs the program with `input` piped to its standard input.
 fn piped(args: &[&str], input: &[u8]) -> Result<Output> {
     let mut child = program().args(untuned(args)).stdin(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().ok_or("no stdin")?;
-    // The program may end without having read it.
+    // The program may exit without reading its input.
     let _ = stdin.write_all(input);
     drop(stdin);
     Ok(child.wait_with_output()?)
@@ -48,33 +48,34 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Checks that the program did what it was asked, and gives what it wrote.
+/// Checks that the program succeeded, and returns its standard output.
 fn success(output: &Output) -> Result<String> {
-    let (text, said) = (String::from_utf8(output.stdout.clone())?, stderr(output));
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(!said.lines().any(|line| line.starts_with("error")), "{said}");
+    let (text, log) = (String::from_utf8(output.stdout.clone())?, stderr(output));
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("error")), "{log}");
     Ok(text)
 }
 
-/// Checks that the program refused with `code` and one line that has all of `words`, and wrote nothing else.
+/// Checks that the program exits with `code`, prints one line with all of `words` on standard error, and prints nothing
+/// else.
 fn refused(args: &[&str], code: i32, words: &[&str]) -> Result {
     let output = ferrum(args)?;
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    assert!(said.starts_with("error: ") && said.ends_with('\n') && said.lines().count() == 1, "{args:?}: {said}");
-    assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {words:?} are not all in: {said}");
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {log}");
+    assert!(log.starts_with("error: ") && log.ends_with('\n') && log.lines().count() == 1, "{args:?}: {log}");
+    assert!(words.iter().all(|word| log.contains(word)), "{args:?}: {words:?} are missing in: {log}");
     assert!(output.stdout.is_empty(), "{args:?}");
     Ok(())
 }
 
-/// Writes a file for a test.
+/// Writes a file to the test folder and returns its path.
 fn file(name: &str, bytes: &[u8]) -> Result<String> {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, bytes)?;
     Ok(path.to_str().ok_or("a path that is not UTF-8")?.to_owned())
 }
 
-/// The demo model with other metadata: `None` leaves an entry out.
+/// Returns the demo model with edited metadata. `None` removes an entry.
 fn demo_with(edit: impl Fn(&str, &Value) -> Option<Value>) -> Result<GgufWriter> {
     let demo = Gguf::open(DEMO)?;
     let mut writer = GgufWriter::new();
@@ -92,7 +93,7 @@ fn demo_with(edit: impl Fn(&str, &Value) -> Option<Value>) -> Result<GgufWriter>
 struct Answer {
     prompt: String,
     answer: String,
-    /// The tokens are so near to each other that an f16 KV cache may choose others.
+    /// Whether logits are so close that an f16 KV cache may change the answer.
     exact: bool,
 }
 
@@ -107,7 +108,7 @@ fn answers() -> Result<Vec<Answer>> {
     Ok(answers.filter(|answers| !answers.is_empty()).ok_or("demo.json is not as expected")?)
 }
 
-/// Has the demo model answer, and compares.
+/// Compares the demo model's answers with the golden ones.
 fn check_answers<'a>(answers: impl IntoIterator<Item = &'a Answer>, options: &[&str]) -> Result {
     for Answer { prompt, answer, .. } in answers {
         let args = [&["run", DEMO, "-p", prompt, "--temp", "0"], options].concat();
@@ -119,7 +120,7 @@ fn check_answers<'a>(answers: impl IntoIterator<Item = &'a Answer>, options: &[&
 #[test]
 fn answers_with_an_f32_kv_cache() -> Result {
     let answers = answers()?;
-    // Two tests of this file run side by side, where there are two cores: each has half of the prompts.
+    // Two tests with half of the prompts each run in parallel.
     check_answers(answers.iter().step_by(2), &["--kv-type", "f32"])
 }
 
@@ -132,12 +133,12 @@ fn more_answers_with_an_f32_kv_cache() -> Result {
 #[test]
 fn answers_with_other_kv_caches_and_on_the_cpu() -> Result {
     let answers = answers()?;
-    let not_near = || answers.iter().filter(|answer| !answer.exact);
-    check_answers(not_near().take(2), &["--kv-type", "f16"])?;
-    check_answers(not_near().skip(1).take(2), &["--kv-type", "q8_0"])?;
-    check_answers(not_near().skip(2).take(2), &[])?;
+    let clear = || answers.iter().filter(|answer| !answer.exact);
+    check_answers(clear().take(2), &["--kv-type", "f16"])?;
+    check_answers(clear().skip(1).take(2), &["--kv-type", "q8_0"])?;
+    check_answers(clear().skip(2).take(2), &[])?;
     check_answers(&answers[..2], &["--device", "cpu", "--kv-type", "f32"])?;
-    check_answers(not_near().skip(4).take(1), &["--device", "cpu", "--no-mmap"])
+    check_answers(clear().skip(4).take(1), &["--device", "cpu", "--no-mmap"])
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn the_prompt_can_be_piped() -> Result {
     for newline in ["", "\n"] {
         assert_eq!(success(&piped(&args, format!("{prompt}{newline}").as_bytes())?)?, expected);
     }
-    // What -p says counts alone.
+    // `-p` takes precedence over standard input.
     assert_eq!(success(&piped(&[&args[..], &["-p", prompt]].concat(), b"Hello!")?)?, expected);
 
     for (input, word) in [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff", "UTF-8")] {
@@ -161,14 +162,14 @@ fn the_prompt_can_be_piped() -> Result {
 }
 
 #[test]
-fn a_run_says_what_it_does_on_stderr() -> Result {
+fn a_run_reports_on_stderr() -> Result {
     let output = ferrum(&["run", DEMO, "-p", "Hello!", "--device", "cpu", "--top-k", "1", "-n", "3"])?;
     assert_eq!(success(&output)?.matches('\n').count(), 1);
-    let said = stderr(&output);
+    let log = stderr(&output);
     for part in
         ["device: cpu\n", "top-k 1 (given)", "(Qwen3's default)", "seed ", "(from the clock)", "generation: 3 tokens"]
     {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
+        assert!(log.contains(part), "{part:?} is missing in: {log}");
     }
     let seeded = |seed| {
         let args =
@@ -180,7 +181,7 @@ fn a_run_says_what_it_does_on_stderr() -> Result {
     Ok(())
 }
 
-/// What the demo model answers on the CPU, greedily.
+/// Returns the demo model's greedy answer on the CPU.
 fn answer_on_cpu(prompt: &str, options: &[&str]) -> Result<String> {
     success(&ferrum(&[&["run", DEMO, "-p", prompt, "--device", "cpu", "--temp", "0"], options].concat())?)
 }
@@ -189,7 +190,7 @@ fn answer_on_cpu(prompt: &str, options: &[&str]) -> Result<String> {
 fn an_answer_ends_before_a_stop_string() -> Result {
     let capital = |stops: &[&str]| answer_on_cpu("What is the capital of France?", stops);
     assert_eq!(capital(&["--stop", " Paris"])?, "The capital of France is\n");
-    // Wherever the tokens end, and whichever comes first.
+    // Independent of token boundaries; the first match wins.
     assert_eq!(capital(&["--stop", "aris", "--stop", "ital of", "--stop", "is P"])?, "The cap\n");
     assert_eq!(capital(&["--stop", "Rome", "--stop", "Paris!"])?, "The capital of France is Paris.\n");
     Ok(())
@@ -204,14 +205,14 @@ fn penalties_and_biases_change_the_choice() -> Result {
     for penalty in [["--repeat-penalty", "9"], ["--presence-penalty", "30"], ["--frequency-penalty", "30"]] {
         assert_ne!(count(&penalty)?, plain, "{penalty:?}");
     }
-    // Negative ones favour what was said.
+    // Negative penalties favour repetition.
     assert!(count(&["--presence-penalty", "-100"])?.starts_with("333"));
 
     let tokenizer = Tokenizer::from_gguf(&Gguf::open(DEMO)?)?;
     let id = *tokenizer.encode(" Rome", false)?.last().ok_or("no token")?;
     let forced = answer_on_cpu("Hello!", &["-n", "3", "--logit-bias", &format!("{id}=1000")])?;
     assert_eq!(forced, format!("{}\n", tokenizer.decode(&[id; 3])?));
-    // Others are never taken.
+    // Large negative biases ban tokens.
     let hello = *tokenizer.encode("Hello", false)?.first().ok_or("no token")?;
     let biases = ["--logit-bias", &format!("{hello}=-1000"), "--logit-bias", "5=-1000", "-n", "4"];
     assert!(!answer_on_cpu("Hello!", &biases)?.starts_with("Hello"));
@@ -219,20 +220,20 @@ fn penalties_and_biases_change_the_choice() -> Result {
 }
 
 #[test]
-fn a_profile_says_where_the_time_went() -> Result {
+fn a_profile_reports_stages() -> Result {
     for device in ["cpu", "0"] {
         let output = ferrum(&["run", DEMO, "-p", "What is 7 + 5?", "--temp", "0", "--device", device, "--profile"])?;
         if device != "cpu" && stderr(&output).contains("timestamps") {
             continue;
         }
         assert_eq!(success(&output)?, "7 + 5 = 12\n");
-        let said = stderr(&output);
+        let log = stderr(&output);
         for part in ["phase", "dispatches", "us/token", "prefill", "decode", "attention", "gate/up", "sampling"] {
-            assert!(said.contains(part), "{part:?} is not in: {said}");
+            assert!(log.contains(part), "{part:?} is missing in: {log}");
         }
-        // A pass for each token but the first, which the prompt's gives; run-ahead may add one for nothing.
-        let decode: Vec<_> = said.lines().filter(|line| line.contains("decode") && line.contains("passes")).collect();
-        assert!(decode.len() == 1 && decode[0].contains("100.0 %"), "{said}");
+        // One pass for each token except the first, which prefill yields. Pipelining may add one that is discarded.
+        let decode: Vec<_> = log.lines().filter(|line| line.contains("decode") && line.contains("passes")).collect();
+        assert!(decode.len() == 1 && decode[0].contains("100.0 %"), "{log}");
     }
     Ok(())
 }
@@ -270,7 +271,7 @@ fn a_full_context_ends_the_answer() -> Result {
 }
 
 #[test]
-fn files_that_are_no_models_are_refused() -> Result {
+fn invalid_files_are_refused() -> Result {
     let demo = std::fs::read(DEMO)?;
     for command in [&["run", "-p", "a"][..], &["logits", "--tokens", "1"], &["info"]] {
         let check = |path: &str, words: &[&str]| refused(&[command, &[path]].concat(), 3, words);
@@ -286,7 +287,7 @@ fn files_that_are_no_models_are_refused() -> Result {
 }
 
 #[test]
-fn unsupported_models_are_refused_but_shown() -> Result {
+fn unsupported_models_are_refused_and_info_shows_them() -> Result {
     let model =
         demo_with(|key, value| Some(if key == "general.architecture" { "mamba\n2".into() } else { value.clone() }))?;
     let path = file("architecture.gguf", &model.to_bytes()?)?;
@@ -298,7 +299,7 @@ fn unsupported_models_are_refused_but_shown() -> Result {
     assert!(shown.contains("qwen3moe.block_count") && shown.contains("blk.3.ffn_up_exps.weight"), "{shown}");
     assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
 
-    // The number of a tensor's type is after its name, the number of its dimensions, and these.
+    // The tensor type follows the name, the number of dimensions and the dimensions.
     let mut bytes = std::fs::read(DEMO)?;
     let name = b"blk.0.attn_q.weight";
     let at =
@@ -311,7 +312,7 @@ fn unsupported_models_are_refused_but_shown() -> Result {
     let model = demo_with(|key, value| match value {
         Value::Array(Array::String(merges)) if key == "tokenizer.ggml.merges" => {
             let mut merges = merges.clone();
-            // Each half is a token; no token is so long that it could be both.
+            // Both halves are tokens, but their concatenation is longer than any token.
             let longest = "<|im_start|>";
             merges.push(format!("{longest} {longest}"));
             Some(merges.into())
@@ -320,13 +321,13 @@ fn unsupported_models_are_refused_but_shown() -> Result {
     })?;
     let path = file("merge.gguf", &model.to_bytes()?)?;
     refused(&["run", &path, "-p", "a"], 3, &["merge 1245", "not in the vocabulary"])?;
-    // No tokenizer is needed for these.
+    // `logits` needs no tokenizer.
     success(&ferrum(&["logits", &path, "--tokens", "1", "--device", "cpu"])?)?;
     Ok(())
 }
 
 #[test]
-fn wrong_use_is_refused() -> Result {
+fn invalid_arguments_are_refused() -> Result {
     let run = |more: &[&str], code, words: &[&str]| refused(&[&["run", DEMO, "-p", "a"], more].concat(), code, words);
     run(&["--temp", "-1"], 2, &["temperature", "-1"])?;
     run(&["--temp", "nan"], 2, &["temperature"])?;
@@ -350,8 +351,8 @@ fn wrong_use_is_refused() -> Result {
 }
 
 #[test]
-fn a_context_that_no_memory_holds_is_refused() -> Result {
-    // The longest that is supported: 32 GiB a layer.
+fn a_context_beyond_memory_is_refused() -> Result {
+    // The longest supported context: 32 GiB per layer.
     let longest = 1 << 24;
     let model = demo_with(|key, value| {
         Some(if key == "qwen3moe.context_length" { Value::U32(longest) } else { value.clone() })
@@ -361,14 +362,14 @@ fn a_context_that_no_memory_holds_is_refused() -> Result {
         ferrum(&["run", &path, "-p", "a", "--ctx", &longest.to_string(), "--kv-type", "f32", "--device", "0"])?;
     assert_eq!((output.status.code(), output.stdout.len()), (Some(5), 0), "{}", stderr(&output));
     assert!(stderr(&output).lines().last().is_some_and(|line| line.starts_with("error: ")), "{}", stderr(&output));
-    // Told beforehand by this:
+    // `info` predicts the failure.
     let info = success(&ferrum(&["info", &path, "--ctx", &longest.to_string()])?)?;
     assert!(info.contains("does not fit: the KV cache of a layer needs "), "{info}");
     Ok(())
 }
 
 #[test]
-fn clap_refuses_the_rest() -> Result {
+fn malformed_arguments_are_refused() -> Result {
     for args in [
         &["run"][..],
         &[],
@@ -439,7 +440,7 @@ fn other_architectures_run_too() -> Result {
 }
 
 #[test]
-fn devices_and_info_tell_what_there_is() -> Result {
+fn devices_and_info_list_devices_and_tensors() -> Result {
     let table = success(&ferrum(&["devices"])?)?;
     assert!(
         table.contains("  *      0  ") && table.contains("discrete, integrated, virtual, other, software"),
@@ -448,7 +449,7 @@ fn devices_and_info_tell_what_there_is() -> Result {
     let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&["devices", "--json"])?)?)?;
     let first = &json["devices"][0];
     assert_eq!((first["index"].as_u64(), first["default"].as_bool()), (Some(0), Some(true)), "{json}");
-    // The default can be had by its name.
+    // The default device can be selected by name.
     let name = first["name"].as_str().ok_or("no name")?;
     assert!(success(&ferrum(&["info", DEMO, "--device", name])?)?.contains(&format!("fits {name}")));
 
@@ -462,7 +463,7 @@ fn devices_and_info_tell_what_there_is() -> Result {
 }
 
 #[test]
-fn conformance_tells_whether_kernels_compute_right() -> Result {
+fn conformance_reports_verdicts() -> Result {
     for options in [&[][..], &["--mask", "portable"], &["--device", "cpu"]] {
         let args = [&["conformance", "-k", "elementwise/"], options].concat();
         let table = success(&ferrum(&args)?)?;
@@ -470,7 +471,7 @@ fn conformance_tells_whether_kernels_compute_right() -> Result {
             assert!(table.contains(part), "{part:?} is not in: {table}");
         }
     }
-    // Subgroups are an optional feature, and the CPU kernels have none.
+    // The portable mask has no subgroups, nor have the CPU kernels.
     for options in [["--mask", "portable"], ["--device", "cpu"]] {
         let list = success(&ferrum(&[&["conformance", "--list", "-k", "linear/gemv_sum"], &options[..]].concat())?)?;
         assert!(list.contains("lanes: Units") && !list.contains("lanes: Rows"), "{list}");
@@ -484,7 +485,7 @@ fn conformance_tells_whether_kernels_compute_right() -> Result {
 
     let listed = ferrum(&["conformance", "--list", "-k", "gemv"])?;
     assert!(success(&listed)?.lines().skip(1).all(|line| line.contains("linear/gemv")));
-    assert!(!stderr(&listed).contains("device:"), "nothing is run: {}", stderr(&listed));
+    assert!(!stderr(&listed).contains("device:"), "`--list` opens no device: {}", stderr(&listed));
     refused(&["conformance", "-k", "no such kernel"], 2, &["no such kernel"])?;
     refused(&["conformance", "--device", "no such device"], 4, &["no such device"])
 }
@@ -507,9 +508,9 @@ fn conformance_replays_a_model() -> Result {
 }
 
 #[test]
-fn what_leaves_its_bound_has_its_exit_code() -> Result {
-    // The norm's weights are so large that f32 cannot hold its output: nothing is wrong with the kernel, but what it
-    // leaves is not what it is defined to be.
+fn a_step_outside_its_bound_has_its_exit_code() -> Result {
+    // The norm's weights are so large that its output overflows f32. The kernel is right, but its output leaves the
+    // bound on the f64 reference.
     let gguf = Gguf::from_bytes(TinyModel::default().to_bytes()?)?;
     let mut writer = GgufWriter::new();
     for (key, value) in gguf.metadata().iter() {
@@ -525,13 +526,13 @@ fn what_leaves_its_bound_has_its_exit_code() -> Result {
     let model = file("too-large.gguf", &writer.to_bytes()?)?;
     for options in [&[][..], &["--device", "cpu", "--json"]] {
         let output = ferrum(&[&["conformance", "--model", &model], options].concat())?;
-        let (table, said) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
-        assert_eq!(output.status.code(), Some(7), "{said}");
-        let line = said.lines().last().ok_or("nothing was said")?;
+        let (table, log) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+        assert_eq!(output.status.code(), Some(7), "{log}");
+        let line = log.lines().last().ok_or("empty standard error")?;
         for part in ["error: elementwise/rms_norm", "leaves its bound in blk.0 attention, step 2 of ", "n: 256"] {
             assert!(line.contains(part), "{part:?} is not in: {line}");
         }
-        // What was found up to there is shown all the same.
+        // The steps before it are reported nevertheless.
         assert!(table.contains("linear/embed") && table.contains("elementwise/rms_norm"), "{table}");
         assert!(!table.contains("linear/gemv"), "{table}");
     }
@@ -539,7 +540,7 @@ fn what_leaves_its_bound_has_its_exit_code() -> Result {
 }
 
 #[test]
-fn kernels_can_be_looked_at() -> Result {
+fn kernels_are_listed_and_dumped() -> Result {
     let list = success(&ferrum(&["kernels", "list"])?)?;
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
     let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
@@ -566,7 +567,7 @@ fn a_closed_pipe_is_no_error() -> Result {
     Ok(())
 }
 
-/// Ctrl-C while an answer is made. At such a temperature it has no end but the context's.
+/// Sends Ctrl-C during an answer. At this temperature only the context ends it.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_answer() -> Result {
@@ -583,14 +584,14 @@ fn an_interrupt_ends_the_answer() -> Result {
 }
 
 #[test]
-fn what_is_measured_is_kept_and_damage_to_it_does_no_harm() -> Result {
+fn tuning_is_cached_and_a_damaged_cache_is_harmless() -> Result {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tuned");
     let _ = std::fs::remove_dir_all(&home);
     let ferrum = |args: &[&str]| program().env("XDG_CACHE_HOME", &home).env("HOME", &home).args(args).output();
     let table = success(&ferrum(&["tune", DEMO])?)?;
     let lines: Vec<_> = table.lines().collect();
     assert!(lines[0].trim_start().starts_with("site") && lines.len() > 4, "{table}");
-    // Not those of 16 rows.
+    // Skips the sites with 16 rows.
     for site in ["norm, rows: 1 ", "down, rows: 1 "] {
         let of_site = lines.iter().filter(|line| line.trim_start().starts_with(site));
         let chosen: Vec<_> = of_site.map(|line| line.ends_with('*')).collect();
@@ -613,7 +614,7 @@ fn what_is_measured_is_kept_and_damage_to_it_does_no_harm() -> Result {
     let Answer { prompt, answer, .. } = answers.iter().find(|answer| !answer.exact).ok_or("no answer")?;
     let run = ["run", DEMO, "-p", prompt, "--temp", "0"];
     assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
-    // What is kept is damaged: it is not used. Pipelines are kept anew, choices when there was time to measure some.
+    // Damaged cache files are not used. Pipelines are cached anew; choices only if there was time to measure some.
     for ending in [".tuning.json", ".pipelines.bin"] {
         for path in kept(&home, ending) {
             std::fs::write(path, "{ not this")?;
@@ -623,7 +624,7 @@ fn what_is_measured_is_kept_and_damage_to_it_does_no_harm() -> Result {
     for path in kept(&home, ".pipelines.bin") {
         assert!(std::fs::read(&path)?.starts_with(b"FERRUMP"), "{}", path.display());
     }
-    // A folder that cannot be written to is none.
+    // Without a writable folder nothing is cached.
     std::fs::remove_dir_all(&home)?;
     std::fs::write(&home, "in the way")?;
     assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));

@@ -1,4 +1,4 @@
-//! The command `bench`: its formats, its refusals, and that its hashes are those of the same tokens.
+//! The command `bench`: formats, invalid arguments and token hashes.
 #![cfg(feature = "cli")]
 
 use std::error::Error;
@@ -22,7 +22,7 @@ fn model(name: &str) -> Result<String> {
 fn bench(args: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).env_remove("RUST_LOG").args(["bench", "--no-tune"]).args(args);
-    // Not the user's own cache.
+    // Keep away from the user's cache.
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     Ok(command.output()?)
 }
@@ -33,12 +33,12 @@ fn success(args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Checks that wrong use is refused, with all of `words` and nothing on standard output.
+/// Checks that the program exits with code 2, prints all of `words` on standard error and nothing on standard output.
 fn refused(args: &[&str], words: &[&str]) -> Result {
     let output = bench(args)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
-    assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {words:?} are not all in: {said}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {log}");
+    assert!(words.iter().all(|word| log.contains(word)), "{args:?}: {words:?} are missing in: {log}");
     assert!(output.stdout.is_empty(), "{args:?}");
     Ok(())
 }
@@ -78,7 +78,7 @@ fn json_has_a_row_for_every_test_depth_and_batch() -> Result {
         assert!((number(row, "avg_ts") - mean).abs() < 1e-6 * mean && number(row, "stddev_ts") >= 0.0);
         let (prompt, generated) = (number(row, "n_prompt"), number(row, "n_gen"));
         assert!((prompt > 0.0) != (generated > 0.0));
-        // Tokens a second are those of all sequences.
+        // The rate counts the tokens of all sequences.
         let tokens = (prompt + generated) * number(row, "batch");
         let nanoseconds = row["samples_ns"][0].as_f64().unwrap_or(f64::NAN);
         let first = samples[0].as_f64().unwrap_or(f64::NAN);
@@ -87,7 +87,7 @@ fn json_has_a_row_for_every_test_depth_and_batch() -> Result {
         assert!(number(row, "copy_gb_per_s") > 0.0 && number(row, "first_token_s") > 0.0);
     }
 
-    // What is said does not depend on how many sequences there are.
+    // The tokens do not depend on the number of sequences.
     let (alone, together) = rows.split_at(6);
     for (a, b) in alone.iter().zip(together) {
         assert_eq!(text(a, "tokens_hash"), text(b, "tokens_hash"), "{}", text(a, "test"));
@@ -98,10 +98,10 @@ fn json_has_a_row_for_every_test_depth_and_batch() -> Result {
     let (one, three) = (&alone[2], &together[2]);
     assert!((number(one, "dispatches_per_token") - 3.0 * number(three, "dispatches_per_token")).abs() < 30.0);
     for row in [one, three] {
-        // Kernels read what they must: what is more is the alignment of weights in device memory.
+        // Kernels read each weight once, up to the alignment of weights in device memory.
         let share = number(row, "bytes_per_token") / number(row, "ideal_bytes_per_token");
         assert!((0.99..1.02).contains(&share), "{share}");
-        // A step is waited for once, after the next was sent.
+        // One wait per step, after the next one was submitted.
         let waits = number(row, "waits_per_token") * number(row, "batch");
         assert!((0.8..=1.5).contains(&waits), "{waits}");
         assert!(number(row, "dispatches_per_layer") > 3.0);
@@ -140,7 +140,7 @@ fn tables_and_csv_have_the_same_hashes_as_json() -> Result {
 }
 
 #[test]
-fn wrong_use_is_refused() -> Result {
+fn invalid_arguments_are_refused() -> Result {
     let model = model("bench-refused.gguf")?;
     refused(&[&model, "-p", "0", "-n", "0"], &["nothing"])?;
     refused(&[&model], &["640", "128"])?;
@@ -157,18 +157,18 @@ fn wrong_use_is_refused() -> Result {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_ends_it() -> Result {
+fn ctrl_c_ends_a_benchmark() -> Result {
     let model = model("bench-interrupted.gguf")?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.args(["bench", &model, "--no-tune", "-p", "0", "-n", "100", "-r", "1000000"]);
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).spawn()?;
-    // With the table's head it begins to measure.
+    // Measurements begin after the table's header.
     let mut head = String::new();
     BufReader::new(child.stdout.take().ok_or("no stdout")?).read_line(&mut head)?;
     assert!(head.starts_with("| model |"), "{head}");
-    let told = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
-    assert!(told.success());
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+    assert!(status.success());
     assert_eq!(child.wait()?.code(), Some(130));
     Ok(())
 }

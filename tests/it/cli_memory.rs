@@ -1,4 +1,4 @@
-//! Budgets of memory on the command line.
+//! Memory budgets on the command line.
 
 use std::process::{Command, Output};
 
@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a command prints that goes well, and what it says beside.
+/// Runs a command that succeeds, and returns its standard output and standard error.
 fn success(args: &[&str]) -> Result<(String, String)> {
     let output = ferrum(args)?;
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -23,27 +23,27 @@ fn success(args: &[&str]) -> Result<(String, String)> {
 }
 
 #[test]
-fn a_model_in_less_memory_says_the_same() -> Result {
+fn expert_offloading_does_not_change_output() -> Result {
     let logits = ["logits", DEMO, "--tokens", "9,8,7,6,5,4", "--greedy", "3"];
     let (all, _) = success(&logits)?;
-    let (paged, told) = success(&[&logits[..], &["--vram", "5MiB"]].concat())?;
+    let (paged, log) = success(&[&logits[..], &["--vram", "5MiB"]].concat())?;
     assert_eq!(paged, all);
-    assert!(told.contains("of 8 experts of each layer, the others from the file"), "{told}");
-    assert!(told.contains("% of ") && told.contains(" choices were on the device"), "{told}");
+    assert!(log.contains("of 8 experts of each layer, the others from the file"), "{log}");
+    assert!(log.contains("% of ") && log.contains(" choices were on the device"), "{log}");
     Ok(())
 }
 
 #[test]
-fn what_fits_is_chosen_and_told() -> Result {
+fn fit_chooses_and_reports_a_plan() -> Result {
     let ask = ["run", DEMO, "-p", "What is the capital of France?", "--temp", "0", "--vram", "6MiB"];
-    let (answer, told) = success(&[&ask[..], &["--fit"]].concat())?;
+    let (answer, log) = success(&[&ask[..], &["--fit"]].concat())?;
     assert_eq!(answer, "The capital of France is Paris.\n");
-    assert!(told.contains("for a context of 512 tokens, q8_0 KV cache, 2 of 8 experts"), "{told}");
+    assert!(log.contains("for a context of 512 tokens, q8_0 KV cache, 2 of 8 experts"), "{log}");
     Ok(())
 }
 
 #[test]
-fn what_does_not_fit_is_refused_in_one_line() -> Result {
+fn a_model_that_does_not_fit_is_refused_in_one_line() -> Result {
     let output = ferrum(&["run", DEMO, "-p", "a", "--vram", "1MiB", "--device", "cpu"])?;
     let error = text(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(5), 0), "{error}");
@@ -56,16 +56,15 @@ fn what_does_not_fit_is_refused_in_one_line() -> Result {
 }
 
 #[test]
-fn info_tells_by_how_much() -> Result {
-    let info =
-        |vram: &str| success(&["info", DEMO, "--ctx", "128", "--vram", vram, "--device", "0"]).map(|told| told.0);
+fn info_reports_what_is_missing() -> Result {
+    let info = |vram: &str| success(&["info", DEMO, "--ctx", "128", "--vram", vram, "--device", "0"]).map(|log| log.0);
     let all = info("1GiB")?;
     assert!(all.contains("KV cache, all weights:") && all.contains("fits into 1.00 GiB\n"), "{all}");
     let paged = info("6MiB")?;
     for part in
         ["all weights do not fit into 6.00 MiB: ", " MiB too much\n", " of 8 experts of each layer", "it fits\n"]
     {
-        assert!(paged.contains(part), "{part:?} is not in: {paged}");
+        assert!(paged.contains(part), "{part:?} is missing in: {paged}");
     }
     let never = info("1MiB")?;
     assert!(never.contains("does not fit into 1.00 MiB: it needs ") && never.contains(" at least, "), "{never}");
@@ -73,7 +72,7 @@ fn info_tells_by_how_much() -> Result {
 }
 
 #[test]
-fn bench_counts_what_is_paged() -> Result {
+fn bench_reports_the_expert_cache() -> Result {
     let bench = ["bench", DEMO, "-p", "8", "-n", "4", "-r", "1", "-o", "json", "--vram", "5MiB"];
     let rows: serde_json::Value = serde_json::from_str(&success(&bench)?.0)?;
     let row = &rows[1];

@@ -51,11 +51,18 @@ fn requests(engine: &Engine, seed: u64) -> u32 {
 }
 
 #[test]
-fn ten_thousand_tokens_create_nothing() {
-    alone("engine_soak::ten_thousand_tokens_create_nothing", twelve_thousand_tokens);
+fn three_thousand_tokens_create_nothing() {
+    alone("engine_soak::three_thousand_tokens_create_nothing", || serve(1_000, 3_000));
 }
 
-fn twelve_thousand_tokens() {
+#[test]
+#[ignore = "long: `make soak` runs it"]
+fn twelve_thousand_tokens_create_nothing() {
+    alone("engine_soak::twelve_thousand_tokens_create_nothing", || serve(2_000, 12_000));
+}
+
+/// Serves `total` tokens. Checks that none after the first `warm_up` creates an object of the device.
+fn serve(warm_up: u32, total: u32) {
     let device: Device = block_on(gpu());
     let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
     let options = EngineOptions {
@@ -73,10 +80,10 @@ fn twelve_thousand_tokens() {
         }
         tokens
     };
-    until(2_000);
+    until(warm_up);
     let (created, resident_before, start) = (device.created(), resident(), Instant::now());
     assert!(created.buffers > 50 && created.bind_groups > 50 && created.pipelines > 20, "{created:?}");
-    let tokens = until(12_000) - 2_000;
+    let tokens = until(total) - warm_up;
     println!("{tokens} tokens in {:?}; {created:?}; {resident_before:?} KiB, then {:?}", start.elapsed(), resident());
     let Created { buffers, bind_groups, pipelines } = device.created();
     assert_eq!((buffers, pipelines), (created.buffers, created.pipelines), "something is created for a step");

@@ -1,4 +1,4 @@
-//! Sessions in eight threads for a minute, whose futures, replies and selves are dropped anywhere, which fork and are cut:
+//! Sessions in eight threads, whose futures, replies and selves are dropped anywhere, which fork and are cut:
 //! what comes is what each would get alone, and nothing is left behind.
 
 use std::{
@@ -29,10 +29,6 @@ use ferrum_wgpu::{
 use pollster::block_on;
 
 const THREADS: u64 = 8;
-
-/// How long the threads go on, with blocks for all; and with blocks for some, on an application's device.
-const WITH_ROOM: Duration = Duration::from_secs(60);
-const WITHOUT_ROOM: Duration = Duration::from_secs(10);
 
 /// Tokens of a reply.
 const LEN: usize = 14;
@@ -308,13 +304,22 @@ fn stress(device: &Device, model: &Model, options: &EngineOptions, expected: &Ex
 }
 
 #[test]
-fn sessions_in_eight_threads_that_are_dropped_anywhere_leave_nothing_behind() {
-    alone("engine_stress::sessions_in_eight_threads_that_are_dropped_anywhere_leave_nothing_behind", eight_threads);
+fn eight_threads_that_drop_futures_and_sessions_leak_nothing() {
+    alone("engine_stress::eight_threads_that_drop_futures_and_sessions_leak_nothing", || eight_threads(8, 3));
 }
 
-fn eight_threads() {
-    // Threads that wait for each other would go on for ever.
-    within(WITH_ROOM + WITHOUT_ROOM + Duration::from_secs(180), || {
+#[test]
+#[ignore = "long: `make soak` runs it"]
+fn eight_threads_leak_nothing_in_a_minute() {
+    alone("engine_stress::eight_threads_leak_nothing_in_a_minute", || eight_threads(60, 10));
+}
+
+/// Stresses an engine with blocks for all sequences for `roomy` seconds. Then stresses an engine with blocks for some of
+/// them, on an application's device, for `tight` seconds.
+fn eight_threads(roomy: u64, tight: u64) {
+    let (roomy, tight) = (Duration::from_secs(roomy), Duration::from_secs(tight));
+    // A deadlock would otherwise last for ever.
+    within(roomy + tight + Duration::from_secs(180), move || {
         let paged = KvLayout::Paged { block: 8 };
         let file = gguf(&smallest(Arch::Qwen3Moe));
         let base = EngineOptions { kv_layout: paged, prefill_rows: 24, ..options(6, 64) };
@@ -322,11 +327,11 @@ fn eight_threads() {
         let model = block_on(load(&device, &file));
         let expected = Expected::new(&model);
         println!("{} replies are known", expected.replies.len());
-        let room = EngineOptions { kv_tokens: Some(16 * 64), ..base.clone() };
-        stress(&device, &model, &room, &expected, WITH_ROOM);
+        let options = EngineOptions { kv_tokens: Some(16 * 64), ..base.clone() };
+        stress(&device, &model, &options, &expected, roomy);
         let device = block_on(lent());
         let model = block_on(load(&device, &file));
-        let tight = EngineOptions { kv_tokens: Some(4 * 64), ..base };
-        stress(&device, &model, &tight, &expected, WITHOUT_ROOM);
+        let options = EngineOptions { kv_tokens: Some(4 * 64), ..base };
+        stress(&device, &model, &options, &expected, tight);
     });
 }

@@ -1,4 +1,4 @@
-//! What of a model fits into a budget of memory: nothing is allocated here.
+//! Memory plans within a budget. Nothing is allocated here.
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
@@ -8,13 +8,13 @@ use ferrum_wgpu::{
     model::MemoryPlan,
 };
 
-/// A mixture of 16 experts, 2 of which a token uses, with a long context.
+/// Returns a mixture of 16 experts, two per token, with a long context.
 fn file() -> Gguf {
     let tiny = TinyModel { arch: Arch::Qwen3Moe, experts: 16, top_k: 2, context: 32_768, ..TinyModel::default() };
     Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file")
 }
 
-/// The memory with some context and type, and with all experts.
+/// Returns the memory plan for a context length and KV type, with all experts resident.
 fn memory(context: u32, ty: KvType) -> MemoryPlan {
     let options = EngineOptions { context: Some(context), ..EngineOptions::default() };
     Engine::memory(&file(), &options, ty).expect("a plan")
@@ -42,7 +42,7 @@ fn the_context_shrinks_first_then_the_cache_then_the_experts() {
 }
 
 #[test]
-fn what_cannot_fit_is_refused_with_the_least_that_it_needs() {
+fn a_budget_below_the_minimum_is_refused_with_the_minimum() {
     let least = memory(512, KvType::Q8_0).least();
     let error = fit(least - 1).expect_err("too little");
     assert!(matches!(error, EngineError::DoesNotFit { needed, budget } if needed == least && budget == least - 1));
@@ -50,7 +50,7 @@ fn what_cannot_fit_is_refused_with_the_least_that_it_needs() {
 }
 
 #[test]
-fn what_is_asked_for_stays() {
+fn requested_options_are_kept() {
     let asked = EngineOptions { context: Some(1000), kv_type: Some(KvType::F32), ..EngineOptions::default() };
     let whole = Engine::memory(&file(), &asked, KvType::F32).expect("a plan");
     let budget = whole.total() - whole.expert - 1;
@@ -58,12 +58,12 @@ fn what_is_asked_for_stays() {
     assert_eq!((fit.options.context, fit.options.kv_type), (Some(1000), Some(KvType::F32)));
     assert_eq!((fit.memory.slots(), fit.memory.experts), (Some(14), 16));
     assert!(fit.memory.total() <= budget && whole.paged(15).total() > budget);
-    // As they are, and only their experts paged.
+    // `within` keeps the options and offloads experts only.
     assert_eq!(Engine::within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
 }
 
 #[test]
-fn dense_models_have_nothing_to_page() {
+fn dense_models_cannot_be_offloaded() {
     let tiny = TinyModel { arch: Arch::Qwen3, ..TinyModel::default() };
     let file = Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file");
     let options = EngineOptions { context: Some(64), ..EngineOptions::default() };

@@ -1,4 +1,4 @@
-//! GGUF files: what is written is read, and damage is survived. `gguf_refusals.rs` has the errors.
+//! Round trips and damaged GGUF files. `gguf_refusals.rs` tests the errors.
 
 use ferrum_wgpu::gguf::{Array, Gguf, GgufError, GgufWriter, TensorInfo, Value};
 use ferrum_wgpu::quant::{Rng, WeightType, decode, random_blocks};
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A value of every type, nested arrays among them, in a file's order.
+/// Returns a value of every type, including nested arrays, in the order of the file.
 fn values() -> Vec<(&'static str, Value)> {
     vec![
         ("general.architecture", "qwen3moe".into()),
@@ -40,7 +40,7 @@ fn values() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// A file with all of [`values`] and a tensor of every type, two blocks by three rows each.
+/// Returns a file with all of [`values`] and a tensor of every type, three rows of two blocks each.
 fn sample() -> GgufWriter {
     let mut writer = GgufWriter::new();
     for (key, value) in values() {
@@ -58,7 +58,7 @@ fn demo() -> PathBuf {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn files_survive_a_round_trip() {
     for alignment in [None, Some(8_u32), Some(65_536)] {
         let mut writer = sample();
         if let Some(alignment) = alignment {
@@ -96,7 +96,7 @@ fn version_2_and_files_without_tensors_are_read() {
 }
 
 #[test]
-fn look_ups_convert_what_fits() {
+fn look_ups_convert_between_number_types() {
     let file = Gguf::from_bytes(sample().to_bytes().unwrap()).unwrap();
     let data = file.metadata();
     assert_eq!((data.u32("u8").unwrap(), data.u32("u32").unwrap()), (Some(255), Some(u32::MAX)));
@@ -174,7 +174,7 @@ fn data_of_another_files_tensor_are_empty() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_named() {
+fn errors_name_unreadable_files() {
     let path = demo().with_file_name("no such.gguf");
     for error in [Gguf::open(&path).unwrap_err(), Gguf::read(&path).unwrap_err()] {
         let GgufError::Io { path: named, source } = error else { panic!("{error:?}") };
@@ -207,7 +207,7 @@ fn files_can_be_shared_between_threads() {
 }
 
 #[test]
-fn writer_refuses_what_no_reader_takes() {
+fn the_writer_refuses_invalid_files() {
     let error = |edit: fn(&mut GgufWriter)| {
         let mut writer = GgufWriter::new();
         edit(&mut writer);
@@ -225,7 +225,7 @@ fn writer_refuses_what_no_reader_takes() {
     assert!(matches!(huge.to_bytes(), Err(GgufError::TensorSize { .. })));
 }
 
-/// Opens a file that may be bad; whatever is accepted must be usable, and refusals be one line.
+/// Opens a possibly malformed file. Accepted files must be usable, and errors are single lines.
 fn survive(bytes: Vec<u8>) -> Result<(), GgufError> {
     let file = Gguf::from_bytes(bytes).inspect_err(|error| assert!(!error.to_string().contains(['\n', '\x1b'])))?;
     for tensor in file.tensors() {
@@ -251,7 +251,7 @@ fn every_truncation_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_is_survived() {
+fn flipped_bits_cause_no_panic() {
     let bytes = sample().to_bytes().unwrap();
     let directory = Gguf::from_bytes(bytes.clone()).unwrap().tensors()[0].offset as usize;
     for bit in 0..directory * 8 {
@@ -262,7 +262,7 @@ fn every_flipped_bit_is_survived() {
 }
 
 #[test]
-fn random_damage_is_survived() {
+fn random_damage_causes_no_panic() {
     let bytes = sample().to_bytes().unwrap();
     let directory = Gguf::from_bytes(bytes.clone()).unwrap().tensors()[0].offset as u32;
     let mut rng = Rng::new(1);
@@ -279,7 +279,7 @@ fn random_damage_is_survived() {
     }
 }
 
-/// Memory of this process that pages of a file take, in bytes.
+/// Returns the resident bytes that this process maps from the file.
 #[cfg(target_os = "linux")]
 fn resident(path: &Path) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
@@ -290,7 +290,7 @@ fn resident(path: &Path) -> u64 {
             Some(("Rss", size)) if of_file => {
                 kib += size.trim().trim_end_matches(" kB").parse::<u64>().expect("a size");
             }
-            // A map's first line has its addresses, and what is mapped at its end.
+            // The first line of a mapping begins with its addresses and ends with its file.
             _ if line.split_whitespace().next().is_some_and(|word| word.contains('-')) => {
                 of_file = line.ends_with(path.to_str().expect("UTF-8"));
             }
@@ -301,20 +301,20 @@ fn resident(path: &Path) -> u64 {
 }
 
 #[test]
-fn released_data_take_no_memory_and_stay_what_they_are() {
+fn released_data_are_not_resident_and_can_be_read_again() {
     let raw: Vec<u8> = (0..16u32 << 20).map(|i| (i ^ (i >> 13)) as u8).collect();
     let mut file = GgufWriter::new();
     file.tensor("a", WeightType::F32, &[1 << 20], raw[..4 << 20].to_vec());
     file.tensor("b", WeightType::F32, &[4 << 20], raw.clone());
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("released.gguf");
-    std::fs::write(&path, file.to_bytes().expect("a file")).expect("it is written");
+    std::fs::write(&path, file.to_bytes().expect("a file")).expect("a writable folder");
     for gguf in [Gguf::open(&path), Gguf::read(&path)] {
         let gguf = gguf.expect("a file");
         let [a, b] = gguf.tensors() else { panic!("two tensors") };
         assert!(gguf.data(a) == &raw[..4 << 20] && gguf.data(b) == raw);
         #[cfg(target_os = "linux")]
         let before = resident(&path);
-        // Ranges that a tensor does not have are left out, whatever they are.
+        // Ranges outside of the tensor are ignored.
         for range in
             [0..0, 1 << 40..u64::MAX, Range { start: u64::MAX, end: 0 }, 5..9, 1 << 20..u64::MAX, 0..b.bytes / 2]
         {
@@ -323,7 +323,7 @@ fn released_data_take_no_memory_and_stay_what_they_are() {
         #[cfg(target_os = "linux")]
         if before > 0 {
             let after = resident(&path);
-            assert!(before >= 20 << 20 && after < 8 << 20, "{before} and then {after} bytes");
+            assert!(before >= 20 << 20 && after < 8 << 20, "{before} bytes before, {after} after");
         }
         assert!(gguf.data(a) == &raw[..4 << 20] && gguf.data(b) == raw);
     }

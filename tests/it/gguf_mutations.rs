@@ -1,5 +1,4 @@
-//! Valid small models with a few things changed that a file is made of: whatever comes of it is an error value, or a model
-//! that runs.
+//! Mutated small models: each yields an error value or a model that runs.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use proptest::{
     test_runner::{Config as Proptest, RngAlgorithm, TestRng, TestRunner},
 };
 
-/// A number to put where another was, from the other.
+/// A replacement for a number.
 #[derive(Clone, Debug)]
 enum Number {
     Is(u64),
@@ -51,7 +50,7 @@ fn number() -> impl Strategy<Value = Number> {
     ]
 }
 
-/// A change. Places are shares of how many there are.
+/// A mutation. An `Index` selects an element, whatever their number.
 #[derive(Clone, Debug)]
 enum Change {
     Magic(u32),
@@ -63,14 +62,14 @@ enum Change {
     KeyLength(Index, Number),
     Rename(Index, Index),
     ValueType(Index, u32),
-    /// Another value, of any of the types without parts.
+    /// Replaces a value by one of any scalar type.
     Value(Index, u32, u64),
-    /// The value of a number that stays of its type.
+    /// Changes a number but keeps its type.
     Nudge(Index, Number),
-    /// The first word of a text or the length of an array.
+    /// The length of a string or array.
     Length(Index, Number),
     ElementType(Index, u32),
-    /// Bytes within a value.
+    /// A byte of a value.
     ValueByte(Index, Index, u8),
     DropEntry(Index),
     RepeatEntry(Index),
@@ -79,7 +78,7 @@ enum Change {
     TensorName(Index, Index),
     Dimensions(Index, u32),
     Dimension(Index, usize, Number),
-    /// One more, which is often of no consequence.
+    /// Appends a dimension. A dimension of 1 changes nothing.
     MoreDimensions(Index, u64),
     SwapDimensions(Index),
     TensorType(Index, u32),
@@ -89,7 +88,7 @@ enum Change {
     RepeatTensor(Index),
     SwapTensors(Index, Index),
     DataBits(Vec<(Index, u8)>),
-    /// A float of the data that is none, or of the greatest.
+    /// Replaces a word of the data, for example by NaN or infinity.
     DataWord(Index, u32),
 }
 
@@ -145,7 +144,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![1 => header, 4 => metadata, 3 => tensors, 2 => data]
 }
 
-/// Bytes of a value without parts.
+/// Returns the size of a scalar in bytes.
 fn width(ty: u32) -> usize {
     match ty {
         0 | 1 | 7 => 1,
@@ -169,7 +168,7 @@ fn alignment(n: u64) -> Entry {
     Entry { key: b"general.alignment".to_vec(), key_len: None, ty: 4, value: (n as u32).to_le_bytes().to_vec() }
 }
 
-/// Makes a change, and says whether the file then ends early.
+/// Applies a mutation. Returns where to truncate the file, if it does.
 fn apply(file: &mut RawGguf, change: &Change) -> Option<Index> {
     use Change as C;
     let (entries, tensors) = (file.entries.len(), file.tensors.len());
@@ -198,7 +197,7 @@ fn apply(file: &mut RawGguf, change: &Change) -> Option<Index> {
             };
         }
         C::Nudge(i, n) => {
-            // The numbers are few among the entries.
+            // Choose among the numbers only, since most entries are of other types.
             let numbers: Vec<usize> = (0..entries).filter(|&i| matches!(file.entries[i].ty, 0..=6 | 10..)).collect();
             if let Some(&i) = numbers.get(i.index(numbers.len().max(1))) {
                 let value = &mut file.entries[i].value;
@@ -259,7 +258,7 @@ fn apply(file: &mut RawGguf, change: &Change) -> Option<Index> {
     None
 }
 
-/// One of the smallest models there are, in formats of rows that divide into blocks and that do not.
+/// Returns a minimal model, in formats whose blocks do and do not divide rows.
 fn model(which: usize) -> TinyModel {
     let (arch, main, hidden) =
         [(Arch::Qwen3Moe, WeightType::F32, 8), (Arch::Qwen3, WeightType::F16, 8), (Arch::Llama, WeightType::Q8_0, 32)]
@@ -286,16 +285,16 @@ fn model(which: usize) -> TinyModel {
     }
 }
 
-/// How far a file came.
+/// The furthest stage that a file reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     NotParsed,
     NoModel,
-    /// It was loaded, and what it computed was an answer or an error.
+    /// It was loaded, and inference returned logits or an error.
     Ran,
 }
 
-fn line(error: impl std::fmt::Display) {
+fn check_line(error: impl std::fmt::Display) {
     let line = error.to_string();
     assert!(line.len() < 20_000 && !line.chars().any(char::is_control), "{line:?}");
 }
@@ -304,7 +303,7 @@ fn survive(bytes: Vec<u8>) -> Outcome {
     let gguf = match Gguf::from_bytes(bytes) {
         Ok(gguf) => gguf,
         Err(error) => {
-            line(error);
+            check_line(error);
             return Outcome::NotParsed;
         }
     };
@@ -314,24 +313,24 @@ fn survive(bytes: Vec<u8>) -> Outcome {
                 tokenizer.decode(&ids).expect("its own ids");
             }
         }
-        Err(error) => line(error),
+        Err(error) => check_line(error),
     }
     let conversation = [Message::user("Hi")];
     let template = ChatTemplate::from_metadata(gguf.metadata());
     if let Err(error) = template.and_then(|template| template.render(&conversation, &RenderOptions::default())) {
-        line(error);
+        check_line(error);
     }
     for kv_type in [KvType::F16, KvType::F32, KvType::Q8_0] {
         match Engine::memory(&gguf, &EngineOptions::default(), kv_type) {
             Ok(plan) => _ = plan.total(),
-            Err(error) => line(error),
+            Err(error) => check_line(error),
         }
     }
     pollster::block_on(async {
         let model = match Model::load(&Device::cpu(), &gguf, |_, _| ()).await {
             Ok(model) => model,
             Err(error) => {
-                line(error);
+                check_line(error);
                 return Outcome::NoModel;
             }
         };
@@ -342,26 +341,26 @@ fn survive(bytes: Vec<u8>) -> Outcome {
         match Engine::new(&model, &options).await {
             Ok(engine) => match engine.session().forward(&ids).await {
                 Ok(logits) => assert_eq!(logits.len(), vocab as usize),
-                Err(error) => line(error),
+                Err(error) => check_line(error),
             },
-            Err(error) => line(error),
+            Err(error) => check_line(error),
         }
         Outcome::Ran
     })
 }
 
 #[test]
-fn unchanged_models_run() {
+fn unmutated_models_run() {
     for which in 0..3 {
         let bytes = model(which).to_bytes().expect("a valid model");
         let raw = RawGguf::of(&bytes, 32);
-        assert!(raw.to_bytes() == bytes, "taken apart and put together");
+        assert!(raw.to_bytes() == bytes, "the round trip of `RawGguf`");
         assert_eq!(survive(bytes), Outcome::Ran);
     }
 }
 
 #[test]
-fn changed_models_are_refused_or_run() {
+fn mutated_models_are_refused_or_run() {
     const CASES: u32 = 3000;
     let models: Vec<RawGguf> =
         (0..3).map(|which| RawGguf::of(&model(which).to_bytes().expect("a valid model"), 32)).collect();

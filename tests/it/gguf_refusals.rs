@@ -1,11 +1,10 @@
-//! GGUF files that are refused, each for one reason and with its own error.
+//! Refused GGUF files, each with its own error.
 //!
-//! Among them are the kinds of file that llama.cpp's `test-gguf` has, and those behind known bugs of other readers; the
-//! tests are named after these.
+//! They include the cases of llama.cpp's `test-gguf` and of known bugs in other readers, after which tests are named.
 
 use ferrum_wgpu::gguf::{Gguf, GgufError};
 
-/// A file put together by hand, so that anything can be wrong with it.
+/// A file assembled from raw fields, so that any of them can be wrong.
 #[derive(Clone)]
 struct Raw(Vec<u8>);
 
@@ -26,11 +25,11 @@ impl Raw {
     fn text(self, text: impl AsRef<[u8]>) -> Self {
         self.u64(text.as_ref().len() as u64).bytes(text.as_ref())
     }
-    /// A metadata entry without its value.
+    /// Appends a metadata entry without its value.
     fn entry(self, key: &str, type_id: u32) -> Self {
         self.text(key).u32(type_id)
     }
-    /// An array without its elements.
+    /// Appends an array without its elements.
     fn array(self, type_id: u32, len: u64) -> Self {
         self.u32(type_id).u64(len)
     }
@@ -38,7 +37,7 @@ impl Raw {
         let named = self.text(name).u32(shape.len() as u32);
         shape.iter().fold(named, |raw, &n| raw.u64(n)).u32(type_id).u64(offset)
     }
-    /// Padding to an alignment of 32, and that many bytes of data.
+    /// Appends padding to an alignment of 32, then `len` bytes of data.
     fn data(mut self, len: usize) -> Self {
         self.0.resize(self.0.len().next_multiple_of(32) + len, 0);
         self
@@ -66,7 +65,7 @@ fn one_tensor(shape: &[u64], type_id: u32, offset: u64, data: usize) -> Raw {
     Raw::header(1, 0).tensor("t", shape, type_id, offset).data(data)
 }
 
-/// Tests that a file is refused with an error of a pattern and a message.
+/// Defines tests that a file is refused with an error that matches a pattern and has a message.
 macro_rules! refused {
     ($($name:ident: $file:expr => $pattern:pat, $message:expr;)*) => {
         $(#[test]
@@ -125,7 +124,7 @@ refused! {
         => GgufError::Utf8 { .. }, "the value of metadata key k at byte 66 is not UTF-8";
     cve_2024_23496_string_length: Raw::header(0, 1).entry("k", STRING).u64(u64::MAX) => GgufError::Truncated { .. },
         "the file ends too early: the value of metadata key at byte 45 needs 18446744073709551615 bytes, 0 are left";
-    // A token whose length is negative where it is signed.
+    // A token length that is negative as a signed integer.
     cve_2025_49847_token_length: Raw::header(0, 1).entry("tokenizer.ggml.tokens", ARRAY).array(STRING, 2).text("a")
         .u64(1 << 63).bytes(b"b") => GgufError::Truncated { .. },
         "the file ends too early: the value of metadata key at byte 86 needs 9223372036854775808 bytes, 1 are left";
@@ -143,7 +142,7 @@ refused! {
         "the file ends too early: an array at byte 49 needs 24 bytes, 12 are left";
     arrays_five_deep: (0..4).fold(Raw::header(0, 1).entry("k", ARRAY), |raw, _| raw.array(ARRAY, 1)).array(U8, 0)
         => GgufError::Nesting { limit: 4, .. }, "metadata key k nests arrays more than 4 deep (at byte 85)";
-    // Empty strings take three times as much memory as space in the file.
+    // Empty strings need three times as much memory as file space.
     more_metadata_than_the_budget: Raw::header(0, 1).entry("k", ARRAY).array(STRING, 11_200_000).data(89_600_000)
         => GgufError::Budget { .. }, "metadata and tensor directory need more than 256 MiB of memory (at byte 49)";
     escapes_in_a_key: Raw::header(0, 1).entry("\u{1b}[2J\n", 13).bytes(&[0]) => GgufError::ValueType { .. },
@@ -194,7 +193,7 @@ refused! {
         (0..4).fold(Raw::header(4, 0), |raw, i| raw.tensor(&format!("t{i}"), &[1 << 60], F32, i << 62)).data(64)
         => GgufError::OutOfFile { .. },
         "tensor t0 has 4611686018427387904 bytes from 0 in the data section, which has only 64 in this file";
-    // Sizes that are none too large each; what is kept of them in memory, or all of them padded, would wrap to little.
+    // Each size is valid, but the sum of in-memory or padded sizes would wrap.
     cve_2026_27940_memory_of_all_tensors_wraps:
         (0..2).fold(Raw::header(2, 0), |raw, i| raw.tensor(&format!("t{i}"), &[(1 << 61) - 1], F32, i << 63)).data(64)
         => GgufError::OutOfFile { .. },

@@ -1,4 +1,4 @@
-//! The goldens are for the models that the tests make, and their comparison can fail.
+//! The goldens match the models that the tests build, and the comparison with goldens can fail.
 
 use crate::common::golden::{Expected, Golden, Tolerance, fnv1a};
 use crate::common::tiny_model::tiny_models;
@@ -44,7 +44,7 @@ fn tiny_models_have_every_weight_type_in_experts_and_elsewhere() -> Result<(), B
     Ok(())
 }
 
-/// Two rows of a prompt of one token: token 1 follows it.
+/// Returns two rows: a prompt of one token, then token 1.
 fn expected() -> Expected {
     Expected {
         greedy: vec![1],
@@ -76,11 +76,11 @@ fn far_logits_and_nan_fail() {
 #[test]
 fn another_token_fails() {
     let error = expected().check(&[vec![3.0, 4.0, 5.0]], TOLERANCE).unwrap_err();
-    assert_eq!(error, "row 0: token Some(2) is the likeliest, expected 1");
+    assert_eq!(error, "row 0: the argmax is token Some(2), expected 1");
 }
 
 #[test]
-fn rows_of_small_margin_are_left_out_but_not_all() {
+fn rows_of_small_margin_are_skipped_but_not_all_rows() {
     let strict = |margin_min| Tolerance { margin_min, ..TOLERANCE };
     let rows = [vec![3.0, 4.0, -1.0], vec![9.0, 9.0, 9.0]];
     assert!(expected().check(&rows, strict(1e-4)).is_err());

@@ -1,4 +1,4 @@
-//! What loading takes: bytes under way, and the process's memory.
+//! The memory that loading needs: staged bytes and resident memory.
 
 use std::{error::Error, process::Command};
 
@@ -17,14 +17,14 @@ use ferrum_wgpu::{
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 const MIB: u64 = 1 << 20;
-/// The inner size of the large model's experts.
+/// The intermediate size of the large model's experts.
 const INNER: u64 = 24576;
-/// How the child is told of its file.
+/// The environment variable with the child's file.
 const FILE: &str = "FERRUM_TEST_FILE";
-/// How it is told that the device cannot map what kernels use.
+/// The environment variable that selects a device whose storage buffers cannot be mapped.
 const STAGED: &str = "FERRUM_TEST_STAGED";
 
-/// A model of some 340 MiB, mostly zeros: experts that are as wide as [`INNER`].
+/// Returns a model of about 340 MiB, mostly zeros, whose experts have [`INNER`] intermediate values.
 fn large() -> Result<Vec<u8>> {
     let tiny = TinyModel { arch: Arch::Qwen3Moe, experts: 16, ..TinyModel::default() };
     let small = Gguf::from_bytes(tiny.to_bytes()?)?;
@@ -53,16 +53,16 @@ fn large() -> Result<Vec<u8>> {
     Ok(writer.to_bytes()?)
 }
 
-/// The most memory that this process has had, in bytes.
+/// Returns the peak resident memory of this process in bytes.
 fn high_water() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(1024 * line.trim().trim_end_matches(" kB").parse::<u64>()?)
 }
 
-/// Loads the file that the other test has written, in a process of its own.
+/// Loads the file that the other test has written, in a child process.
 #[test]
-#[ignore = "run by loading_takes_the_file_and_the_cache_and_little_more"]
+#[ignore = "run by loading_stays_in_its_memory_bound"]
 fn load_alone() -> Result {
     let gguf = Gguf::open(std::env::var(FILE)?)?;
     let options = EngineOptions::default();
@@ -77,20 +77,20 @@ fn load_alone() -> Result {
         Engine::new(&model, &options).await?;
         let (most, limit) = (high_water()?, gguf.file_len() + kv + 256 * MIB);
         assert!(most <= limit, "{} MiB of {} MiB", most / MIB, limit / MIB);
-        let under_way = device.most_uploading();
+        let in_flight = device.most_uploading();
         if staged {
-            assert!(under_way > 16 * MIB && under_way <= 64 * MIB, "{under_way} bytes under way");
+            assert!(in_flight > 16 * MIB && in_flight <= 64 * MIB, "{in_flight} bytes in flight");
         } else if device.fingerprint().contains("vulkan; llvmpipe") {
-            assert_eq!(under_way, 0);
+            assert_eq!(in_flight, 0);
         }
-        println!("{} MiB of {} MiB, {} MiB under way", most / MIB, limit / MIB, under_way / MIB);
+        println!("{} MiB of {} MiB, {} MiB in flight", most / MIB, limit / MIB, in_flight / MIB);
         Ok(())
     })
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn loading_takes_the_file_and_the_cache_and_little_more() -> Result {
+fn loading_stays_in_its_memory_bound() -> Result {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("loading.gguf");
     std::fs::write(&path, large()?)?;
     for staged in [false, true] {
@@ -100,16 +100,16 @@ fn loading_takes_the_file_and_the_cache_and_little_more() -> Result {
             child.env(STAGED, "1");
         }
         let output = child.output()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        println!("{said}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        println!("{text}");
     }
     std::fs::remove_file(&path)?;
     Ok(())
 }
 
 #[test]
-fn bytes_under_way_are_counted() -> Result {
+fn bytes_in_flight_are_counted() -> Result {
     pollster::block_on(async {
         let device = gpu().await;
         let buffer = device.alloc::<u32>("words", 24 * MIB).await?;
@@ -117,7 +117,7 @@ fn bytes_under_way_are_counted() -> Result {
         device.write(&buffer, 0, &vec![1; 3 << 20]).await?;
         device.write(&buffer, 0, &vec![2; 2 << 20]).await?;
         assert_eq!(device.most_uploading(), 20 * MIB);
-        // Slices of 16 MiB, of which no more go once 32 MiB are under way: 20, 36, then 16 and 32 again and again.
+        // Slices of 16 MiB, submitted until 32 MiB are in flight: 20, 36, then alternately 16 and 32.
         device.write(&buffer, 0, &vec![3; 24 << 20]).await?;
         assert_eq!(device.most_uploading(), 36 * MIB);
         assert_eq!(ferrum_wgpu::gpu::Device::cpu().most_uploading(), 0);

@@ -1,4 +1,4 @@
-//! Logits against `tools/reference.py`, a float64 reference that shares no code with the engine.
+//! Logits compared with `tools/reference.py`, a float64 reference that shares no code with the engine.
 
 use crate::common::golden::{Golden, Tolerance};
 use ferrum_wgpu::{
@@ -14,20 +14,20 @@ async fn gpu() -> Device {
     Device::new(&adapter).await.expect("a device")
 }
 
-/// How a prompt is cut, and which kernels its rows are given to.
+/// A prefill configuration.
 #[derive(Clone, Copy)]
-struct Way {
+struct PrefillConfig {
     prefill_rows: u32,
     kernels: KernelSelection,
 }
 
-/// Whole prompts, by tiles as on a GPU.
-const TILES: Way = Way { prefill_rows: 128, kernels: KernelSelection::GPU };
-/// Chunks of 5 tokens, which end in remainders, some rows at once.
-const ROWS: Way = Way { prefill_rows: 5, kernels: KernelSelection::SOFTWARE };
+/// Prefill of whole prompts by GEMM, as on a GPU.
+const TILES: PrefillConfig = PrefillConfig { prefill_rows: 128, kernels: KernelSelection::GPU };
+/// Prefill in chunks of 5 tokens with a remainder, by the software driver's selection.
+const ROWS: PrefillConfig = PrefillConfig { prefill_rows: 5, kernels: KernelSelection::SOFTWARE };
 
-fn engine_options(kv_type: KvType, context: usize, way: Way) -> EngineOptions {
-    let Way { prefill_rows, kernels } = way;
+fn engine_options(kv_type: KvType, context: usize, config: PrefillConfig) -> EngineOptions {
+    let PrefillConfig { prefill_rows, kernels } = config;
     let context = Some(context as u32);
     EngineOptions {
         kv_type: Some(kv_type),
@@ -39,11 +39,11 @@ fn engine_options(kv_type: KvType, context: usize, way: Way) -> EngineOptions {
     }
 }
 
-/// The rows of logits that `golden` lists, prompt and continuation.
-async fn rows(model: &Model, golden: &Golden, kv_type: KvType, way: Way) -> Vec<Vec<f32>> {
+/// Returns the rows of logits that `golden` lists: prompt, then continuation.
+async fn rows(model: &Model, golden: &Golden, kv_type: KvType, config: PrefillConfig) -> Vec<Vec<f32>> {
     let expected = if kv_type == KvType::F32 { &golden.f32 } else { &golden.f16 };
     let context = golden.tokens.len() + expected.greedy.len();
-    let options = engine_options(kv_type, context, way);
+    let options = engine_options(kv_type, context, config);
     let mut session = Engine::new(model, &options).await.expect("an engine").session();
     let mut rows = Vec::new();
     session.forward_each(&golden.tokens, |row| rows.push(row.to_vec())).await.expect("a prefill");
@@ -53,26 +53,26 @@ async fn rows(model: &Model, golden: &Golden, kv_type: KvType, way: Way) -> Vec<
     rows
 }
 
-async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, way: Way) -> f64 {
-    golden.check_model(&bytes).expect("the golden is this model's");
+async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, config: PrefillConfig) -> f64 {
+    golden.check_model(&bytes).expect("the golden of this model");
     let gguf = Gguf::from_bytes(bytes).expect("a GGUF");
     let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
     let mut worst = 0.0f64;
     for (kv_type, tolerance, expected) in
         [(KvType::F32, Tolerance::F32, &golden.f32), (KvType::F16, Tolerance::F16, &golden.f16)]
     {
-        let rows = rows(&model, golden, kv_type, way).await;
+        let rows = rows(&model, golden, kv_type, config).await;
         let share = expected.check(&rows, tolerance).unwrap_or_else(|error| panic!("{}: {error}", golden.model));
         worst = worst.max(share);
     }
     worst
 }
 
-async fn check_tiny_models(device: &Device, way: Way) {
+async fn check_tiny_models(device: &Device, config: PrefillConfig) {
     let goldens = Golden::read_all("tiny.json").expect("goldens");
     for (name, tiny) in crate::common::tiny_model::tiny_models() {
         let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
-        println!("{name}: worst share {:.3}", check(device, tiny.to_bytes().expect("a GGUF"), golden, way).await);
+        println!("{name}: worst share {:.3}", check(device, tiny.to_bytes().expect("a GGUF"), golden, config).await);
     }
 }
 
@@ -98,35 +98,35 @@ fn cpu_kernels_agree_with_the_reference() {
 }
 
 #[test]
-fn chunks_of_a_prompt_make_no_difference_beyond_the_bound() {
+fn chunked_prefill_stays_in_the_bound() {
     pollster::block_on(async { check_tiny_models(&gpu().await, ROWS).await });
 }
 
 #[test]
-fn cutting_a_prompt_changes_no_bit() {
+fn chunking_a_prompt_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
-        let device_tiers =
+        let selected =
             KernelSelection { prefill: PrefillMatmul::Gemv, ..KernelSelection::of(&device, Precision::Exact) };
-        let kernels = |columns_rows, bucket_pairs| KernelSelection { columns_rows, bucket_pairs, ..device_tiers };
+        let kernels = |columns_rows, bucket_pairs| KernelSelection { columns_rows, bucket_pairs, ..selected };
         for (name, tiny) in crate::common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
-            let one_by_one = Way { prefill_rows: 1, kernels: kernels(u32::MAX, u32::MAX) };
+            let one_by_one = PrefillConfig { prefill_rows: 1, kernels: kernels(u32::MAX, u32::MAX) };
             let one_by_one = rows(&model, golden, KvType::F32, one_by_one).await;
             for (prefill_rows, columns_rows, bucket_pairs) in [(128, u32::MAX, u32::MAX), (5, 2, u32::MAX), (128, 2, 0)]
             {
-                let way = Way { prefill_rows, kernels: kernels(columns_rows, bucket_pairs) };
-                let same = rows(&model, golden, KvType::F32, way).await == one_by_one;
-                assert!(same, "{name}: {prefill_rows} rows at once by {:?}", way.kernels);
+                let config = PrefillConfig { prefill_rows, kernels: kernels(columns_rows, bucket_pairs) };
+                let same = rows(&model, golden, KvType::F32, config).await == one_by_one;
+                assert!(same, "{name}: {prefill_rows} rows at once by {:?}", config.kernels);
             }
         }
     });
 }
 
-/// The demo model's prompts with their answers, as tokens.
+/// Returns the demo model's prompts and answers as tokens.
 fn conversations() -> Vec<Vec<u32>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/demo.json");
     let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).expect("goldens")).expect("JSON");
@@ -137,25 +137,26 @@ fn conversations() -> Vec<Vec<u32>> {
     json["answers"].as_array().expect("answers").iter().map(tokens).collect()
 }
 
-/// The token with the largest logit.
-fn likeliest(row: &[f32]) -> Option<usize> {
+/// Returns the token with the largest logit.
+fn argmax(row: &[f32]) -> Option<usize> {
     row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id)
 }
 
-/// Logarithms of the probabilities that a row of logits gives.
+/// Returns the log-softmax of a row of logits.
 fn log_softmax(row: &[f32]) -> Vec<f64> {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = row.iter().map(|logit| f64::from(logit - largest));
-    let mass = shifted.clone().map(f64::exp).sum::<f64>().ln();
-    shifted.map(|logit| logit - mass).collect()
+    let log_sum = shifted.clone().map(f64::exp).sum::<f64>().ln();
+    shifted.map(|logit| logit - log_sum).collect()
 }
 
-/// The Kullback-Leibler divergence of the second row's probabilities from the first's, in nats.
+/// Returns the Kullback-Leibler divergence `Σ p·(ln p − ln q)` in nats, where `p` is the softmax of `of` and `q` that
+/// of `from`.
 fn divergence(of: &[f32], from: &[f32]) -> f64 {
     log_softmax(of).iter().zip(log_softmax(from)).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
-/// Logits of all conversations.
+/// Returns the logits of all conversations.
 async fn answered(model: &Model, kv_type: KvType) -> Vec<Vec<f32>> {
     let options = engine_options(kv_type, 128, TILES);
     let mut session = Engine::new(model, &options).await.expect("an engine").session();
@@ -168,17 +169,17 @@ async fn answered(model: &Model, kv_type: KvType) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn a_quantised_cache_says_almost_the_same() {
+fn a_quantised_cache_barely_changes_probabilities() {
     pollster::block_on(async {
         let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
         let model = Model::load(&gpu().await, &gguf, |_, _| ()).await.expect("a model");
         let (exact, quantised) = (answered(&model, KvType::F32).await, answered(&model, KvType::Q8_0).await);
         let pairs = || exact.iter().zip(&quantised);
         let tokens = exact.len() as f64;
-        let same = pairs().filter(|(a, b)| likeliest(a) == likeliest(b)).count() as f64 / tokens;
+        let same = pairs().filter(|(a, b)| argmax(a) == argmax(b)).count() as f64 / tokens;
         let mean = pairs().map(|(a, b)| divergence(a, b)).sum::<f64>() / tokens;
-        println!("{tokens} tokens: the likeliest is the same of {same:.4}, mean divergence {mean:.1e}");
-        // 1 and 9e-8 on lavapipe. Values with the scale of another run give 0.95 and 4e-4.
+        println!("{tokens} tokens: argmax agreement {same:.4}, mean divergence {mean:.1e}");
+        // 1 and 9e-8 on lavapipe. Values with the scale of another block give 0.95 and 4e-4.
         assert!(exact.len() == quantised.len() && same >= 0.99 && mean <= 1e-5, "{same} {mean}");
     });
 }

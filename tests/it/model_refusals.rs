@@ -1,7 +1,7 @@
-//! Models whose metadata and tensors contradict each other: each is refused for one reason, by planning and by loading, and
-//! before any dispatch, since what kernels read follows from these numbers.
+//! Models whose metadata contradict their tensors. Planning and loading refuse each with one error, before any
+//! dispatch, since kernels derive their bounds from these numbers.
 //!
-//! Readers that trusted them read and wrote out of bounds; tests are named after these bugs where they have a name.
+//! Tests are named after the out-of-bounds bugs of other readers, if these have names.
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
@@ -13,7 +13,7 @@ use ferrum_wgpu::{
     quant::WeightType,
 };
 
-/// A small model with other metadata (nothing for an entry to leave out) and without some tensors.
+/// Returns a small model with edited metadata (`None` removes an entry) and without some tensors.
 fn changed(arch: Arch, edits: &[(&str, Option<Value>)], without: &[&str]) -> Gguf {
     let freqs = arch == Arch::Llama;
     let model = TinyModel {
@@ -40,19 +40,20 @@ fn changed(arch: Arch, edits: &[(&str, Option<Value>)], without: &[&str]) -> Ggu
     file.to_bytes().and_then(Gguf::from_bytes).expect("a valid file")
 }
 
-/// Checks that planning and loading refuse the file with this message, and that nothing has been sent to the device.
+/// Checks that planning and loading refuse the file with `message`, and that nothing is uploaded.
 fn refused(gguf: &Gguf, message: &str) {
     let options = EngineOptions::default();
     let planned = Engine::memory(gguf, &options, KvType::F16).expect_err(message);
     assert!(matches!(planned, EngineError::Model(_)), "{planned:?}");
     assert_eq!(planned.to_string(), message);
-    let mut sent = 0;
-    let loaded = pollster::block_on(Model::load(&Device::cpu(), gguf, |bytes, _| sent += bytes)).expect_err(message);
-    assert_eq!((loaded.to_string().as_str(), sent), (message, 0));
+    let mut uploaded = 0;
+    let loaded =
+        pollster::block_on(Model::load(&Device::cpu(), gguf, |bytes, _| uploaded += bytes)).expect_err(message);
+    assert_eq!((loaded.to_string().as_str(), uploaded), (message, 0));
     assert!(pollster::block_on(Engine::compile(&Device::cpu(), gguf, &options)).is_err(), "{message}");
 }
 
-/// Tests that a model is refused where metadata are these.
+/// Defines tests that a model with edited metadata is refused.
 macro_rules! refused {
     ($($name:ident: $arch:ident, $($key:literal = $value:expr),* => $message:expr;)*) => {
         $(#[test]
@@ -63,7 +64,7 @@ macro_rules! refused {
     };
 }
 
-// The numbers of a mixture of experts: those for which the tensors have no place.
+// Metadata of mixtures of experts.
 refused! {
     expert_count_above_the_tensors: Qwen3Moe, "qwen3moe.expert_count" = 5_u32
         => "tensor blk.0.ffn_gate_inp.weight has shape [256, 4], but the metadata call for [256, 5]";
@@ -84,7 +85,7 @@ refused! {
     experts_of_a_dense_model: Llama, "llama.expert_count" = 4_u32 => "llama.expert_count = 4 is not supported";
 }
 
-// The numbers of every decoder.
+// Metadata of all architectures.
 refused! {
     block_count_above_the_tensors: Qwen3, "qwen3.block_count" = 3_u32
         => "the file has no tensor blk.2.attn_q_norm.weight";
@@ -135,7 +136,7 @@ refused! {
 }
 
 #[test]
-fn keys_that_are_not_there_are_named() {
+fn missing_keys_are_named() {
     for key in ["embedding_length", "block_count", "context_length", "attention.head_count", "feed_forward_length"] {
         let full = format!("qwen3.{key}");
         refused(&changed(Arch::Qwen3, &[(&full, None)], &[]), &format!("the file has no metadata key {full}"));
@@ -147,9 +148,9 @@ fn keys_that_are_not_there_are_named() {
 }
 
 #[test]
-fn tensors_that_are_not_there_are_named() {
+fn missing_tensors_are_named() {
     let names: Vec<String> = changed(Arch::Qwen3Moe, &[], &[]).tensors().iter().map(|t| t.name.clone()).collect();
-    // Without a head the embedding is it.
+    // Without an output head the embeddings are tied.
     for name in names.iter().filter(|name| *name != "output.weight") {
         refused(&changed(Arch::Qwen3Moe, &[], &[name]), &format!("the file has no tensor {name}"));
     }
@@ -178,7 +179,7 @@ fn cve_2025_52566_prompts_longer_than_any_context() {
     });
 }
 
-/// Found by fuzzing: names from the file were in messages as they are.
+/// Found by fuzzing: messages contained unescaped names from the file.
 #[test]
 fn names_in_messages_are_short_and_printable() {
     let name = format!("\u{1b}[2J\n{}", "x".repeat(1000));

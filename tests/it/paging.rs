@@ -1,4 +1,4 @@
-//! Experts that are brought from the file when they are chosen: not a bit of what is computed may change.
+//! Expert offloading: experts loaded on demand change no bit of the output.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +17,7 @@ use ferrum_wgpu::{
 const EXPERTS: u32 = 24;
 const USED: u32 = 4;
 
-/// Enough experts for a prompt to choose more than there are slots, in two formats.
+/// Returns a model in two formats, with enough experts for a prompt to use more than there are slots.
 fn bytes() -> Vec<u8> {
     let tiny = TinyModel {
         arch: Arch::Qwen3Moe,
@@ -36,7 +36,7 @@ fn file() -> Gguf {
     Gguf::from_bytes(bytes()).expect("a GGUF")
 }
 
-/// Replies to three prompts at once, and logits of a prompt and of a token after it.
+/// Returns the replies to three concurrent prompts, and the logits of a prompt and of a token after it.
 async fn seen(model: &Model, options: &EngineOptions) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let engine = engine(model, options).await;
     let requests: Vec<_> = (0..3).map(|i| (prompt(model, 5 + 9 * i, i.into()), greedy(6))).collect();
@@ -58,7 +58,7 @@ fn with(kernels: KernelSelection, change: impl FnOnce(&mut EngineOptions)) -> En
     options
 }
 
-/// Compares a paged model with one that has all experts, and gives what was paged.
+/// Compares an offloaded model with a fully resident one, and returns the expert cache's statistics.
 async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCacheStats {
     let whole = Model::load(device, &file(), |_, _| ()).await.expect("a model");
     assert!(whole.expert_cache().is_none());
@@ -66,11 +66,11 @@ async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCac
     let model = paged(device, slots).await;
     assert_eq!(model.expert_cache().map(|paging| (paging.slots, paging.misses)), Some((slots, 0)));
     assert!(seen(&model, options).await == expected, "{slots} slots, {:?}", options.plan);
-    model.expert_cache().expect("it is paged")
+    model.expert_cache().expect("an offloaded model")
 }
 
 #[test]
-fn paged_experts_change_no_bit() {
+fn offloading_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         for kernels in [KernelSelection::GPU, KernelSelection::of(&device, Default::default())] {
@@ -80,7 +80,7 @@ fn paged_experts_change_no_bit() {
                 assert!(paging.hits > 0 && paging.misses > 0 && paging.bytes > 0, "{paging:?}");
                 misses.insert(std::cmp::Reverse(paging.misses));
             }
-            // The more slots there are, the less is brought.
+            // More slots mean fewer misses.
             let fewer: Vec<_> = misses.into_iter().map(|misses| misses.0).collect();
             assert!(fewer.len() == 4 && fewer.is_sorted_by(|a, b| a > b), "{fewer:?}");
         }
@@ -88,7 +88,7 @@ fn paged_experts_change_no_bit() {
 }
 
 #[test]
-fn switches_change_no_bit_of_paged_experts() {
+fn options_change_no_bit_with_offloading() {
     pollster::block_on(async {
         let device = gpu().await;
         let base = PlanOptions::default();
@@ -113,21 +113,21 @@ fn switches_change_no_bit_of_paged_experts() {
 }
 
 #[test]
-fn the_cpu_kernels_page_too() {
+fn offloading_works_with_the_cpu_kernels() {
     pollster::block_on(async {
         let paging = same(&Device::cpu(), 6, &with(KernelSelection::GPU, |_| ())).await;
         assert!(paging.misses > 0);
     });
 }
 
-/// A device that binds less than the slots of a layer have, so that they are in several buffers.
+/// Runs on a device that cannot bind all slots of a layer at once, so that they are split over several buffers.
 #[test]
 fn slots_are_split_like_any_matrix() {
     pollster::block_on(async {
         let device = gpu().await;
         let expert = file().tensor("blk.0.ffn_down_exps.weight").expect("experts").bytes / u64::from(EXPERTS);
         let mut mask = device.caps().clone();
-        // Two experts of gate and up in a buffer.
+        // A buffer holds the gate and up matrices of two experts.
         mask.max_binding_bytes = (4 * expert).max(512 * 1024);
         let adapter = ferrum_wgpu::gpu::Adapter::find(None).await.expect("an adapter");
         let small = Device::masked(&adapter, &mask).await.expect("a device");
@@ -136,7 +136,7 @@ fn slots_are_split_like_any_matrix() {
 }
 
 #[test]
-fn slots_that_cannot_be_are_refused() {
+fn invalid_slot_counts_are_refused() {
     pollster::block_on(async {
         let device = Device::cpu();
         for slots in [0, USED - 1, EXPERTS + 1] {
@@ -153,21 +153,21 @@ fn slots_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn one_engine_at_a_time_has_the_experts() {
+fn one_engine_at_a_time_uses_the_expert_cache() {
     pollster::block_on(async {
         let device = Device::cpu();
         let (model, options) = (paged(&device, 6).await, with(KernelSelection::GPU, |_| ()));
         let first = engine(&model, &options).await;
-        let error = Engine::new(&model, &options).await.expect_err("it is taken");
+        let error = Engine::new(&model, &options).await.expect_err("another engine uses the cache");
         assert!(matches!(error, EngineError::ExpertCacheInUse), "{error}");
         drop(first);
         engine(&model, &options).await;
     });
 }
 
-/// As a file that is replaced while a model runs from it.
+/// Replaces the file while a model runs from it.
 #[test]
-fn a_file_that_is_shortened_meanwhile_is_an_error() {
+fn shortening_the_file_is_an_error() {
     pollster::block_on(async {
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("paged.gguf");
         let bytes = bytes();
@@ -178,18 +178,18 @@ fn a_file_that_is_shortened_meanwhile_is_an_error() {
         let engine = engine(&model, &options).await;
         let prompt = prompt(&model, 5, 0);
         let shorten = |len: u64| std::fs::File::options().write(true).open(&path).expect("a file").set_len(len);
-        shorten(bytes.len() as u64 / 2).expect("it is shortened");
+        shorten(bytes.len() as u64 / 2).expect("a shorter file");
         let error = engine.session().forward(&prompt).await.expect_err("experts are missing");
         assert!(matches!(&error, EngineError::Gpu(gpu) if matches!(**gpu, GpuError::Host(_))), "{error}");
         assert!(!error.needs_recovery() && error.to_string().contains("short"), "{error}");
-        // What is there again can be used again.
+        // A restored file can be used again.
         std::fs::write(&path, &bytes).expect("a file");
         engine.session().forward(&prompt).await.expect("a prompt");
     });
 }
 
 #[test]
-fn a_lost_device_is_recovered_from_with_as_many_slots() {
+fn recovery_keeps_the_number_of_slots() {
     pollster::block_on(async {
         let (device, options) = (gpu().await, with(KernelSelection::GPU, |_| ()));
         let model = paged(&device, 6).await;

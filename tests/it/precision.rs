@@ -1,5 +1,5 @@
-//! Reduced precision, teacher-forced on the demo model's conversations, against what `tools/reference.py` expects after
-//! each of their tokens.
+//! Reduced precision, teacher-forced on the demo model's conversations, compared with the next-token probabilities of
+//! `tools/reference.py`.
 
 use crate::common::{
     engines::{demo, engine, gpu, options},
@@ -12,25 +12,26 @@ use ferrum_wgpu::{
     model::{KernelSelection, PlanOptions, Precision, PrefillMatmul},
 };
 
-/// How near an engine's probabilities are to the reference's, over all rows.
+/// The agreement of an engine's probabilities with the reference's, over all rows.
 #[derive(Debug)]
-struct Nearness {
+struct Agreement {
     rows: u32,
-    /// The share of rows with the reference's likeliest token.
+    /// The fraction of rows with the reference's argmax.
     agreement: f64,
-    /// The mean Kullback-Leibler divergence from the reference's probabilities, in nats.
+    /// The mean Kullback-Leibler divergence from the reference, in nats.
     divergence: f64,
 }
 
-/// Logarithms of the probabilities that a row of logits gives.
+/// Returns the log-softmax of a row of logits.
 fn log_softmax(row: &[f32]) -> Vec<f64> {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = row.iter().map(|logit| f64::from(logit - largest));
-    let mass = shifted.clone().map(f64::exp).sum::<f64>().ln();
-    shifted.map(|logit| logit - mass).collect()
+    let log_sum = shifted.clone().map(f64::exp).sum::<f64>().ln();
+    shifted.map(|logit| logit - log_sum).collect()
 }
 
-/// The divergence of a row's probabilities from those that are expected of some tokens, all other tokens being taken as one.
+/// Returns the Kullback-Leibler divergence of a row from the expected probabilities. Tokens without an expectation
+/// count as one.
 fn divergence(expected: &[(u32, f64)], row: &[f32]) -> f64 {
     let found = log_softmax(row);
     let (mut sum, mut rest, mut rest_found) = (0.0, 1.0, 1.0);
@@ -40,11 +41,11 @@ fn divergence(expected: &[(u32, f64)], row: &[f32]) -> f64 {
         rest -= p.exp();
         rest_found -= q.exp();
     }
-    // What a golden's decimals leave of nothing.
+    // Smaller remainders are rounding of the golden's decimals.
     if rest > 1e-5 { sum + rest * (rest / rest_found.max(1e-12)).ln() } else { sum }
 }
 
-async fn nearness(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Nearness {
+async fn agreement_with(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Agreement {
     let model = demo(device).await;
     let options = EngineOptions { plan, logit_rows: 64, ..options(1, 128, KernelSelection::GPU) };
     let mut session = engine(&model, &options).await.session();
@@ -54,25 +55,25 @@ async fn nearness(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Nea
         let mut expected = answer.top.iter();
         let mut see = |row: &[f32]| {
             let expected = expected.next().expect("a row for each token");
-            let likeliest = (0..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id);
+            let argmax = (0..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id);
             rows += 1;
-            same += u32::from(likeliest == Some(expected[0].0));
+            same += u32::from(argmax == Some(expected[0].0));
             sum += divergence(expected, row);
         };
-        // Prompts and drawn tokens go by different kernels: the last tokens are given one by one.
+        // Prefill and decode use different kernels: the last tokens are decoded one by one.
         let (prompt, rest) = answer.tokens.split_at(answer.tokens.len() - 6);
         session.forward_each(prompt, &mut see).await.expect("a prefill");
         for token in rest {
             see(&session.decode(*token).await.expect("a step"));
         }
     }
-    Nearness { rows, agreement: f64::from(same) / f64::from(rows), divergence: sum / f64::from(rows) }
+    Agreement { rows, agreement: f64::from(same) / f64::from(rows), divergence: sum / f64::from(rows) }
 }
 
 async fn check(device: &Device, plan: PlanOptions, most: f64) {
     let golden = Probabilities::read("demo_probabilities.json").expect("a golden");
-    golden.check_model(&crate::common::engines::demo_bytes()).expect("the golden is this model's");
-    let near = nearness(device, plan, &golden.answers).await;
+    golden.check_model(&crate::common::engines::demo_bytes()).expect("the golden of this model");
+    let near = agreement_with(device, plan, &golden.answers).await;
     println!("{plan:?} on {}: {near:?}", device.name());
     assert!(near.rows > 500 && near.agreement >= 0.99 && near.divergence <= most, "{plan:?}: {near:?}");
 }
@@ -82,7 +83,7 @@ fn of(kernels: KernelSelection) -> PlanOptions {
 }
 
 #[test]
-fn exact_passes_have_the_reference_s_probabilities() {
+fn exact_precision_matches_the_reference() {
     pollster::block_on(async {
         let device = gpu().await;
         check(&device, PlanOptions::default(), 1e-6).await;
@@ -93,11 +94,11 @@ fn exact_passes_have_the_reference_s_probabilities() {
 }
 
 #[test]
-fn fast_passes_have_almost_the_reference_s_probabilities() {
+fn fast_precision_is_near_the_reference() {
     pollster::block_on(async {
         let device = gpu().await;
         check(&device, PlanOptions { precision: Precision::Fast, ..PlanOptions::default() }, 1e-3).await;
-        // As GPUs have it, whatever this device is.
+        // Whatever this device selects, run the selections of GPUs.
         let tile = if device.caps().f16 { TileType::F16 } else { TileType::F32 };
         let has = device.caps().matrices;
         for (mma, has) in [(Mma::Fma, true), (Mma::Matrices8, has.f16_8), (Mma::Matrices16, has.f16_16)] {
@@ -109,7 +110,7 @@ fn fast_passes_have_almost_the_reference_s_probabilities() {
 }
 
 #[test]
-fn int8_activations_have_nearly_the_reference_s_probabilities() {
+fn int8_activations_are_near_the_reference() {
     pollster::block_on(async {
         let device = gpu().await;
         for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
@@ -119,12 +120,12 @@ fn int8_activations_have_nearly_the_reference_s_probabilities() {
 }
 
 #[test]
-fn precision_chooses_tiers() {
+fn precision_selects_tile_types() {
     pollster::block_on(async {
         let device = gpu().await;
         let [exact, fast] = Precision::ALL.map(|precision| KernelSelection::of(&device, precision));
         assert_eq!(exact.tile, TileType::F32);
-        // The orders of sums are those of the exact pass where nothing is computed otherwise.
+        // The reduction order differs from the exact one only where precision is reduced.
         assert_eq!(exact.prefill, fast.prefill);
         assert!(fast.tile == TileType::F32 || (fast.prefill == PrefillMatmul::Gemm && device.caps().f16));
     });

@@ -11,12 +11,13 @@ fn decoded(ty: WeightType, bytes: &[u8]) -> Vec<f32> {
     out
 }
 
-/// FNV-1a.
+/// Returns the 64-bit FNV-1a hash.
 fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
 }
 
-/// 64 random blocks and every hard one, with the hash that gguf-py's `dequantize` (0.19) gives for the same bytes.
+/// Decodes 64 random blocks and all hard ones. The golden hashes are those of gguf-py's `dequantize` (0.19) on the same
+/// bytes.
 #[test]
 fn decoder_equals_gguf_py_bit_for_bit() {
     let golden = [
@@ -36,17 +37,13 @@ fn decoder_equals_gguf_py_bit_for_bit() {
     for (ty, bytes_hash, values_hash) in golden {
         let mut bytes = random_blocks(ty, 64, 0.02, 1);
         bytes.extend(hard_blocks(ty, 2).into_iter().flat_map(|(_, bytes)| bytes));
-        assert_eq!(hash(bytes.iter().copied()), bytes_hash, "{ty}: the generator draws other blocks");
+        assert_eq!(hash(bytes.iter().copied()), bytes_hash, "{ty}: other random blocks");
         let values = decoded(ty, &bytes);
-        assert_eq!(
-            hash(values.iter().flat_map(|v| v.to_le_bytes())),
-            values_hash,
-            "{ty}: the decoder gives other values"
-        );
+        assert_eq!(hash(values.iter().flat_map(|v| v.to_le_bytes())), values_hash, "{ty}: other decoded values");
     }
 }
 
-/// One small block of each format by hand: the code of one weight set, scales of 2, minima of 1.
+/// Decodes one hand-made block of each format: one weight's code is set, scales are 2, minima are 1.
 #[test]
 fn single_codes_land_at_their_weights() {
     const ONE: [u8; 2] = [0x00, 0x3C];
@@ -71,13 +68,13 @@ fn single_codes_land_at_their_weights() {
     check(block(WeightType::Q4_1, &[(0, &TWO), (2, &ONE), (4 + 3, &[0x0F])]), 3, 31.0, 1.0);
     check(block(WeightType::Q5_0, &[(0, &TWO), (2, &[0, 0, 0x08, 0]), (6 + 3, &[0xF0])]), 19, 30.0, -32.0);
     check(block(WeightType::Q5_1, &[(0, &TWO), (2, &ONE), (4, &[0x08]), (8 + 3, &[0x0F])]), 3, 63.0, 1.0);
-    // Sub-block 5: scale 33 = 2 << 4 | 1 and minimum 18 = 1 << 4 | 2, the top bits being in bytes 5 and 9.
+    // Sub-block 5: scale 33 = 2 << 4 | 1 and minimum 18 = 1 << 4 | 2. The top bits are in bytes 5 and 9.
     let scales: &[(usize, &[u8])] = &[(0, &TWO), (2, &ONE), (5, &[0x80]), (9, &[0x40]), (13, &[0x21])];
     let q4_k = block(WeightType::Q4K, &[scales, &[(16 + 2 * 32 + 9, &[0x30])]].concat());
     assert_eq!((q4_k[5 * 32 + 9], q4_k[5 * 32 + 8], q4_k[4 * 32 + 9]), (2.0 * 33.0 * 3.0 - 18.0, -18.0, 0.0));
     let q5_k = block(WeightType::Q5K, &[scales, &[(16 + 9, &[1 << 5]), (48 + 2 * 32 + 9, &[0x30])]].concat());
     assert_eq!((q5_k[5 * 32 + 9], q5_k[5 * 32 + 8], q5_k[4 * 32 + 9]), (2.0 * 33.0 * 19.0 - 18.0, -18.0, 0.0));
-    // Second half, run 3: low bits above those of run 1, high bits 6 and 7, scale 8 + 6.
+    // Second half, third quarter: low bits above those of the first quarter, high bits 6 and 7, scale 8 + 6.
     let q6_k = [(64 + 32 + 5, &[0x70][..]), (128 + 32 + 5, &[0x80]), (192 + 14, &[0xFD]), (208, &TWO)];
     let q6_k = block(WeightType::Q6K, &q6_k);
     assert_eq!(
@@ -162,7 +159,7 @@ fn generator_is_the_published_one() {
 
 /// Found by fuzzing: the place of a row far behind the last overflowed.
 #[test]
-fn rows_that_are_not_there_are_zeros() {
+fn rows_out_of_range_are_zero() {
     for ty in WeightType::ALL {
         let k = 4 * ty.block_len();
         let planes = Planes::new(ty, 1, k as u64).expect("whole blocks");
@@ -171,7 +168,7 @@ fn rows_that_are_not_there_are_zeros() {
         for row in [1_u64 << 20, u64::from(u32::MAX), 1 << 62, u64::MAX - 7, u64::MAX] {
             let mut out = vec![1.0; k];
             planes.decode_row(&words, row, &mut out);
-            // Bytes that are not there are zeros, of which some formats make zeros with a sign.
+            // Bytes out of range are zero, which some formats decode to -0.0.
             assert!(out.iter().all(|&weight| weight == 0.0), "{ty} row {row}");
             assert!(!planes.pack(row - row % ROW_STEP, &raw).is_empty());
         }

@@ -1,5 +1,5 @@
-//! Counted bytes: what kernels say that they read of weights, against what their outputs depend on; and a whole pass,
-//! against the file.
+//! Counted weight traffic: what kernels declare, compared with the bytes that their outputs depend on; and that of a
+//! pass, compared with the file.
 
 use std::error::Error;
 
@@ -21,13 +21,13 @@ use ferrum_wgpu::{
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-/// The toy: a stack of four matrices of eight rows, in two parts.
+/// A test case: a stack of four matrices of eight rows, in two parts.
 const EXPERTS: u32 = 4;
 const HELD: u32 = 2;
 const N: u32 = 8;
 const K: u32 = 64;
 
-/// A part of the stack, and what it is made of.
+/// A part of the stack and its contents.
 struct Part {
     planes: Planes,
     words: Vec<[u32; 4]>,
@@ -47,7 +47,7 @@ impl Part {
     }
 }
 
-/// Bytes of the parts on which `y` depends: each 16 of them are changed, and what comes out is looked at.
+/// Counts the bytes of the parts on which `y` depends: flips each group of 16 bytes and compares the output.
 async fn used(device: &Device, parts: &[Part], program: &Program, y: &Buffer<f32>) -> Result<u64> {
     let readback = Readback::new::<f32>(device, y.len(), 1).await?;
     let run = async || -> std::result::Result<Vec<u32>, GpuError> {
@@ -68,7 +68,7 @@ async fn used(device: &Device, parts: &[Part], program: &Program, y: &Buffer<f32
     Ok(bytes)
 }
 
-/// Bytes that the steps of a program say they read of their weights, which are their first binding.
+/// Counts the bytes that the steps of a program declare to read of their weights, their first binding.
 fn counted(program: &Program) -> f64 {
     let bytes = |step: &ferrum_wgpu::gpu::Step| {
         let w = step.buffers().next().flatten().map_or(0.0, |w| w.bytes() as f64);
@@ -80,7 +80,7 @@ fn counted(program: &Program) -> f64 {
     program.plan().steps().iter().map(bytes).sum()
 }
 
-/// The product kernels.
+/// A matmul kernel.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
     Gemv,
@@ -104,7 +104,7 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
             }
         };
     }
-    // Two rows are a tile, but for two of different experts.
+    // Two rows form one tile, unless they use different experts.
     let count = if expert { 2 } else { 1 };
     match kernel {
         Kernel::Gemv => {
@@ -142,7 +142,7 @@ struct Buffers {
 }
 
 #[test]
-fn products_read_the_weights_they_say() -> Result {
+fn matmuls_read_the_weights_they_declare() -> Result {
     pollster::block_on(async {
         let device = Device::cpu();
         let mut rng = Rng::new(3);
@@ -150,7 +150,7 @@ fn products_read_the_weights_they_say() -> Result {
         let buffers = Buffers {
             x: device.upload("x", &x).await?,
             y: device.alloc("y", (2 * EXPERTS * N).into()).await?,
-            // The first row meets an expert of the first part, the second one of the second.
+            // The first row uses an expert of the first part, the second row one of the second part.
             ids: device.upload("ids", &[1, 2]).await?,
             pairs: device.upload("pairs", &[0, 1]).await?,
             tiles: device.upload("tiles", &[[1, 0, 1, 0], [2, 1, 2, 0]]).await?,
@@ -179,7 +179,7 @@ fn products_read_the_weights_they_say() -> Result {
 }
 
 #[test]
-fn tables_are_read_by_the_row() -> Result {
+fn embedding_reads_single_rows() -> Result {
     pollster::block_on(async {
         let device = Device::cpu();
         let ty = WeightType::F32;
@@ -214,7 +214,7 @@ fn tables_are_read_by_the_row() -> Result {
 }
 
 #[test]
-fn a_pass_reads_what_the_file_has() -> Result {
+fn a_pass_reads_the_weights_of_the_file() -> Result {
     let moe = TinyModel::default();
     let tied = TinyModel { arch: Arch::Qwen3, tied: true, biases: true, ..TinyModel::default() };
     pollster::block_on(async {
@@ -241,7 +241,7 @@ fn a_pass_reads_what_the_file_has() -> Result {
             let pass = engine.decode_pass(experts).await;
             assert_eq!((pass.rows, pass.dispatches), (1, engine.decode_dispatches().await));
             assert!(pass.layer_dispatches < pass.dispatches && pass.layer_dispatches > 4 * tiny.layers as usize);
-            // More is the alignment of planes; the embedding's row of a tied head is counted twice.
+            // The excess is the alignment of planes; the embedding row of tied embeddings is counted twice.
             let share = pass.weight_bytes / reads.weights(1, experts);
             assert!((1.0..1.01).contains(&share), "{share}");
         }

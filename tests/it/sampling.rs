@@ -1,4 +1,4 @@
-//! Sampling as it is recorded for a device, against the sampler on the host: same logits, same seed, same tokens.
+//! Sampling on a device compared with the host sampler: same logits, same seed, same tokens.
 
 use ferrum_wgpu::{
     engine::{Sampler, SamplingOptions},
@@ -7,15 +7,15 @@ use ferrum_wgpu::{
     quant::Rng,
 };
 
-/// Slots of sequences; two of them stay free.
+/// The number of sequence slots; two of them stay free.
 const SEQUENCES: u32 = 10;
 
-/// What a free slot's token is.
+/// The token of a free slot.
 const FREE: u32 = 123;
 
 const UPLOAD: &str = "the buffer fits";
 
-/// A sequence, and what the host knows of it.
+/// A sequence and the host's copy of its state.
 struct Sequence {
     slot: u32,
     options: SamplingOptions,
@@ -23,9 +23,9 @@ struct Sequence {
     bias: Vec<f32>,
     counts: Vec<u32>,
     sampler: Sampler,
-    /// Draws so far.
+    /// The number of tokens sampled so far.
     drawn: u64,
-    /// Logits that each step changes a little, so that likely tokens come again.
+    /// The base logits. Each step perturbs them a little, so that likely tokens recur.
     logits: Vec<f32>,
     likely: Vec<u32>,
 }
@@ -45,7 +45,7 @@ impl Sequence {
         self.penalties[3] != 0.0
     }
 
-    /// This step's logits.
+    /// Returns the logits of this step.
     fn step(&self, rng: &mut Rng) -> Vec<f32> {
         let mut logits = self.logits.clone();
         for id in &self.likely {
@@ -57,18 +57,18 @@ impl Sequence {
         logits
     }
 
-    /// Checks a token that was drawn from `logits`; whether it could be told on the host.
+    /// Checks a token sampled from `logits`. Returns whether the host could determine it.
     fn check(&mut self, logits: &[f32], drawn: u32) -> bool {
         let inputs = self.bias.iter().zip(&self.counts);
         let logits: Vec<f32> = (logits.iter().zip(inputs))
             .map(|(logit, (bias, count))| penalties::penalised(*logit, *bias, *count, self.penalties))
             .collect();
-        // A device's penalised logits are off by a few roundings of numbers of up to a hundred.
-        let border = if self.is_penalised() { 1e-4 } else { 1e-5 };
+        // Penalised logits up to 100 differ on a device by a few roundings.
+        let threshold = if self.is_penalised() { 1e-4 } else { 1e-5 };
         let nan = logits[0].is_nan();
-        let clear = nan || draw::margin(&logits, self.cuts(), self.draws()) > border;
+        let clear = nan || draw::margin(&logits, self.cuts(), self.draws()) > threshold;
         let wanted = self.sampler.sample(&logits).unwrap_or(NO_TOKEN);
-        assert!(!clear || drawn == wanted, "slot {} draw {}: {drawn} not {wanted}", self.slot, self.drawn);
+        assert!(!clear || drawn == wanted, "slot {} draw {}: {drawn}, expected {wanted}", self.slot, self.drawn);
         assert_eq!(nan, drawn == NO_TOKEN);
         if !nan {
             self.drawn += u64::from(self.options.temperature > 0.0);
@@ -78,7 +78,7 @@ impl Sequence {
     }
 }
 
-/// Sequences of all kinds, with few likely tokens, so that borders are seldom near a draw.
+/// Returns sequences with all sampling methods. They have few likely tokens, so that thresholds are rarely close.
 fn sequences(vocab: u32) -> Vec<Sequence> {
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
     let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, ..Default::default() };
@@ -114,7 +114,7 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
     .collect()
 }
 
-/// The buffers of sampling, and a program on them.
+/// The buffers of sampling and a program that uses them.
 struct Sampling {
     vocab: u32,
     logits: Buffer<f32>,
@@ -141,7 +141,7 @@ impl Sampling {
             let slot = s.slot as usize;
             (tokens[slot], cuts[slot], draws[slot], penalties[slot]) = (0, s.cuts(), s.draws(), s.penalties);
             let place = slot * vocab as usize..(slot + 1) * vocab as usize;
-            // Those of sequences that are not penalised are not read.
+            // Sequences without penalties do not read theirs.
             if s.is_penalised() {
                 bias[place.clone()].copy_from_slice(&s.bias);
                 counts[place].copy_from_slice(&s.counts);
@@ -167,7 +167,7 @@ impl Sampling {
         }
     }
 
-    /// Samples a token for each sequence with its logits, and gives all slots' tokens.
+    /// Samples a token for each sequence from its logits, and returns all slots' tokens.
     async fn step(&mut self, device: &Device, drawing: &[(&Sequence, &[f32])]) -> Vec<u32> {
         let mut order: Vec<_> = drawing.iter().collect();
         order.sort_by_key(|(s, _)| Way::of(s.cuts()));
@@ -198,18 +198,18 @@ impl Sampling {
         let plan = rec.finish();
         assert!(plan.steps().len() <= 8, "{} dispatches", plan.steps().len());
         self.program.prepare(device, plan).await.expect("a program");
-        self.program.submit(device).expect("it runs");
+        self.program.submit(device).expect("the program runs");
         self.read.read(device, &self.tokens, SEQUENCES.into()).await.expect("tokens")
     }
 }
 
-/// Some of the sequences at each step, together and each alone.
+/// Samples some of the sequences at each step, together and one by one.
 async fn check(device: &Device, vocab: u32, steps: u32) {
     let mut sequences = sequences(vocab);
     let mut together = Sampling::new(device, vocab, &sequences).await;
     let mut alone = Sampling::new(device, vocab, &sequences).await;
     let mut rng = Rng::new(2);
-    let (mut told, mut rows) = (0, 0);
+    let (mut clear, mut rows) = (0, 0);
     let mut tokens = together.read.read(device, &together.tokens, SEQUENCES.into()).await.expect("tokens");
     for step in 0..steps {
         let logits: Vec<Option<Vec<f32>>> =
@@ -229,10 +229,10 @@ async fn check(device: &Device, vocab: u32, steps: u32) {
         for (s, logits) in sequences.iter_mut().zip(&logits) {
             let Some(logits) = logits else { continue };
             rows += 1;
-            told += u32::from(s.check(logits, tokens[s.slot as usize]));
+            clear += u32::from(s.check(logits, tokens[s.slot as usize]));
         }
     }
-    assert!(10 * told >= 9 * rows, "only {told} of {rows} tokens lie far enough from a border");
+    assert!(10 * clear >= 9 * rows, "only {clear} of {rows} tokens are far enough from a threshold");
     let draws = together.read.read(device, &together.draws, SEQUENCES.into()).await.expect("draws");
     let counts = together.read.read(device, &together.counts, (SEQUENCES * vocab).into()).await.expect("counts");
     let mut wanted = (vec![[9; 4]; SEQUENCES as usize], vec![vec![77; vocab as usize]; SEQUENCES as usize]);
@@ -247,14 +247,14 @@ async fn check(device: &Device, vocab: u32, steps: u32) {
     assert!(counts == wanted.1.concat(), "counts");
 }
 
-/// Twenty steps of a small vocabulary, and one of Qwen3-30B-A3B's.
+/// Checks twenty steps with a small vocabulary, and one with Qwen3-30B-A3B's.
 async fn check_all(device: &Device) {
     check(device, 3000, 20).await;
     check(device, 151_936, 1).await;
 }
 
 #[test]
-fn gpu_draws_what_the_host_draws() {
+fn the_gpu_samples_as_the_host_does() {
     pollster::block_on(async {
         let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
         check_all(&Device::new(&adapter).await.expect("a device")).await;
@@ -262,6 +262,6 @@ fn gpu_draws_what_the_host_draws() {
 }
 
 #[test]
-fn cpu_kernels_draw_what_the_host_draws() {
+fn the_cpu_kernels_sample_as_the_host_does() {
     pollster::block_on(check_all(&Device::cpu()));
 }

@@ -1,4 +1,4 @@
-//! Files that become shorter while they are mapped: an error, and not the end of the process.
+//! Files that are truncated while mapped: an error, not SIGBUS.
 #![cfg(unix)]
 
 use std::{
@@ -21,7 +21,7 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Cuts bytes off a file's end.
+/// Removes `bytes` bytes from the end of a file.
 fn shorten(path: &Path, bytes: u64) -> Result {
     let file = OpenOptions::new().write(true).open(path)?;
     Ok(file.set_len(file.metadata()?.len() - bytes)?)
@@ -40,13 +40,13 @@ fn loading_a_shortened_file_is_an_error() -> Result {
         let Err(error) = mapped.check_length() else { panic!("{left} bytes are left") };
         assert_eq!(error.to_string(), format!("the file was shortened while in use: {left} bytes are left of {was}"));
         let load = |gguf| pollster::block_on(Model::load(&Device::cpu(), gguf, |_, _| ()));
-        let error = load(&mapped).expect_err("a part of it is gone");
+        let error = load(&mapped).expect_err("a truncated file");
         let ModelError::Gguf(GgufError::Shortened { was: was_then, len }) = error else { panic!("{error:?}") };
         assert_eq!((was_then, len), (was, left));
-        // What was read as a whole does not mind.
+        // A file in memory is not affected.
         assert!(read.check_length().is_ok() && load(&read).is_ok());
     }
-    // More bytes take nothing away.
+    // Appended bytes do no harm.
     std::fs::write(&path, &bytes)?;
     let mapped = Gguf::open(&path)?;
     std::fs::write(&path, [&bytes[..], &[0; 100]].concat())?;
@@ -55,7 +55,8 @@ fn loading_a_shortened_file_is_an_error() -> Result {
     Ok(())
 }
 
-/// A model of some 100 MiB of zeros, so that loading takes a while, of which the head is read last and last in the file.
+/// Returns a model of about 100 MiB of zeros, so that loading takes a while. Its head is last in the file and is read
+/// last.
 #[cfg(feature = "cli")]
 fn large() -> Result<Vec<u8>> {
     use ferrum_wgpu::gguf::{GgufWriter, Value};
@@ -83,10 +84,10 @@ fn large() -> Result<Vec<u8>> {
 
 #[test]
 #[cfg(feature = "cli")]
-fn the_program_says_that_its_file_was_shortened() -> Result {
+fn the_program_reports_a_shortened_file() -> Result {
     use std::process::{Command, Stdio};
     let path = path("shortened-in-use.gguf");
-    for (options, code, says) in [(&[][..], 3, "error: "), (&["--no-mmap"][..], 0, "")] {
+    for (options, code, error) in [(&[][..], 3, "error: "), (&["--no-mmap"][..], 0, "")] {
         std::fs::write(&path, large()?)?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"))
             .args(["logits", "--tokens", "1", "--device", "cpu"])
@@ -97,25 +98,25 @@ fn the_program_says_that_its_file_was_shortened() -> Result {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut said = Vec::new();
+        let mut log = Vec::new();
         let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
         for line in &mut lines {
             let line = line?;
             let opened = line.contains("model file");
-            said.push(line);
+            log.push(line);
             if opened {
                 break;
             }
         }
-        // The end of what is read last: what is read just now stays.
+        // Truncates the last tensor, which has not been read yet.
         shorten(&path, 100)?;
         for line in lines {
-            said.push(line?);
+            log.push(line?);
         }
-        assert_eq!(child.wait()?.code(), Some(code), "{options:?}: {said:?}");
-        let errors: Vec<&String> = said.iter().filter(|line| line.starts_with("error")).collect();
-        assert_eq!(errors.len(), usize::from(!says.is_empty()), "{said:?}");
-        assert!(errors.iter().all(|line| line.contains("shortened while in use")), "{said:?}");
+        assert_eq!(child.wait()?.code(), Some(code), "{options:?}: {log:?}");
+        let errors: Vec<&String> = log.iter().filter(|line| line.starts_with("error")).collect();
+        assert_eq!(errors.len(), usize::from(!error.is_empty()), "{log:?}");
+        assert!(errors.iter().all(|line| line.contains("shortened while in use")), "{log:?}");
     }
     std::fs::remove_file(&path)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Starting: pipelines compiled before there are weights, and kept from one device to the next.
+//! Start-up: pipelines compiled before weights are loaded, and pipeline caches.
 
 use crate::common::{engines::gpu, tiny_model::tiny_models};
 use ferrum_wgpu::{
@@ -16,7 +16,7 @@ fn ggufs() -> Vec<(&'static str, Gguf)> {
 }
 
 #[test]
-fn what_is_compiled_before_the_weights_is_what_an_engine_needs() {
+fn precompilation_covers_all_pipelines_of_an_engine() {
     pollster::block_on(async {
         let options = EngineOptions { sequences: 2, context: Some(64), ..EngineOptions::default() };
         for (name, gguf) in ggufs() {
@@ -29,16 +29,16 @@ fn what_is_compiled_before_the_weights_is_what_an_engine_needs() {
             );
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
             let engine = Engine::new(&model, &options).await.expect("an engine");
-            engine.prepare().await.expect("nothing more");
+            engine.prepare().await.expect("an engine");
             assert_eq!(device.created().pipelines, compiled.pipelines, "{name}");
         }
-        // The CPU kernels have nothing to compile.
-        Engine::compile(&Device::cpu(), &ggufs()[0].1, &options).await.expect("nothing");
+        // CPU kernels need no compilation.
+        Engine::compile(&Device::cpu(), &ggufs()[0].1, &options).await.expect("no pipelines");
     });
 }
 
 #[test]
-fn a_model_can_be_loaded_while_pipelines_are_compiled() {
+fn loading_and_precompilation_run_concurrently() {
     let (device, gguf) = (pollster::block_on(gpu()), ggufs().remove(0).1);
     let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
     let model = std::thread::scope(|scope| {
@@ -54,15 +54,15 @@ fn a_model_can_be_loaded_while_pipelines_are_compiled() {
 }
 
 #[test]
-fn pipelines_are_kept_for_the_same_device_only() {
+fn pipeline_caches_are_restored_on_the_same_device_only() {
     pollster::block_on(async {
         let (_, gguf) = ggufs().remove(0);
         let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
         let device = gpu().await;
-        assert_eq!(device.compiled_pipelines(), None, "nobody has asked for it");
+        assert_eq!(device.compiled_pipelines(), None, "caching is off by default");
         assert!(!device.restore_pipelines(&[]));
         Engine::compile(&device, &gguf, &options).await.expect("pipelines");
-        // Where drivers do not give them away there is nothing to keep.
+        // Some drivers have no pipeline cache.
         let Some(kept) = device.compiled_pipelines() else { return };
 
         let other = gpu().await;
@@ -84,7 +84,7 @@ fn pipelines_are_kept_for_the_same_device_only() {
 }
 
 #[test]
-fn fingerprints_are_of_adapter_driver_and_engine() {
+fn fingerprints_name_adapter_driver_and_version() {
     pollster::block_on(async {
         let adapter = Adapter::find(None).await.expect("an adapter");
         let masked = Device::masked(&adapter, &Caps::portable()).await.expect("a device");

@@ -1,17 +1,17 @@
-//! The tokenizer and the chat template through the public interface: the demo model's golden prompts, ids that Hugging
-//! Face's tokenizers gave, refusals of malformed vocabularies, hostile input, streaming.
+//! The tokenizer and chat templates: the demo model's golden prompts, ids of Hugging Face's tokenizers, malformed
+//! vocabularies, hostile input, streaming.
 
 use ferrum_wgpu::gguf::{Array, Gguf, GgufWriter};
 use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer, Vocabulary};
 
-/// Learnt without any pre-tokenizer, so that they cross every boundary where text may be split.
+/// Merges learnt without a pre-tokenizer, so that they cross all boundaries of pre-tokenization.
 const MERGES: &str = "Ġ Ġ/Ċ Ġ/ĠĠ Ġ/! !/. ./Ċ Ċ/e Ġ/Ã ©/Ã© Ġ/! ĊĊ/$ $/( x/. $$/? ?/Ġ (x/ĠĠ ../!! !ĊĊ/Ġ(x )/Ġ(x) Ġ/a ĉ/\
     b Ġ/ĉ bĠ/č ĊĠ/aĉ ĉbĠ/čĊĠ c/' L/' R/' S/' T/I 'L/L Ġ/a m/d o/e 'R/n 'T/w e'R/Ġ we'R/eĠ 'S/I'L LĠ/do n'T/ĠĠĠ ĊĠ/\
     ĠĠĠ t/1 2/1 y/3 4/5 Ġ/6 7/8 Â/x 1y/² Â/½ Ġ/Ġ 8Â/12 34/5Ġ 67/²Â ½Ġ/' s/H e/a b/a f/a Ã/b s/c af/d 's/e m/e n/\
     e s/l l/l d's/n aÃ/n bs/o r/o ĠĠ/p â/t ĊĊ/v eĠ/w or/§ ð/¬ Ġ/¯ veĠ/± ä/º ¬Ġ/Â ł/ã ģ/æ Ŀ/Ģ ĥ/Ļ Ĥ/Ł ĻĤ/ĠĠ x/ĠĠ en/\
     Ã©Ġ æĿ";
 
-/// The 256 characters of the byte-level alphabet, in the order of the bytes.
+/// Returns the 256 characters of the byte-level alphabet, in the order of the bytes.
 fn alphabet() -> Vec<String> {
     let printable = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 0x100..;
@@ -21,7 +21,8 @@ fn alphabet() -> Vec<String> {
         .collect()
 }
 
-/// All bytes, the merges above and their results, then three special tokens: control, control, user-defined.
+/// Returns a vocabulary of all bytes, the merges above and their results, and three special tokens: control, control,
+/// user-defined.
 fn vocabulary(pre: &str) -> Vocabulary {
     let merges: Vec<String> = MERGES.split('/').map(str::to_owned).collect();
     let mut tokens = alphabet();
@@ -52,7 +53,7 @@ fn tokenizer(pre: &str) -> Tokenizer {
     Tokenizer::new(vocabulary(pre)).unwrap()
 }
 
-/// A vocabulary of the bytes alone.
+/// Returns a vocabulary of single bytes.
 fn bytes_only(pre: &str) -> Vocabulary {
     Vocabulary { tokens: alphabet(), token_types: vec![], merges: vec![], bos: None, ..vocabulary(pre) }
 }
@@ -79,12 +80,12 @@ fn demo_model_prompts_and_answers() {
     }
     assert_eq!(tokenizer.vocab_size(), 1504);
     assert_eq!(tokenizer.eos_token(), Some("<|im_end|>"));
-    // <|endoftext|> by its text, <|im_end|> by the metadata too.
+    // `<|endoftext|>` is found by its text, `<|im_end|>` by the metadata as well.
     assert_eq!(tokenizer.stop_ids(), [1501, 1503]);
     assert!(tokenizer.is_stop(1503) && !tokenizer.is_stop(1502));
 }
 
-/// A file with this vocabulary, but for what `change` does.
+/// Returns a file with this vocabulary, edited by `change`.
 fn file(vocabulary: &Vocabulary, change: impl FnOnce(&mut GgufWriter)) -> Gguf {
     let mut writer = GgufWriter::new();
     writer
@@ -97,16 +98,16 @@ fn file(vocabulary: &Vocabulary, change: impl FnOnce(&mut GgufWriter)) -> Gguf {
 }
 
 #[test]
-fn what_files_say_and_leave_out() {
+fn metadata_and_their_defaults() {
     let vocabulary = vocabulary("default");
     let read = |change: fn(&mut GgufWriter)| Vocabulary::from_metadata(file(&vocabulary, change).metadata());
-    let unsaid = read(|_| ()).unwrap();
-    assert_eq!((unsaid.pre.as_str(), unsaid.bos, unsaid.add_bos), ("default", None, false));
-    assert_eq!((&unsaid.tokens, &unsaid.merges), (&vocabulary.tokens, &vocabulary.merges));
+    let defaults = read(|_| ()).unwrap();
+    assert_eq!((defaults.pre.as_str(), defaults.bos, defaults.add_bos), ("default", None, false));
+    assert_eq!((&defaults.tokens, &defaults.merges), (&vocabulary.tokens, &vocabulary.merges));
     let llama = |writer: &mut GgufWriter| {
         writer.metadata("tokenizer.ggml.pre", "llama-bpe").metadata("tokenizer.ggml.bos_token_id", 3_u32);
     };
-    // Llama 3 files that do not say want a beginning-of-text token.
+    // Llama 3 files without `add_bos_token` add a beginning-of-text token.
     assert!(read(llama).unwrap().add_bos);
     let stops = |writer: &mut GgufWriter| {
         writer.metadata("tokenizer.ggml.eos_token_id", 7_u32).metadata("tokenizer.ggml.eot_token_id", 8_u32);
@@ -208,12 +209,12 @@ fn special_tokens() {
     let id = |text| tokenizer.token_id(text).unwrap();
     let ids = tokenizer.encode("a<s>b<tool><|im_end|>", true).unwrap();
     assert_eq!(ids, [97, id("<s>"), 98, id("<tool>"), id("<|im_end|>")]);
-    // Control tokens are not shown, user-defined ones are.
+    // Control tokens are hidden, user-defined ones are shown.
     assert_eq!(tokenizer.decode(&ids).unwrap(), "ab<tool>");
     let mut stream = tokenizer.decode_stream().show_control(true);
     let shown: String = ids.iter().filter_map(|&id| stream.push(id).unwrap()).collect();
     assert_eq!(shown, "a<s>b<tool><|im_end|>");
-    // Without parsing, control tokens are text; user-defined ones are found all the same.
+    // Without parsing, control tokens are text; user-defined tokens are always found.
     let plain = tokenizer.encode("<s><tool>", false).unwrap();
     assert_eq!(plain, [u32::from(b'<'), u32::from(b's'), u32::from(b'>'), id("<tool>")]);
     assert!(tokenizer.is_control(id("<s>")) && !tokenizer.is_control(id("<tool>")));
@@ -296,13 +297,13 @@ fn malformed_vocabularies_are_refused() {
 }
 
 #[test]
-fn hostile_vocabularies_do_no_harm() {
+fn hostile_vocabularies_are_harmless() {
     let mut vocabulary = vocabulary("llama-bpe");
     let strange = ["", " ", "\0", "🙂", "a b", "\n", "\u{10ffff}", "a\u{301}"];
     vocabulary.tokens.extend(strange.map(str::to_owned));
     vocabulary.tokens.push("a".repeat(1 << 20));
     vocabulary.token_types.extend([3, 1, -7, 1, 4, i32::MAX, 5, 6, 1]);
-    // The same merge again, and one whose parts are no bytes.
+    // A duplicate merge.
     vocabulary.merges.push(vocabulary.merges[0].clone());
     let tokenizer = Tokenizer::new(vocabulary).unwrap();
     let size = u32::try_from(tokenizer.vocab_size()).unwrap();
@@ -325,7 +326,7 @@ fn bytes_without_a_token_are_an_error() {
 }
 
 #[test]
-fn long_texts_take_no_longer_than_their_length() {
+fn long_texts_are_tokenized_in_linear_time() {
     let long = |piece: &str| piece.repeat((1 << 20) / piece.len());
     for pre in ["qwen2", "smollm", "default"] {
         let tokenizer = tokenizer(pre);
@@ -339,7 +340,7 @@ fn long_texts_take_no_longer_than_their_length() {
 }
 
 #[test]
-fn streams_give_whole_characters() {
+fn streams_emit_whole_characters() {
     let tokenizer = tokenizer("gpt-2");
     let pieces = |ids: &[u32]| -> Vec<Option<String>> {
         let mut stream = tokenizer.decode_stream();
@@ -348,10 +349,10 @@ fn streams_give_whole_characters() {
         pieces
     };
     let some = |text: &str| Some(text.to_owned());
-    // An emoji of four bytes over three tokens, the last two of which are one.
+    // An emoji of four bytes in three tokens, the last of which has two bytes.
     assert_eq!(pieces(&[240, 159, 341]), [None, None, some("🙂"), None]);
     assert_eq!(pieces(&[97, 240, 342, 98]), [some("a"), None, some("🙂"), some("b"), None]);
-    // What can never become valid does not wait, nor does it hold back what follows.
+    // Invalid bytes are emitted at once, and do not delay what follows.
     assert_eq!(pieces(&[0xFF, 97]), [some("\u{fffd}"), some("a"), None]);
     assert_eq!(pieces(&[0xE6, 97]), [None, some("\u{fffd}a"), None]);
     assert_eq!(pieces(&[0xF0, 0x9F, 0xF0]), [None, None, some("\u{fffd}"), some("\u{fffd}")]);
@@ -361,7 +362,7 @@ fn streams_give_whole_characters() {
     assert_eq!(stream.push(0xE6).unwrap(), None);
     assert!(matches!(stream.push(99_999), Err(TextError::UnknownToken { id: 99_999, .. })));
     assert_eq!((stream.push(0x9D).unwrap(), stream.push(0xB1).unwrap()), (None, some("東")));
-    // Any bytes at all: the pieces together are the whole.
+    // For arbitrary bytes, the concatenated pieces equal the decoded text.
     let mut state = 1_u32;
     let ids: Vec<u32> = (0..20_000)
         .map(|_| {
@@ -379,13 +380,13 @@ fn streams_give_whole_characters() {
     assert_eq!(streamed, String::from_utf8_lossy(&bytes));
 }
 
-/// llama.cpp pull request 25969: the byte of the token `<0x-1>` was written before an array.
+/// llama.cpp pull request 25969: the byte of token `<0x-1>` was written before the start of an array.
 #[test]
-fn llama_cpp_25969_byte_tokens_that_are_no_bytes() {
+fn llama_cpp_25969_invalid_byte_tokens() {
     let mut vocabulary = bytes_only("gpt-2");
     let odd = ["<0x-1>", "<0x", "<0x>", "<0xGG>", "<0x100>", "<0x41>", "<0xFFFFFFFFFFFFFFFF>"];
     vocabulary.tokens.extend(odd.map(str::to_owned));
-    // 6 is the type of tokens for a byte, which a byte-level vocabulary has no use for.
+    // 6 is the type of byte tokens, which byte-level vocabularies do not use.
     vocabulary.token_types = (0..vocabulary.tokens.len()).map(|i| if i < 256 { 1 } else { 6 }).collect();
     let tokenizer = Tokenizer::new(vocabulary).unwrap();
     for (id, text) in (256..).zip(odd) {
@@ -395,7 +396,7 @@ fn llama_cpp_25969_byte_tokens_that_are_no_bytes() {
     }
 }
 
-/// CVE-2025-49847 and its like: ids that the vocabulary does not have, from the file and from the caller.
+/// CVE-2025-49847 and similar: ids outside of the vocabulary, from the file and from the caller.
 #[test]
 fn cve_2025_49847_ids_beyond_the_vocabulary() {
     let tokenizer = tokenizer("qwen2");
@@ -416,9 +417,9 @@ fn cve_2025_49847_ids_beyond_the_vocabulary() {
     }
 }
 
-/// CVE-2024-34359: a template of Jinja ran code of the host.
+/// CVE-2024-34359: a Jinja template executed code of the host.
 #[test]
-fn cve_2024_34359_templates_reach_nothing_of_the_host() {
+fn cve_2024_34359_templates_cannot_reach_the_host() {
     for source in [
         "{% for c in ().__class__.__base__.__subclasses__() %}{{ c }}{% endfor %}",
         "{{ self.__init__.__globals__.__builtins__.__import__('os').popen('id').read() }}",

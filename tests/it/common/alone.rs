@@ -1,20 +1,21 @@
-//! Tests in a process of their own.
+//! Tests that run in a child process.
 
 use std::{env, process::Command};
 
-/// Set in the child process to the name of the test that it runs.
+/// The environment variable that names the child process's test.
 const CHILD: &str = "FERRUM_TEST_ALONE";
 
-/// Runs `body` in a child process that runs nothing but the calling test, `module::name`. For what is measured of a
-/// process as a whole, such as resident memory.
+/// Runs `body` in a child process that runs only the calling test, `module::name`. Use it for measurements of a whole
+/// process, such as resident memory.
 pub fn alone(test: &str, body: impl FnOnce()) {
     if env::var_os(CHILD).is_some_and(|name| name == test) {
         return body();
     }
     let program = env::current_exe().expect("the test program");
-    let output = Command::new(program).args(["--exact", test, "--nocapture"]).env(CHILD, test).output();
+    let output =
+        Command::new(program).args(["--exact", test, "--include-ignored", "--nocapture"]).env(CHILD, test).output();
     let output = output.expect("the test program starts");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    println!("{said}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    println!("{text}");
 }

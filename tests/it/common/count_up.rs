@@ -1,11 +1,11 @@
-//! The smallest plan with something to see: `y += 1`.
+//! A minimal plan with a visible effect: `y += 1`.
 
 use ferrum_wgpu::{
     gpu::{Buffer, Plan, Recorder},
     kernels::elementwise::add_rows::{AddRows, Binds, Params},
 };
 
-/// Elements that are counted up.
+/// The number of elements.
 pub const N: u32 = 1000;
 
 /// `y[i] += ones[i]` for all `N` elements.
@@ -13,7 +13,7 @@ pub fn count_up(y: &Buffer<f32>, ones: &Buffer<f32>) -> Plan {
     count_up_often(y, ones, 1)
 }
 
-/// The same by so many workgroups at once, of which any may come last.
+/// `y[i] += ones[i]`, by `times` workgroups at once. They race, so the result is not defined.
 pub fn count_up_often(y: &Buffer<f32>, ones: &Buffer<f32>, times: u32) -> Plan {
     let mut rec = Recorder::new();
     let params = Params { rows: times, n: N, x_stride: 0, x_offset: 0, y_stride: 0, y_offset: 0, factor: 1.0 };

@@ -1,34 +1,34 @@
-//! Kernels recorded and run by hand.
+//! Helpers that record and run single kernels.
 
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, Element, Program, Readback, Recorder},
     quant::Rng,
 };
 
-/// The device under test.
+/// Opens the device under test.
 pub async fn gpu() -> Device {
     let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
     Device::new(&adapter).await.expect("a device")
 }
 
-/// A buffer of `values`.
+/// Uploads `values` to a new buffer.
 pub async fn upload<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
-    // No buffer is empty.
+    // Buffers cannot be empty.
     let filled = if values.is_empty() { device.alloc("empty", 1).await } else { device.upload("values", values).await };
     filled.expect("a buffer")
 }
 
-/// The bits of `y` after the recorded dispatches.
+/// Runs the recorded dispatches and returns the bits of `y`.
 pub async fn run(device: &Device, rec: Recorder, y: &Buffer<f32>) -> Vec<u32> {
     let mut program = Program::new(device);
     program.prepare(device, rec.finish()).await.expect("shaders compile");
-    program.submit(device).expect("it runs");
+    program.submit(device).expect("the program runs");
     let readback = Readback::new::<f32>(device, y.len(), 1).await.expect("a buffer");
     let values = readback.read(device, y, y.len()).await.expect("values");
     values.into_iter().map(f32::to_bits).collect()
 }
 
-/// Normally distributed values.
+/// Returns `count` normally distributed values.
 pub fn normal(rng: &mut Rng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.normal()).collect()
 }

@@ -1,4 +1,4 @@
-//! Models to make engines of, prompts, and replies that are made together.
+//! Helpers that load models, build engines and collect replies.
 
 use ferrum_wgpu::{
     engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
@@ -9,25 +9,25 @@ use ferrum_wgpu::{
     quant::Rng,
 };
 
-/// The first adapter's device.
+/// Opens a device on the first adapter.
 pub async fn gpu() -> Device {
     let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
     Device::new(&adapter).await.expect("a device")
 }
 
-/// The tiny model of a name.
+/// Loads the tiny model `name`.
 pub async fn tiny(device: &Device, name: &str) -> Model {
     let models = super::tiny_model::tiny_models();
     let (_, tiny) = models.iter().find(|(known, _)| *known == name).expect("a tiny model");
     load(device, tiny.to_bytes().expect("a GGUF")).await
 }
 
-/// The demo model.
+/// Loads the demo model.
 pub async fn demo(device: &Device) -> Model {
     load(device, demo_bytes()).await
 }
 
-/// The demo model's file.
+/// Reads the demo model's file.
 pub fn demo_bytes() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
     std::fs::read(path).expect("the demo model")
@@ -38,11 +38,11 @@ async fn load(device: &Device, bytes: Vec<u8>) -> Model {
     Model::load(device, &gguf, |_, _| ()).await.expect("a model")
 }
 
-/// An engine for `sequences` at once, each with room for `context` tokens, with an f32 cache.
+/// Returns options for `sequences` concurrent sequences of up to `context` tokens, with an f32 KV cache.
 pub fn options(sequences: u32, context: u32, kernels: KernelSelection) -> EngineOptions {
     EngineOptions {
         context: Some(context),
-        // A block more for each, which it fills in part.
+        // Each sequence may hold one more, partly filled block.
         kv_tokens: Some(sequences * (context + 32)),
         kv_type: Some(KvType::F32),
         sequences,
@@ -51,28 +51,28 @@ pub fn options(sequences: u32, context: u32, kernels: KernelSelection) -> Engine
     }
 }
 
-/// An engine with these options.
+/// Builds an engine.
 pub async fn engine(model: &Model, options: &EngineOptions) -> Engine {
     Engine::new(model, options).await.expect("an engine")
 }
 
-/// A prompt of random tokens.
+/// Returns a prompt of `len` random tokens.
 pub fn prompt(model: &Model, len: u32, seed: u64) -> Vec<u32> {
     let mut rng = Rng::new(1000 + seed);
     (0..len).map(|_| rng.below(model.config().vocab)).collect()
 }
 
-/// So many tokens, the likeliest ones.
+/// Returns a greedy request for `max_tokens` tokens.
 pub fn greedy(max_tokens: u32) -> GenerateOptions {
     drawn(max_tokens, SamplingOptions::greedy())
 }
 
-/// So many tokens, drawn by `sampling`.
+/// Returns a request for `max_tokens` tokens sampled by `sampling`.
 pub fn drawn(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
     GenerateOptions { sampling, max_tokens: Some(max_tokens), ..GenerateOptions::default() }
 }
 
-/// Sampling of every kind in turn.
+/// Returns one of eight sampling configurations: `kind` modulo 8.
 pub fn sampling(kind: usize) -> SamplingOptions {
     let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: kind as u64, ..Default::default() };
     match kind % 8 {
@@ -87,7 +87,7 @@ pub fn sampling(kind: usize) -> SamplingOptions {
     }
 }
 
-/// The replies to `requests`, which are made together.
+/// Returns the replies to `requests`, which run concurrently.
 pub async fn replies(engine: &Engine, requests: &[(Vec<u32>, GenerateOptions)]) -> Vec<Vec<u32>> {
     let mut sessions: Vec<_> = requests.iter().map(|_| engine.session()).collect();
     let mut running = Vec::new();
@@ -95,20 +95,20 @@ pub async fn replies(engine: &Engine, requests: &[(Vec<u32>, GenerateOptions)]) 
         running.push(session.generate(prompt, options).expect("a request"));
     }
     let mut replies = vec![Vec::new(); requests.len()];
-    let mut going = true;
-    while going {
-        going = false;
+    let mut running_any = true;
+    while running_any {
+        running_any = false;
         for (reply, tokens) in running.iter_mut().zip(&mut replies) {
             if let Some(token) = reply.next().await.expect("a step") {
                 tokens.push(token);
-                going = true;
+                running_any = true;
             }
         }
     }
     replies
 }
 
-/// The same, each made alone.
+/// Returns the replies to `requests`, which run one after the other.
 pub async fn replies_alone(engine: &Engine, requests: &[(Vec<u32>, GenerateOptions)]) -> Vec<Vec<u32>> {
     let mut alone = Vec::new();
     for request in requests {
@@ -117,7 +117,7 @@ pub async fn replies_alone(engine: &Engine, requests: &[(Vec<u32>, GenerateOptio
     alone
 }
 
-/// The bits of logits.
+/// Returns the bits of `logits`.
 pub fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }

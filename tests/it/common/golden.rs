@@ -1,60 +1,62 @@
-//! What the float64 reference computes for small models, as `tools/make_goldens.py` wrote it down, and the comparison of
-//! logits with it.
+//! Goldens: logits of the float64 reference for small models, written by `tools/make_goldens.py`, and the comparison of
+//! an engine's logits with them.
 
 use serde_json::Value;
 
-/// A model's golden: a prompt, and what follows it.
+/// A golden: a model, a prompt and the expected continuation and logits.
 #[derive(Debug, Clone)]
 pub struct Golden {
-    /// The model's name: its file's, without `.gguf`.
+    /// The name of the model's file, without `.gguf`.
     pub model: String,
-    /// [`fnv1a`] of the file: the golden is for these bytes only.
+    /// The [`fnv1a`] hash of the model's file.
     pub fnv1a: u64,
-    /// The prompt.
+    /// The prompt's tokens.
     pub tokens: Vec<u32>,
-    /// With a KV cache of f32.
+    /// The expectation with an f32 KV cache.
     pub f32: Expected,
-    /// With a KV cache of f16.
+    /// The expectation with an f16 KV cache.
     pub f16: Expected,
 }
 
-/// What the reference found. Each list but the first has a row for each token of the prompt, and of `greedy` after it.
+/// The reference's results. Every list except `greedy` has a row for each token of the prompt, then for each token of
+/// `greedy`.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// The tokens that follow the prompt, each of them the one with the largest logit of the row before it.
+    /// The greedy continuation: each token has the largest logit of the row before it.
     pub greedy: Vec<u32>,
-    /// The largest logits, with their tokens.
+    /// The largest logits and their tokens.
     pub top: Vec<Vec<(u32, f64)>>,
     /// The largest magnitude of a logit.
     pub max_abs: Vec<f64>,
-    /// By how much the choice of experts was made, here or at any position before; `None` where there is none to make.
+    /// The smallest gap between the last chosen and the first rejected expert, over this and all earlier positions.
+    /// `None` for dense models.
     pub margin: Vec<Option<f64>>,
 }
 
-/// How near logits must be to the golden ones.
+/// The bound on the difference from the golden logits.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
-    /// The largest difference, as a share of the row's largest magnitude, or of 10 if that is more.
+    /// The largest allowed difference, relative to `max(10, max |logit|)` of the row.
     pub factor: f64,
-    /// Rows whose margin is smaller are not compared: rounding may have taken another expert.
+    /// Rows with a smaller margin are skipped: rounding may select another expert.
     pub margin_min: f64,
 }
 
 impl Tolerance {
-    /// For a KV cache of f32.
+    /// For an f32 KV cache.
     pub const F32: Self = Self { factor: 2e-5, margin_min: 1e-4 };
-    /// For a KV cache of f16: a key that is rounded to the other side differs by 2⁻¹¹.
+    /// For an f16 KV cache: rounding a key to its other f16 neighbour changes it by 2⁻¹¹.
     pub const F16: Self = Self { factor: 1e-4, margin_min: 1e-3 };
 }
 
 impl Golden {
-    /// The goldens of a file in `tests/golden`.
+    /// Reads all goldens of a file in `tests/golden`.
     ///
     /// # Errors
     /// What is wrong with the file.
     pub fn read_all(file: &str) -> Result<Vec<Self>, String> {
         let goldens = list(&read(file)?, Self::parse).filter(|goldens| !goldens.is_empty());
-        goldens.ok_or_else(|| format!("{file}: not what make_goldens.py writes"))
+        goldens.ok_or_else(|| format!("{file}: not in the format of make_goldens.py"))
     }
 
     /// Whether the golden is for the model with these bytes.
@@ -81,7 +83,7 @@ impl Golden {
     }
 }
 
-/// What the reference expects after each token of conversations.
+/// The reference's next-token probabilities in conversations.
 #[derive(Debug, Clone)]
 pub struct Probabilities {
     model: String,
@@ -90,23 +92,23 @@ pub struct Probabilities {
     pub answers: Vec<Answer>,
 }
 
-/// A conversation.
+/// A conversation with its expected probabilities.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Prompt and answer.
+    /// The tokens of prompt and answer.
     pub tokens: Vec<u32>,
-    /// A row for each token: the likeliest tokens for what follows, with the logarithms of their probabilities.
+    /// A row for each token: the most probable next tokens and their log probabilities.
     pub top: Vec<Vec<(u32, f64)>>,
 }
 
 impl Probabilities {
-    /// The only golden of a file in `tests/golden`.
+    /// Reads the single golden of a file in `tests/golden`.
     ///
     /// # Errors
     /// What is wrong with the file.
     pub fn read(file: &str) -> Result<Self, String> {
         let json = read(file)?;
-        json.get(0).and_then(Self::parse).ok_or_else(|| format!("{file}: not what make_goldens.py writes"))
+        json.get(0).and_then(Self::parse).ok_or_else(|| format!("{file}: not in the format of make_goldens.py"))
     }
 
     /// Whether the golden is for the model with these bytes.
@@ -144,7 +146,7 @@ fn check_model(model: &str, hash: u64, bytes: &[u8]) -> Result<(), String> {
     if fnv1a(bytes) == hash {
         return Ok(());
     }
-    Err(format!("{model}: the golden is for other bytes than these; tools/make_goldens.py makes it anew"))
+    Err(format!("{model}: the golden is for a file with another hash; regenerate it with tools/make_goldens.py"))
 }
 
 impl Expected {
@@ -158,13 +160,13 @@ impl Expected {
         })
     }
 
-    /// Compares all logits of each row with the golden ones: `rows` are those of the prompt and, after it, of `greedy`'s
-    /// tokens, whether they were found or given. The last rows may be left out.
+    /// Compares each row's logits with the golden ones. `rows` are those of the prompt, then those of `greedy`'s
+    /// tokens, generated or forced. Trailing rows may be missing.
     ///
-    /// Returns the largest difference as a share of what is allowed.
+    /// Returns the largest difference relative to the bound.
     ///
     /// # Errors
-    /// The first row that differs, a row that is not there, or that none was to be compared.
+    /// Returns the first row outside its bound or missing, or that no row could be compared.
     pub fn check(&self, rows: &[Vec<f32>], tolerance: Tolerance) -> Result<f64, String> {
         let prompt_rows = self.top.len() - self.greedy.len();
         if rows.len() > self.top.len() {
@@ -173,7 +175,7 @@ impl Expected {
         let mut worst = 0.0_f64;
         let mut compared = 0;
         for (i, row) in rows.iter().enumerate() {
-            // Margins never grow: what follows cannot be compared either.
+            // Margins never grow, so all later rows are below the minimum as well.
             if self.margin[i].is_some_and(|margin| margin < tolerance.margin_min) {
                 break;
             }
@@ -181,7 +183,7 @@ impl Expected {
             for &(id, expected) in &self.top[i] {
                 let found = row.get(id as usize).copied().ok_or_else(|| format!("row {i} has no token {id}"))?;
                 let share = (f64::from(found) - expected).abs() / allowed;
-                // Also when it is not a number.
+                // Rejects NaN as well.
                 if !matches!(share.partial_cmp(&1.0), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
                     return Err(format!("row {i}, token {id}: {found}, expected {expected} within {allowed:.2e}"));
                 }
@@ -190,7 +192,7 @@ impl Expected {
             if let Some(&next) = (i + 1).checked_sub(prompt_rows).and_then(|n| self.greedy.get(n)) {
                 let found = argmax(row);
                 if found != Some(next) {
-                    return Err(format!("row {i}: token {found:?} is the likeliest, expected {next}"));
+                    return Err(format!("row {i}: the argmax is token {found:?}, expected {next}"));
                 }
             }
             compared += 1;
@@ -202,7 +204,7 @@ impl Expected {
     }
 }
 
-/// The index of the largest logit, the first of equal ones.
+/// Returns the index of the largest logit, the first of equal ones.
 fn argmax(row: &[f32]) -> Option<u32> {
     let best = row.iter().enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
     u32::try_from(best.0).ok()
@@ -216,7 +218,7 @@ fn id(json: &Value) -> Option<u32> {
     json.as_u64()?.try_into().ok()
 }
 
-/// The 64-bit FNV-1a hash.
+/// Returns the 64-bit FNV-1a hash.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

@@ -1,4 +1,4 @@
-//! What several test modules share.
+//! Helpers shared by the test modules.
 
 pub mod alone;
 pub mod count_up;

@@ -1,20 +1,20 @@
-//! A GGUF file taken apart into the fields that are written, so that any of them can be wrong.
+//! A GGUF file as raw fields, so that tests can corrupt any of them.
 
-/// ggml's numbers of the value types that hold others.
+/// GGUF's type numbers of strings and arrays.
 pub const STRING: u32 = 8;
 pub const ARRAY: u32 = 9;
 
-/// A file: what its counts and lengths claim is kept beside what is there.
+/// A file. Claimed counts and lengths are separate from the actual ones.
 #[derive(Clone, Debug)]
 pub struct RawGguf {
     pub magic: u32,
     pub version: u32,
-    /// Claimed counts, where they are not the true ones.
+    /// The claimed count, if it differs from the actual one.
     pub tensor_count: Option<u64>,
     pub entry_count: Option<u64>,
     pub entries: Vec<Entry>,
     pub tensors: Vec<Tensor>,
-    /// To which the data section is aligned.
+    /// The alignment of the data section in bytes.
     pub alignment: usize,
     pub data: Vec<u8>,
 }
@@ -24,7 +24,7 @@ pub struct Entry {
     pub key: Vec<u8>,
     pub key_len: Option<u64>,
     pub ty: u32,
-    /// The value as it is written, with its lengths.
+    /// The serialised value, including its lengths.
     pub value: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Fields<'a> {
 }
 
 impl RawGguf {
-    /// Takes a valid file apart.
+    /// Parses a valid file.
     pub fn of(file: &[u8], alignment: usize) -> Self {
         let mut fields = Fields(file);
         let (magic, version) = (fields.u32(), fields.u32());
@@ -98,7 +98,7 @@ impl RawGguf {
         Self { magic, version, tensor_count, entry_count, entries, tensors, alignment, data: file[start..].to_vec() }
     }
 
-    /// The file, with whatever is wrong in it.
+    /// Serialises the file, including its faults.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend(self.magic.to_le_bytes());

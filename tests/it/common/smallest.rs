@@ -1,5 +1,5 @@
-//! A model so small that thousands of requests are computed in seconds, devices for it, and what it says to one session
-//! alone.
+//! A model small enough to serve thousands of requests in seconds, devices for it, and the replies that each request
+//! gets alone.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use ferrum_wgpu::{
 
 use super::tiny_model::{Arch, TinyModel};
 
-/// Tokens of its vocabulary.
+/// The size of the vocabulary.
 pub const VOCAB: u32 = 264;
 
-/// The model, dense or a mixture of experts.
+/// Returns the model for `arch`, dense or a mixture of experts.
 pub fn smallest(arch: Arch) -> TinyModel {
     TinyModel {
         arch,
@@ -40,28 +40,29 @@ pub fn smallest(arch: Arch) -> TinyModel {
     }
 }
 
-/// The model as a file.
+/// Serialises the model as a GGUF file.
 pub fn gguf(model: &TinyModel) -> Gguf {
     Gguf::from_bytes(model.to_bytes().expect("a model")).expect("a GGUF")
 }
 
-/// The model on a device.
+/// Loads the model on a device.
 pub async fn load(device: &Device, gguf: &Gguf) -> Model {
     Model::load(device, gguf, |_, _| ()).await.expect("a model")
 }
 
-/// A device of our own on the first adapter.
+/// Opens a device on the first adapter.
 pub async fn gpu() -> Device {
     let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
     Device::new(&adapter).await.expect("a device")
 }
 
-/// A device that an application lends us: futures that wait for it are pending, where for one of our own they block.
+/// Wraps a `wgpu` device that the application owns. Futures that wait for it are pending until the application polls
+/// it.
 pub async fn lent() -> Device {
     lent_without(wgpu::Features::empty()).await
 }
 
-/// The same, made without some features.
+/// Wraps an application's `wgpu` device without the features `lacking`.
 pub async fn lent_without(lacking: wgpu::Features) -> Device {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
@@ -70,10 +71,10 @@ pub async fn lent_without(lacking: wgpu::Features) -> Device {
     let descriptor =
         wgpu::DeviceDescriptor { required_limits: limits, required_features: features - lacking, ..Default::default() };
     let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
-    Device::from_wgpu(&adapter, device, queue).expect("a device that we can use")
+    Device::from_wgpu(&adapter, device, queue).expect("a usable device")
 }
 
-/// Options with an f32 cache.
+/// Returns options with an f32 KV cache.
 pub fn options(sequences: u32, context: u32) -> EngineOptions {
     EngineOptions {
         context: Some(context),
@@ -84,7 +85,7 @@ pub fn options(sequences: u32, context: u32) -> EngineOptions {
     }
 }
 
-/// Ways to draw tokens.
+/// A sampling configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     Greedy,
@@ -107,13 +108,13 @@ impl Way {
         }
     }
 
-    /// A request for so many tokens.
+    /// Returns a request for `most` tokens.
     pub fn tokens(self, most: u32) -> GenerateOptions {
         GenerateOptions { sampling: self.sampling(), max_tokens: Some(most), stop: Vec::new() }
     }
 }
 
-/// What a model says to one session alone, each time computed from nothing.
+/// The replies of a model to single sessions, without prefix sharing, as expectations.
 pub struct Alone {
     engine: Engine,
     known: HashMap<(Vec<u32>, Way), Vec<u32>>,
@@ -125,7 +126,7 @@ impl Alone {
         Self { engine: Engine::new(model, &options).await.expect("an engine"), known: HashMap::new() }
     }
 
-    /// The first `len` tokens that follow `prompt`.
+    /// Returns the first `len` tokens of the reply to `prompt`.
     pub fn reply(&mut self, prompt: &[u32], way: Way, len: usize) -> Vec<u32> {
         let key = (prompt.to_vec(), way);
         let known = self.known.entry(key).or_default();
@@ -144,7 +145,7 @@ impl Alone {
     }
 }
 
-/// All tokens of a reply.
+/// Collects the tokens of a reply.
 pub async fn all(reply: &mut ferrum_wgpu::engine::Reply<'_>) -> Result<Vec<u32>, ferrum_wgpu::engine::EngineError> {
     let mut tokens = Vec::new();
     while let Some(token) = reply.next().await? {

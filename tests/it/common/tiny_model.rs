@@ -1,24 +1,25 @@
-//! Models of random weights that are small enough to be made anew by every test that wants one.
+//! Models of random weights, small enough for every test to build its own.
 //!
-//! The bytes of a file follow from its [`TinyModel`] alone, on every platform: the goldens in `tests/golden/tiny.json`
-//! are for exactly these bytes. Metadata and tensors are those that `tools/make_model.py` writes, and biases besides.
+//! The bytes of a file depend on its [`TinyModel`] only, on every platform: the goldens in `tests/golden/tiny.json` are
+//! for exactly these bytes. `tools/make_model.py` writes the same metadata and tensors, without biases.
 
 use ferrum_wgpu::gguf::{GgufError, GgufWriter};
 use ferrum_wgpu::quant::{Rng, WeightType, random_blocks};
 
-/// Tokens that every vocabulary has: 256 bytes, one merge and three special tokens.
+/// The tokens of every vocabulary: 256 bytes, one merge and three special tokens.
 const FIXED_TOKENS: u32 = 256 + 1 + SPECIAL_TOKENS.len() as u32;
 const SPECIAL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const CHAT_TEMPLATE: &str = "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
     {%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
-/// `LLAMA_FTYPE_MOSTLY_Q4_K_M`, whatever the types: nothing is computed from it.
+/// `LLAMA_FTYPE_MOSTLY_Q4_K_M`, for all weight types: the field is informative.
 const FILE_TYPE: u32 = 15;
-/// ggml's kinds of tokens.
+/// ggml's token types.
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
-/// The three decoders: routed experts; one feed-forward block; the same with interleaved RoPE and without QK-norm.
+/// A decoder architecture: a mixture of experts, a dense model, and a dense model with interleaved RoPE and without
+/// QK-norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arch {
     Qwen3Moe,
@@ -36,7 +37,7 @@ impl Arch {
     }
 }
 
-/// A model's shape, types and seed.
+/// The shape, weight types and seed of a model.
 #[derive(Debug, Clone)]
 pub struct TinyModel {
     pub arch: Arch,
@@ -45,24 +46,24 @@ pub struct TinyModel {
     pub heads: u32,
     pub kv_heads: u32,
     pub head_dim: u32,
-    /// Experts; how many of them a token uses; and their intermediate size. Only of [`Arch::Qwen3Moe`].
+    /// The number of experts, of experts per token, and their intermediate size. Used by [`Arch::Qwen3Moe`] only.
     pub experts: u32,
     pub top_k: u32,
     pub expert_ffn: u32,
-    /// The intermediate size of the other two.
+    /// The intermediate size of dense models.
     pub ffn: u32,
     pub vocab: u32,
     /// The type of most weights.
     pub main: WeightType,
-    /// The type of the head, and in some layers of `attn_v` and `ffn_down`.
+    /// The type of the output head, and in some layers of `attn_v` and `ffn_down`.
     pub big: WeightType,
-    /// No head: the embedding is used for it.
+    /// Whether the embedding is also the output head (tied embeddings).
     pub tied: bool,
-    /// Whether the RoPE frequencies are divided by a tensor's values.
+    /// Whether a `rope_freqs` tensor divides the RoPE frequencies.
     pub rope_freqs: bool,
     /// The factor of linear RoPE scaling.
     pub rope_factor: Option<f32>,
-    /// Whether the attention's projections have biases.
+    /// Whether the attention projections have biases.
     pub biases: bool,
     pub context: u32,
     pub seed: u64,
@@ -96,10 +97,10 @@ impl Default for TinyModel {
 }
 
 impl TinyModel {
-    /// The model as the bytes of a GGUF file.
+    /// Serialises the model as a GGUF file.
     ///
     /// # Errors
-    /// What [`GgufWriter::to_bytes`] finds wrong, such as rows that are no whole number of blocks.
+    /// Returns the error of [`GgufWriter::to_bytes`], for example for rows that are not a whole number of blocks.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GgufError> {
         let mut file = GgufWriter::new();
         self.write_metadata(&mut file);
@@ -141,7 +142,7 @@ impl TinyModel {
         file.metadata("general.file_type", FILE_TYPE);
     }
 
-    /// A byte-level vocabulary: the bytes, one merge, fillers and ChatML's special tokens.
+    /// Writes a byte-level vocabulary: the bytes, one merge, fillers and ChatML's special tokens.
     fn write_tokenizer(&self, file: &mut GgufWriter) {
         let fillers = self.vocab.saturating_sub(FIXED_TOKENS);
         let mut tokens = byte_tokens();
@@ -161,13 +162,14 @@ impl TinyModel {
             .metadata("tokenizer.chat_template", CHAT_TEMPLATE);
     }
 
-    /// llama.cpp's rule for the layers that get the wider type in a Q4_K_M file.
+    /// Returns whether llama.cpp gives this layer the wider type in a Q4_K_M file.
     fn is_big(&self, layer: u32) -> bool {
         layer < self.layers / 8 || layer >= 7 * self.layers / 8 || (layer - self.layers / 8) % 3 == 2
     }
 }
 
-/// The 256 bytes as GPT-2's characters: printable ones are themselves, the others come after U+00FF.
+/// Returns GPT-2's characters for the 256 bytes: printable bytes map to themselves, the others to characters from
+/// U+0100.
 fn byte_tokens() -> Vec<String> {
     let mut others = 0x100..;
     (0..=255_u8)
@@ -178,7 +180,7 @@ fn byte_tokens() -> Vec<String> {
         .collect()
 }
 
-/// The tensors of a model, drawn in the order of the file.
+/// Writes the tensors of a model. The order of the file is the order of the random numbers.
 struct Tensors<'a> {
     file: &'a mut GgufWriter,
     rng: Rng,
@@ -188,7 +190,7 @@ impl Tensors<'_> {
     fn write(&mut self, model: &TinyModel) {
         let TinyModel { hidden, head_dim, main, .. } = *model;
         let (q, kv) = (model.heads * head_dim, model.kv_heads * head_dim);
-        // As a head it must not give the last token itself the largest logit by far.
+        // As a tied head, a larger embedding would give the last token itself by far the largest logit.
         let embedding_std = if model.tied { 0.25 } else { 1.0 };
         self.weights("token_embd.weight", main, &[hidden, model.vocab], embedding_std);
         for layer in 0..model.layers {
@@ -230,7 +232,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// A matrix, or one for each expert, whose outputs are of the size of its inputs.
+    /// Writes a matrix, or one per expert, scaled to keep the variance of its inputs.
     fn linear(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u32]) {
         self.weights(name, ty, shape, unit_std(shape[0]));
     }
@@ -241,20 +243,21 @@ impl Tensors<'_> {
         self.file.tensor(name, ty, &shape, random_blocks(ty, blocks, std, self.rng.next_u64()));
     }
 
-    /// Factors that are uniform in 0.8..1.2.
+    /// Writes norm weights, uniform in 0.8..1.2.
     fn norm(&mut self, name: impl Into<String>, len: u32) {
         let data = (0..len).flat_map(|_| (0.8 + 0.4 * self.rng.next_f32()).to_le_bytes()).collect();
         self.file.tensor(name, WeightType::F32, &[len.into()], data);
     }
 }
 
-/// The deviation of the weights of a row of `fan_in` for which a sum over it is as large as what it is over.
+/// Returns the standard deviation of weights for which a dot product of `fan_in` terms keeps the variance of its
+/// inputs.
 fn unit_std(fan_in: u32) -> f32 {
     1.0 / (fan_in as f32).sqrt()
 }
 
-/// Small models, each with its name, that between them have every architecture, weight type and edge that matters:
-/// see the comments.
+/// Returns named small models that together cover all architectures, weight types and edge cases. The comments say
+/// which.
 pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
     use Arch::{Llama, Qwen3, Qwen3Moe};
     use WeightType as W;
@@ -262,14 +265,14 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
     let qwen3 = || TinyModel { arch: Qwen3, ..TinyModel::default() };
     let llama = || TinyModel { arch: Llama, ..TinyModel::default() };
     vec![
-        // The types of a Q4_K_M file.
+        // The weight types of a Q4_K_M file.
         ("moe-q4_k-q6_k", moe()),
-        // Every expert used: nothing to choose.
+        // All experts are used: routing is trivial.
         (
             "moe-q5_k-q8_0",
             TinyModel { main: W::Q5K, big: W::Q8_0, layers: 1, experts: 3, top_k: 3, vocab: 517, ..moe() },
         ),
-        // One expert used; rows of 288 and 64.
+        // Top-1 routing; rows of 288 and 64 weights.
         (
             "moe-q8_0-top1",
             TinyModel {
@@ -285,7 +288,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // As many experts as Qwen3-30B-A3B, 8 of them used; the smallest head; one KV head for six.
+        // 128 experts, top 8, as in Qwen3-30B-A3B; the smallest head size; one KV head for six query heads.
         (
             "moe-q4_0-q5_0-128-experts",
             TinyModel {
@@ -303,7 +306,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // Three layers, of which one has the big type; heads of 80.
+        // Three layers, one of them with the wider type; heads of 80.
         (
             "moe-q5_1-q4_1",
             TinyModel {
@@ -321,7 +324,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // Rows that end within 32 weights: 100 and 36.
+        // Rows that are not multiples of 32 weights: 100 and 36.
         (
             "moe-f32",
             TinyModel {
@@ -339,7 +342,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // The same in halves; the head is the embedding.
+        // The same with f16 and bf16; tied embeddings.
         (
             "moe-bf16-f16-tied",
             TinyModel {
@@ -372,7 +375,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // One KV head for four.
+        // One KV head for four query heads.
         ("qwen3-q6_k-q5_k", TinyModel { main: W::Q6K, big: W::Q5K, kv_heads: 1, vocab: 517, ..qwen3() }),
         // Biases; rows of 352 and 416; heads of 128.
         (
@@ -389,7 +392,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..qwen3()
             },
         ),
-        // Three layers, tied, scaled positions.
+        // Three layers, tied embeddings, linear RoPE scaling.
         (
             "qwen3-q4_1-q5_0-tied-linear",
             TinyModel {
@@ -406,7 +409,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..qwen3()
             },
         ),
-        // Interleaved RoPE with a tensor of frequencies.
+        // Interleaved RoPE with a tensor of frequency factors.
         (
             "llama-q4_0-q5_1-freqs",
             TinyModel {
@@ -422,7 +425,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..llama()
             },
         ),
-        // Rows that end within 32 weights; biases and scaled positions.
+        // Rows that are not multiples of 32 weights; biases and linear RoPE scaling.
         (
             "llama-f16-f32-biases-linear",
             TinyModel {
@@ -439,7 +442,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..llama()
             },
         ),
-        // All of RoPE's options at once, tied.
+        // All RoPE options at once; tied embeddings.
         (
             "llama-q4_k-q8_0-tied-freqs-linear",
             TinyModel {

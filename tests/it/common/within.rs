@@ -1,4 +1,4 @@
-//! A limit for what may hang.
+//! Time limits for code that may hang.
 
 use std::{
     panic::resume_unwind,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// What `work` gives, unless it takes longer: then the test fails, and the thread is left behind.
+/// Runs `work` on a thread and returns its result. Panics after `limit`, and leaves the thread behind.
 pub fn within<R: Send + 'static>(limit: Duration, work: impl FnOnce() -> R + Send + 'static) -> R {
     let (sender, receiver) = channel();
     let worker = thread::spawn(move || {
@@ -15,10 +15,10 @@ pub fn within<R: Send + 'static>(limit: Duration, work: impl FnOnce() -> R + Sen
     });
     match receiver.recv_timeout(limit) {
         Ok(result) => result,
-        Err(RecvTimeoutError::Timeout) => panic!("it takes longer than {limit:?}"),
+        Err(RecvTimeoutError::Timeout) => panic!("not finished after {limit:?}"),
         Err(RecvTimeoutError::Disconnected) => match worker.join() {
             Err(panic) => resume_unwind(panic),
-            Ok(()) => panic!("it gave nothing"),
+            Ok(()) => panic!("the worker sent no result"),
         },
     }
 }
