@@ -1,4 +1,4 @@
-//! Everything in a file before the tensors' data: header, metadata and tensor directory.
+//! The file up to the tensor data: header, metadata and tensor directory.
 
 use super::index::Index;
 use super::metadata::{Metadata, wrong_type};
@@ -7,11 +7,11 @@ use super::tensor::{self, TensorInfo};
 use super::{GgufError, Value, read_value};
 
 pub(super) const MAGIC: [u8; 4] = *b"GGUF";
-/// Version 2 differs from 3 only in not knowing of big-endian files.
+/// Version 3 only added big-endian files to version 2.
 pub(super) const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
-/// Bytes of the shortest metadata entry: length of the key, its one byte, type, a value of one byte.
+/// Size in bytes of the shortest metadata entry: key length, one byte of key, type, one byte of value.
 const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
 
 #[derive(Debug)]
@@ -53,14 +53,14 @@ impl Directory {
         }
         let index =
             Index::new(&tensors, |tensor| &tensor.name).map_err(|tensor| GgufError::DuplicateTensor { tensor })?;
-        // Within 64 KiB of a position in memory, so this does not saturate.
+        // At most 64 KiB past an offset in memory, so this does not saturate.
         let data_start = reader.offset().div_ceil(alignment).saturating_mul(alignment);
         tensor::place(&mut tensors, data_start, bytes.len() as u64)?;
         Ok(Self { version, alignment, metadata, tensors, index })
     }
 }
 
-/// Whether tensors may begin at multiples of `alignment`.
+/// Returns whether the format allows this alignment of tensor data.
 pub(super) fn alignment_is_valid(alignment: u32) -> bool {
     alignment.is_power_of_two() && (8..=65_536).contains(&alignment)
 }
@@ -68,7 +68,7 @@ pub(super) fn alignment_is_valid(alignment: u32) -> bool {
 fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
     let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => DEFAULT_ALIGNMENT,
-        // No other integer type will do: ggml refuses them, and so no file has them.
+        // ggml refuses any other integer type.
         Some(Value::U32(alignment)) => *alignment,
         Some(value) => return Err(wrong_type(ALIGNMENT_KEY, "a u32", value)),
     };

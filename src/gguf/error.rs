@@ -1,14 +1,14 @@
-//! Everything that can be wrong with a GGUF file.
+//! Errors of the GGUF reader and writer.
 
 use super::shown::Shown;
 use crate::quant::{WeightType, ggml_type_name};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a GGUF file could not be read, written, or asked for a value.
+/// An error from reading or writing a GGUF file, or from looking up metadata.
 ///
-/// Offsets and lengths are in bytes; offsets count from the start of the file. Messages are one line each; names that
-/// come from the file are cut when long, and their control characters escaped.
+/// Offsets and lengths are in bytes; offsets count from the start of the file unless stated otherwise. Each message is
+/// one line: names from the file are truncated and their control characters escaped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
@@ -17,48 +17,48 @@ pub enum GgufError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A mapped file has become shorter than it was when it was opened.
-    #[error("the file was shortened while in use: {len} bytes are left of {was}")]
+    /// A memory-mapped file was truncated after it was opened.
+    #[error("the file was truncated while in use: it had {was} bytes and now has {len}")]
     Shortened {
-        /// Its length when it was opened.
+        /// The length when it was opened.
         was: u64,
-        /// Its length now.
+        /// The current length.
         len: u64,
     },
-    /// The file does not begin with `GGUF`.
+    /// The file does not start with `GGUF`.
     #[error("not a GGUF file: it begins with \"{}\" instead of \"GGUF\"", found.escape_ascii())]
     NotGguf {
         /// The first bytes, four at most.
         found: Vec<u8>,
     },
-    /// The file is for big-endian machines.
+    /// The file is big-endian.
     #[error("this is a big-endian GGUF file; only little-endian files are supported (convert it with gguf-py)")]
     BigEndian,
-    /// The version is none of those that are supported.
+    /// The format version is not supported.
     #[error("GGUF version {version} is not supported (supported: 2, 3)")]
     Version {
         /// The file's version.
         version: u32,
     },
-    /// The file ends inside something, or claims a length that reaches past its end.
+    /// The file ends in the middle of a field, or a length in it reaches past its end.
     #[error("the file ends too early: {what} at byte {offset} needs {needed} bytes, {remaining} are left")]
     Truncated {
-        /// What was being read.
+        /// The part that was being read.
         what: &'static str,
-        /// Where it begins.
+        /// The offset of its first byte.
         offset: u64,
-        /// Bytes it needs at least.
+        /// The bytes it needs at least.
         needed: u64,
-        /// Bytes between there and the end of the file.
+        /// The bytes from there to the end of the file.
         remaining: u64,
     },
-    /// Metadata and tensor directory need more memory than allowed.
+    /// The metadata and the tensor directory need more memory than the reader allows.
     #[error("metadata and tensor directory need more than {} MiB of memory (at byte {offset})", limit >> 20)]
     Budget {
-        /// Where the limit was passed.
+        /// The offset at which the limit was exceeded.
         offset: u64,
         /// The limit in bytes.
         limit: u64,
@@ -73,7 +73,7 @@ pub enum GgufError {
         /// The greatest length allowed.
         max: u64,
     },
-    /// A tensor's name is empty or longer than the format allows.
+    /// A tensor name is empty or longer than the format allows.
     #[error("the tensor name at byte {offset} is {len} bytes long (allowed: 1 to {max})")]
     NameLength {
         /// Where the name begins.
@@ -86,77 +86,77 @@ pub enum GgufError {
     /// A string is not UTF-8.
     #[error("{what} {} at byte {offset} is not UTF-8", Shown(name))]
     Utf8 {
-        /// What kind of string: a metadata key, the value of one, or a tensor name.
+        /// The kind of string: a metadata key, a metadata value, or a tensor name.
         what: &'static str,
-        /// The key, or the name as far as it can be read.
+        /// The key or the tensor's name, with invalid bytes replaced.
         name: String,
-        /// Where the string begins.
+        /// The offset of the string.
         offset: u64,
     },
-    /// Two metadata entries have one key.
+    /// Two metadata entries have the same key.
     #[error("metadata key {} occurs twice", Shown(key))]
     DuplicateKey {
         /// The key.
         key: String,
     },
-    /// A metadata value is of a type that the format does not know.
+    /// A metadata value has a type that the format does not define.
     #[error("metadata key {} has value type {id} at byte {offset}, which GGUF does not define", Shown(key))]
     ValueType {
         /// The key.
         key: String,
-        /// The type's number.
+        /// The type number.
         id: u32,
-        /// Where the number is.
+        /// The offset of the type number.
         offset: u64,
     },
     /// A boolean is neither 0 nor 1.
-    #[error("metadata key {} has a boolean of {byte} at byte {offset} (allowed: 0, 1)", Shown(key))]
+    #[error("metadata key {} has a boolean with the value {byte} at byte {offset} (allowed: 0, 1)", Shown(key))]
     Bool {
         /// The key.
         key: String,
-        /// What is there.
+        /// The value found.
         byte: u8,
-        /// Where it is.
+        /// Its offset.
         offset: u64,
     },
-    /// Arrays within arrays within arrays.
-    #[error("metadata key {} nests arrays more than {limit} deep (at byte {offset})", Shown(key))]
+    /// Arrays are nested too deeply.
+    #[error("metadata key {} nests arrays more than {limit} levels deep (at byte {offset})", Shown(key))]
     Nesting {
         /// The key.
         key: String,
         /// The greatest depth allowed.
         limit: u32,
-        /// Where the first array too many begins.
+        /// The offset of the first array beyond the limit.
         offset: u64,
     },
-    /// A metadata value is not of the kind asked for, or does not fit in it.
+    /// A metadata value has another type than the one requested, or is out of range for it.
     #[error("metadata key {} should be {expected}, but is {found}", Shown(key))]
     WrongType {
         /// The key.
         key: String,
-        /// What was asked for.
+        /// The type requested.
         expected: &'static str,
-        /// What is there: type and value, cut when long.
+        /// The type and the value found, truncated if long.
         found: String,
     },
-    /// `general.alignment` is not a power of two between 8 and 65536.
+    /// `general.alignment` is not a power of two from 8 to 65536.
     #[error("general.alignment is {found} (allowed: powers of two from 8 to 65536)")]
     Alignment {
         /// The value.
         found: u32,
     },
-    /// Two tensors have one name.
+    /// Two tensors have the same name.
     #[error("tensor {} occurs twice", Shown(tensor))]
     DuplicateTensor {
         /// The name.
         tensor: String,
     },
-    /// A tensor has no dimension, or more than four.
+    /// A tensor has no dimensions, or more than four.
     #[error("tensor {} has {found} dimensions (allowed: 1 to 4)", Shown(tensor))]
     Dimensions {
         /// The tensor.
         tensor: String,
-        /// How many it has.
+        /// The number of dimensions.
         found: u32,
     },
     /// A dimension of a tensor is zero.
@@ -164,76 +164,80 @@ pub enum GgufError {
     ZeroDimension {
         /// The tensor.
         tensor: String,
-        /// Which dimension, from 0.
+        /// The index of the dimension, from 0.
         axis: usize,
     },
-    /// A tensor's weights or bytes cannot be counted in 63 bits.
-    #[error("tensor {} of shape {shape:?} is too large to count its bytes", Shown(tensor))]
+    /// The number of a tensor's elements or bytes overflows 63 bits.
+    #[error("the size of tensor {} of shape {shape:?} overflows", Shown(tensor))]
     TensorSize {
         /// The tensor.
         tensor: String,
         /// Its dimensions.
         shape: Vec<u64>,
     },
-    /// A tensor is of a type that this crate does not read.
+    /// A tensor has a type that this crate does not support.
     #[error("tensor {} has type {}, which is not supported (supported: {})", Shown(tensor), TypeName(*id), Supported)]
     TensorType {
         /// The tensor.
         tensor: String,
-        /// ggml's number of the type; [`ggml_type_name`] knows its name.
+        /// ggml's number of the type.
         id: u32,
     },
-    /// Rows of a tensor do not divide into its type's blocks.
-    #[error("tensor {} has rows of {row_len} weights, not a multiple of {ty}'s {}", Shown(tensor), ty.block_len())]
+    /// The row length of a tensor is not a multiple of its type's block length.
+    #[error(
+        "tensor {} has rows of {row_len} weights, not a multiple of the block length of {ty}, {}",
+        Shown(tensor),
+        ty.block_len()
+    )]
     PartialBlock {
         /// The tensor.
         tensor: String,
-        /// Its row length.
+        /// The row length in weights.
         row_len: u64,
-        /// Its type.
+        /// The tensor's type.
         ty: WeightType,
     },
-    /// A tensor's data do not begin at a multiple of the file's alignment.
-    #[error("tensor {} has data offset {offset}, not a multiple of the alignment {alignment}", Shown(tensor))]
+    /// A tensor's data offset is not a multiple of the file's alignment.
+    #[error("tensor {} has the data offset {offset}, not a multiple of the alignment {alignment}", Shown(tensor))]
     Misaligned {
         /// The tensor.
         tensor: String,
-        /// Where its data begin, counted from the start of the data section.
+        /// The offset of its data from the start of the data section.
         offset: u64,
         /// The file's alignment.
         alignment: u64,
     },
-    /// A tensor's data are not wholly within the file.
+    /// A tensor's data extends past the end of the file.
     #[error(
-        "tensor {} has {bytes} bytes from {offset} in the data section, which has only {available} in this file",
+        "tensor {} has {bytes} bytes at offset {offset} of the data section, which has only {available} bytes",
         Shown(tensor)
     )]
     OutOfFile {
         /// The tensor.
         tensor: String,
-        /// Where its data begin, counted from the start of the data section.
+        /// The offset of its data from the start of the data section.
         offset: u64,
-        /// How many bytes they are.
+        /// The length of the data.
         bytes: u64,
-        /// Bytes of the data section.
+        /// The length of the data section.
         available: u64,
     },
-    /// Two tensors share bytes.
+    /// The data of two tensors overlap.
     #[error("the data of tensors {} and {} overlap", Shown(first), Shown(second))]
     Overlap {
-        /// The tensor that begins first.
+        /// The tensor with the lower offset.
         first: String,
-        /// The tensor that begins before the first one's end.
+        /// The tensor that starts before the first one ends.
         second: String,
     },
-    /// A tensor given to the writer has another number of bytes than its type and shape need.
-    #[error("tensor {} needs {expected} bytes, but was given {found}", Shown(tensor))]
+    /// The data passed to the writer does not match the tensor's type and shape.
+    #[error("tensor {} needs {expected} bytes of data, but {found} were given", Shown(tensor))]
     DataLength {
         /// The tensor.
         tensor: String,
-        /// Bytes by type and shape.
+        /// The number of bytes that type and shape need.
         expected: u64,
-        /// Bytes given.
+        /// The number of bytes given.
         found: u64,
     },
 }

@@ -1,15 +1,15 @@
-//! Look-up by name in a list that keeps the file's order.
+//! Lookup by name in a list kept in file order.
 
-/// The positions of a list's items, sorted by name.
+/// The indices of a list's items, sorted by name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index(Vec<usize>);
 
 impl Index {
-    /// Indexes `items`; the error is a name that two of them have.
+    /// Builds the index of `items`. The error is a name that occurs twice.
     pub(super) fn new<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Self, String> {
         let name_at = |i: &usize| items.get(*i).map(&name);
         let mut order: Vec<usize> = (0..items.len()).collect();
-        // Equal names stay in the list's order.
+        // A stable sort: equal names stay in list order.
         order.sort_by_key(name_at);
         let twice = order.windows(2).map(|pair| (name_at(&pair[0]), name_at(&pair[1]))).find(|(a, b)| a == b);
         match twice {
@@ -18,7 +18,7 @@ impl Index {
         }
     }
 
-    /// The item of the list, which must be the one indexed, that is called `wanted`.
+    /// Returns the item named `wanted`. `items` must be the list that was indexed.
     pub(super) fn find<'a, T>(&self, items: &'a [T], name: impl Fn(&T) -> &str, wanted: &str) -> Option<&'a T> {
         let found = self.0.binary_search_by(|&i| items.get(i).map(&name).cmp(&Some(wanted))).ok()?;
         items.get(*self.0.get(found)?)

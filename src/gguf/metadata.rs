@@ -1,13 +1,13 @@
-//! A file's metadata, and typed look-ups in it.
+//! A file's metadata and typed lookups in it.
 
 use super::GgufError;
 use super::index::Index;
 use super::value::{Array, Value};
 
-/// The metadata of a file: values by key, in the file's order.
+/// The metadata of a file: values by key, in file order.
 ///
-/// Typed look-ups give `Ok(None)` where the key is absent and [`GgufError::WrongType`] where its value is of another
-/// kind. Files differ in the widths they use, so any integer type is taken where the value fits.
+/// Typed lookups return `Ok(None)` if the key is absent and [`GgufError::WrongType`] if its value has another type.
+/// Files differ in the integer widths they use, so any integer type is accepted if the value is in range.
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
@@ -20,46 +20,46 @@ impl Metadata {
         Ok(Self { entries, index })
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.index.find(&self.entries, |(key, _)| key, key).map(|(_, value)| value)
     }
 
-    /// Keys and values in the file's order.
+    /// Iterates over keys and values in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// An integer from 0 to 2³² − 1, stored in any integer type.
+    /// Returns an integer from 0 to 2³² − 1, stored in any integer type.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value, or one out of range.
+    /// [`GgufError::WrongType`] if the value has another type or is out of range.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
         self.look_up(key, "an unsigned 32-bit integer", |value| integer(value)?.try_into().ok())
     }
 
-    /// An integer from 0 to 2⁶⁴ − 1, stored in any integer type.
+    /// Returns an integer from 0 to 2⁶⁴ − 1, stored in any integer type.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value, or one out of range.
+    /// [`GgufError::WrongType`] if the value has another type or is out of range.
     pub fn u64(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.look_up(key, "an unsigned 64-bit integer", |value| integer(value)?.try_into().ok())
     }
 
-    /// A number stored in any float or integer type, rounded to f32.
+    /// Returns a number stored in any float or integer type, rounded to f32.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value.
+    /// [`GgufError::WrongType`] if the value has another type.
     pub fn f32(&self, key: &str) -> Result<Option<f32>, GgufError> {
         self.look_up(key, "a number", |value| match value {
             Value::F32(v) => Some(*v),
@@ -68,10 +68,10 @@ impl Metadata {
         })
     }
 
-    /// A boolean.
+    /// Returns a boolean.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value.
+    /// [`GgufError::WrongType`] if the value has another type.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, GgufError> {
         self.look_up(key, "a boolean", |value| match value {
             Value::Bool(v) => Some(*v),
@@ -79,10 +79,10 @@ impl Metadata {
         })
     }
 
-    /// A text.
+    /// Returns a string.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value.
+    /// [`GgufError::WrongType`] if the value has another type.
     pub fn str(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.look_up(key, "a string", |value| match value {
             Value::String(v) => Some(v.as_str()),
@@ -90,10 +90,10 @@ impl Metadata {
         })
     }
 
-    /// A list of texts.
+    /// Returns an array of strings.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value.
+    /// [`GgufError::WrongType`] if the value has another type.
     pub fn strings(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
         self.look_up(key, "an array of strings", |value| match value {
             Value::Array(Array::String(v)) => Some(v.as_slice()),
@@ -101,10 +101,10 @@ impl Metadata {
         })
     }
 
-    /// A list of integers from −2³¹ to 2³¹ − 1, stored in any integer type.
+    /// Returns an array of integers from −2³¹ to 2³¹ − 1, stored in any integer type.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value, or an element out of range.
+    /// [`GgufError::WrongType`] if the value has another type or an element is out of range.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
         fn all<T: Copy + TryInto<i32>>(values: &[T]) -> Option<Vec<i32>> {
             values.iter().map(|&v| v.try_into().ok()).collect()
@@ -122,10 +122,10 @@ impl Metadata {
         })
     }
 
-    /// A list of floats, stored in either float type, rounded to f32.
+    /// Returns an array of floats, stored in either float type, rounded to f32.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] for another kind of value.
+    /// [`GgufError::WrongType`] if the value has another type.
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>, GgufError> {
         self.look_up(key, "an array of floats", |value| match value {
             Value::Array(Array::F32(v)) => Some(v.clone()),
@@ -150,7 +150,7 @@ pub(super) fn wrong_type(key: &str, expected: &'static str, value: &Value) -> Gg
     GgufError::WrongType { key: key.to_owned(), expected, found }
 }
 
-/// The value of any integer type.
+/// Returns the value of an integer of any type.
 fn integer(value: &Value) -> Option<i128> {
     Some(match *value {
         Value::U8(v) => v.into(),

@@ -1,4 +1,4 @@
-//! GGUF files: metadata and tensors of a language model in one file.
+//! GGUF files: the metadata and tensors of a language model in one file.
 //!
 //! The format is ggml's (`docs/gguf.md` in the ggml repository), versions 2 and 3, little-endian:
 //!
@@ -6,13 +6,13 @@
 //! "GGUF"  version u32  tensor count u64  metadata count u64
 //! metadata:  key string, value type u32, value       (a string is: length u64, UTF-8 bytes)
 //! tensors:   name string, number of dimensions u32, dimensions u64.., type u32, data offset u64
-//! padding to the alignment (32, or what the metadata entry `general.alignment` says)
-//! data of the tensors, each at a multiple of the alignment
+//! padding to the alignment (`general.alignment` in the metadata, 32 by default)
+//! tensor data, each at a multiple of the alignment
 //! ```
 //!
-//! Files are not trusted. Whatever a [`Gguf`] holds has been checked: every length against the bytes that are there,
-//! every size without overflow, every tensor's data to be within the file and its own. Nothing is allocated because a
-//! file claims a length, and metadata and directory together take at most 256 MiB.
+//! Files are not trusted. A [`Gguf`] has been validated: lengths are checked against the bytes present, sizes for
+//! overflow, tensor data for being inside the file and not overlapping. No allocation is sized by a length that was not
+//! checked, and metadata and tensor directory together take at most 256 MiB.
 
 mod directory;
 mod error;
@@ -42,7 +42,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A GGUF file: its bytes, and what they say. Clones share it.
+/// A GGUF file: its metadata, tensor directory and data. Cloning is cheap: clones share the file.
 #[derive(Clone)]
 pub struct Gguf {
     source: Arc<Source>,
@@ -50,15 +50,15 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Opens a file by mapping it into memory: only what is used is read.
+    /// Opens a file by mapping it into memory; pages are read on first use.
     ///
-    /// The file must not change while it is open. Replacing it by renaming another over it is safe; writing to it
-    /// changes what [`data`](Self::data) returns. Where it has been shortened, the system ends a process that touches the part
-    /// that is gone: call [`check_length`](Self::check_length) before data are looked at, as loading a model does every few
-    /// MiB. In between it can still happen; where that cannot be ruled out, use [`read`](Self::read).
+    /// The file must not change while it is open. Renaming another file over it is safe; writing to it changes what
+    /// [`data`](Self::data) returns. If the file is truncated, the operating system kills a process that touches the
+    /// missing part. Loading a model calls [`check_length`](Self::check_length) every few MiB to detect this, but a
+    /// race remains; use [`read`](Self::read) if the file may be truncated.
     ///
     /// # Errors
-    /// [`GgufError::Io`] if the file cannot be opened or mapped, and all that [`from_bytes`](Self::from_bytes) gives.
+    /// [`GgufError::Io`] if the file cannot be opened or mapped; the errors of [`from_bytes`](Self::from_bytes).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         Self::parse(Source::map(path.as_ref())?)
@@ -67,16 +67,16 @@ impl Gguf {
     /// Reads a whole file into memory.
     ///
     /// # Errors
-    /// [`GgufError::Io`] if the file cannot be read, and all that [`from_bytes`](Self::from_bytes) gives.
+    /// [`GgufError::Io`] if the file cannot be read; the errors of [`from_bytes`](Self::from_bytes).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         Self::parse(Source::read(path.as_ref())?)
     }
 
-    /// Takes the bytes of a whole file.
+    /// Parses the bytes of a whole file.
     ///
     /// # Errors
-    /// A [`GgufError`] that says what in the file is not as it should be, or not supported.
+    /// A [`GgufError`] that says what is invalid or not supported.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
         Self::parse(Source::Owned(bytes))
     }
@@ -86,68 +86,68 @@ impl Gguf {
         Ok(Self { source: Arc::new(source), directory: Arc::new(directory) })
     }
 
-    /// The version of the format: 2 or 3.
+    /// Returns the version of the format: 2 or 3.
     pub fn version(&self) -> u32 {
         self.directory.version
     }
 
-    /// What the tensors' data are aligned to, in bytes: a power of two from 8 to 65536.
+    /// Returns the alignment of tensor data in bytes: a power of two from 8 to 65536.
     pub fn alignment(&self) -> u64 {
         self.directory.alignment
     }
 
-    /// Length of the file in bytes.
+    /// Returns the length of the file in bytes.
     pub fn file_len(&self) -> u64 {
         self.source.bytes().len() as u64
     }
 
-    /// The metadata.
+    /// Returns the metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.directory.metadata
     }
 
-    /// All tensors, in the directory's order.
+    /// Returns all tensors in file order.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.directory.tensors
     }
 
-    /// The tensor called `name`.
+    /// Returns the tensor named `name`.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.directory.index.find(&self.directory.tensors, |tensor| &tensor.name, name)
     }
 
-    /// Says that of a tensor's data the bytes `range`, counted from the first, will not be looked at soon: those of a mapped
-    /// file then take no memory of the process until they are. What they are does not change, and a range that the tensor
-    /// does not have is left out.
-    pub fn release(&self, tensor: &TensorInfo, range: Range<u64>) {
-        if let Some(range) = place(tensor, range) {
-            self.source.release(range);
+    /// Tells the operating system that the bytes `range` of a tensor's data are not needed soon (`MADV_DONTNEED`).
+    ///
+    /// The pages of a mapped file are then dropped from memory and read again on the next use. The data does not
+    /// change. The part of the range beyond the tensor is ignored.
+    pub fn advise_dontneed(&self, tensor: &TensorInfo, range: Range<u64>) {
+        if let Some(range) = file_range(tensor, range) {
+            self.source.advise_dontneed(range);
         }
     }
 
-    /// Says that of a tensor's data the bytes `range` will be looked at soon: those of a mapped file are then read meanwhile,
-    /// where the system does that.
-    pub fn want(&self, tensor: &TensorInfo, range: Range<u64>) {
-        if let Some(range) = place(tensor, range) {
-            self.source.want(range);
+    /// Asks the operating system to read the bytes `range` of a tensor's data ahead of use (`MADV_WILLNEED`).
+    pub fn prefetch(&self, tensor: &TensorInfo, range: Range<u64>) {
+        if let Some(range) = file_range(tensor, range) {
+            self.source.prefetch(range);
         }
     }
 
-    /// Looks whether the file is still there in full, if it is mapped.
+    /// Checks that a mapped file has not been truncated since it was opened.
     ///
     /// # Errors
-    /// [`GgufError::Shortened`] if it has become shorter than it was.
+    /// [`GgufError::Shortened`] if it has.
     pub fn check_length(&self) -> Result<(), GgufError> {
         let was = self.file_len();
-        match self.source.present_len() {
+        match self.source.current_len() {
             Some(len) if len < was => Err(GgufError::Shortened { was, len }),
             _ => Ok(()),
         }
     }
 
-    /// The data of a tensor of this file: `tensor.bytes` bytes, rows one after another, each whole blocks of its type.
+    /// Returns the data of a tensor: `tensor.bytes` bytes, row after row, each row a whole number of blocks.
     ///
-    /// For the tensor of another file the bytes at its place in this one, or none if there is no such place.
+    /// For a tensor of another file this is the same byte range of this file, or empty if out of bounds.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         let range = || {
             let start = usize::try_from(tensor.offset).ok()?;
@@ -158,8 +158,8 @@ impl Gguf {
     }
 }
 
-/// Where in the file a range of a tensor's data is, as far as the tensor has it.
-fn place(tensor: &TensorInfo, range: Range<u64>) -> Option<Range<usize>> {
+/// Returns the range of the file that holds `range` of a tensor's data, clamped to the tensor.
+fn file_range(tensor: &TensorInfo, range: Range<u64>) -> Option<Range<usize>> {
     let at = |byte: u64| tensor.offset.checked_add(byte).and_then(|at| usize::try_from(at).ok());
     let end = range.end.min(tensor.bytes);
     if range.start < end { Some(at(range.start)?..at(end)?) } else { None }

@@ -1,16 +1,16 @@
-//! Metadata values from bytes.
+//! Parsing of metadata values.
 
 use super::GgufError;
 use super::reader::Reader;
 use super::value::{Array, Value, id};
 
-/// How deep arrays may nest: `[[[[1]]]]`.
+/// The greatest nesting depth of arrays: `[[[[1]]]]`.
 pub(super) const MAX_NESTING: u32 = 4;
-/// Bytes of the empty string.
+/// Size in bytes of the empty string.
 const MIN_STRING: u64 = 8;
-/// Bytes of the empty array.
+/// Size in bytes of the empty array.
 const MIN_ARRAY: u64 = 12;
-/// The format's limit, in bytes.
+/// The format's limit on key length in bytes.
 const KEY_MAX: u64 = 65_535;
 const VALUE: &str = "a metadata value";
 
@@ -48,7 +48,7 @@ pub(super) fn entry(reader: &mut Reader<'_>) -> Result<(String, Value), GgufErro
     Ok((key, value))
 }
 
-/// Reads `len` bytes of text that belong to the metadata key or tensor `name`, or, without one, are a name themselves.
+/// Reads `len` bytes of UTF-8. Errors quote `name`, or the text itself if it is a name.
 pub(super) fn text(
     reader: &mut Reader<'_>,
     what: &'static str,
@@ -113,7 +113,7 @@ fn numbers<const N: usize, T>(
     Ok(bytes.as_chunks().0.iter().map(|bytes| number(*bytes)).collect())
 }
 
-/// Items of varying length, of `min_size` bytes at least.
+/// Reads `count` items of varying length, each at least `min_size` bytes.
 fn items<'a, T>(
     reader: &mut Reader<'a>,
     count: u64,
@@ -122,7 +122,7 @@ fn items<'a, T>(
 ) -> Result<Vec<T>, GgufError> {
     reader.check("an array", count, min_size)?;
     reader.charge(count, size_of::<T>())?;
-    // Grows as items are really there, whatever `count` says.
+    // Grows with the items actually read: `count` is not trusted.
     let mut items = Vec::new();
     for _ in 0..count {
         items.push(item(reader)?);

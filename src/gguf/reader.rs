@@ -1,11 +1,11 @@
-//! A cursor over untrusted bytes: every length is compared with what is really there before anything is allocated.
+//! A cursor over untrusted bytes. Lengths are checked against the bytes present before anything is allocated.
 
 use super::GgufError;
 
-/// Memory that metadata and tensor directory may take, in bytes. That of a model with 150,000 tokens is near 20 MiB.
+/// Memory limit for metadata and tensor directory in bytes. A model with 150,000 tokens needs about 20 MiB.
 pub(super) const BUDGET: u64 = 256 << 20;
 
-/// A position in the file, and the memory that what is read from there on may still take.
+/// A position in the file, and the rest of the memory budget.
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -17,7 +17,7 @@ impl<'a> Reader<'a> {
         Self { bytes, position: 0, budget: BUDGET }
     }
 
-    /// Bytes from the start of the file.
+    /// Returns the position in bytes from the start of the file.
     pub(super) fn offset(&self) -> u64 {
         self.position as u64
     }
@@ -30,13 +30,13 @@ impl<'a> Reader<'a> {
         GgufError::Truncated { what, offset: self.offset(), needed, remaining: self.rest().len() as u64 }
     }
 
-    /// Checks that `count` items of at least `size` bytes each can follow.
+    /// Checks that `count · size` bytes remain.
     pub(super) fn check(&self, what: &'static str, count: u64, size: u64) -> Result<(), GgufError> {
         let needed = count.saturating_mul(size);
         if needed <= self.rest().len() as u64 { Ok(()) } else { Err(self.truncated(what, needed)) }
     }
 
-    /// Takes `count` items of `size` bytes of memory each from the budget.
+    /// Takes `count · size` bytes from the memory budget.
     pub(super) fn charge(&mut self, count: u64, size: usize) -> Result<(), GgufError> {
         let cost = count.saturating_mul(size as u64);
         match self.budget.checked_sub(cost) {
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The next `len` bytes.
+    /// Reads the next `len` bytes.
     pub(super) fn take(&mut self, what: &'static str, len: u64) -> Result<&'a [u8], GgufError> {
         let taken = usize::try_from(len).ok().and_then(|len| self.rest().get(..len));
         let taken = taken.ok_or_else(|| self.truncated(what, len))?;
@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], GgufError> {
         let taken = self.rest().first_chunk().ok_or_else(|| self.truncated(what, N as u64))?;
         self.position += N;

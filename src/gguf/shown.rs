@@ -1,14 +1,13 @@
-//! Text from a file, made fit for a message: cut when long, and with all that is not printable escaped, so that it can
-//! neither act on a terminal nor break a line.
+//! Display of text from a file in messages: truncated and escaped, so it cannot control a terminal or break a line.
 
 use std::fmt::{self, Write as _};
 
 const MAX_CHARS: usize = 80;
 
-/// Shows a name as it is.
+/// A name, without quotes.
 pub(crate) struct Shown<'a>(pub &'a str);
 
-/// Shows a text between quotes.
+/// A text in quotes.
 pub(crate) struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
@@ -25,7 +24,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Writes the first characters of `text`, escaped unless `plain`.
+/// Writes the first `MAX_CHARS` characters of `text`, escaping all but those that are `plain`.
 fn write_cut(f: &mut fmt::Formatter<'_>, text: &str, plain: impl Fn(char) -> bool) -> fmt::Result {
     let mut chars = text.chars();
     for c in chars.by_ref().take(MAX_CHARS) {

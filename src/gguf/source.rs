@@ -1,4 +1,4 @@
-//! Where a file's bytes are: in memory, or mapped.
+//! Storage of a file's bytes: memory-mapped or owned.
 
 #[cfg(not(target_arch = "wasm32"))]
 use {super::GgufError, std::fs::File, std::path::Path};
@@ -22,8 +22,8 @@ impl Source {
             if file.metadata()?.len() == 0 {
                 return Ok(Self::Owned(Vec::new()));
             }
-            // SAFETY: the map is private to this value and only read. That no other process shortens or rewrites the
-            // file meanwhile cannot be ensured; `Gguf::open` says so, and every use treats the bytes as untrusted.
+            // SAFETY: the mapping is owned by this value and only read. Other processes may still truncate or rewrite
+            // the file; `Gguf::open` documents that, and all uses treat the bytes as untrusted.
             #[allow(unsafe_code)]
             let map = unsafe { memmap2::Mmap::map(&file)? };
             Ok(Self::Mapped { map, file })
@@ -37,8 +37,8 @@ impl Source {
         std::fs::read(path).map(Self::Owned).map_err(|source| GgufError::Io { path: path.to_owned(), source })
     }
 
-    /// How long a mapped file is now, if the system says so.
-    pub(super) fn present_len(&self) -> Option<u64> {
+    /// Returns the current length of a mapped file, if the system reports it.
+    pub(super) fn current_len(&self) -> Option<u64> {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Mapped { file, .. } => file.metadata().map(|metadata| metadata.len()).ok(),
@@ -46,31 +46,31 @@ impl Source {
         }
     }
 
-    /// Gives the memory of some bytes back to the system, where that is possible without losing them.
+    /// Drops the pages of `range` from memory (`MADV_DONTNEED`), where the system supports it.
     #[cfg_attr(not(unix), allow(unused_variables))]
-    pub(super) fn release(&self, range: std::ops::Range<usize>) {
+    pub(super) fn advise_dontneed(&self, range: std::ops::Range<usize>) {
         match self {
             #[cfg(unix)]
             Self::Mapped { map, .. } if range.start < range.end && range.end <= map.len() => {
-                // SAFETY: the map is shared with the file and never written, so that its pages are the file's: those that
-                // are given back are read from it again when they are next looked at.
+                // SAFETY: the mapping is backed by the file and never written, so dropped pages are read from the file
+                // again on the next access.
                 #[allow(unsafe_code)]
                 let advised =
                     unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
-                // Where the system does not do it, the memory is only given back with the map.
+                // A hint: on failure the pages stay until the file is unmapped.
                 let _ = advised;
             }
             _ => {}
         }
     }
 
-    /// Has some bytes read from the file in advance, where that is possible.
+    /// Reads `range` ahead of use (`MADV_WILLNEED`), where the system supports it.
     #[cfg_attr(not(unix), allow(unused_variables))]
-    pub(super) fn want(&self, range: std::ops::Range<usize>) {
+    pub(super) fn prefetch(&self, range: std::ops::Range<usize>) {
         match self {
             #[cfg(unix)]
             Self::Mapped { map, .. } if range.start < range.end && range.end <= map.len() => {
-                // Where the system does not do it, the bytes are read when they are looked at.
+                // A hint: on failure the pages are read on first access.
                 let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
             }
             _ => {}

@@ -1,59 +1,58 @@
-//! A file's tensors: their directory entries, and the checks that make their data safe to use.
+//! The tensor directory: entries, and the checks that make tensor data safe to use.
 
 use super::GgufError;
 use super::read_value::text;
 use super::reader::Reader;
 use crate::quant::WeightType;
 
-/// Bytes of the shortest directory entry: length of the name, its one byte, number of dimensions, one dimension, type,
-/// offset.
+/// Size in bytes of the shortest entry: name length, one byte of name, dimension count, one dimension, type, offset.
 pub(super) const MIN_ENTRY: u64 = 8 + 1 + 4 + 8 + 4 + 8;
-/// The format's limit, in bytes (ggml's `GGML_MAX_NAME`).
+/// The format's limit on name length in bytes (ggml's `GGML_MAX_NAME`).
 const NAME_MAX: u64 = 64;
 const MAX_DIMENSIONS: u32 = 4;
 
-/// Where a tensor is in the file, and what it is made of.
+/// A tensor's entry in the directory of a file.
 ///
-/// One that a [`Gguf`](super::Gguf) has handed out is consistent: `shape` has 1 to 4 dimensions, none zero; the first
-/// is a multiple of the type's block length; `bytes` follows from type and shape; and the data are within the file.
+/// An entry returned by [`Gguf`](super::Gguf) is consistent: `shape` has 1 to 4 dimensions, none zero; the first is a
+/// multiple of the type's block length; `bytes` follows from type and shape; the data is inside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
     /// The name, such as `blk.0.attn_q.weight`.
     pub name: String,
-    /// How the weights are stored.
+    /// The quantization or float type of the weights.
     pub ty: WeightType,
-    /// Dimensions in ggml's order: the length of a row first, the slowest last.
+    /// The dimensions in ggml's order: row length first.
     pub shape: Vec<u64>,
-    /// Where the data begin, in bytes from the start of the file; a multiple of the file's alignment.
+    /// The offset of the data in bytes from the start of the file; a multiple of the file's alignment.
     pub offset: u64,
-    /// Length of the data in bytes.
+    /// The length of the data in bytes.
     pub bytes: u64,
 }
 
 impl TensorInfo {
-    /// Weights in the tensor: the product of its dimensions.
+    /// Returns the number of weights: the product of the dimensions.
     pub fn elements(&self) -> u64 {
         self.rows().saturating_mul(self.row_len())
     }
 
-    /// Rows in the tensor: the product of all dimensions but the first.
+    /// Returns the number of rows: the product of all dimensions but the first.
     pub fn rows(&self) -> u64 {
         self.shape.iter().skip(1).fold(1, |rows, &n| rows.saturating_mul(n))
     }
 
-    /// Weights in a row: the first dimension.
+    /// Returns the number of weights in a row: the first dimension.
     pub fn row_len(&self) -> u64 {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// Where the data end; the checks have made sure that it does not overflow.
+    /// Returns the end of the data. Validation has ruled out overflow.
     fn end(&self) -> u64 {
         self.offset.saturating_add(self.bytes)
     }
 }
 
-/// Reads one entry; its `offset` counts from the start of the data section until [`place`] moves it.
+/// Reads one entry. Its `offset` counts from the start of the data section until [`place`] adjusts it.
 pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo, GgufError> {
     let start = reader.offset();
     let len = reader.u64("the length of a tensor name")?;
@@ -87,20 +86,20 @@ pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInf
     Ok(TensorInfo { name, ty, shape, offset, bytes })
 }
 
-/// Why a shape has no size.
+/// The reason that a shape has no valid size.
 pub(super) enum SizeError {
     PartialBlock { row_len: u64 },
     TooLarge,
 }
 
-/// Bytes of a tensor's data.
+/// Returns the number of bytes of a tensor's data.
 pub(super) fn data_bytes(ty: WeightType, shape: &[u64]) -> Result<u64, SizeError> {
     let block_len = ty.block_len() as u64;
     let row_len = shape.first().copied().unwrap_or(1);
     if !row_len.is_multiple_of(block_len) {
         return Err(SizeError::PartialBlock { row_len });
     }
-    // Both counts stay below 2⁶³, as ggml's are signed.
+    // Both counts stay below 2⁶³: ggml's are signed.
     let elements = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
     let bytes = elements
         .filter(|&n| i64::try_from(n).is_ok())
@@ -108,8 +107,8 @@ pub(super) fn data_bytes(ty: WeightType, shape: &[u64]) -> Result<u64, SizeError
     bytes.filter(|&n| i64::try_from(n).is_ok()).ok_or(SizeError::TooLarge)
 }
 
-/// Turns offsets in the data section, which begins at `data_start`, into offsets in the file, and checks that every
-/// tensor's data are within the file and no two tensors' data overlap.
+/// Converts offsets in the data section, which starts at `data_start`, to offsets in the file. Checks that all tensor
+/// data is inside the file and that no two tensors overlap.
 pub(super) fn place(tensors: &mut [TensorInfo], data_start: u64, file_len: u64) -> Result<(), GgufError> {
     let available = file_len.saturating_sub(data_start);
     for tensor in tensors.iter_mut() {

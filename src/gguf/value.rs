@@ -1,4 +1,4 @@
-//! Metadata values: the 13 types of the format, and how they are shown.
+//! Metadata values: the 13 types of the format, and their display.
 
 use super::shown::Quoted;
 use std::fmt;
@@ -22,9 +22,9 @@ pub enum Value {
     F32(f32),
     /// True or false.
     Bool(bool),
-    /// Text.
+    /// A string.
     String(String),
-    /// A list of values of one type.
+    /// An array of values of one type.
     Array(Array),
     /// Unsigned, 64 bits.
     U64(u64),
@@ -34,7 +34,7 @@ pub enum Value {
     F64(f64),
 }
 
-/// A list of metadata values of one type.
+/// An array of metadata values of one type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Array {
     /// Unsigned, 8 bits.
@@ -53,9 +53,9 @@ pub enum Array {
     F32(Vec<f32>),
     /// True or false.
     Bool(Vec<bool>),
-    /// Texts.
+    /// Strings.
     String(Vec<String>),
-    /// Lists, whose own types may differ.
+    /// Arrays, which may have different types.
     Array(Vec<Array>),
     /// Unsigned, 64 bits.
     U64(Vec<u64>),
@@ -65,7 +65,7 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
-/// The format's numbers of the value types (`enum gguf_type`).
+/// The type numbers of the format (`enum gguf_type`).
 pub(super) mod id {
     pub const U8: u32 = 0;
     pub const I8: u32 = 1;
@@ -82,7 +82,7 @@ pub(super) mod id {
     pub const F64: u32 = 12;
 }
 
-/// Evaluates `$body` with `$items` bound to the list in `$array`, and `$name` to the plural of its type's name.
+/// Evaluates `$body` with `$items` bound to the elements of `$array`, and `$name` to the plural of their type's name.
 macro_rules! with_items {
     ($array:expr, $items:ident, $name:ident => $body:expr) => {
         with_items!(@arms $array, $items, $name, $body,
@@ -97,22 +97,22 @@ macro_rules! with_items {
 }
 
 impl Array {
-    /// How many elements there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         with_items!(self, items, _name => items.len())
     }
 
-    /// Whether there is no element.
+    /// Returns whether the array is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Elements that are shown of an array.
+/// The number of elements of an array to show.
 const SHOWN_ELEMENTS: usize = 4;
 
 impl fmt::Display for Array {
-    /// The number of elements, their type and the first few: `[151936 strings: "!", "\"", "#", "$", …]`.
+    /// Writes the number of elements, their type and the first few: `[151936 strings: "!", "\"", "#", "$", …]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         with_items!(self, items, name => {
             write!(f, "[{} {name}", items.len())?;
@@ -126,7 +126,7 @@ impl fmt::Display for Array {
 }
 
 impl fmt::Display for Value {
-    /// Numbers and booleans as Rust writes them, texts quoted and cut, arrays as [`Array`] shows them.
+    /// Writes numbers and booleans as Rust does, strings quoted and truncated, arrays as [`Array`] does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::U8(v) => v.show(f),
@@ -147,7 +147,7 @@ impl fmt::Display for Value {
 }
 
 impl Value {
-    /// The type's name, such as `u32` or `array`.
+    /// Returns the name of the type, such as `u32` or `array`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::U8(_) => "u8",
@@ -167,7 +167,7 @@ impl Value {
     }
 }
 
-/// One element, on one line.
+/// Display of one element on one line.
 trait Show {
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }

@@ -1,4 +1,4 @@
-//! Writes small files: models for tests, and what tools derive.
+//! A writer of small GGUF files, for tests and tools.
 
 use super::GgufError;
 use super::directory::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Directory, MAGIC, VERSIONS, alignment_is_valid};
@@ -6,7 +6,7 @@ use super::tensor::{SizeError, data_bytes};
 use super::value::{Array, Value, id};
 use crate::quant::WeightType;
 
-/// Builds a GGUF file of version 3 in memory.
+/// A builder of a GGUF file of version 3 in memory.
 ///
 /// ```
 /// # use ferrum_wgpu::{gguf::{Gguf, GgufWriter}, quant::WeightType};
@@ -33,28 +33,28 @@ struct Tensor {
 }
 
 impl GgufWriter {
-    /// A file without metadata and tensors.
+    /// Creates an empty file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a metadata entry. `general.alignment`, a u32, also sets the alignment of the tensors, which is else 32.
+    /// Adds a metadata entry. `general.alignment`, a u32, also sets the alignment of tensor data (32 by default).
     pub fn metadata(&mut self, key: impl Into<String>, value: impl Into<Value>) -> &mut Self {
         self.metadata.push((key.into(), value.into()));
         self
     }
 
-    /// Adds a tensor: `shape` in ggml's order, the length of a row first; `data` its blocks.
+    /// Adds a tensor. `shape` is in ggml's order, row length first; `data` are the blocks.
     pub fn tensor(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u64], data: Vec<u8>) -> &mut Self {
         self.tensors.push(Tensor { name: name.into(), ty, shape: shape.to_vec(), data });
         self
     }
 
-    /// The file: metadata and tensors in the order in which they were added, padded to the alignment at the end.
+    /// Writes the file: metadata and tensors in the order added, padded to the alignment.
     ///
     /// # Errors
-    /// [`GgufError::DataLength`] if a tensor's data do not fit its type and shape, and whatever a reader of the file
-    /// would find wrong with it, such as [`GgufError::DuplicateKey`].
+    /// [`GgufError::DataLength`] if a tensor's data does not match its type and shape; any error of the reader, such
+    /// as [`GgufError::DuplicateKey`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, GgufError> {
         let alignment = self.alignment();
         let mut out = Out(Vec::new());
@@ -81,12 +81,12 @@ impl GgufWriter {
             out.bytes(&tensor.data);
             out.pad(alignment);
         }
-        // What reads it back is the judge of what is valid.
+        // The reader decides what is valid.
         Directory::parse(&out.0)?;
         Ok(out.0)
     }
 
-    /// The alignment that the metadata ask for; one that is not allowed is left for the reader to refuse.
+    /// Returns the alignment set in the metadata. An invalid one is left for the reader to reject.
     fn alignment(&self) -> usize {
         let asked = self.metadata.iter().find_map(|(key, value)| match value {
             Value::U32(alignment) if key == ALIGNMENT_KEY => Some(*alignment),
@@ -109,7 +109,7 @@ impl Tensor {
     }
 }
 
-/// The file so far.
+/// The bytes written so far.
 struct Out(Vec<u8>);
 
 impl Out {
@@ -145,7 +145,7 @@ impl Out {
         self.bytes(&bytes);
     }
 
-    /// A value after its type.
+    /// Writes the type and the value.
     fn value(&mut self, value: &Value) {
         match value {
             Value::U8(v) => self.number(id::U8, v.to_le_bytes()),
@@ -170,7 +170,7 @@ impl Out {
         }
     }
 
-    /// An array: type of the elements, their number, and they.
+    /// Writes the element type, the number of elements, and the elements.
     fn array(&mut self, array: &Array) {
         match array {
             Array::U8(v) => self.numbers(id::U8, v, u8::to_le_bytes),

@@ -49,12 +49,12 @@ impl FileRows {
 
     /// Gives back the memory that `rows` of a mapped file take.
     pub(super) fn release(&self, rows: Range<u64>) {
-        self.parts(rows).for_each(|(tensor, rows)| self.gguf.release(tensor, self.bytes(rows)));
+        self.parts(rows).for_each(|(tensor, rows)| self.gguf.advise_dontneed(tensor, self.bytes(rows)));
     }
 
     /// Has `rows` of a mapped file read in advance.
     pub(super) fn want(&self, rows: Range<u64>) {
-        self.parts(rows).for_each(|(tensor, rows)| self.gguf.want(tensor, self.bytes(rows)));
+        self.parts(rows).for_each(|(tensor, rows)| self.gguf.prefetch(tensor, self.bytes(rows)));
     }
 
     fn bytes(&self, rows: Range<u64>) -> Range<u64> {

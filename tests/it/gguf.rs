@@ -318,7 +318,7 @@ fn released_data_are_not_resident_and_can_be_read_again() {
         for range in
             [0..0, 1 << 40..u64::MAX, Range { start: u64::MAX, end: 0 }, 5..9, 1 << 20..u64::MAX, 0..b.bytes / 2]
         {
-            gguf.release(b, range);
+            gguf.advise_dontneed(b, range);
         }
         #[cfg(target_os = "linux")]
         if before > 0 {
