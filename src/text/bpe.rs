@@ -1,4 +1,4 @@
-//! Byte-level BPE of single words.
+//! Byte-level BPE of one word.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use super::error::{TextError, excerpt};
 /// A vocabulary and its merges.
 pub(super) struct Bpe {
     model: BPE,
-    /// The bytes that are no token by themselves: the library would drop them without a word.
+    /// Bytes without a token of their own. The `tokenizers` crate would drop them silently.
     missing_bytes: Vec<u8>,
-    whole_words: bool,
+    ignore_merges: bool,
 }
 
 impl Bpe {
-    /// Checks the vocabulary and the merges, and makes them ready for use.
-    pub(super) fn new(tokens: &[String], merges: &[String], whole_words: bool) -> Result<Self, TextError> {
-        let ids = number(tokens)?;
+    /// Validates the vocabulary and the merges, and builds the model.
+    pub(super) fn new(tokens: &[String], merges: &[String], ignore_merges: bool) -> Result<Self, TextError> {
+        let ids = token_ids(tokens)?;
         let merges = parse_merges(merges, &ids)?;
         let missing_bytes =
             (0..=u8::MAX).filter(|&byte| !ids.contains_key(byte_alphabet::encode(&[byte]).as_str())).collect();
@@ -28,18 +28,18 @@ impl Bpe {
             .vocab_and_merges(vocabulary, merges)
             .build()
             .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        Ok(Self { model, missing_bytes, whole_words })
+        Ok(Self { model, missing_bytes, ignore_merges })
     }
 
-    /// The id of the token with this text, in the byte alphabet.
+    /// Returns the id of the token with this text in the byte alphabet.
     pub(super) fn id(&self, text: &str) -> Option<u32> {
         self.model.token_to_id(text)
     }
 
-    /// Appends the tokens of a word.
+    /// Appends the tokens of a word to `ids`.
     pub(super) fn encode(&self, word: &str, ids: &mut Vec<u32>) -> Result<(), TextError> {
         let mapped = byte_alphabet::encode(word.as_bytes());
-        if self.whole_words
+        if self.ignore_merges
             && let Some(id) = self.id(&mapped)
         {
             ids.push(id);
@@ -56,8 +56,8 @@ impl Bpe {
     }
 }
 
-/// The id of every token, which must not share a text.
-fn number(tokens: &[String]) -> Result<HashMap<&str, u32>, TextError> {
+/// Maps tokens to ids. Fails if two tokens have the same text.
+fn token_ids(tokens: &[String]) -> Result<HashMap<&str, u32>, TextError> {
     let mut ids = HashMap::with_capacity(tokens.len());
     for (id, text) in (0..).zip(tokens) {
         if let Some(first) = ids.insert(text.as_str(), id) {
@@ -67,7 +67,7 @@ fn number(tokens: &[String]) -> Result<HashMap<&str, u32>, TextError> {
     Ok(ids)
 }
 
-/// The merges as pairs. Every token that they take or make must exist.
+/// Parses the merges into pairs. Their inputs and results must be tokens.
 fn parse_merges(merges: &[String], ids: &HashMap<&str, u32>) -> Result<Merges, TextError> {
     let mut ranked = HashMap::with_capacity(merges.len());
     let mut pairs = Merges::with_capacity(merges.len());
@@ -81,7 +81,7 @@ fn parse_merges(merges: &[String], ids: &HashMap<&str, u32>) -> Result<Merges, T
         if let Some(token) = [left, right, &joined].into_iter().find(|token| !ids.contains_key(token)) {
             return Err(TextError::MergeOutOfVocabulary { rank, token: excerpt(token) });
         }
-        // The library would let the last of equal merges count; the first does.
+        // The first of equal merges has priority; the `tokenizers` crate would use the last.
         if ranked.insert((left, right), rank).is_none() {
             pairs.push((left.to_owned(), right.to_owned()));
         }

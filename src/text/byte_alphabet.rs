@@ -1,8 +1,8 @@
 //! The alphabet of byte-level BPE: one printable character for each of the 256 bytes, as GPT-2 defined it.
 //!
-//! Vocabularies are written in it so that a token may hold any bytes and still be a string without spaces.
+//! Vocabularies use it so that a token of any bytes is a string without spaces.
 
-/// The character that stands for a byte: itself where it is printable Latin-1, else the next one from U+0100 on.
+/// Returns the character of a byte: the byte itself if it is printable Latin-1, else the next one from U+0100 on.
 pub(super) fn char_of(byte: u8) -> char {
     let code = u32::from(byte);
     let code = match byte {
@@ -11,11 +11,11 @@ pub(super) fn char_of(byte: u8) -> char {
         0xAD => 0x143,
         _ => code,
     };
-    // Every code above is below U+0144, so the fallback is never taken.
+    // All codes above are below U+0144, so the fallback is unreachable.
     char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The byte that a character stands for; `None` for one outside of the alphabet.
+/// Returns the byte of a character; `None` outside the alphabet.
 pub(super) fn byte_of(character: char) -> Option<u8> {
     let code = u32::from(character);
     let byte = match code {
@@ -28,13 +28,12 @@ pub(super) fn byte_of(character: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// The bytes in the alphabet's characters.
+/// Encodes bytes as characters of the alphabet.
 pub(super) fn encode(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char_of).collect()
 }
 
-/// The bytes that a token's text stands for. A character outside of the alphabet, which only a malformed vocabulary
-/// has, stands for its own UTF-8.
+/// Decodes a token's text to bytes. A character outside the alphabet (from a malformed vocabulary) becomes its UTF-8.
 pub(super) fn decode(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! Conversations written out as the text that a model was trained on.
+//! Chat templates: they render a conversation as the text that a model expects.
 
 use std::time::SystemTime;
 
@@ -16,22 +16,22 @@ const CHATML: &str = "{%- for message in messages %}\
     {%- endfor %}\
     {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
 
-/// The longest template that is read; real ones have up to some 20 KiB.
-const LONGEST: usize = 64 << 10;
+/// The size limit of templates in bytes. Real ones have up to about 20 KiB.
+const MAX_LEN: usize = 64 << 10;
 
-/// Who says something in a conversation.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Instructions to the model.
     System,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
 }
 
 impl Role {
-    /// The name that chat templates know the role by.
+    /// Returns the role's name in chat templates.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -47,46 +47,46 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// One contribution to a conversation.
+/// A message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who says it.
+    /// The author.
     pub role: Role,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
 impl Message {
-    /// A message of this role.
+    /// Creates a message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into() }
     }
 
-    /// An instruction to the model.
+    /// Creates a system message.
     pub fn system(content: impl Into<String>) -> Self {
         Self::new(Role::System, content)
     }
 
-    /// Something that the person says.
+    /// Creates a user message.
     pub fn user(content: impl Into<String>) -> Self {
         Self::new(Role::User, content)
     }
 
-    /// Something that the model said.
+    /// Creates an assistant message.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new(Role::Assistant, content)
     }
 }
 
-/// How a conversation is written out.
+/// Options for rendering a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenderOptions {
-    /// Whether to end with the start of the model's next turn; it is so unless changed.
+    /// Whether to end with the header of the assistant's next turn (default: `true`).
     pub add_generation_prompt: bool,
-    /// Whether the model is to think before it answers, for templates that know the choice; theirs if not given.
+    /// Whether the model thinks before it answers, if the template supports this; `None` is the template's default.
     pub enable_thinking: Option<bool>,
-    /// The moment for templates that write the date, taken as UTC (shift it to have local time). This library reads no
-    /// clock, so without it such templates find no `strftime_now` and leave the date out or write a fixed one.
+    /// The time, in UTC, for templates that write the date with `strftime_now`. The library does not read the clock:
+    /// with `None`, such templates omit the date or write a fixed one.
     pub now: Option<SystemTime>,
 }
 
@@ -96,11 +96,10 @@ impl Default for RenderOptions {
     }
 }
 
-/// A chat template in Jinja, as Hugging Face defines them.
+/// A chat template in Jinja, with Hugging Face's conventions.
 ///
-/// A template comes from a file and is not trusted: it reaches nothing but the conversation, its length is limited, its
-/// work, the data it makes and the parts of values that it goes through are limited in proportion to the conversation, and
-/// what it does wrong is an error value.
+/// Templates come from files and are not trusted. They can access only the conversation. Their length is limited, and
+/// their work and memory are limited in proportion to the conversation. A template that fails returns an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTemplate {
     source: String,
@@ -109,46 +108,46 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a file.
+    /// Reads the template from a file's metadata.
     ///
     /// # Errors
     ///
-    /// [`TextError::NoTemplate`] if the file has none; else as [`ChatTemplate::new`].
+    /// [`TextError::NoTemplate`] if the file has none; the errors of [`ChatTemplate::new`].
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TextError> {
         let source = metadata.str(TEMPLATE)?.ok_or(TextError::NoTemplate)?;
         let (bos, eos) = Vocabulary::ends_from_metadata(metadata)?;
         Self::new(source, bos, eos)
     }
 
-    /// The template with this source, which may name the beginning-of-text and end-of-text tokens.
+    /// Compiles a template. It can refer to the texts of the beginning-of-text and end-of-text tokens.
     ///
     /// # Errors
     ///
     /// If the source is too long or not valid Jinja.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TextError> {
-        if source.len() > LONGEST {
+        if source.len() > MAX_LEN {
             return Err(TextError::TemplateTooLarge(source.len()));
         }
         Run { source, now: None, fuel: 0 }.check()?;
         Ok(Self { source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
-    /// ChatML, `<|im_start|>role … <|im_end|>`: what most models without a template of their own understand.
+    /// Returns the ChatML template, `<|im_start|>role … <|im_end|>`, which most models without a template understand.
     pub fn chatml() -> Self {
         Self { source: CHATML.to_owned(), bos: String::new(), eos: String::new() }
     }
 
-    /// The template's source.
+    /// Returns the template's source.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The conversation as text for [`Tokenizer::encode_prompt`](super::Tokenizer::encode_prompt).
+    /// Renders a conversation as text for [`Tokenizer::encode_prompt`](super::Tokenizer::encode_prompt).
     ///
     /// # Errors
     ///
-    /// [`TextError::TemplateRaised`] if the template does not accept the conversation; other errors if it fails or
-    /// takes too much work.
+    /// [`TextError::TemplateRaised`] if the template rejects the conversation; other errors if it fails or exceeds its
+    /// work limit.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TextError> {
         let list: Value = messages
             .iter()
@@ -159,7 +158,7 @@ impl ChatTemplate {
             ("add_generation_prompt", options.add_generation_prompt.into()),
             ("bos_token", self.bos.as_str().into()),
             ("eos_token", self.eos.as_str().into()),
-            // Hugging Face defines these two as none when there are none, and templates rely on it.
+            // Hugging Face defines these as none if absent, and templates rely on it.
             ("tools", ().into()),
             ("documents", ().into()),
         ];
@@ -168,7 +167,7 @@ impl ChatTemplate {
     }
 }
 
-/// The work that a template may do. Qwen3's takes some 80 units for a message and 1 for 12 bytes.
+/// Returns the work limit for a conversation. Qwen3's template takes about 80 units per message and 1 per 12 bytes.
 fn fuel(messages: &[Message]) -> u64 {
     const BASE: u64 = 50_000;
     const PER_MESSAGE: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! Real templates against what Jinja, set up as Hugging Face does, made of them; and templates that misbehave.
+//! Real templates, compared with the output of Jinja as Hugging Face configures it; and malicious templates.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -141,7 +141,7 @@ fn endless_work_is_cut_short() {
     assert!(matches!(recursion, Err(TextError::TemplateFailed(_))), "{recursion:?}");
 }
 
-/// Each of these would end the process on a stack of ordinary size.
+/// Each of these would overflow a stack of default size.
 #[test]
 fn deep_nesting_does_not_overflow_the_stack() {
     let deep =
@@ -157,12 +157,12 @@ fn deep_nesting_does_not_overflow_the_stack() {
         "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".to_owned(),
         "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}".to_owned(),
     ] {
-        // The point is to come back.
+        // Only that it returns matters.
         drop(hi(&source));
     }
 }
 
-/// What the engine does with all parts of values `x` and `y` without paying for each.
+/// Operations that traverse values `x` and `y` without consuming fuel per element.
 const GOES_THROUGH: &[&str] = &[
     "{{ x }}",
     "{{ x ~ '' }}",
@@ -205,7 +205,7 @@ const GOES_THROUGH: &[&str] = &[
     "{{ ([x] * 100) | list | string }}",
 ];
 
-/// Lists of two of the last list, and the same again, so that what is compared is equal and not the same.
+/// Two equal but distinct values: nested lists, each holding the previous one twice.
 #[test]
 fn values_that_hold_themselves_many_times_are_refused() {
     let doubled = |n: usize| {
@@ -234,7 +234,7 @@ fn namespaces_cannot_hold_themselves() {
         "{% set ns = namespace(x=1) %}{% set ns.x = [ns] %}{{ ns == ns.x }}",
         "{% set ns = namespace(x=1) %}{% set ns.x = {'a': ns} %}{{ ns ~ '' }}",
         "{% set ns = namespace(x=1) %}{% set other = namespace(x=ns) %}{% set ns.x = other %}{{ ns }}",
-        // By another name the function is not known for what it does; what it makes is caught when it is gone through.
+        // Under another name the function is not recognized as a container; the value is rejected when it is traversed.
         "{% set f = namespace %}{% set ns = namespace() %}{% set a = f(x=ns) %}{% set ns.x = a %}{{ ns }}",
         "{% set f = dict %}{% set ns = namespace() %}{% set ns.x = f(x=ns) %}{{ ns }}",
         "{% set f = dict %}{% set ns = namespace() %}{% set ns.x = f(x=ns) %}{{ ns ~ '' }}",
@@ -242,13 +242,14 @@ fn namespaces_cannot_hold_themselves() {
         let error = hi(source).expect_err(source);
         assert!(matches!(error, TextError::TemplateLimit | TextError::TemplateFailed(_)), "{source}: {error}");
     }
-    // What is no part of itself is as it was.
+    // A namespace that does not contain itself works.
     let fine =
         "{% set ns = namespace(x=[]) %}{% macro m(n) %}{% set n.x = n.x + [1] %}{% endmacro %}{{ m(ns) }}{{ ns.x }}";
     assert_eq!(hi(fine).unwrap(), "[1]");
 }
 
-/// Checks cost fuel: long conversations keep far from the limit, also where a template looks at all messages for each.
+/// The checks consume fuel: long conversations stay far below the limit, even in templates that are quadratic in
+/// messages.
 #[test]
 fn long_conversations_have_fuel_enough() {
     let conversation: Vec<Message> = (0..1000)

@@ -1,8 +1,8 @@
-//! A template's syntax tree with a check of every value that an operation would go through.
+//! Rewriting of a template's syntax tree to check each value that an operation traverses.
 //!
-//! The engine pays for most of what it does, but not for going through a value's parts: a list may hold itself twice, sixty
-//! times over, and comparing it takes for ever. So whatever is compared, joined, sorted, formatted or made a part of
-//! something is first given to a filter, which counts the parts (`template_engine.rs` has it).
+//! The engine's fuel covers most operations, but not the traversal of nested values: sixty nested lists, each holding
+//! the previous one twice, take 2⁶⁰ steps to compare. Values that are compared, joined, sorted, formatted or stored in
+//! another value are therefore passed through a filter that counts their elements (see `template_engine.rs`).
 
 use minijinja::machinery::ast::{
     AutoEscape, BinOp, BinOpKind, Block, Break, Call, CallArg, CallBlock, Compare, CompareOp, Const, Continue, Do,
@@ -11,21 +11,21 @@ use minijinja::machinery::ast::{
     UnaryOpKind, Var, WithBlock,
 };
 
-/// The filter for what an operation goes through.
+/// The filter for values that an operation traverses.
 pub(super) const OPERAND: &str = "checked";
-/// The filter for what becomes a part of another value.
-pub(super) const PART: &str = "checked_part";
+/// The filter for values that become elements of another value.
+pub(super) const ELEMENT: &str = "checked_element";
 
-/// Filters that look at no part of what they are given.
+/// Filters that do not traverse their input.
 const SHALLOW: [&str; 7] = ["length", "count", "default", "d", "first", "last", "list"];
-/// Functions whose result holds their arguments.
-const HOLDING: [&str; 2] = ["namespace", "dict"];
+/// Functions whose result contains their arguments.
+const CONTAINERS: [&str; 2] = ["namespace", "dict"];
 
-/// The same statement with checks.
+/// Returns the statement with checks added.
 pub(super) fn stmt<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
     match stmt {
         Stmt::Template(s) => Stmt::Template(Spanned::new(Template { children: body(&s.children) }, s.span())),
-        // The formatter checks what is written.
+        // The formatter checks printed values.
         Stmt::EmitExpr(s) => Stmt::EmitExpr(Spanned::new(EmitExpr { expr: expr(&s.expr) }, s.span())),
         Stmt::EmitRaw(s) => Stmt::EmitRaw(Spanned::new(EmitRaw { raw: s.raw }, s.span())),
         Stmt::ForLoop(s) => {
@@ -97,12 +97,12 @@ fn definition<'a>(d: &Macro<'a>) -> Macro<'a> {
     Macro { name: d.name, args, defaults, body: body(&d.body) }
 }
 
-/// What is assigned to a name, or to a part of a namespace.
+/// Returns the assigned expression, checked if the target is an attribute of a namespace.
 fn assigned<'a>(to: &Expr<'a>, value: &Expr<'a>) -> Expr<'a> {
-    if matches!(to, Expr::Var(_)) { expr(value) } else { checked(value, PART) }
+    if matches!(to, Expr::Var(_)) { expr(value) } else { checked(value, ELEMENT) }
 }
 
-/// What is assigned to, in which values are only looked up.
+/// Returns an assignment target. Its values are only looked up.
 fn target<'a>(to: &Expr<'a>) -> Expr<'a> {
     match to {
         Expr::List(e) => Expr::List(Spanned::new(List { items: e.items.iter().map(target).collect() }, e.span())),
@@ -111,7 +111,7 @@ fn target<'a>(to: &Expr<'a>) -> Expr<'a> {
     }
 }
 
-/// Whether the expression gives nothing that has parts.
+/// Returns whether the expression's value certainly has no elements.
 fn is_scalar(e: &Expr<'_>) -> bool {
     match e {
         Expr::Const(_) | Expr::Compare(_) | Expr::Test(_) | Expr::UnaryOp(_) => true,
@@ -144,19 +144,19 @@ fn arguments<'a>(args: &[CallArg<'a>], filter: &'static str) -> Vec<CallArg<'a>>
 fn call<'a>(c: &Call<'a>) -> Call<'a> {
     let plain = c.args.iter().all(|arg| matches!(arg, CallArg::Pos(e) | CallArg::Kwarg(_, e) if is_scalar(e)));
     let callee = match &c.expr {
-        // A method goes through its object to compare its parts with an argument. `self` only names blocks.
+        // A method may traverse its object, comparing elements with an argument. `self` only names blocks.
         Expr::GetAttr(e) if !plain && !matches!(&e.expr, Expr::Var(v) if v.id == "self") => {
             Expr::GetAttr(Spanned::new(GetAttr { expr: operand(&e.expr), name: e.name }, e.span()))
         }
         other => expr(other),
     };
-    let holds = matches!(&c.expr, Expr::Var(v) if HOLDING.contains(&v.id));
-    Call { expr: callee, args: arguments(&c.args, if holds { PART } else { OPERAND }) }
+    let is_container = matches!(&c.expr, Expr::Var(v) if CONTAINERS.contains(&v.id));
+    Call { expr: callee, args: arguments(&c.args, if is_container { ELEMENT } else { OPERAND }) }
 }
 
-/// The same expression with checks of its parts.
+/// Returns the expression with checks added.
 fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
-    let parts = |items: &[Expr<'a>]| items.iter().map(|item| checked(item, PART)).collect::<Vec<_>>();
+    let elements = |items: &[Expr<'a>]| items.iter().map(|item| checked(item, ELEMENT)).collect::<Vec<_>>();
     match e {
         Expr::Var(e) => Expr::Var(Spanned::new(Var { id: e.id }, e.span())),
         Expr::Const(e) => Expr::Const(Spanned::new(Const { value: e.value.clone() }, e.span())),
@@ -171,8 +171,8 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
         }
         Expr::BinOp(e) => {
             let (left, right) = (matches!(e.left, Expr::Const(_)), matches!(e.right, Expr::Const(_)));
-            // Something with parts differs from a constant without at the first look; a text is searched for what the
-            // other side is written as.
+            // Comparing a container with a scalar constant takes one step. `in` with a constant on the left searches a
+            // string for it.
             let shallow = match e.op {
                 BinOpKind::ScAnd | BinOpKind::ScOr => true,
                 BinOpKind::Eq | BinOpKind::Ne | BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte => {
@@ -208,11 +208,11 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
             Expr::GetItem(Spanned::new(item, e.span()))
         }
         Expr::Call(e) => Expr::Call(Spanned::new(call(e), e.span())),
-        Expr::List(e) => Expr::List(Spanned::new(List { items: parts(&e.items) }, e.span())),
-        Expr::Tuple(e) => Expr::Tuple(Spanned::new(Tuple { items: parts(&e.items) }, e.span())),
+        Expr::List(e) => Expr::List(Spanned::new(List { items: elements(&e.items) }, e.span())),
+        Expr::Tuple(e) => Expr::Tuple(Spanned::new(Tuple { items: elements(&e.items) }, e.span())),
         Expr::Map(e) => {
             let keys = e.keys.iter().map(operand).collect();
-            Expr::Map(Spanned::new(Map { keys, values: parts(&e.values) }, e.span()))
+            Expr::Map(Spanned::new(Map { keys, values: elements(&e.values) }, e.span()))
         }
     }
 }

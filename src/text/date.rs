@@ -1,4 +1,4 @@
-//! Dates for `strftime_now`, without a clock or a time zone of our own.
+//! Date formatting for `strftime_now`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// A moment in the proleptic Gregorian calendar, in UTC.
+/// A time in the proleptic Gregorian calendar, in UTC.
 struct Civil {
     year: i64,
     month: i64,
@@ -37,7 +37,7 @@ impl Civil {
             Err(error) => whole_seconds(error.duration()).saturating_neg(),
         };
         let days = seconds.div_euclid(SECONDS_PER_DAY);
-        // Years that begin in March put the leap day last, and 400 of them always have as many days.
+        // Counting years from March puts the leap day last; 400 years always have 146,097 days.
         let since_march_0 = days + 719_468;
         let era = since_march_0.div_euclid(146_097);
         let day_of_era = since_march_0.rem_euclid(146_097);
@@ -66,7 +66,7 @@ impl Civil {
         (self.hour() + 11) % 12 + 1
     }
 
-    /// What a letter after `%` stands for; numbers are padded to their width unless `plain`.
+    /// Returns the field of a conversion letter; numbers are padded to their width unless `plain`.
     fn field(&self, letter: char, plain: bool) -> Option<String> {
         let number = |value: i64, width: usize| {
             if plain { value.to_string() } else { format!("{value:0width$}") }
@@ -101,7 +101,7 @@ impl Civil {
     }
 }
 
-/// Formats a moment, in UTC, as C's `strftime` does in the C locale. What is not known is left as it stands.
+/// Formats a time in UTC like C's `strftime` in the C locale. Unknown conversions are copied unchanged.
 pub(super) fn strftime(format: &str, time: SystemTime) -> String {
     let civil = Civil::new(time);
     let mut text = String::with_capacity(format.len() + 16);

@@ -1,18 +1,17 @@
-//! Token ids to text, piece by piece.
+//! Incremental decoding of tokens to text.
 
 use super::error::TextError;
 use super::tokenizer::Tokenizer;
 
-/// A decoder that takes tokens one at a time and gives text as soon as it is whole.
+/// An incremental decoder: it takes one token at a time and returns text as soon as its characters are complete.
 ///
-/// A character may be spread over several tokens; its bytes are held until it is complete. Bytes that no continuation
-/// can make valid become U+FFFD at once, so that nothing is held for ever. The pieces together are what
-/// [`Tokenizer::decode`] gives for all the tokens.
+/// A character may span several tokens; its bytes are held until it is complete. Bytes that can no longer become valid
+/// UTF-8 are replaced with U+FFFD at once. The concatenated pieces equal [`Tokenizer::decode`] of all tokens.
 #[derive(Debug, Clone)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
     show_control: bool,
-    /// The start of a character, at most three bytes.
+    /// The first bytes of an incomplete character, at most three.
     pending: Vec<u8>,
 }
 
@@ -21,18 +20,18 @@ impl<'t> DecodeStream<'t> {
         Self { tokenizer, show_control: false, pending: Vec::new() }
     }
 
-    /// Sets whether control tokens, such as the mark of a turn's end, are shown by name; they are not unless asked.
+    /// Sets whether control tokens, such as end-of-turn, are shown by name (default: `false`).
     #[must_use]
     pub fn show_control(mut self, show: bool) -> Self {
         self.show_control = show;
         self
     }
 
-    /// Takes a token and gives the text that is now whole, if any.
+    /// Adds a token. Returns the text that it completes, if any.
     ///
     /// # Errors
     ///
-    /// If the id is not in the vocabulary; the stream is then as before.
+    /// If the id is not in the vocabulary. The stream is then unchanged.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
         let unknown = || TextError::UnknownToken { id, vocab_size: self.tokenizer.vocab_size() };
         let bytes = self.tokenizer.token_bytes(id).ok_or_else(unknown)?;
@@ -40,27 +39,27 @@ impl<'t> DecodeStream<'t> {
             return Ok(None);
         }
         self.pending.extend_from_slice(&bytes);
-        let text = take_whole(&mut self.pending);
+        let text = take_complete(&mut self.pending);
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// Gives what is left: U+FFFD if the last character was never completed.
+    /// Returns the rest: U+FFFD if the last character is incomplete.
     pub fn finish(&mut self) -> Option<String> {
         let rest = std::mem::take(&mut self.pending);
         (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
     }
 }
 
-/// Takes everything from the bytes but the start of a character that may yet be completed.
-fn take_whole(bytes: &mut Vec<u8>) -> String {
+/// Removes and returns all text up to an incomplete character at the end.
+fn take_complete(bytes: &mut Vec<u8>) -> String {
     let mut text = String::with_capacity(bytes.len());
     let mut held = 0;
     let mut chunks = bytes.utf8_chunks().peekable();
     while let Some(chunk) = chunks.next() {
         text.push_str(chunk.valid());
         let invalid = chunk.invalid();
-        let may_go_on = || std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
-        if chunks.peek().is_none() && may_go_on() {
+        let is_incomplete = || std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+        if chunks.peek().is_none() && is_incomplete() {
             held = invalid.len();
         } else if !invalid.is_empty() {
             text.push(char::REPLACEMENT_CHARACTER);

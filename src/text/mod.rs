@@ -1,7 +1,7 @@
-//! Text in and out of a model: the tokenizer and the chat template of a GGUF file.
+//! Tokenizers and chat templates of GGUF files.
 //!
-//! Both are built from the file's own metadata and both treat it as untrusted: a hostile vocabulary, merge table or
-//! template, like a hostile prompt, gives a [`TextError`], not a panic.
+//! Both are built from a file's metadata, which is not trusted: a malicious vocabulary, merge table, template or prompt
+//! results in a [`TextError`], not a panic.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,8 +1,8 @@
-//! Strings at which a text ends.
+//! Stop strings.
 
-/// Watches a text that comes in pieces for strings at which it is to end.
+/// A matcher for stop strings in a streamed text.
 ///
-/// What may be the beginning of such a string is held until it is known whether it is one.
+/// Text that may be the start of a stop string is held back until that is decided.
 #[derive(Clone, Debug, Default)]
 pub struct StopStrings {
     stops: Vec<String>,
@@ -10,14 +10,14 @@ pub struct StopStrings {
 }
 
 impl StopStrings {
-    /// Watches for `stops`; empty ones are left out.
+    /// Creates a matcher for `stops`. Empty strings are ignored.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let stops = stops.into_iter().map(Into::into).filter(|stop| !stop.is_empty()).collect();
         Self { stops, held: String::new() }
     }
 
-    /// Takes a piece. Gives the text that comes before any stop string for certain, and whether one was found: then this was
-    /// the last.
+    /// Adds a piece. Returns the text that is certain not to be part of a stop string, and whether a stop string was
+    /// found; if so, the text ends there.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
@@ -30,7 +30,7 @@ impl StopStrings {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// Gives what is held, when no more comes.
+    /// Returns the text still held back, at the end of the stream.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

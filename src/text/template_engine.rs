@@ -1,4 +1,4 @@
-//! The template engine, set up as chat templates expect it and fenced in, as they come from files.
+//! The Jinja engine, configured as chat templates expect and sandboxed: templates come from untrusted files.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -8,28 +8,28 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{ObjectRepr, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter};
 
-use super::checked_syntax::{self, OPERAND, PART};
+use super::checked_syntax::{self, ELEMENT, OPERAND};
 use super::date::strftime;
 use super::error::TextError;
 use super::to_json;
 
-/// How a template is run.
+/// A template and the limits it runs under.
 pub(super) struct Run<'a> {
-    /// The template.
+    /// The template's source.
     pub(super) source: &'a str,
-    /// What `strftime_now` says; the function is not defined without.
+    /// The time of `strftime_now`; without it the function is undefined.
     pub(super) now: Option<SystemTime>,
-    /// How much the template may do: one unit is an instruction or 64 bytes of data made.
+    /// The work limit: one unit is one instruction or 64 bytes of data created.
     pub(super) fuel: u64,
 }
 
 impl Run<'_> {
-    /// Reads the template without running it.
+    /// Compiles the template without running it.
     pub(super) fn check(&self) -> Result<(), TextError> {
         self.on_own_stack(|| self.compile().map(drop))
     }
 
-    /// Runs the template with these variables.
+    /// Renders the template with `variables`.
     pub(super) fn render(&self, variables: Vec<(&'static str, Value)>) -> Result<String, TextError> {
         self.on_own_stack(|| {
             let (instructions, blocks) = self.compile()?;
@@ -41,39 +41,39 @@ impl Run<'_> {
         })
     }
 
-    /// The template as the engine runs it, with checks of what it would go through without a limit.
+    /// Compiles the template, adding a check to each operation whose work the engine does not limit.
     fn compile(&self) -> Result<(Instructions<'_>, BTreeMap<&str, Instructions<'_>>), Error> {
         const NAME: &str = "chat template";
-        // As Hugging Face sets up Jinja.
+        // As Hugging Face configures Jinja.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         let mut generator = CodeGenerator::new(NAME, self.source);
         generator.compile_stmt(&checked_syntax::stmt(&parse(self.source, NAME, syntax)?));
         Ok(generator.finish())
     }
 
-    /// Does the work on a thread that has stack enough for it.
+    /// Runs `work` on a thread with a large enough stack.
     ///
-    /// The engine compiles nested expressions, and prints and drops nested values, by recursion. How deep that goes is
-    /// up to the template, limited by its length and by its fuel, so the stack is as large as these can make use of
-    /// (it is address space; memory is taken only as far as it is used). A panic in the engine ends there, too.
+    /// The engine is recursive: it compiles nested expressions, and prints and drops nested values, on the call stack.
+    /// The template's length and fuel bound the depth, so they determine the stack size. (Stack is address space;
+    /// memory is committed as it is used.) The thread also contains a panic in the engine.
     #[cfg(not(target_arch = "wasm32"))]
     fn on_own_stack<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, TextError> {
-        const FOR_THE_SOURCE: u64 = 64 << 20;
+        const FOR_SOURCE: u64 = 64 << 20;
         const PER_FUEL: u64 = 256;
-        const MOST: u64 = 1 << 30;
-        let size = FOR_THE_SOURCE.saturating_add(PER_FUEL.saturating_mul(self.fuel)).min(MOST);
+        const MAX: u64 = 1 << 30;
+        let size = FOR_SOURCE.saturating_add(PER_FUEL.saturating_mul(self.fuel)).min(MAX);
         let builder = std::thread::Builder::new()
             .name("chat template".to_owned())
             .stack_size(usize::try_from(size).unwrap_or(usize::MAX));
         std::thread::scope(|scope| {
             let thread = builder
                 .spawn_scoped(scope, || work().map_err(|error| describe(&error)))
-                .map_err(|error| TextError::TemplateFailed(format!("no thread for it: {error}")))?;
+                .map_err(|error| TextError::TemplateFailed(format!("cannot start a thread: {error}")))?;
             thread.join().unwrap_or_else(|_| Err(TextError::TemplateFailed("the template engine panicked".to_owned())))
         })
     }
 
-    /// Where there are no threads, a stack that overflows traps, which the host can catch.
+    /// Runs `work` on the current stack. WebAssembly traps on stack overflow, which the host can catch.
     #[cfg(target_arch = "wasm32")]
     fn on_own_stack<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, TextError> {
         work().map_err(|error| describe(&error))
@@ -82,24 +82,27 @@ impl Run<'_> {
     fn environment(&self) -> Environment<'_> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(self.fuel));
-        environment.set_recursion_limit(RECURSION);
+        environment.set_recursion_limit(RECURSION_LIMIT);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_debug(false);
-        let most = self.fuel.saturating_mul(BYTES_PER_FUEL);
+        let max_bytes = self.fuel.saturating_mul(BYTES_PER_FUEL);
         environment.set_formatter(move |output, state, value| {
-            Parts::count(state, value, most)?;
+            Elements::count(state, value, max_bytes)?;
             escape_formatter(output, state, value)
         });
         environment.add_filter(OPERAND, move |state: &State, value: Value| {
-            Parts::count(state, &value, most)?;
+            Elements::count(state, &value, max_bytes)?;
             Ok::<_, Error>(value)
         });
-        environment.add_filter(PART, move |state: &State, value: Value| {
-            // A namespace is the one thing that can be changed, and so be made to hold itself.
+        environment.add_filter(ELEMENT, move |state: &State, value: Value| {
+            // A namespace is the only mutable value, so only it could come to contain itself.
             if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
-                return Err(Error::new(ErrorKind::InvalidOperation, "a namespace cannot be a part of something"));
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    "a namespace cannot be an element of another value",
+                ));
             }
-            Parts::count(state, &value, most)?;
+            Elements::count(state, &value, max_bytes)?;
             Ok(value)
         });
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -115,36 +118,36 @@ impl Run<'_> {
     }
 }
 
-/// What the engine makes for a unit of fuel.
+/// Bytes of data that the engine may create per unit of fuel.
 const BYTES_PER_FUEL: u64 = 64;
 
-/// A count of the parts of a value, each as often as it is there.
-struct Parts {
+/// A counter of a value's nested elements. A shared element counts once per occurrence.
+struct Elements {
     counted: u64,
-    /// Bytes of text that there may yet be.
+    /// The remaining limit on bytes of text.
     bytes: u64,
 }
 
-impl Parts {
-    /// How deeply values may nest: real ones do by five or six.
-    const DEEPEST: usize = 64;
+impl Elements {
+    /// The greatest nesting depth of values. Real templates need five or six.
+    const MAX_DEPTH: usize = 64;
     const PER_FUEL: u64 = 8;
 
-    /// Charges the fuel for going through a value, once or a few times. It is an error if there is not enough, if the value is
-    /// nested too deeply, or if its texts are longer than `most`.
-    fn count(state: &State, value: &Value, most: u64) -> Result<(), Error> {
-        // Texts alone are the engine's to charge.
+    /// Charges fuel for traversing a value. Fails if the fuel runs out, if the value is nested too deeply, or if its
+    /// strings have more than `max_bytes` bytes.
+    fn count(state: &State, value: &Value, max_bytes: u64) -> Result<(), Error> {
+        // The engine charges for plain strings itself.
         if value.as_object().is_none() {
             return Ok(());
         }
-        let mut parts = Self { counted: 0, bytes: most };
-        parts.add(state, value, 0)?;
-        state.consume_fuel(parts.counted / Self::PER_FUEL)
+        let mut elements = Self { counted: 0, bytes: max_bytes };
+        elements.add(state, value, 0)?;
+        state.consume_fuel(elements.counted / Self::PER_FUEL)
     }
 
     fn add(&mut self, state: &State, value: &Value, depth: usize) -> Result<(), Error> {
         self.counted += 1;
-        // Before more is counted than can be paid.
+        // Charge early, before the count exceeds the remaining fuel by much.
         if self.counted >= 64 * Self::PER_FUEL {
             state.consume_fuel(64)?;
             self.counted = 0;
@@ -159,11 +162,11 @@ impl Parts {
             };
         }
         let Some(object) = value.as_object().filter(|object| object.repr() != ObjectRepr::Plain) else { return Ok(()) };
-        // Loops have all that they go over as parts, and are written and compared without.
+        // A loop object contains all it iterates over, but printing and comparing it does not traverse that.
         if object.type_name().ends_with("::Loop") {
             return Ok(());
         }
-        if depth >= Self::DEEPEST {
+        if depth >= Self::MAX_DEPTH {
             return Err(Error::from(ErrorKind::OutOfFuel));
         }
         if object.repr() == ObjectRepr::Map {
@@ -180,10 +183,10 @@ impl Parts {
     }
 }
 
-/// How deeply macros may call each other.
-const RECURSION: usize = 100;
+/// The recursion limit of macros.
+const RECURSION_LIMIT: usize = 100;
 
-/// What a template said when it called `raise_exception`.
+/// The message of a template's `raise_exception` call.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
@@ -203,8 +206,8 @@ fn describe(error: &Error) -> TextError {
     }
 }
 
-/// A message from a template, as one line of bearable length.
+/// Returns a message from a template as one line, truncated.
 fn one_line(message: &str) -> String {
-    const LONGEST: usize = 500;
-    message.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    const MAX_CHARS: usize = 500;
+    message.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,23 +1,23 @@
-//! The `tojson` filter as Hugging Face gives it to chat templates: Python's `json.dumps`, which puts spaces after
-//! separators and, unlike the template engine's own filter, escapes nothing for HTML.
+//! The `tojson` filter of chat templates, as Hugging Face defines it: Python's `json.dumps`. Unlike the engine's own
+//! filter it puts spaces after separators and does not escape for HTML.
 
 use std::fmt::Write;
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-/// A template can nest values deeper than the stack is, and share them so that the text is longer than memory is.
-const DEEPEST: usize = 64;
-const LONGEST: usize = 8 << 20;
-const WIDEST_INDENT: usize = 16;
+/// Limits: a template can nest values deeper than the stack allows, and share them so that the text exceeds memory.
+const MAX_DEPTH: usize = 64;
+const MAX_BYTES: usize = 8 << 20;
+const MAX_INDENT: usize = 16;
 
 /// The filter: `value | tojson`, `value | tojson(indent=2)`.
 pub(super) fn filter(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    if indent.is_some_and(|indent| indent > WIDEST_INDENT) {
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
         return Err(invalid("the indent is too wide"));
     }
-    // Python's other options are accepted: non-ASCII text is kept as it is in any case.
+    // Python's other options are accepted and ignored: non-ASCII text is never escaped.
     let _: (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
     let mut writer = Writer { text: String::new(), indent };
@@ -36,10 +36,10 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return Err(invalid("the value is nested too deeply"));
         }
-        if self.text.len() > LONGEST {
+        if self.text.len() > MAX_BYTES {
             return Err(invalid("the text is too long"));
         }
         match value.kind() {

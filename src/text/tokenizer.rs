@@ -1,4 +1,4 @@
-//! The tokenizer: text to token ids and back.
+//! The tokenizer.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::special::{Part, SpecialTokens};
 use super::vocabulary::Vocabulary;
 use crate::gguf::Gguf;
 
-/// Texts that end a model's turn wherever they are control tokens, whether the metadata says so or not.
+/// Control tokens that end a turn even if the metadata does not say so, as in llama.cpp.
 const WELL_KNOWN_STOPS: &[&str] = &[
     "<|im_end|>",
     "<|eot_id|>",
@@ -35,23 +35,23 @@ const WELL_KNOWN_STOPS: &[&str] = &[
     "<|tool_call_end|>",
 ];
 
-/// What a token is for.
+/// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenKind {
-    /// A piece of text in the byte alphabet.
+    /// Text in the byte alphabet.
     Text,
-    /// A mark for the model, found in text only when asked for and not shown.
+    /// A control token: matched in text only on request, and not shown.
     Control,
-    /// A piece of text of its own, written as it is, always found whole.
+    /// A user-defined token: literal text, always matched as a whole.
     UserDefined,
-    /// Padding of the vocabulary, which stands for nothing.
+    /// Padding of the vocabulary, without text.
     Unused,
 }
 
 impl TokenKind {
     fn from_gguf(token_type: i32) -> Self {
         match token_type {
-            // 2 is "unknown", which llama.cpp treats as it does control tokens.
+            // 2 is "unknown"; llama.cpp treats it as control.
             2 | 3 => Self::Control,
             4 => Self::UserDefined,
             5 => Self::Unused,
@@ -62,15 +62,15 @@ impl TokenKind {
 
 /// A byte-level BPE tokenizer.
 ///
-/// It is built from a file's own vocabulary, can be shared between threads, and never drops text silently: what it
-/// cannot encode is an error.
+/// It is built from a file's vocabulary and can be shared between threads. Text that it cannot encode is an error,
+/// never dropped.
 pub struct Tokenizer {
     tokens: Vec<String>,
-    /// As long as `tokens`, or empty when all are text.
+    /// The kind of each token; empty if all are text.
     kinds: Vec<TokenKind>,
     pre_tokenizer: PreTokenizer,
     bpe: Bpe,
-    /// What is found whole in text that may hold control tokens, and in text that may not.
+    /// Tokens matched as a whole, with and without `parse_special`.
     control_and_user_defined: SpecialTokens,
     user_defined: SpecialTokens,
     bos: Option<u32>,
@@ -92,22 +92,22 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a GGUF file.
+    /// Builds the tokenizer of a GGUF file.
     ///
     /// # Errors
     ///
-    /// As [`Vocabulary::from_metadata`] and [`Tokenizer::new`].
+    /// The errors of [`Vocabulary::from_metadata`] and [`Tokenizer::new`].
     pub fn from_gguf(file: &Gguf) -> Result<Self, TextError> {
         Self::new(Vocabulary::from_metadata(file.metadata())?)
     }
 
-    /// The tokenizer with this vocabulary.
+    /// Builds a tokenizer from a vocabulary.
     ///
     /// # Errors
     ///
-    /// If the kind of tokenizer or of pre-tokenizer is not supported, or if the vocabulary contradicts itself: no
-    /// tokens, two with the same text, a number of types other than that of tokens, special ids that do not exist,
-    /// merges that are malformed or name tokens that do not exist.
+    /// If the kind of tokenizer or the pre-tokenizer is not supported, or if the vocabulary is inconsistent: no tokens,
+    /// duplicate tokens, a wrong number of token types, special ids out of range, malformed merges, or merges of tokens
+    /// that do not exist.
     pub fn new(vocabulary: Vocabulary) -> Result<Self, TextError> {
         let Vocabulary { model, pre, tokens, token_types, merges, bos, eos, extra_stops, add_bos } = vocabulary;
         if model != Vocabulary::BYTE_LEVEL_BPE {
@@ -132,7 +132,7 @@ impl Tokenizer {
             return Err(TextError::MissingBos);
         }
         let pre_tokenizer = PreTokenizer::new(&pre)?;
-        let bpe = Bpe::new(&tokens, &merges, pre_tokenizer.whole_words())?;
+        let bpe = Bpe::new(&tokens, &merges, pre_tokenizer.ignore_merges())?;
         let kinds: Vec<TokenKind> = token_types.into_iter().map(TokenKind::from_gguf).collect();
         let of_kind = |wanted: &'static [TokenKind]| {
             tokens.iter().zip(&kinds).filter(move |(_, kind)| wanted.contains(kind)).map(|(text, _)| text.as_str())
@@ -158,12 +158,12 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of a text. With `parse_special`, the texts of control tokens become those tokens; without, they are
-    /// text like any other.
+    /// Encodes a text. With `parse_special`, the names of control tokens are encoded as those tokens; otherwise as
+    /// plain text.
     ///
     /// # Errors
     ///
-    /// If the text has a byte that the vocabulary cannot express.
+    /// [`TextError::MissingByte`] if the vocabulary has no token for a byte of the text.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TextError> {
         let special = if parse_special { &self.control_and_user_defined } else { &self.user_defined };
         let mut ids = Vec::new();
@@ -180,16 +180,16 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The tokens of a prompt that a chat template has rendered: control tokens are recognised, and the
-    /// beginning-of-text token goes first if the model wants one and the template has not written it.
+    /// Encodes a prompt rendered by a chat template: control tokens are parsed, and the beginning-of-text token is
+    /// prepended if the model requires it and the template has not written it.
     ///
-    /// A control token's text is recognised wherever it stands, also inside what a user wrote, just as Hugging Face
-    /// and llama.cpp have it. Whoever must not let users forge turns has to take such texts out of their messages
-    /// before rendering.
+    /// Control tokens are parsed everywhere, also inside user messages, as in Hugging Face and llama.cpp. An
+    /// application that must prevent users from forging turns has to remove control tokens from their messages before
+    /// rendering.
     ///
     /// # Errors
     ///
-    /// As [`Tokenizer::encode`].
+    /// The errors of [`Tokenizer::encode`].
     pub fn encode_prompt(&self, rendered: &str) -> Result<Vec<u32>, TextError> {
         let mut ids = self.encode(rendered, true)?;
         if self.add_bos
@@ -201,7 +201,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of these tokens, without control tokens; bytes that are no UTF-8 become U+FFFD.
+    /// Decodes tokens to text, without control tokens. Invalid UTF-8 is replaced with U+FFFD.
     ///
     /// # Errors
     ///
@@ -216,12 +216,12 @@ impl Tokenizer {
         Ok(text)
     }
 
-    /// A decoder that takes tokens one at a time, as a model makes them.
+    /// Creates an incremental decoder.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream::new(self)
     }
 
-    /// The bytes that a token stands for (for a control token, its name); `None` if there is no such token.
+    /// Returns the bytes of a token (of a control token: its name); `None` if the id is not in the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
         let index = usize::try_from(id).ok()?;
         let text = self.tokens.get(index)?;
@@ -232,38 +232,37 @@ impl Tokenizer {
         })
     }
 
-    /// The id of the token whose text in the vocabulary is this one.
+    /// Returns the id of the token with this text in the vocabulary.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         self.bpe.id(text)
     }
 
-    /// Whether this is a control token, which decoding does not show.
+    /// Returns whether this is a control token, which decoding omits.
     pub fn is_control(&self, id: u32) -> bool {
         usize::try_from(id).is_ok_and(|index| self.kind_at(index) == TokenKind::Control)
     }
 
-    /// Whether the model ends its turn with this token.
+    /// Returns whether this token ends a turn.
     pub fn is_stop(&self, id: u32) -> bool {
         self.stop_ids.binary_search(&id).is_ok()
     }
 
-    /// The tokens with which the model ends its turn, in ascending order: those that the file names, and control
-    /// tokens that are known to do so.
+    /// Returns the tokens that end a turn, in ascending order: those named by the file and well-known control tokens.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
 
-    /// How many tokens there are.
+    /// Returns the number of tokens.
     pub fn vocab_size(&self) -> usize {
         self.tokens.len()
     }
 
-    /// The text of the token that begins a text.
+    /// Returns the text of the beginning-of-text token.
     pub fn bos_token(&self) -> Option<&str> {
         self.text_of(self.bos?)
     }
 
-    /// The text of the token that ends a text.
+    /// Returns the text of the end-of-text token.
     pub fn eos_token(&self) -> Option<&str> {
         self.text_of(self.eos?)
     }

@@ -1,4 +1,4 @@
-//! What a file says about its tokenizer.
+//! The tokenizer data of a file.
 
 use super::error::TextError;
 use super::pre_tokenizer;
@@ -14,38 +14,38 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const EXTRA_STOPS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 
-/// A tokenizer's raw parts, as a GGUF file lists them; [`Tokenizer::new`](super::Tokenizer::new) checks them.
+/// The raw data of a tokenizer, as stored in a GGUF file. [`Tokenizer::new`](super::Tokenizer::new) validates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     /// The kind of tokenizer; only `gpt2`, byte-level BPE, is supported.
     pub model: String,
-    /// How text is split into words before BPE: `qwen2`, `llama-bpe`, `default`, …
+    /// The pre-tokenizer: `qwen2`, `llama-bpe`, `default`, …
     pub pre: String,
-    /// The tokens in the order of their ids, written in the byte-level alphabet.
+    /// The tokens in order of their ids, in the byte-level alphabet.
     pub tokens: Vec<String>,
-    /// The type of every token (1 normal, 3 control, 4 user-defined, …); empty when all are normal.
+    /// The type of each token (1 normal, 3 control, 4 user-defined, …); empty if all are normal.
     pub token_types: Vec<i32>,
-    /// Pairs of tokens, with a space between, in the order in which they are to be merged.
+    /// The merges in order of priority: pairs of tokens separated by a space.
     pub merges: Vec<String>,
-    /// The token that begins a text.
+    /// The beginning-of-text token.
     pub bos: Option<u32>,
-    /// The token that ends a text or a turn.
+    /// The end-of-text token.
     pub eos: Option<u32>,
     /// Further tokens that end a turn or a message.
     pub extra_stops: Vec<u32>,
-    /// Whether a prompt is to begin with `bos`.
+    /// Whether a prompt starts with `bos`.
     pub add_bos: bool,
 }
 
 impl Vocabulary {
-    /// Collects the parts from a file's metadata.
+    /// Reads the tokenizer data from a file's metadata.
     ///
     /// # Errors
     ///
-    /// If a value has the wrong type, if the tokenizer is not of the kind `gpt2`, or if its tokens or merges are absent.
+    /// If a value has the wrong type, if the tokenizer is not of the kind `gpt2`, or if tokens or merges are missing.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TextError> {
         let model = metadata.str(MODEL)?.ok_or(TextError::MissingKey(MODEL))?;
-        // Before the merges are asked for: other kinds have none, and the kind is the better reason.
+        // Checked before the merges: other kinds have none, and the kind is the better error.
         if model != Self::BYTE_LEVEL_BPE {
             return Err(TextError::UnsupportedModel(super::error::excerpt(model)));
         }
@@ -71,7 +71,8 @@ impl Vocabulary {
         })
     }
 
-    /// The texts of the tokens that begin and end a text, empty where the file names none or one that does not exist.
+    /// Returns the texts of the beginning-of-text and end-of-text tokens; empty if not defined or not in the
+    /// vocabulary.
     pub(super) fn ends_from_metadata(metadata: &Metadata) -> Result<(&str, &str), TextError> {
         let tokens = metadata.strings(TOKENS)?.unwrap_or_default();
         let text = |key| -> Result<&str, TextError> {
