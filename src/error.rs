@@ -1,22 +1,39 @@
+//! The library's error type.
+
 use crate::{engine::EngineError, gguf::GgufError, gpu::GpuError, model::ModelError, text::TextError};
 
-/// Anything that can go wrong in this library, by the layer in which it did.
-#[derive(Debug, thiserror::Error)]
+/// An error of this library.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Reading a GGUF file.
+    /// An error from reading a GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Tokenizer and chat template.
+    /// An error from a tokenizer or a chat template.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Devices, memory, kernels.
+    /// An error from a device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// Loading a model.
+    /// An error from loading a model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Running a sequence.
+    /// An error from an engine or a session.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = error.source();
+    }
+    text
 }

@@ -1,4 +1,4 @@
-//! The command line; `ferrum-wgpu --help` says what it does.
+//! The command line; see `ferrum-wgpu --help`.
 #![deny(unsafe_code)]
 
 mod cli;
@@ -10,16 +10,14 @@ fn main() -> ExitCode {
     cli::main()
 }
 
-/// Mesa's Vulkan layer for the choice of a GPU prints an error line of its own where there is no desktop session, which
-/// it needs for that choice: there it is told not to run.
+/// Disables Mesa's device selection layer for Vulkan without a desktop session, where it prints an error.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn silence_device_select() {
     const SWITCH: &str = "NODEVICE_SELECT";
     let set = |name: &str| std::env::var_os(name).is_some();
     if !set("WAYLAND_DISPLAY") && !set("DISPLAY") && !set(SWITCH) {
-        // SAFETY: no other thread exists yet that could read or write the environment meanwhile: this is the first thing
-        // that `main` does.
+        // SAFETY: this runs first in `main`; no other thread exists that could access the environment.
         unsafe { std::env::set_var(SWITCH, "1") };
     }
 }

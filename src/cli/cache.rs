@@ -1,5 +1,5 @@
-//! What is kept between runs, in the user's cache directory. Nothing hangs on it: what cannot be read is made anew, and
-//! what cannot be written is made anew the next time.
+//! Files cached between runs in the user's cache directory. The cache is optional: unreadable entries are recreated,
+//! and write errors are only logged.
 
 use std::fs;
 use std::io;
@@ -8,31 +8,30 @@ use std::path::PathBuf;
 use ferrum_wgpu::model::Tuning;
 use serde_json::{Value, json};
 
-/// What is kept of a device: pipelines that its driver has compiled.
+/// Extension of a device's pipeline cache.
 pub const PIPELINES: &str = "pipelines.bin";
-/// And what was measured to be quickest there.
+/// Extension of tuning results.
 const TUNING: &str = "tuning.json";
 
-/// More than that is not read.
-const MOST_BYTES: u64 = 256 << 20;
+/// Larger files are not read.
+const MAX_BYTES: u64 = 256 << 20;
 
-/// What is kept as `what` of the device that `fingerprint` identifies, and of `of` where that is not empty. Those who read it
-/// check that it is.
+/// Reads the entry `what` of a device and, if `of` is not empty, a model. Callers validate the content.
 pub fn read(what: &str, fingerprint: &str, of: &str) -> Option<Vec<u8>> {
     let path = path(what, fingerprint, of)?;
     let len = fs::metadata(&path).ok()?.len();
-    if len > MOST_BYTES { None } else { fs::read(path).ok() }
+    if len > MAX_BYTES { None } else { fs::read(path).ok() }
 }
 
-/// Keeps `bytes`, all of them or none.
+/// Writes an entry atomically.
 pub fn write(what: &str, fingerprint: &str, of: &str, bytes: &[u8]) {
     let Some(path) = path(what, fingerprint, of) else { return };
     if let Err(error) = replace(&path, bytes) {
-        tracing::info!(path = %path.display(), %error, "not kept");
+        tracing::info!(path = %path.display(), %error, "cannot write the cache");
     }
 }
 
-/// The choices that are kept for `of`'s device and model, or none.
+/// Reads the cached tuning for the device and model of `of`; empty if there is none.
 pub fn read_tuning(of: &Tuning) -> Tuning {
     let parse = |bytes: Vec<u8>| {
         let json: Value = serde_json::from_slice(&bytes).ok()?;
@@ -45,34 +44,34 @@ pub fn read_tuning(of: &Tuning) -> Tuning {
     kept.filter(|kept| kept.device == of.device && kept.model == of.model).unwrap_or_else(|| of.clone())
 }
 
-/// Keeps choices.
+/// Caches tuning results.
 pub fn write_tuning(tuning: &Tuning) {
     let Tuning { device, model, choices } = tuning;
     let json = json!({ "device": device, "model": model, "choices": choices });
     write(TUNING, device, model, format!("{json:#}\n").as_bytes());
 }
 
-/// Writes another file, and gives it the name.
+/// Writes a temporary file and renames it to `path`.
 fn replace(path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        create(folder)?;
+    if let Some(directory) = path.parent() {
+        create(directory)?;
     }
-    let mut other = path.clone().into_os_string();
-    other.push(format!(".{}", std::process::id()));
-    let written = fs::write(&other, bytes).and_then(|()| fs::rename(&other, path));
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(format!(".{}", std::process::id()));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&other);
+        let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-/// Makes a folder that nobody else can write to.
-fn create(folder: &std::path::Path) -> io::Result<()> {
+/// Creates a directory that only the user can access.
+fn create(directory: &std::path::Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    builder.create(directory)
 }
 
 fn path(what: &str, fingerprint: &str, of: &str) -> Option<PathBuf> {
@@ -81,7 +80,7 @@ fn path(what: &str, fingerprint: &str, of: &str) -> Option<PathBuf> {
     Some(dirs::cache_dir()?.join("ferrum-wgpu").join(name))
 }
 
-/// Text as a part of a file's name.
+/// Converts text to a part of a file name.
 fn plain(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|word| !word.is_empty());
     let mut plain = words.collect::<Vec<_>>().join("-").to_lowercase();

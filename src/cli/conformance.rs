@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::args::{DeviceArg, PrecisionArg, kv_type};
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::kernels::short;
 use super::load;
@@ -22,9 +22,9 @@ use super::output::{note, print, printable, table};
 
 /// Test whether a device computes right, kernel by kernel.
 ///
-/// Every variant of every kernel that the device can run is given the kernel's test cases and compared with its definition
-/// in f64, within the bound that it documents. With --model, every dispatch of a forward pass is compared so, on the inputs
-/// that it really has. Results go to standard output.
+/// Every variant of every kernel that the device can run is given the kernel's test cases and compared with its
+/// definition in f64, within the bound that it documents. With --model, every dispatch of a forward pass is compared
+/// so, on the inputs that it really has. Results go to standard output.
 #[derive(Debug, Args)]
 pub struct ConformanceArgs {
     #[command(flatten)]
@@ -87,7 +87,7 @@ pub async fn conformance(args: &ConformanceArgs) -> Result<Code, Failure> {
     if let Some(model) = &args.model {
         return replay_model(args, model).await;
     }
-    let place = Place::choose(args.device.device.as_deref()).await?;
+    let place = DeviceChoice::choose(args.device.device.as_deref()).await?;
     let mask = args.mask.map(Mask::caps);
     let suite = Suite::new(&place.caps(mask.as_ref()), &args.kernel);
     if suite.is_empty() {
@@ -102,8 +102,8 @@ pub async fn conformance(args: &ConformanceArgs) -> Result<Code, Failure> {
         leave_out_checks(&device);
     }
     let target = match &place {
-        Place::Cpu => Target::cpu(),
-        Place::Adapter(adapter) => Target::from(&**adapter),
+        DeviceChoice::Cpu => Target::cpu(),
+        DeviceChoice::Adapter(adapter) => Target::from(&**adapter),
     };
     let bar = progress(suite.len());
     let reports = suite
@@ -243,7 +243,7 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
         ..EngineOptions::default()
     };
     let mask = args.mask.map(Mask::caps);
-    let device = Place::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
+    let device = DeviceChoice::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
     if args.unchecked {
         leave_out_checks(&device);
     }

@@ -1,4 +1,4 @@
-//! Choosing and opening the device.
+//! Selecting and opening a device.
 
 use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError};
 use ferrum_wgpu::kernels::KvType;
@@ -6,20 +6,20 @@ use ferrum_wgpu::kernels::KvType;
 use super::exit::Failure;
 use super::output::note;
 
-/// Models up to this size are run on the CPU without being asked to, where there is no adapter.
-const SMALL: u64 = 1 << 30;
+/// Models up to this size fall back to the CPU if there is no GPU adapter.
+const CPU_FALLBACK_MAX_BYTES: u64 = 1 << 30;
 
-/// Where a command computes.
+/// The device that a command uses.
 #[derive(Debug)]
-pub enum Place {
-    /// By the kernels' CPU kernels.
+pub enum DeviceChoice {
+    /// The CPU reference kernels.
     Cpu,
-    /// On an adapter.
+    /// A GPU adapter.
     Adapter(Box<Adapter>),
 }
 
-impl Place {
-    /// The place that `--device` means; without it the first adapter.
+impl DeviceChoice {
+    /// Selects the device given by `--device`, by default the first adapter.
     pub async fn choose(wanted: Option<&str>) -> Result<Self, Failure> {
         if wanted == Some("cpu") {
             return Ok(Self::Cpu);
@@ -27,10 +27,10 @@ impl Place {
         Adapter::find(wanted).await.map(Self::on).map_err(with_hint)
     }
 
-    /// As [`Place::choose`]; but where there is no adapter at all, a small model is run on the CPU if nothing else was
-    /// asked for.
+    /// Selects a device like [`DeviceChoice::choose`], but falls back to the CPU for a small model if there is no
+    /// adapter and none was requested.
     pub async fn choose_for(wanted: Option<&str>, model_bytes: u64) -> Result<Self, Failure> {
-        if wanted.is_some() || model_bytes >= SMALL {
+        if wanted.is_some() || model_bytes >= CPU_FALLBACK_MAX_BYTES {
             return Self::choose(wanted).await;
         }
         match Adapter::find(None).await {
@@ -46,12 +46,12 @@ impl Place {
         Self::Adapter(Box::new(adapter))
     }
 
-    /// Opens the device and names it on standard error.
+    /// Opens the device and reports its name on standard error.
     pub async fn open(&self) -> Result<Device, Failure> {
         self.open_masked(None).await
     }
 
-    /// What a device that is opened with `mask` can do.
+    /// Returns the capabilities of the device when opened with `mask`.
     pub fn caps(&self, mask: Option<&Caps>) -> Caps {
         let caps = match self {
             Self::Cpu => Device::cpu().caps().clone(),
@@ -60,12 +60,12 @@ impl Place {
         mask.map_or(caps.clone(), |mask| caps.and(mask))
     }
 
-    /// How a KV cache is stored there unless something else is asked for.
+    /// Returns the default data type of the KV cache.
     pub fn kv_type(&self) -> KvType {
         if self.caps(None).pack_f16 { KvType::F16 } else { KvType::F32 }
     }
 
-    /// As [`Place::open`], but the device can do no more than `mask`. The CPU kernels do not mind.
+    /// Opens the device like [`DeviceChoice::open`], with capabilities reduced to `mask`, which the CPU ignores.
     pub async fn open_masked(&self, mask: Option<&Caps>) -> Result<Device, Failure> {
         let Self::Adapter(adapter) = self else {
             note(format_args!("device: cpu"));
@@ -75,17 +75,19 @@ impl Place {
         let (name, backend, kind, driver) = (adapter.name(), adapter.backend(), adapter.kind(), adapter.driver());
         note(format_args!("device: {name} ({backend}, {kind}, {driver})"));
         if kind == AdapterKind::Software {
-            note(format_args!("note: {name} is a software device; it is slow"));
+            note(format_args!("note: {name} is a software renderer, which is slow"));
         }
         Ok(device)
     }
 }
 
-/// The failure, with the way out where there is no adapter.
+/// Converts the error to a failure; suggests the CPU if there is no adapter.
 pub fn with_hint(error: GpuError) -> Failure {
     let hint = matches!(error, GpuError::NoAdapter);
     match Failure::from(error) {
-        Failure::Error(code, message) if hint => Failure::Error(code, format!("{message}; `--device cpu` needs none")),
+        Failure::Error(code, message) if hint => {
+            Failure::Error(code, format!("{message}; `--device cpu` runs without one"))
+        }
         failure => failure,
     }
 }

@@ -1,4 +1,4 @@
-//! `devices`: what there is to compute on.
+//! The command `devices`.
 
 use clap::Args;
 use ferrum_wgpu::gpu::{Adapter, GpuError};
@@ -8,10 +8,10 @@ use super::device::with_hint;
 use super::exit::{Code, Failure};
 use super::output::{self, print, printable, size};
 
-/// List the devices that can be computed on.
+/// List the available devices with their limits and features.
 #[derive(Debug, Args)]
 pub struct DevicesArgs {
-    /// Print one JSON object.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -26,17 +26,17 @@ pub async fn devices(args: &DevicesArgs) -> Result<Code, Failure> {
     Ok(Code::Success)
 }
 
-/// Two tables, as one would be too wide: who the devices are, and what they can do.
+/// Formats two tables, as one would be too wide: identities and capabilities.
 fn as_text(adapters: &[Adapter]) -> String {
-    let mut who = vec![["", "INDEX", "NAME", "BACKEND", "TYPE", "DRIVER"].map(str::to_owned)];
-    let mut what = vec![
+    let mut identities = vec![["", "INDEX", "NAME", "BACKEND", "TYPE", "DRIVER"].map(str::to_owned)];
+    let mut capabilities = vec![
         ["INDEX", "BUFFER", "BINDING", "WORKGROUP", "INVOCATIONS", "STORAGE BUFFERS", "SUBGROUP", "FEATURES"]
             .map(str::to_owned),
     ];
     for (i, adapter) in adapters.iter().enumerate() {
         let caps = adapter.caps();
         let (smallest, largest) = adapter.subgroup_sizes();
-        who.push([
+        identities.push([
             if i == 0 { "*" } else { "" }.to_owned(),
             i.to_string(),
             printable(adapter.name()),
@@ -44,7 +44,7 @@ fn as_text(adapters: &[Adapter]) -> String {
             adapter.kind().to_string(),
             printable(&adapter.driver()),
         ]);
-        what.push([
+        capabilities.push([
             i.to_string(),
             size(caps.max_buffer_bytes),
             size(caps.max_binding_bytes),
@@ -56,10 +56,10 @@ fn as_text(adapters: &[Adapter]) -> String {
         ]);
     }
     format!(
-        "{}* is the default: first of the order discrete, integrated, virtual, other, software\n\n\
-         Largest buffer, storage binding, workgroup memory, invocations of a workgroup; storage buffers of a shader:\n{}",
-        output::table(&who, &[1]),
-        output::table(&what, &[0, 1, 2, 3, 4, 5, 6]),
+        "{}* default: the first in the order discrete, integrated, virtual, other, software\n\n\
+         Limits: buffer size, storage binding size, workgroup memory, invocations per workgroup, storage buffers per stage\n{}",
+        output::table(&identities, &[1]),
+        output::table(&capabilities, &[0, 1, 2, 3, 4, 5, 6]),
     )
 }
 

@@ -1,4 +1,4 @@
-//! How the process ends: exit codes, and what goes wrong as one of them with a line of text.
+//! Exit codes, and failures that end a command with one of them.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use ferrum_wgpu::{engine::EngineError, gguf::GgufError, gpu::GpuError, model::Mo
 
 use super::output;
 
-/// The exit codes. [`Code::TABLE`] says what they mean.
+/// An exit code; [`Code::TABLE`] describes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     Success = 0,
@@ -24,20 +24,20 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them with their meaning, as `--help` shows them.
+    /// All codes with their descriptions, as shown by `--help`.
     const TABLE: [(Self, &str); 9] = [
-        (Self::Success, "all went well"),
-        (Self::Runtime, "something failed that is none of the following"),
-        (Self::Usage, "wrong use: bad option values, a prompt longer than the context, a token id out of range"),
+        (Self::Success, "success"),
+        (Self::Runtime, "any other error"),
+        (Self::Usage, "usage error: invalid option values, a prompt longer than the context, a token id out of range"),
         (Self::Model, "the model file is missing, unreadable, invalid or not supported"),
-        (Self::Device, "no suitable device, or no such device"),
+        (Self::Device, "no suitable device, or the requested device does not exist"),
         (Self::Memory, "out of memory, a buffer larger than the device allows, or a model that does not fit"),
-        (Self::Lost, "the device was lost, or hangs"),
+        (Self::Lost, "the device was lost or hangs"),
         (Self::SelfTest, "a self-test failed"),
         (Self::Interrupted, "interrupted by Ctrl-C"),
     ];
 
-    /// The table as text.
+    /// Returns the table as text.
     pub fn table() -> String {
         Self::TABLE.iter().fold("Exit codes:".to_owned(), |mut text, (code, meaning)| {
             let _ = write!(text, "\n  {:>3}  {meaning}", *code as u8);
@@ -52,27 +52,27 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// Why a command ended before it was done.
+/// The reason that a command ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// Whoever reads standard output has enough: nothing to complain about.
+    /// The reader of standard output has closed it. Not an error.
     OutputClosed,
-    /// Anything else.
+    /// An error: exit code and message.
     Error(Code, String),
 }
 
 impl Failure {
-    /// A wrong use.
+    /// Creates a usage error.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Error(Code::Usage, message.into())
     }
 
-    /// Something wrong in the model file.
+    /// Creates an error about the model file.
     pub fn model(message: impl Into<String>) -> Self {
         Self::Error(Code::Model, message.into())
     }
 
-    /// A failed write to standard output.
+    /// Converts a failed write to standard output.
     pub fn stdout(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::OutputClosed,
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// Says on standard error what went wrong, on one line, and gives the exit code.
+    /// Prints the message on standard error, on one line, and returns the exit code.
     pub fn report(&self) -> Code {
         match self {
             Self::OutputClosed => Code::Success,
@@ -92,7 +92,7 @@ impl Failure {
     }
 }
 
-/// An error's message and those of its sources, without what an earlier one already says.
+/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -154,6 +154,8 @@ fn gpu_code(error: &GpuError) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -171,7 +173,7 @@ mod tests {
         let hung = || GpuError::Hung { waited: std::time::Duration::from_secs(30) };
         for failure in [
             Failure::from(hung()),
-            Failure::from(GpuError::Lost("reset".to_owned())),
+            Failure::from(GpuError::Lost(Arc::new(io::Error::other("reset")))),
             Failure::from(ModelError::Gpu(hung())),
             Failure::from(EngineError::from(hung())),
             Failure::from(EngineError::DeviceLost),

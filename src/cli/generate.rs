@@ -1,4 +1,4 @@
-//! Replies: feeding the prompt, and writing the text as it comes.
+//! Generating a reply and writing it to standard output.
 
 use std::time::{Duration, Instant};
 
@@ -9,48 +9,48 @@ use super::exit::Failure;
 use super::interrupt::Interrupt;
 use super::output::{note, print};
 
-/// Why a reply ended.
+/// The reason that a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The model ended its turn.
     EndOfTurn,
-    /// A stop string came.
+    /// A stop string was found.
     Text,
-    /// It has as many tokens as were asked for.
+    /// The token limit was reached.
     Limit,
-    /// No more tokens fit.
+    /// The context is full.
     ContextFull,
     /// Ctrl-C.
     Interrupted,
 }
 
-/// A sequence that replies are added to.
+/// A session with the settings of its replies.
 #[derive(Debug)]
 pub struct Generator<'a> {
     pub session: Session,
     pub tokenizer: &'a Tokenizer,
-    /// How tokens are drawn, and how many.
+    /// Sampling and length of replies.
     pub options: GenerateOptions,
-    /// Strings at which a reply ends.
+    /// The stop strings.
     pub stops: StopStrings,
     pub interrupt: Interrupt,
 }
 
-/// What a reply was made of.
+/// A reply.
 #[derive(Debug)]
 pub struct Reply {
     pub text: String,
     pub stop: Stop,
 }
 
-/// Tokens and the time they took.
+/// A number of tokens and the time they took.
 #[derive(Debug, Default)]
-struct Timing {
+struct Throughput {
     tokens: usize,
     time: Duration,
 }
 
-impl Timing {
+impl Throughput {
     fn show(&self) -> String {
         let seconds = self.time.as_secs_f64();
         let rate = if seconds > 0.0 { self.tokens as f64 / seconds } else { 0.0 };
@@ -58,60 +58,60 @@ impl Timing {
     }
 }
 
-/// How a reply came about.
+/// Statistics of a reply.
 #[derive(Debug, Default)]
-struct Course {
-    /// Tokens of the prompt that had not to be computed.
-    known: usize,
-    prompt: Timing,
-    reply: Timing,
+struct ReplyStats {
+    /// Prompt tokens found in the KV cache.
+    cached: usize,
+    prompt: Throughput,
+    generation: Throughput,
 }
 
 impl Generator<'_> {
-    /// Writes the model's reply to `prompt` to standard output, with a newline at its end, and on standard error what
-    /// is to be said about it. Of the prompt only what differs from the tokens computed before is computed.
+    /// Writes the model's reply to standard output, followed by a newline, and statistics to standard error. The common
+    /// prefix of `prompt` and the session's tokens is not computed again.
     pub async fn reply(&mut self, prompt: &[u32]) -> Result<Reply, Failure> {
         self.interrupt.begin();
         let mut text = String::new();
-        let made = self.make(prompt, &mut text).await;
+        let made = self.generate(prompt, &mut text).await;
         self.interrupt.end();
-        // Also after half a reply: what is said next is to have a line of its own.
+        // Also after an incomplete reply, so an error message starts on a new line.
         let ended = if made.is_ok() || !text.is_empty() { print("\n") } else { Ok(()) };
-        let (stop, course) = made?;
+        let (stop, stats) = made?;
         ended?;
         if stop == Stop::ContextFull {
             note(format_args!("note: the context of {} tokens is full", self.session.capacity()));
         }
-        let Course { known, prompt, reply } = course;
-        let known = if known > 0 { format!(" (and {known} known)") } else { String::new() };
-        note(format_args!("prompt: {} tokens{known}, {}", prompt.tokens, prompt.show()));
-        note(format_args!("generation: {} tokens, {}", reply.tokens, reply.show()));
+        let ReplyStats { cached, prompt, generation } = stats;
+        let cached = if cached > 0 { format!(" ({cached} more cached)") } else { String::new() };
+        note(format_args!("prompt: {} tokens{cached}, {}", prompt.tokens, prompt.show()));
+        note(format_args!("generation: {} tokens, {}", generation.tokens, generation.show()));
         Ok(Reply { text, stop })
     }
 
-    /// Adds the reply to `text` while it writes it. Gives why it ended, and how it came about.
-    async fn make(&mut self, prompt: &[u32], text: &mut String) -> Result<(Stop, Course), Failure> {
-        let mut course = Course::default();
-        let held = common_prefix(&self.session.tokens(), prompt).min(prompt.len().saturating_sub(1));
-        self.session.truncate(held as u32);
+    /// Generates the reply, writes it, and appends it to `text`.
+    async fn generate(&mut self, prompt: &[u32], text: &mut String) -> Result<(Stop, ReplyStats), Failure> {
+        let mut stats = ReplyStats::default();
+        let cached = common_prefix(&self.session.tokens(), prompt).min(prompt.len().saturating_sub(1));
+        self.session.truncate(cached as u32);
         let mut start = Instant::now();
         let mut stream = self.tokenizer.decode_stream();
         let mut stops = self.stops.clone();
-        let new = prompt.get(held..).unwrap_or_default();
+        let new = prompt.get(cached..).unwrap_or_default();
         let mut tokens = self.session.generate(new, &self.options)?;
         let stop = loop {
             let progress = match next(&mut tokens, &self.interrupt).await? {
                 Some(progress) => progress,
                 None => break Stop::Interrupted,
             };
-            if course.prompt.time.is_zero() && progress != Progress::Computed {
-                course.prompt.time = start.elapsed();
+            if stats.prompt.time.is_zero() && progress != Progress::Computed {
+                stats.prompt.time = start.elapsed();
                 start = Instant::now();
             }
             match progress {
                 Progress::Computed => {}
                 Progress::Token(id) => {
-                    course.reply.tokens += 1;
+                    stats.generation.tokens += 1;
                     let Some(piece) = stream.push(id)? else { continue };
                     if write(&mut stops, &piece, text)? {
                         break Stop::Text;
@@ -122,9 +122,9 @@ impl Generator<'_> {
                 Progress::Ended(EngineStop::ContextFull) => break Stop::ContextFull,
             }
         };
-        course.known = held + tokens.cached() as usize;
-        course.prompt.tokens = prompt.len() - course.known;
-        course.reply.time = start.elapsed();
+        stats.cached = cached + tokens.cached() as usize;
+        stats.prompt.tokens = prompt.len() - stats.cached;
+        stats.generation.time = start.elapsed();
         drop(tokens);
         if stop != Stop::Text {
             let rest = stream.finish().unwrap_or_default();
@@ -134,16 +134,16 @@ impl Generator<'_> {
                 text.push_str(&rest);
             }
         }
-        Ok((stop, course))
+        Ok((stop, stats))
     }
 }
 
-/// What comes next of a reply; `None` after Ctrl-C.
+/// Returns the next event of a reply; `None` after Ctrl-C.
 async fn next(tokens: &mut Tokens<'_>, interrupt: &Interrupt) -> Result<Option<Progress>, Failure> {
     if interrupt.requested() { Ok(None) } else { Ok(Some(tokens.step().await?)) }
 }
 
-/// Writes a piece, and adds it to `text`, up to a stop string; gives whether there was one.
+/// Writes a piece up to a stop string and appends it to `text`. Returns whether a stop string was found.
 fn write(stops: &mut StopStrings, piece: &str, text: &mut String) -> Result<bool, Failure> {
     let (piece, stopped) = stops.push(piece);
     print(&piece)?;
@@ -151,7 +151,7 @@ fn write(stops: &mut StopStrings, piece: &str, text: &mut String) -> Result<bool
     Ok(stopped)
 }
 
-/// How many tokens two sequences have in common from the start.
+/// Returns the length of the common prefix.
 fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

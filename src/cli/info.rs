@@ -1,4 +1,4 @@
-//! `info`: what is in a model file, how much memory it takes, and whether it can be run.
+//! The command `info`.
 
 use std::path::PathBuf;
 
@@ -10,24 +10,24 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, MemoryPlan, SplitMatrix};
 
 use super::args::{DeviceArg, kv_type};
-use super::device::{Place, with_hint};
+use super::device::{DeviceChoice, with_hint};
 use super::exit::{Code, Failure};
 use super::load;
-use super::memory::{MemoryArgs, experts};
+use super::memory::{MemoryArgs, placement};
 use super::output::{print, printable, size, table};
 
-/// Show a model file's metadata and tensors, the memory it takes, and whether it can be run.
+/// Show a model file's metadata, tensors and memory requirements, and check that it fits the device.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// The GGUF file.
     model: PathBuf,
-    /// Context in tokens to plan for; without it the model's own, 4096 at most.
-    #[arg(long, value_name = "TOKENS")]
+    /// Context size in tokens [default: the model's, at most 4096].
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
     ctx: Option<u32>,
-    /// How the KV cache is stored; without it f16 where the device can.
+    /// Data type of the KV cache [default: f16 if the device supports it, else f32].
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
-    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    /// Read the whole file into memory instead of memory-mapping it; safe if the file may be truncated while in use.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub struct InfoArgs {
     device: DeviceArg,
 }
 
-/// Prints what there is to know about the file.
+/// Runs the command.
 pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     print(&contents(&gguf))?;
@@ -44,42 +44,41 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     let config = Config::from_gguf(&gguf)?;
     let mut options = EngineOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
     options.context_for(config.context_length)?;
-    let place = place(args.device.device.as_deref()).await?;
-    let budget = args.memory.budget(place.as_ref().unwrap_or(&Place::Cpu));
-    if args.memory.fits() {
-        let fit = args.memory.plan(place.as_ref().unwrap_or(&Place::Cpu), &gguf, options);
+    let device_choice = choose_device(args.device.device.as_deref()).await?;
+    let budget = args.memory.budget(device_choice.as_ref().unwrap_or(&DeviceChoice::Cpu));
+    if args.memory.fit() {
+        let fit = args.memory.plan(device_choice.as_ref().unwrap_or(&DeviceChoice::Cpu), &gguf, options);
         options = match fit {
             Ok(fit) => fit.options,
-            // There is no device to ask.
-            Err(_) if place.is_none() && budget.is_none() => return Err(with_hint(GpuError::NoAdapter)),
+            // Without a device the memory is unknown.
+            Err(_) if device_choice.is_none() && budget.is_none() => return Err(with_hint(GpuError::NoAdapter)),
             Err(failure) => return Err(failure),
         };
     }
     let context = options.context_for(config.context_length)?;
-    let kv_type = options.kv_type.unwrap_or(place.as_ref().map_or(KvType::F16, Place::kv_type));
+    let kv_type = options.kv_type.unwrap_or(device_choice.as_ref().map_or(KvType::F16, DeviceChoice::kv_type));
     let mut plan = Engine::memory(&gguf, &options, kv_type)?;
-    // That of a discrete device, or what was asked for.
     let within = budget.map(|budget| {
         let (text, paged) = within(&plan, budget);
         plan = paged;
         text
     });
-    let fits = match &place {
-        Some(place) => fits(place, &plan),
-        None => "there is no GPU adapter here to check it against\n".to_owned(),
+    let fits = match &device_choice {
+        Some(device_choice) => fits(device_choice, &plan),
+        None => "no GPU adapter was found to check the buffers against\n".to_owned(),
     };
     print(&format!(
-        "\nmemory for a context of {context} tokens (the model's own: {}), {} KV cache, {}:\n{}{}{fits}",
+        "\nmemory for a context of {context} tokens (model's maximum: {}), {} KV cache, {}:\n{}{}{fits}",
         config.context_length,
         kv_type.name(),
-        experts(&plan),
+        placement(&plan),
         memory(&plan),
         within.unwrap_or_default(),
     ))?;
     Ok(Code::Success)
 }
 
-/// File, metadata and tensors.
+/// Formats the file's header, metadata and tensors.
 fn contents(gguf: &Gguf) -> String {
     let metadata: Vec<_> = gguf
         .metadata()
@@ -110,61 +109,66 @@ fn memory(plan: &MemoryPlan) -> String {
         ("KV cache", plan.kv, ""),
         ("activations", plan.activations, ""),
         ("total", plan.total(), ""),
-        ("largest piece", *largest, name),
+        ("largest buffer", *largest, name),
     ];
     table(&rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]), &[1])
 }
 
-/// The device that the model would be run on: the one asked for, which must exist, or the default if there is one.
-async fn place(wanted: Option<&str>) -> Result<Option<Place>, Failure> {
-    match Place::choose(wanted).await {
-        Ok(place) => Ok(Some(place)),
+/// Returns the requested device, which must exist, or the default one if there is one.
+async fn choose_device(wanted: Option<&str>) -> Result<Option<DeviceChoice>, Failure> {
+    match DeviceChoice::choose(wanted).await {
+        Ok(device_choice) => Ok(Some(device_choice)),
         Err(Failure::Error(Code::Device, _)) if wanted.is_none() => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-/// Whether `budget` bytes are enough, and the plan that they are enough for, if there is one.
+/// Describes whether `budget` bytes suffice; returns the plan that fits, with expert offloading if needed.
 fn within(plan: &MemoryPlan, budget: u64) -> (String, MemoryPlan) {
     let (given, over) = (size(budget), |bytes: u64| size(bytes.saturating_sub(budget)));
     let total = plan.total();
     if total <= budget {
-        return (format!("fits into {given}\n"), plan.clone());
+        return (format!("fits in {given}\n"), plan.clone());
     }
-    let too_much = format!("all weights do not fit into {given}: {} too much\n", over(total));
+    let too_much = format!("all weights: does not fit in {given}, {} too much\n", over(total));
     match plan.within(budget) {
-        Some(paged) => (format!("{too_much}with {} it fits\n", experts(&paged)), paged),
+        Some(paged) => (format!("{too_much}fits with {}\n", placement(&paged)), paged),
         None => {
             let least = plan.least();
             (
-                format!("does not fit into {given}: it needs {} at least, {} too much\n", size(least), over(least)),
+                format!("does not fit in {given}: at least {} needed, {} too much\n", size(least), over(least)),
                 plan.clone(),
             )
         }
     }
 }
 
-/// Whether a device's limits allow the plan's buffers, and what it has in several.
-fn fits(place: &Place, plan: &MemoryPlan) -> String {
-    let device = match place {
-        Place::Cpu => "cpu".to_owned(),
-        Place::Adapter(adapter) => printable(adapter.name()),
+/// Describes whether the device's limits allow the plan's buffers, and which matrices are split.
+fn fits(device_choice: &DeviceChoice, plan: &MemoryPlan) -> String {
+    let device = match device_choice {
+        DeviceChoice::Cpu => "cpu".to_owned(),
+        DeviceChoice::Adapter(adapter) => printable(adapter.name()),
     };
-    let limit = place.caps(None).buffer_limit();
+    let limit = device_choice.caps(None).buffer_limit();
     let (name, bytes) = (printable(&plan.largest.0), plan.largest.1);
     if bytes > limit {
         let (needed, most, over) = (size(bytes), size(limit), size(bytes - limit));
         return format!(
-            "does not fit: {name} needs {needed} ({bytes} bytes), {device} binds at most {most} ({limit} bytes): {over} too much\n"
+            "does not fit: {name} needs {needed} ({bytes} bytes), but the largest storage binding of {device} is {most} \
+             ({limit} bytes): {over} too much\n"
         );
     }
     if limit == u64::MAX {
-        return format!("each buffer fits {device}, which limits none\n");
+        return format!("each buffer fits {device}, which has no limit\n");
     }
-    format!("{}each buffer fits {device}, which binds at most {}\n", in_several(plan.splits(limit)), size(limit))
+    format!(
+        "{}each buffer fits {device}, whose largest storage binding is {}\n",
+        in_several(plan.splits(limit)),
+        size(limit)
+    )
 }
 
-/// Matrices in several buffers, those of one kind and size in a row.
+/// Lists matrices split over several buffers, one line per kind and size.
 fn in_several(splits: Vec<SplitMatrix>) -> String {
     let mut kinds: Vec<(String, Vec<u64>, u32)> = Vec::new();
     for SplitMatrix { name, parts } in splits {
@@ -180,5 +184,5 @@ fn in_several(splits: Vec<SplitMatrix>) -> String {
         [format!("{count} x"), printable(kind), size(parts.iter().sum()), sizes.join(" + ")]
     };
     let rows: Vec<_> = kinds.iter().map(row).collect();
-    if rows.is_empty() { String::new() } else { format!("in several buffers:\n{}", table(&rows, &[0, 2])) }
+    if rows.is_empty() { String::new() } else { format!("split over several buffers:\n{}", table(&rows, &[0, 2])) }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C.
+//! Handling of Ctrl-C.
 
 use std::process::exit;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ const IDLE: u8 = 0;
 const REPLYING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// What Ctrl-C does: while a reply is made it asks for its end, and the second time ends the process; otherwise it ends
-/// the process, which has then nothing under way.
+/// The Ctrl-C handler. During a reply, Ctrl-C stops the reply, and a second one ends the process. Otherwise it ends the
+/// process.
 ///
-/// Until one is installed, Ctrl-C does what the system has it do.
+/// Until it is installed, the system's default applies.
 #[derive(Debug)]
 pub struct Interrupt {
     state: Arc<AtomicU8>,
 }
 
 impl Interrupt {
-    /// Takes Ctrl-C over, for good. `idle` is how the process ends while no reply is made.
+    /// Installs the handler. `idle` is the exit code of Ctrl-C outside a reply.
     pub fn install(idle: Code) -> Result<Self, Failure> {
         let state = Arc::new(AtomicU8::new(IDLE));
         let seen = Arc::clone(&state);
@@ -37,17 +37,17 @@ impl Interrupt {
         Ok(Self { state })
     }
 
-    /// A reply begins.
+    /// Marks the start of a reply.
     pub fn begin(&self) {
         self.state.store(REPLYING, Ordering::SeqCst);
     }
 
-    /// The reply has ended.
+    /// Marks the end of a reply.
     pub fn end(&self) {
         self.state.store(IDLE, Ordering::SeqCst);
     }
 
-    /// Whether the reply is to end.
+    /// Returns whether Ctrl-C asked to stop the reply.
     pub fn requested(&self) -> bool {
         self.state.load(Ordering::SeqCst) == STOPPING
     }

@@ -16,7 +16,8 @@ pub struct KernelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List every kernel's variants, with their bindings (those that are written with a star), workgroups and their memory.
+    /// List every kernel's variants, with their bindings (those that are written with a star), workgroups and their
+    /// memory.
     List {
         /// Only kernels whose name contains this.
         #[arg(default_value = "")]

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::Failure;
 
-/// Opens a GGUF file: mapped into memory, or read as a whole.
+/// Opens a GGUF file, memory-mapped or read as a whole.
 pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
     if path.is_dir() {
-        // Mapping one fails with a reason that says nothing.
+        // The error of mapping a directory is unclear.
         return Err(Failure::model(format!("cannot read {}: it is a directory", path.display())));
     }
     let gguf = if map { Gguf::open(path) } else { Gguf::read(path) }?;
@@ -21,8 +21,8 @@ pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
     Ok(gguf)
 }
 
-/// Sends the weights to the device, of each layer's experts with room for `slots` only those that are chosen later, with a
-/// progress bar if somebody watches.
+/// Loads the weights to the device, with a progress bar on a terminal. With `slots`, only that many experts per layer
+/// are on the device.
 pub async fn load(device: &Device, gguf: &Gguf, slots: Option<u32>) -> Result<Model, Failure> {
     let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = "loading {wide_bar} {bytes}/{total_bytes} {eta}";

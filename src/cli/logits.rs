@@ -1,4 +1,4 @@
-//! `logits`: what the model computes, without tokenizer and sampling; made to be compared with `tools/reference.py`.
+//! The command `logits`, for comparison with `tools/reference.py`.
 
 use std::path::PathBuf;
 
@@ -8,12 +8,12 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::Config;
 
 use super::args::{DeviceArg, PrecisionArg, kv_type};
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
-use super::memory::{MemoryArgs, paged};
+use super::memory::{MemoryArgs, expert_cache};
 use super::{load, output};
 
-/// Print the largest logits after each of some tokens, as one line of JSON.
+/// Print the largest logits after each token of a sequence, as one line of JSON.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
     /// The GGUF file.
@@ -21,19 +21,19 @@ pub struct LogitsArgs {
     /// Token ids.
     #[arg(long, value_name = "ID,ID,..", required = true, value_delimiter = ',', value_parser = token_id)]
     tokens: Vec<u32>,
-    /// Continue with this many tokens, each the likeliest.
+    /// Continue with N tokens, sampled greedily.
     #[arg(long, value_name = "N", default_value_t = 0)]
     greedy: u32,
-    /// Logits of each row.
+    /// Number of logits per token.
     #[arg(long, value_name = "K", default_value_t = 5)]
     top: usize,
-    /// How the KV cache is stored.
+    /// Data type of the KV cache.
     #[arg(long, value_name = "TYPE", default_value = KvType::F32.name(), value_parser = kv_type())]
     kv_type: KvType,
-    /// Context in tokens; without it as many as are computed.
-    #[arg(long, value_name = "TOKENS")]
+    /// Context size in tokens [default: the number of tokens computed].
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
     ctx: Option<u32>,
-    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    /// Read the whole file into memory instead of memory-mapping it; safe if the file may be truncated while in use.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
@@ -44,15 +44,15 @@ pub struct LogitsArgs {
     device: DeviceArg,
 }
 
-/// Logits that are kept on the device at a time: 32 MiB.
-const LOGITS: u32 = 8 << 20;
+/// The size of the device's logits buffer in elements: 32 MiB.
+const MAX_LOGITS: u32 = 8 << 20;
 
-/// An id, with space around it if one likes.
+/// Parses a token id, ignoring surrounding space.
 fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
     text.trim().parse()
 }
 
-/// Prints the logits.
+/// Runs the command.
 pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
@@ -64,10 +64,10 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     if needed > u64::from(capacity) {
         return Err(EngineError::ContextFull { needed, capacity }.into());
     }
-    // It fits: `needed` is at most a u32.
+    // No overflow: `needed` is at most `capacity`.
     let context = args.ctx.unwrap_or(needed as u32);
     let defaults = EngineOptions::default();
-    let logit_rows = (LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
+    let logit_rows = (MAX_LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
     let options = EngineOptions {
         context: Some(context),
         kv_type: Some(args.kv_type),
@@ -77,10 +77,10 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     };
     Engine::memory(&gguf, &options, args.kv_type)?;
 
-    let place = Place::choose(args.device.device.as_deref()).await?;
-    let fit = args.memory.plan(&place, &gguf, options.clone())?;
-    let device = place.open().await?;
-    args.memory.tell(&fit, args.kv_type);
+    let device_choice = DeviceChoice::choose(args.device.device.as_deref()).await?;
+    let fit = args.memory.plan(&device_choice, &gguf, options.clone())?;
+    let device = device_choice.open().await?;
+    args.memory.report(&fit, args.kv_type);
     let model = load::load(&device, &gguf, fit.memory.slots()).await?;
     let mut session = Engine::new(&model, &options).await?.session();
 
@@ -101,24 +101,24 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
         rows.push(top(&last, args.top));
     }
     let rows = rows.into_iter().collect::<Option<Vec<_>>>().ok_or(EngineError::NotANumber)?;
-    // Written out, so that the keys have the reference's order.
+    // Formatted by hand, so the keys are in the reference's order.
     let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::Error(Code::Runtime, e.to_string()));
     let tokens = json(serde_json::to_string(&args.tokens))?;
     let (greedy, rows) = (json(serde_json::to_string(&greedy))?, json(serde_json::to_string(&rows))?);
     if let Some(paging) = model.expert_cache() {
-        output::note(format_args!("{}", paged(&paging)));
+        output::note(format_args!("{}", expert_cache(&paging)));
     }
     output::print(&format!("{{\"tokens\":{tokens},\"greedy\":{greedy},\"top\":{rows}}}\n"))?;
     Ok(Code::Success)
 }
 
-/// The `k` largest logits with their ids, of equal ones the lowest ids first; `None` if one is not a finite number.
+/// Returns the `k` largest logits with their ids, ties by ascending id; `None` if a logit is not finite.
 fn top(row: &[f32], k: usize) -> Option<Vec<(u32, f64)>> {
     if !row.iter().all(|logit| logit.is_finite()) {
         return None;
     }
     let mut all: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
-    // Not total_cmp: both zeros are equal.
+    // Not `total_cmp`: 0.0 and -0.0 are equal.
     let order =
         |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0));
     if k > 0 && k < all.len() {
@@ -129,7 +129,7 @@ fn top(row: &[f32], k: usize) -> Option<Vec<(u32, f64)>> {
     Some(all.into_iter().map(|(id, logit)| (id, rounded(logit))).collect())
 }
 
-/// Rounded to six decimals.
+/// Rounds to six decimals.
 fn rounded(logit: f32) -> f64 {
     let exact = f64::from(logit);
     format!("{exact:.6}").parse().unwrap_or(exact)

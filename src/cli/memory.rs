@@ -1,4 +1,4 @@
-//! How much device memory may be used, and what of a model is there.
+//! The device memory budget, and fitting a model into it.
 
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineOptions, Fit};
@@ -7,48 +7,48 @@ use ferrum_wgpu::gpu::{Adapter, AdapterKind};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{ExpertCacheStats, MemoryPlan};
 
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::Failure;
 use super::output::{note, size};
 
-/// How much memory to use.
+/// The memory options.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct MemoryArgs {
-    /// Device memory to use at most, as 8GiB or 6500MiB; without it what a discrete GPU or Metal says there is. Experts that do
-    /// not fit are brought from the file when they are chosen.
+    /// Device memory budget, such as 8GiB or 6500MiB [default: the memory reported by a discrete GPU or by Metal].
+    /// Experts that do not fit are loaded from the file on demand.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     vram: Option<u64>,
-    /// Choose the context and the KV cache's type so that the model fits, unless they are given: a shorter context first, then a
-    /// KV cache in q8_0, then fewer experts on the device.
+    /// Choose context size and KV cache type so that the model fits, unless given: first a smaller context, then a q8_0
+    /// KV cache, then fewer experts on the device.
     #[arg(long)]
     fit: bool,
 }
 
-/// The part of a device's memory that is left to its driver and to others: one of so many.
-const LEFT: u64 = 16;
+/// One `RESERVE`th of the device's memory is left to the driver and to other programs.
+const RESERVE: u64 = 16;
 
 impl MemoryArgs {
-    /// Bytes that may be used; `None` where there is no bound.
-    pub fn budget(&self, place: &Place) -> Option<u64> {
-        let told = match place {
-            Place::Cpu => None,
-            Place::Adapter(adapter) if self.fit || knows(adapter) => adapter.memory_bytes(),
-            Place::Adapter(_) => None,
+    /// Returns the budget in bytes; `None` if unlimited or unknown.
+    pub fn budget(&self, device_choice: &DeviceChoice) -> Option<u64> {
+        let reported = match device_choice {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Adapter(adapter) if self.fit || reports_usable_memory(adapter) => adapter.memory_bytes(),
+            DeviceChoice::Adapter(_) => None,
         };
-        self.vram.or(told.map(|bytes| bytes - bytes / LEFT))
+        self.vram.or(reported.map(|bytes| bytes - bytes / RESERVE))
     }
 
-    /// Whether options are to be chosen by the memory there is.
-    pub fn fits(&self) -> bool {
+    /// Returns whether `--fit` was given.
+    pub fn fit(&self) -> bool {
         self.fit
     }
 
-    /// The engine that fits into the memory of `place`. With `--fit` what the options leave open is chosen.
-    pub fn plan(&self, place: &Place, gguf: &Gguf, options: EngineOptions) -> Result<Fit, Failure> {
-        let kv_type = place.kv_type();
-        let Some(budget) = self.budget(place) else {
+    /// Plans an engine within the device's memory. With `--fit`, options that were not given are chosen.
+    pub fn plan(&self, device_choice: &DeviceChoice, gguf: &Gguf, options: EngineOptions) -> Result<Fit, Failure> {
+        let kv_type = device_choice.kv_type();
+        let Some(budget) = self.budget(device_choice) else {
             if self.fit {
-                return Err(Failure::usage("this device does not say how much memory it has: --fit needs --vram"));
+                return Err(Failure::usage("--fit needs --vram: this device does not report its memory"));
             }
             let memory = Engine::memory(gguf, &options, options.kv_type.unwrap_or(kv_type))?;
             return Ok(Fit { options, memory });
@@ -59,42 +59,44 @@ impl MemoryArgs {
         })
     }
 
-    /// Says on standard error what was chosen, if something was.
-    pub fn tell(&self, fit: &Fit, kv_type: KvType) {
+    /// Reports on standard error what was chosen, if anything was.
+    pub fn report(&self, fit: &Fit, kv_type: KvType) {
         let slots = fit.memory.slots();
         if self.fit || slots.is_some() {
             let (context, ty) = (fit.options.context, fit.options.kv_type.unwrap_or(kv_type).name());
             let context = context.map_or_else(String::new, |context| format!(" for a context of {context} tokens"));
-            let of = experts(&fit.memory);
-            note(format_args!("memory: {}{context}, {ty} KV cache, {of}", size(fit.memory.total())));
+            let weights = placement(&fit.memory);
+            note(format_args!("memory: {}{context}, {ty} KV cache, {weights}", size(fit.memory.total())));
         }
     }
 }
 
-/// Whether what it says is what there is. Others that share the processor's memory name a part of it that binds nobody.
-fn knows(adapter: &Adapter) -> bool {
+/// Returns whether the reported memory is a real limit. Other GPUs with unified memory report an arbitrary part of it.
+fn reports_usable_memory(adapter: &Adapter) -> bool {
     adapter.kind() == AdapterKind::Discrete || adapter.backend() == "metal"
 }
 
-/// How many experts are on the device.
-pub fn experts(memory: &MemoryPlan) -> String {
+/// Describes which weights are on the device.
+pub fn placement(memory: &MemoryPlan) -> String {
     match memory.slots() {
-        Some(slots) => format!("{slots} of {} experts of each layer, the others from the file", memory.experts),
-        None => "all weights".to_owned(),
+        Some(slots) => {
+            format!("{slots} of {} experts per layer on the device, the others loaded on demand", memory.experts)
+        }
+        None => "all weights on the device".to_owned(),
     }
 }
 
-/// What was paged.
-pub fn paged(paging: &ExpertCacheStats) -> String {
+/// Describes the use of the expert cache.
+pub fn expert_cache(paging: &ExpertCacheStats) -> String {
     format!(
-        "experts: {:.1} % of {} choices were on the device, {} from the file",
+        "expert cache: {:.1} % hits in {} lookups, {} loaded from the file",
         100.0 * paging.hit_rate(),
         paging.hits + paging.misses,
         size(paging.bytes)
     )
 }
 
-/// A number of bytes, with a unit or without.
+/// Parses a number of bytes with an optional unit.
 fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
@@ -107,11 +109,11 @@ fn bytes(text: &str) -> Result<u64, String> {
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
-        _ => return Err("a size is a number with a unit, as 8GiB, 6500MiB or 8GB".to_owned()),
+        _ => return Err("a size is a number with a unit, such as 8GiB, 6500MiB or 8GB".to_owned()),
     };
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number * (factor as f64) < 1e18 => Ok((number * factor as f64) as u64),
-        _ => Err("a size is a positive number with a unit, as 8GiB, 6500MiB or 8GB".to_owned()),
+        _ => Err("a size is a positive number with a unit, such as 8GiB, 6500MiB or 8GB".to_owned()),
     }
 }
 

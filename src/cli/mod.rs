@@ -1,4 +1,4 @@
-//! The commands, their common options, and the frame around them.
+//! The command line: commands, logging, and error reporting.
 
 mod args;
 mod bench;
@@ -32,13 +32,13 @@ use tracing_subscriber::EnvFilter;
 
 use exit::{Code, Failure};
 
-/// Runs mixture-of-experts language models from GGUF files on any GPU.
+/// Run mixture-of-experts language models from GGUF files on any GPU.
 #[derive(Debug, Parser)]
 #[command(name = "ferrum-wgpu", version, after_help = Code::table())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Log more to standard error (-v: info, -vv: debug); without it RUST_LOG decides.
+    /// Log to standard error (-v: info, -vv: debug) [default: RUST_LOG, else errors only].
     #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -55,14 +55,14 @@ enum Command {
     Kernels(kernels::KernelsArgs),
 }
 
-/// Reads the arguments, runs the command, and says what went wrong.
+/// Parses the arguments, runs the command, and reports errors.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let guarded = catch_unwind(AssertUnwindSafe(|| {
         let cli = match Cli::try_parse() {
             Ok(cli) => cli,
             Err(error) => {
-                // Help and version go to standard output, wrong use to standard error.
+                // Help and version go to standard output, usage errors to standard error.
                 let _ = error.print();
                 return if error.use_stderr() { Code::Usage } else { Code::Success };
             }
@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
         start_logging(cli.verbose);
         ferrum_wgpu::block_on(execute(&cli.command)).unwrap_or_else(|failure| failure.report())
     }));
-    // The hook has said what happened.
+    // The hook has printed the message.
     guarded.unwrap_or(Code::Runtime).into()
 }
 
@@ -87,7 +87,7 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
     }
 }
 
-/// Sends the log to standard error: errors only, unless `-v` or RUST_LOG ask for more.
+/// Starts logging to standard error: errors only, unless `-v` or RUST_LOG set another level.
 fn start_logging(verbose: u8) {
     let level = match verbose {
         0 => "error",
@@ -96,16 +96,16 @@ fn start_logging(verbose: u8) {
     };
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(wanted) if verbose == 0 && !wanted.is_empty() => EnvFilter::try_new(wanted).unwrap_or_else(|error| {
-            output::note(format_args!("note: RUST_LOG is not used: {}", output::one_line(&error.to_string())));
+            output::note(format_args!("note: RUST_LOG is ignored: {}", output::one_line(&error.to_string())));
             EnvFilter::new(level)
         }),
         _ => EnvFilter::new(level),
     };
-    // Fails only if there is a log already.
+    // Fails only if a logger is already installed.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().try_init();
 }
 
-/// One line for what should never happen.
+/// Reports a panic on one line.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let message = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));

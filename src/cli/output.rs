@@ -1,22 +1,22 @@
-//! What is written where: results to standard output, everything else to standard error; and how it looks.
+//! Output: results to standard output, everything else to standard error.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use super::exit::Failure;
 
-/// A line on standard error. Unlike `eprintln!` it does not mind that nobody can read it.
+/// Writes a line to standard error. Unlike `eprintln!` it ignores write errors.
 pub fn note(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Writes text to standard output, at once.
+/// Writes text to standard output and flushes it.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::stdout)
 }
 
-/// Text of unknown origin, fit to be shown within a line: white space becomes spaces, other control characters escapes.
+/// Makes untrusted text printable on one line: whitespace becomes spaces, control characters are escaped.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -31,12 +31,12 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// A message on one line, whatever lines it had.
+/// Joins the lines of a message.
 pub fn one_line(message: &str) -> String {
     printable(message).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Rows as lines of aligned columns, each indented by two spaces; the columns in `right` are aligned on the right.
+/// Formats rows as aligned columns, indented by two spaces. The columns in `right` are right-aligned.
 pub fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -58,7 +58,7 @@ pub fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
     text
 }
 
-/// Bytes in the unit that suits them.
+/// Formats a number of bytes with a suitable unit.
 pub fn size(bytes: u64) -> String {
     const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) {

@@ -1,4 +1,4 @@
-//! Talking with the model.
+//! The interactive conversation.
 
 use std::io::{self, BufRead, Write};
 
@@ -11,14 +11,14 @@ use super::output::note;
 use super::prompt::without_newline;
 
 const HELP: &str = "\
-/clear         forget the conversation
-/system TEXT   set the system message; without TEXT have none
-/help          this
-/exit          quit, as Ctrl-D and Ctrl-C do here; during a reply Ctrl-C stops it";
+/clear         clear the conversation, but keep the system message
+/system TEXT   set the system message; without TEXT remove it
+/help          show this help
+/exit          quit; also Ctrl-D and Ctrl-C (during a reply, Ctrl-C stops the reply)";
 
-/// Reads lines from the terminal and has each answered, until the user has enough.
+/// Reads lines from the terminal and replies to each, until the user quits.
 pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: Vec<Message>) -> Result<Code, Failure> {
-    note(format_args!("/help tells the commands"));
+    note(format_args!("/help lists the commands"));
     while let Some(line) = next_line()? {
         let line = line.trim();
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -33,17 +33,17 @@ pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: 
                     conversation.insert(0, Message::system(rest.trim()));
                 }
             }
-            _ if command.starts_with('/') => note(format_args!("there is no command {command}; /help tells them")),
+            _ if command.starts_with('/') => note(format_args!("unknown command {command}; /help lists the commands")),
             _ => {
                 conversation.push(Message::user(line));
                 match chat.encode(&conversation, generator.session.capacity()) {
                     Ok(prompt) => match generator.reply(&prompt).await?.text {
-                        // Stopped at once: as if nothing had been said.
+                        // Stopped before any text: drop the user's message too.
                         text if text.is_empty() => drop(conversation.pop()),
                         text => conversation.push(Message::assistant(text)),
                     },
                     Err(failure) => {
-                        // The conversation goes on without this line.
+                        // The conversation continues without this message.
                         conversation.pop();
                         failure.report();
                     }
@@ -54,7 +54,7 @@ pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: 
     Ok(Code::Success)
 }
 
-/// A line from standard input; `None` at its end.
+/// Reads a line from standard input; `None` at its end.
 fn next_line() -> Result<Option<String>, Failure> {
     let mut err = io::stderr();
     let _ = write!(err, "> ").and_then(|()| err.flush());

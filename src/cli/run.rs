@@ -1,4 +1,4 @@
-//! `run`: answers a prompt, or talks.
+//! The command `run`.
 
 use std::path::PathBuf;
 
@@ -10,20 +10,20 @@ use ferrum_wgpu::text::{Message, StopStrings};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::chat::Chat;
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::generate::{Generator, Stop};
 use super::interrupt::Interrupt;
-use super::memory::{MemoryArgs, paged};
+use super::memory::{MemoryArgs, expert_cache};
 use super::output::{note, table};
 use super::sampling::SamplingArgs;
-use super::start::{self, Started};
+use super::start::{self, ReadyEngine};
 use super::{load, prompt, repl};
 
-/// Answer a prompt, or talk with the model.
+/// Reply to a prompt, or hold a conversation.
 ///
-/// The answer goes to standard output, everything else to standard error. Without -p the prompt is what is piped into
-/// standard input; if that is a terminal, one can talk.
+/// The reply goes to standard output, everything else to standard error. Without -p, the prompt is read from standard
+/// input; on a terminal, `run` starts an interactive conversation.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The GGUF file.
@@ -31,31 +31,31 @@ pub struct RunArgs {
     /// The prompt.
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// The most tokens of an answer; without it as many as the model makes and the context holds.
-    #[arg(short = 'n', long, value_name = "N")]
+    /// Maximum number of tokens per reply [default: no limit but the context].
+    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N")]
     max_tokens: Option<u32>,
-    /// A system message; without it there is none.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    /// System message [default: none].
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Have the model think before it answers, if its template knows the choice.
+    /// Enable thinking, if the chat template supports the choice.
     #[arg(long)]
     think: bool,
-    /// Have it answer without thinking.
+    /// Disable thinking, if the chat template supports the choice.
     #[arg(long, conflicts_with = "think")]
     no_think: bool,
-    /// Context in tokens; without it the model's own, 4096 at most.
-    #[arg(long, value_name = "TOKENS")]
+    /// Context size in tokens [default: the model's, at most 4096].
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
     ctx: Option<u32>,
-    /// How the KV cache is stored; without it f16 where the device can, else f32.
+    /// Data type of the KV cache [default: f16 if the device supports it, else f32].
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
-    /// End an answer before this text; may be given several times.
+    /// Stop string: end the reply before TEXT. May be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Say at the end where the device's time went, stage by stage.
+    /// Print device times per stage at the end.
     #[arg(long)]
     profile: bool,
-    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    /// Read the whole file into memory instead of memory-mapping it; safe if the file may be truncated while in use.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub struct RunArgs {
     sampling: SamplingArgs,
 }
 
-/// Runs the model. All that can be wrong with options, file and prompt is found before a device is touched.
+/// Runs the command. Options, file and prompt are validated before a device is opened.
 pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     args.sampling.check()?;
     let prompt = prompt::read(args.prompt.as_deref())?;
@@ -83,12 +83,12 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         profile: args.profile,
         ..Default::default()
     };
-    let mut place = None;
-    if args.memory.fits() {
-        // How long a prompt may be hangs on the device.
-        let chosen = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
+    let mut device_choice = None;
+    if args.memory.fit() {
+        // The context size depends on the device.
+        let chosen = DeviceChoice::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
         options = args.memory.plan(&chosen, &gguf, options)?.options;
-        place = Some(chosen);
+        device_choice = Some(chosen);
     }
     let context = options.context_for(config.context_length)?;
     let plan = Engine::memory(&gguf, &options, args.kv_type.unwrap_or_default())?;
@@ -105,22 +105,22 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         None => None,
     };
 
-    let place = match place {
-        Some(place) => place,
-        None => Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?,
+    let device_choice = match device_choice {
+        Some(device_choice) => device_choice,
+        None => DeviceChoice::choose_for(args.device.device.as_deref(), gguf.file_len()).await?,
     };
-    let fit = args.memory.plan(&place, &gguf, options)?;
-    let device = place.open().await?;
-    args.memory.tell(&fit, place.kv_type());
-    let Started { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
+    let fit = args.memory.plan(&device_choice, &gguf, options)?;
+    let device = device_choice.open().await?;
+    args.memory.report(&fit, device_choice.kv_type());
+    let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
     if chat.assumed_chatml {
-        note(format_args!("note: the file has no chat template; ChatML is used"));
+        note(format_args!("note: the file has no chat template; using ChatML"));
     }
     note(format_args!("{described}"));
 
-    // At the prompt of a conversation Ctrl-C is one of the ways to quit.
+    // At the prompt of a conversation, Ctrl-C quits normally.
     let interrupt = Interrupt::install(if ids.is_none() { Code::Success } else { Code::Interrupted })?;
     let stop = chat.tokenizer.stop_ids().to_vec();
     let mut generator = Generator {
@@ -138,7 +138,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         },
     };
     if let Some(paging) = model.expert_cache() {
-        note(format_args!("{}", paged(&paging)));
+        note(format_args!("{}", expert_cache(&paging)));
     }
     if args.profile {
         note(format_args!("{}", profile(&engine.profile().await)));
@@ -146,7 +146,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     Ok(code)
 }
 
-/// Where the time went, as a table.
+/// Formats the profile as a table.
 fn profile(profile: &Profile) -> String {
     let mut rows = vec![["phase", "stage", "dispatches", "ms", "share", "us/token"].map(str::to_owned)];
     for (phase, total) in &profile.phases {

@@ -1,4 +1,4 @@
-//! The sampling options: flags, else what the file recommends, else the library's defaults.
+//! The sampling options: from the command line, else from the file, else the library's defaults.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,54 +8,55 @@ use ferrum_wgpu::gguf::Metadata;
 
 use super::exit::Failure;
 
-/// How tokens are drawn.
+/// The sampling options.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Sampling (without these options as the file recommends, else as Qwen3's authors do)")]
+#[command(next_help_heading = "Sampling (defaults: the file's recommendation, else Qwen3's)")]
 pub struct SamplingArgs {
-    /// Temperature; 0 always takes the likeliest token.
+    /// Temperature; 0 is greedy sampling.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Keep the K likeliest tokens; 0 keeps all.
+    /// Top-k sampling: keep the K most likely tokens; 0 disables it.
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     top_k: Option<u32>,
-    /// Keep the likeliest tokens until their probabilities add up to P.
+    /// Top-p sampling: keep the most likely tokens with a total probability of P; 1 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Drop tokens less likely than P times the likeliest.
+    /// Min-p sampling: drop tokens less likely than P times the most likely one; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Divide positive logits of tokens in the prompt or the reply by this, multiply negative ones; 1 changes none.
+    /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the prompt or reply by F; 1
+    /// disables it.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
-    /// Take this from the logits of tokens in the reply.
+    /// Presence penalty: subtract P from the logits of tokens in the reply; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
-    /// Take this from a token's logit for each time that it is in the reply.
+    /// Frequency penalty: subtract P from a token's logit for each occurrence in the reply; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// Add BIAS to the logit of the token ID; may be given several times.
+    /// Add BIAS to the logit of token ID. May be repeated.
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// Seed; equal seeds draw equal tokens. Without it the clock's.
+    /// Random seed [default: from the clock].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
-/// `ID=BIAS`.
+/// Parses `ID=BIAS`.
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("not of the form ID=BIAS")?;
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS")?;
     let id = id.trim().parse().map_err(|error| format!("token id: {error}"))?;
     Ok((id, bias.trim().parse().map_err(|error| format!("bias: {error}"))?))
 }
 
 impl SamplingArgs {
-    /// Checks what was given.
+    /// Validates the options given.
     pub fn check(&self) -> Result<(), Failure> {
         Ok(self.over(SamplingOptions::default()).check(u32::MAX)?)
     }
 
-    /// The options for a file whose vocabulary has `vocab` tokens, and a line that says what they are and who says so. To be
-    /// called after [`SamplingArgs::check`].
+    /// Returns the options for a file, and a line that describes them and their origin. Call [`SamplingArgs::check`]
+    /// first.
     pub fn options(&self, metadata: &Metadata, vocab: u32) -> Result<(SamplingOptions, String), Failure> {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let from_file = SamplingOptions::from_metadata(metadata)?;
@@ -66,7 +67,7 @@ impl SamplingArgs {
         Ok((options, description))
     }
 
-    /// The options that were given, the others from `base`.
+    /// Returns the options given, with the others from `base`.
     fn over(&self, base: SamplingOptions) -> SamplingOptions {
         SamplingOptions {
             temperature: self.temp.unwrap_or(base.temperature),
@@ -102,7 +103,7 @@ impl SamplingArgs {
             (format!("min-p {}", options.min_p), origin(self.min_p.is_some(), "min_p")),
             (format!("seed {}", options.seed), if self.seed.is_some() { "given" } else { "from the clock" }),
         ];
-        // Neighbours of one origin share its mention.
+        // Consecutive options of the same origin are grouped.
         let groups = parts.chunk_by(|a, b| a.1 == b.1).map(|group| {
             let values = group.iter().map(|(value, _)| value.as_str()).collect::<Vec<_>>().join(", ");
             format!("{values} ({})", group[0].1)

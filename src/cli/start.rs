@@ -1,4 +1,4 @@
-//! From a file and a device to an engine: the weights are loaded while pipelines are compiled.
+//! Startup of an engine: loads weights and compiles pipelines concurrently.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -14,47 +14,46 @@ use super::args::TuneArg;
 use super::exit::Failure;
 use super::{cache, load};
 
-/// How long measuring may hold up an answer; what is unknown then is measured the next time.
-const BUDGET: Duration = Duration::from_secs(2);
+/// The time limit of autotuning at startup. The next run continues where this one stopped.
+const TUNING_BUDGET: Duration = Duration::from_secs(2);
 
-/// An engine with its model.
+/// An engine that is ready, with its model.
 #[derive(Debug)]
-pub struct Started {
+pub struct ReadyEngine {
     pub model: Model,
     pub engine: Engine,
     pub times: Times,
 }
 
-/// How long it took.
+/// The duration of each part of the startup.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// Loading the weights.
     pub load: Duration,
-    /// Compiling pipelines, at the same time.
+    /// Compiling pipelines, concurrently with loading.
     pub compile: Duration,
-    /// Measuring which kernels are quickest.
+    /// Autotuning kernels.
     pub tune: Duration,
-    /// Making the engine's buffers.
+    /// Allocating the engine's buffers.
     pub engine: Duration,
-    /// All of it.
+    /// The total.
     pub all: Duration,
-    /// Whether the driver had pipelines of an earlier run.
-    pub kept: bool,
+    /// Whether cached pipelines were used.
+    pub cached: bool,
 }
 
-/// Makes an engine with what was measured on the device, measuring what is still unknown if `tune` says so, and has that and
-/// the driver's pipelines kept for the next time.
-pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Result<Started, Failure> {
+/// Starts an engine, autotuning its kernels unless disabled. Tuning results and compiled pipelines are cached.
+pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Result<ReadyEngine, Failure> {
     let start = Instant::now();
     let (mut options, slots) = (fit.options.clone(), fit.memory.slots());
-    // Where experts are paged, the host takes most of the time, and others have other experts.
+    // With expert offloading, loading dominates the time.
     let tunes = !tune.no_tune && !device.is_cpu() && slots.is_none();
     if tunes {
         options.tuning = cache::read_tuning(&Tuning::of(device, &gguf).await?);
     }
     let fingerprint = device.fingerprint();
     let before = cache::read(cache::PIPELINES, &fingerprint, "").unwrap_or_default();
-    let kept = device.restore_pipelines(&before);
+    let cached = device.restore_pipelines(&before);
     let (loaded, compiled) = thread::scope(|scope| {
         let compiling = scope.spawn(|| timed(|| block_on(Engine::compile(device, &gguf, &options))));
         let loaded = timed(|| block_on(load::load(device, &gguf, slots)));
@@ -63,11 +62,11 @@ pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Res
     let ((model, load), (compiled, compile)) = (loaded, compiled);
     let model = model?;
     compiled?;
-    // A file that was read as a whole takes memory.
+    // Frees the memory of a file that was read as a whole.
     drop(gguf);
     let tuning = Instant::now();
     if tunes {
-        let tuned = Engine::tune(&model, &options, BUDGET, &mut || start.elapsed()).await?;
+        let tuned = Engine::tune(&model, &options, TUNING_BUDGET, &mut || start.elapsed()).await?;
         if !tuned.timings.is_empty() {
             cache::write_tuning(&tuned.tuning);
         }
@@ -76,12 +75,12 @@ pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Res
     let tune = tuning.elapsed();
     let making = Instant::now();
     let engine = Engine::new(&model, &options).await?;
-    let times = Times { load, compile, tune, engine: making.elapsed(), all: start.elapsed(), kept };
+    let times = Times { load, compile, tune, engine: making.elapsed(), all: start.elapsed(), cached };
     if let Some(after) = device.compiled_pipelines().filter(|after| *after != before) {
         cache::write(cache::PIPELINES, &fingerprint, "", &after);
     }
     tracing::info!(?times, "started");
-    Ok(Started { model, engine, times })
+    Ok(ReadyEngine { model, engine, times })
 }
 
 fn timed<R>(work: impl FnOnce() -> R) -> (R, Duration) {

@@ -8,16 +8,17 @@ use ferrum_wgpu::engine::{Engine, EngineOptions};
 use ferrum_wgpu::model::{Config, Tuning};
 
 use super::args::DeviceArg;
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::output::{self, note};
 use super::{cache, load};
 
 /// Measure which kernels are quickest on a device, for a model, and keep it for later runs.
 ///
-/// Where several kernels give the same bits, each is timed with the model's own weights: a table says how long it takes, and
-/// which was chosen. The first of a site is what is taken without measuring; another has to save 3 %. Other commands measure
-/// too, for 2 seconds at most; this one takes the time that it needs, and measures anew what was measured before.
+/// Where several kernels give the same bits, each is timed with the model's own weights: a table says how long it
+/// takes, and which was chosen. The first of a site is what is taken without measuring; another has to save 3 %. Other
+/// commands measure too, for 2 seconds at most; this one takes the time that it needs, and measures anew what was
+/// measured before.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     /// The GGUF file.
@@ -43,7 +44,7 @@ pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
         kv_tokens: Some(args.npl.saturating_mul(64).max(256)),
         ..defaults
     };
-    let device = Place::choose(args.device.device.as_deref()).await?.open().await?;
+    let device = DeviceChoice::choose(args.device.device.as_deref()).await?.open().await?;
     let mut kept = cache::read_tuning(&Tuning::of(&device, &gguf).await?);
     let model = load::load(&device, &gguf, None).await?;
     let start = Instant::now();

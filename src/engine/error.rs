@@ -3,100 +3,103 @@ use std::sync::Arc;
 use super::scheduler::Refusal;
 use crate::{gpu::GpuError, model::ModelError};
 
-/// Why a session could not do what it was asked. It stays as it was before the call, and so do all others.
+/// An error of an engine or a session. Sessions are unchanged by a call that fails.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// No token was given.
-    #[error("there is no token to compute")]
+    /// The input has no tokens.
+    #[error("the input has no tokens")]
     NoTokens,
     /// A token id is not in the vocabulary.
-    #[error("token id {id} is not in the vocabulary of {vocab}")]
+    #[error("token id {id} is not in the vocabulary of {vocab} tokens")]
     TokenId {
         /// The id.
         id: u32,
         /// The size of the vocabulary.
         vocab: u32,
     },
-    /// The sequence would be longer than the context.
-    #[error("{needed} tokens do not fit in the context of {capacity}")]
+    /// The sequence would exceed the context.
+    #[error("{needed} tokens do not fit in the context of {capacity} tokens")]
     ContextFull {
-        /// Tokens the sequence would have.
+        /// The tokens needed.
         needed: u64,
-        /// Tokens it can have.
+        /// The context size.
         capacity: u32,
     },
-    /// The sequence would need more blocks than the KV cache has.
-    #[error("{needed} blocks are needed, of a KV cache of {blocks}")]
+    /// The sequence needs more blocks than the KV cache has in total.
+    #[error("the sequence needs {needed} KV cache blocks, but the cache has only {blocks}")]
     NeverFits {
-        /// Blocks that the sequence would need.
+        /// The blocks needed.
         needed: u64,
-        /// All blocks.
+        /// The blocks of the KV cache.
         blocks: u32,
     },
-    /// The sequences hold all blocks of the KV cache, and none of them goes on: when one is dropped or truncated, there is
-    /// room again.
-    #[error("the KV cache is full: {needed} blocks are needed, {free} are free")]
+    /// All blocks of the KV cache are in use, and no sequence can proceed. Dropping or truncating a session frees
+    /// blocks.
+    #[error("the KV cache is full: {needed} blocks are needed, but only {free} are free")]
     PoolFull {
-        /// Blocks that were needed.
+        /// The blocks needed.
         needed: u32,
-        /// Blocks that were free.
+        /// The free blocks.
         free: u32,
     },
-    /// A context of no tokens, or longer than the model computes right.
-    #[error("a context of {asked} tokens is not possible with this model: 1 to {longest}")]
+    /// The context size is 0 or exceeds the model's.
+    #[error("context size {asked} is out of range for this model: must be from 1 to {longest} tokens")]
     Context {
-        /// What was asked for.
+        /// The context size requested.
         asked: u32,
-        /// The model's own.
+        /// The model's context size.
         longest: u32,
     },
-    /// The device cannot keep a KV cache of this format.
-    #[error("{device} has no f16 arithmetic for an f16 KV cache; f32 works")]
+    /// The device does not support this KV cache type.
+    #[error("{device} does not support an f16 KV cache (no f16 conversion); use f32")]
     KvType {
         /// The device's name.
         device: String,
     },
-    /// The model does not fit into a budget of memory, not even with as few experts as a token uses.
-    #[error("the model does not fit: it needs {} bytes of memory at least, {budget} are given: {} are missing", needed, needed.saturating_sub(*budget))]
+    /// The model does not fit into the memory budget, even with the fewest experts on the device.
+    #[error(
+        "the model does not fit: it needs at least {needed} bytes of memory, but the budget is {budget}: {} bytes short",
+        needed.saturating_sub(*budget)
+    )]
     DoesNotFit {
-        /// The least that it needs, in bytes.
+        /// The minimum in bytes.
         needed: u64,
-        /// What there is.
+        /// The budget in bytes.
         budget: u64,
     },
     /// An option is out of range.
-    #[error("{option} cannot be {value}: it must be {range}")]
+    #[error("{option} = {value} is out of range: must be {range}")]
     Option {
-        /// The option.
+        /// The option's name.
         option: &'static str,
         /// Its value.
         value: String,
-        /// What it can be.
+        /// The valid values.
         range: &'static str,
     },
-    /// A logit is not a number: the weights or the driver are broken.
-    #[error("the model's output is not a number")]
+    /// A logit is NaN or infinite: the weights or the driver are faulty.
+    #[error("the model's output is not a finite number")]
     NotANumber,
-    /// The sequence has a request under way.
-    #[error("the sequence has a request under way")]
+    /// The session already has a request in progress.
+    #[error("the session already has a request in progress")]
     Busy,
-    /// The sequence has no request of which there could be news.
-    #[error("the sequence has no request")]
+    /// The session has no request.
+    #[error("the session has no request")]
     NoRequest,
     /// [`Session::forward_by`](super::Session::forward_by) finds no place or no blocks beside other sequences.
-    #[error("other sequences have all places or blocks")]
+    #[error("no free batch slot or KV cache blocks: other sessions use them all")]
     NoPlace,
-    /// The engine has gone on with another device meanwhile: the request can be made again.
-    #[error("what the device had computed is lost; the engine has another")]
+    /// The request was lost with its device, and the engine has recovered on another one. It can be repeated.
+    #[error("the request was lost with its device; the engine has recovered and it can be repeated")]
     DeviceLost,
-    /// Another engine has the model's experts: one that is paged serves one engine at a time.
-    #[error("the model is paged, and another engine has its experts")]
+    /// Another engine uses the model's expert cache. A model with expert offloading serves one engine at a time.
+    #[error("the model is loaded with expert offloading and another engine uses its expert cache")]
     ExpertCacheInUse,
-    /// A file to recover from is another model's.
-    #[error("the file is not the model that the engine was made for")]
+    /// The file passed to [`Engine::recover`](super::Engine::recover) is a different model.
+    #[error("the file is not the model that the engine was created with")]
     OtherModel,
-    /// The file is no model that can be run.
+    /// The model is invalid or not supported.
     #[error(transparent)]
     Model(Arc<ModelError>),
     /// The device failed.
@@ -105,7 +108,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the device is lost, so that every request fails until [`Engine::recover`](super::Engine::recover).
+    /// Returns whether the device is lost: every request fails until [`Engine::recover`](super::Engine::recover).
     pub fn needs_recovery(&self) -> bool {
         matches!(self, Self::Gpu(error) if error.is_loss())
     }

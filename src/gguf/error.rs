@@ -4,12 +4,13 @@ use super::shown::Shown;
 use crate::quant::{WeightType, ggml_type_name};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An error from reading or writing a GGUF file, or from looking up metadata.
 ///
 /// Offsets and lengths are in bytes; offsets count from the start of the file unless stated otherwise. Each message is
 /// one line: names from the file are truncated and their control characters escaped.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
     /// The file could not be opened, mapped or read.
@@ -18,7 +19,7 @@ pub enum GgufError {
         /// The file.
         path: PathBuf,
         /// The operating system's error.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A memory-mapped file was truncated after it was opened.
     #[error("the file was truncated while in use: it had {was} bytes and now has {len}")]

@@ -28,13 +28,15 @@ impl Source {
             let map = unsafe { memmap2::Mmap::map(&file)? };
             Ok(Self::Mapped { map, file })
         };
-        File::open(path).and_then(map).map_err(|source| GgufError::Io { path: path.to_owned(), source })
+        File::open(path).and_then(map).map_err(|source| GgufError::Io { path: path.to_owned(), source: source.into() })
     }
 
     /// Reads a file into memory.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn read(path: &Path) -> Result<Self, GgufError> {
-        std::fs::read(path).map(Self::Owned).map_err(|source| GgufError::Io { path: path.to_owned(), source })
+        std::fs::read(path)
+            .map(Self::Owned)
+            .map_err(|source| GgufError::Io { path: path.to_owned(), source: source.into() })
     }
 
     /// Returns the current length of a mapped file, if the system reports it.

@@ -72,7 +72,7 @@ pub(super) enum Loss {
 impl Loss {
     fn error(&self) -> GpuError {
         match self {
-            Self::Told(message) => GpuError::Lost(message.clone()),
+            Self::Told(message) => GpuError::lost(message.as_str()),
             Self::Hung(waited) => GpuError::Hung { waited: *waited },
         }
     }
@@ -268,7 +268,7 @@ impl Gpu {
         if bytes.is_empty() {
             return self.check();
         }
-        let lost = |error: wgpu::MapRangeError| self.blame(GpuError::Lost(error.to_string()));
+        let lost = |error: wgpu::MapRangeError| self.blame(GpuError::lost(error));
         let mut view = target.get_mapped_range_mut(offset..offset + bytes.len() as u64).map_err(lost)?;
         view.slice(..).copy_from_slice(bytes);
         self.check()
@@ -307,7 +307,7 @@ impl Gpu {
     }
 
     pub(super) fn dropped(&self) -> GpuError {
-        self.blame(GpuError::Lost("the driver dropped a request".to_owned()))
+        self.blame(GpuError::lost("the driver dropped a request"))
     }
 
     /// Takes the device for lost, if nothing has told more of it before.

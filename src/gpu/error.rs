@@ -1,77 +1,75 @@
-use std::{fmt, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-/// What can go wrong below the kernels: adapters, devices, memory, shaders, submission.
-#[derive(Debug, thiserror::Error)]
+/// An error from an adapter, a device, its memory, a shader or a submission.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GpuError {
-    /// The host could not do what has to be done between two dispatches, as to bring weights from a file.
-    #[error("{0}")]
-    Host(String),
-    /// The machine offers no adapter at all.
+    /// A host operation between two dispatches failed, such as loading weights from a file.
+    #[error(transparent)]
+    Host(Cause),
+    /// No adapter was found.
     #[error("no GPU adapter was found (a Vulkan, Metal, DX12 or GL driver is needed)")]
     NoAdapter,
-    /// No adapter has the index or name asked for.
+    /// No adapter has the requested index or name.
     #[error("no device matches {wanted:?}; available: {available}")]
     NoSuchDevice {
-        /// The index or name asked for.
+        /// The requested index or name.
         wanted: String,
-        /// What there is.
+        /// The names of the available adapters.
         available: String,
     },
-    /// The adapter refused to make a device.
-    #[error("{adapter} refused to make a device: {source}")]
+    /// The driver failed to create a device.
+    #[error("cannot create a device on {adapter}")]
     RequestDevice {
         /// The adapter's name.
         adapter: String,
-        /// The driver's reason.
+        /// The driver's error.
         source: wgpu::RequestDeviceError,
     },
-    /// An application's device was made with less than kernels need.
-    #[error(
-        "the device made of {adapter} has {has} {what}, but kernels need {needs}: `Requirements` says what to ask for"
-    )]
+    /// The application's device was created with limits below those of [`Requirements`](super::Requirements).
+    #[error("the device on {adapter} was created with {has} {what}, but kernels need {needs} (see `Requirements`)")]
     Unsuited {
         /// The adapter's name.
         adapter: String,
-        /// What there is too little of.
+        /// The name of the limit.
         what: &'static str,
-        /// What the device has.
+        /// The device's limit.
         has: u32,
-        /// What kernels need.
+        /// The limit needed.
         needs: u32,
     },
-    /// A buffer is larger than the device allows.
-    #[error("{label} needs {bytes} bytes, but the device binds at most {limit}")]
+    /// A buffer exceeds the device's limits.
+    #[error("{label} needs {bytes} bytes, but the device's limit for a storage binding is {limit}")]
     TooLarge {
-        /// What the buffer is for.
+        /// The buffer's label.
         label: String,
         /// Its size in bytes.
         bytes: u64,
         /// The device's limit in bytes.
         limit: u64,
     },
-    /// Device memory is exhausted.
+    /// The device is out of memory.
     #[error("out of device memory for {label} ({bytes} bytes)")]
     OutOfMemory {
-        /// What the memory was for.
+        /// The label of the allocation.
         label: String,
-        /// The size asked for, in bytes.
+        /// The requested size in bytes.
         bytes: u64,
     },
-    /// A kernel does not compile on this device.
+    /// A kernel does not compile on the device.
     #[error("kernel {kernel} ({variant}) does not compile on {adapter}: {message}")]
     Shader {
         /// The kernel's name.
         kernel: &'static str,
-        /// The variant, as its `Debug` form.
+        /// The variant in `Debug` format.
         variant: String,
         /// The adapter's name.
         adapter: String,
-        /// The compiler's words, line numbers mapped to the WGSL files.
+        /// The compiler's message, with line numbers mapped to the WGSL files.
         message: String,
     },
-    /// A dispatch has more workgroups than a device takes, even folded.
-    #[error("kernel {kernel} would need {x} x {y} workgroups")]
+    /// A dispatch exceeds the device's limit of workgroups.
+    #[error("kernel {kernel} needs {x} x {y} workgroups, which exceeds the device's limit")]
     GridTooLarge {
         /// The kernel's name.
         kernel: &'static str,
@@ -80,18 +78,18 @@ pub enum GpuError {
         /// Workgroups along y.
         y: u32,
     },
-    /// One dispatch binds a buffer for writing, and binds it again or takes its grid from it.
-    #[error("kernel {kernel} uses {buffer} twice, once for writing")]
+    /// A dispatch uses a buffer twice, at least once for writing.
+    #[error("kernel {kernel} uses buffer {buffer} twice, at least once for writing")]
     Aliased {
         /// The kernel's name.
         kernel: &'static str,
         /// The buffer's label.
         buffer: String,
     },
-    /// A read or a write outside a buffer, or a buffer of another device.
-    #[error("{what} is outside of buffer {buffer} or of another device")]
+    /// An access is out of bounds of a buffer, or the buffer belongs to another device.
+    #[error("{what} is out of bounds of buffer {buffer}, or the buffer belongs to another device")]
     OutOfRange {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
         /// The buffer's label.
         buffer: String,
@@ -99,55 +97,74 @@ pub enum GpuError {
     /// A program was submitted whose plan has steps on the host: they wait for the GPU.
     #[error("the plan has steps on the host, so that it cannot be submitted without waiting")]
     HostSteps,
-    /// There is no clock to time stages by: the device has no timestamps, or the host (in a browser) no clock.
-    #[error("{device} cannot time its work")]
+    /// Profiling is not supported: the device has no timestamp queries, or the host (a browser) no clock.
+    #[error("{device} does not support timestamps, which profiling needs")]
     NoTimestamps {
         /// The device's name.
         device: String,
     },
-    /// All staging buffers of a [`Readback`](super::Readback) are taken.
-    #[error("all {depth} staging buffers of a readback are taken")]
+    /// All staging buffers of a [`Readback`](super::Readback) are in use.
+    #[error("all {depth} staging buffers of a readback are in use")]
     ReadbackFull {
-        /// How many there are.
+        /// The number of staging buffers.
         depth: usize,
     },
-    /// What was read has been handed over before.
-    #[error("what was read has been handed over before")]
+    /// The result of a readback was already taken.
+    #[error("the result of the readback was already taken")]
     AlreadyRead,
-    /// A program is used on another device than it was made for.
-    #[error("a program is used on another device than it was made for")]
+    /// A program was used on another device than the one it was created for.
+    #[error("the program was created for another device")]
     OtherDevice,
-    /// wgpu refused a call.
-    #[error("the GPU refused {what}: {message}")]
+    /// wgpu rejected a call.
+    #[error("wgpu rejected {what}")]
     Validation {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// wgpu's words.
-        message: String,
+        /// wgpu's error.
+        source: Cause,
     },
-    /// The device is gone: driver reset, removal, or time limit.
-    #[error("the GPU device was lost: {0}")]
-    Lost(String),
-    /// The device's queue has done nothing for as long as it may take
-    /// ([`Device::set_deadline`](super::Device::set_deadline)): the device is taken for lost.
-    #[error("the GPU device hangs: it has done nothing for {waited:?}")]
+    /// The device was lost: a driver reset, its removal, or a time limit.
+    #[error("the GPU device was lost")]
+    Lost(#[source] Cause),
+    /// The device made no progress until the deadline ([`Device::set_deadline`](super::Device::set_deadline)) and
+    /// counts as lost.
+    #[error("the GPU device hangs: no progress for {waited:?}")]
     Hung {
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
     },
 }
 
+/// The source of a [`GpuError`], shared by its clones.
+pub type Cause = Arc<dyn Error + Send + Sync>;
+
 impl GpuError {
-    /// Whether the device is gone, so that it fails every call from now on.
+    /// Creates an error for a lost device.
+    pub(crate) fn lost(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Lost(Arc::from(cause.into()))
+    }
+
+    /// Returns whether the device is lost: every call fails from now on.
     pub fn is_loss(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::Hung { .. })
     }
 
-    /// wgpu's error, met while doing `what`.
+    /// Converts wgpu's error from the operation `what`.
     pub(crate) fn from_wgpu(error: wgpu::Error, what: impl fmt::Display) -> Self {
         match error {
             wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory { label: what.to_string(), bytes: 0 },
-            other => Self::Validation { what: what.to_string(), message: other.to_string() },
+            other => Self::Validation { what: what.to_string(), source: cause(other) },
         }
     }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn cause(error: wgpu::Error) -> Cause {
+    Arc::new(error)
+}
+
+/// Keeps the message alone: errors from a browser are not `Send`.
+#[cfg(target_arch = "wasm32")]
+fn cause(error: wgpu::Error) -> Cause {
+    Arc::from(Box::<dyn Error + Send + Sync>::from(error.to_string()))
 }

@@ -35,7 +35,7 @@ pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::{Caps, Matrices};
 pub use case::{Case, Deviation, Expect, Packing};
 pub use device::{Created, Device};
-pub use error::GpuError;
+pub use error::{Cause, GpuError};
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
 pub use kernel::{

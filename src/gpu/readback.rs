@@ -174,9 +174,9 @@ impl Ring {
 
     /// The elements in a mapped staging buffer.
     fn elements<T: Element>(&self, gpu: &Gpu, place: usize, bytes: u64) -> Result<Vec<T>, GpuError> {
-        let lost = |error: &dyn std::error::Error| gpu.blame(GpuError::Lost(error.to_string()));
+        let lost = |error: wgpu::MapRangeError| gpu.blame(GpuError::lost(error));
         let staging = self.staging.get(place).ok_or(GpuError::AlreadyRead)?;
-        let view = staging.get_mapped_range(0..bytes).map_err(|error| lost(&error))?;
+        let view = staging.get_mapped_range(0..bytes).map_err(lost)?;
         Ok(bytemuck::pod_collect_to_vec(&view))
     }
 }
@@ -196,7 +196,7 @@ impl<T: Element> Pending<T> {
             let mapped = gpu.finish(&mut copying.mapped, copying.submission.clone()).await?;
             let elements = match &mapped {
                 Ok(()) => self.ring.elements(gpu, self.place, copying.bytes),
-                Err(error) => Err(gpu.blame(GpuError::Lost(error.to_string()))),
+                Err(error) => Err(gpu.blame(GpuError::lost(error.clone()))),
             };
             self.state = State::Taken;
             self.ring.give_back(self.place, mapped.is_ok());

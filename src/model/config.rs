@@ -137,7 +137,7 @@ impl Config {
             None => heads,
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(keys.bad("attention.head_count_kv", format!("{heads} query heads are no multiple of it")));
+            return Err(keys.bad("attention.head_count_kv", format!("{heads} query heads are not a multiple of it")));
         }
         let head_dim = keys.head_dim(hidden, heads)?;
         let table = "token_embd.weight";
@@ -229,7 +229,7 @@ impl Keys<'_> {
     fn size(&self, key: &str) -> Result<u32, ModelError> {
         match self.optional(key)?.ok_or_else(|| missing(&self.full(key)))? {
             0 => Err(self.bad(key, "it must be positive".to_owned())),
-            size if size > MAX_SIZE => Err(self.bad(key, format!("the largest supported is {MAX_SIZE}"))),
+            size if size > MAX_SIZE => Err(self.bad(key, format!("the maximum is {MAX_SIZE}"))),
             size => Ok(size),
         }
     }
@@ -248,21 +248,22 @@ impl Keys<'_> {
         let head_dim = match self.optional("attention.key_length")? {
             Some(_) => self.size("attention.key_length")?,
             None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(self.bad("attention.head_count", format!("{hidden} is no multiple of it"))),
+            None => {
+                return Err(
+                    self.bad("attention.head_count", format!("embedding length {hidden} is not a multiple of it"))
+                );
+            }
         };
         if self.optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
             return Err(self.unsupported("attention.value_length"));
         }
         if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
-            return Err(
-                self.bad("attention.key_length", format!("heads must be multiples of four and at most {MAX_HEAD_DIM}"))
-            );
+            return Err(self
+                .bad("attention.key_length", format!("head sizes must be multiples of 4 and at most {MAX_HEAD_DIM}")));
         }
         let rows = u64::from(heads) * u64::from(head_dim);
         if rows > u64::from(MAX_SIZE) {
-            return Err(
-                self.bad("attention.head_count", format!("{heads} heads of {head_dim} are more than supported"))
-            );
+            return Err(self.bad("attention.head_count", format!("{heads} heads of size {head_dim} are not supported")));
         }
         Ok(head_dim)
     }
@@ -276,7 +277,7 @@ impl Keys<'_> {
         }
         let (count, used) = (self.size("expert_count")?, self.size("expert_used_count")?);
         if count > MAX_EXPERTS {
-            return Err(self.bad("expert_count", format!("at most {MAX_EXPERTS} are supported")));
+            return Err(self.bad("expert_count", format!("the maximum is {MAX_EXPERTS}")));
         }
         if used > MAX_K.min(count) {
             let most = MAX_K.min(count);

@@ -3,77 +3,77 @@ use crate::{
     gpu::GpuError,
 };
 
-/// Why a model cannot be loaded.
-#[derive(Debug, thiserror::Error)]
+/// An error from loading a model.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The architecture is none of those that are supported.
+    /// The architecture is not supported.
     #[error("architecture {} is not supported (supported: qwen3moe, qwen3, llama)", Quoted(_0))]
     Architecture(String),
-    /// A metadata key that is needed is missing.
-    #[error("the file has no metadata key {0}")]
+    /// A required metadata key is missing.
+    #[error("metadata key {0} is missing")]
     MissingKey(String),
-    /// A metadata value makes no sense, or contradicts another or a tensor.
-    #[error("{key} is {value}: {reason}")]
+    /// A metadata value is invalid, or contradicts another one or a tensor.
+    #[error("metadata key {key} has the invalid value {value}: {reason}")]
     BadValue {
         /// The key.
         key: String,
-        /// What the file has.
+        /// The value.
         value: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The file asks for something that these kernels do not compute.
-    #[error("{key} = {value} is not supported")]
+    /// The model uses a feature that is not supported.
+    #[error("metadata {key} = {value} is not supported")]
     Unsupported {
         /// The key.
         key: String,
-        /// What the file has.
+        /// The value.
         value: String,
     },
-    /// A tensor that is needed is missing.
-    #[error("the file has no tensor {0}")]
+    /// A required tensor is missing.
+    #[error("tensor {0} is missing")]
     MissingTensor(String),
-    /// A tensor has another shape than the metadata call for.
-    #[error("tensor {name} has shape {found:?}, but the metadata call for {expected:?}")]
+    /// A tensor's shape does not match the metadata.
+    #[error("tensor {name} has the shape {found:?}, but the metadata requires {expected:?}")]
     Shape {
         /// The tensor.
         name: String,
         /// Its shape, row length first.
         found: Vec<u64>,
-        /// The shape it should have.
+        /// The shape required.
         expected: Vec<u64>,
     },
-    /// A tensor's rows cannot be read in whole words.
-    #[error("tensor {name} has rows of {k} weights; rows must be multiples of 4")]
+    /// A tensor's row length is not a multiple of 4.
+    #[error("tensor {name} has rows of {k} weights, not a multiple of 4")]
     RowLength {
         /// The tensor.
         name: String,
-        /// Weights of a row.
+        /// The row length in weights.
         k: u64,
     },
-    /// The experts of a tensor cannot be brought one by one.
-    #[error("tensor {name} has experts of {rows} rows; to be paged they must have a multiple of 8")]
+    /// The experts of a tensor cannot be loaded one by one.
+    #[error("tensor {name} has {rows} rows per expert; expert offloading needs a multiple of 8")]
     NotOffloadable {
         /// The tensor.
         name: String,
-        /// Rows of an expert.
+        /// The rows per expert.
         rows: u64,
     },
-    /// A number of slots for experts that cannot be.
-    #[error("{slots} slots for experts are not possible with this model: {least} to {most}")]
+    /// The number of expert cache slots is out of range.
+    #[error("{slots} expert cache slots per layer are out of range for this model: must be from {least} to {most}")]
     ExpertSlots {
-        /// What was asked for.
+        /// The slots requested.
         slots: u32,
-        /// Those that a token uses; 0 for a dense model, which has no experts.
+        /// The experts used per token; 0 for a dense model.
         least: u32,
-        /// All.
+        /// The experts per layer.
         most: u32,
     },
-    /// A tensor that this architecture does not have: ignoring it could change what the model says.
+    /// The file has a tensor that the architecture does not define. Ignoring it could change the output.
     #[error("tensor {} is not part of this architecture", Shown(_0))]
     UnknownTensor(String),
-    /// The GGUF file is wrong.
+    /// The GGUF file is invalid.
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The device failed.

@@ -289,7 +289,7 @@ impl HostAction for LoadExperts {
         Box::pin(async move {
             self.page(device).await.map_err(|error| match error {
                 ModelError::Gpu(error) => error,
-                other => GpuError::Host(other.to_string()),
+                other => GpuError::Host(Arc::new(other)),
             })
         })
     }

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::gguf::GgufError;
 
 /// An error from building or using a tokenizer or a chat template.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum TextError {
     /// A metadata value has the wrong type.

@@ -46,7 +46,7 @@ fn a_budget_below_the_minimum_is_refused_with_the_minimum() {
     let least = memory(512, KvType::Q8_0).least();
     let error = fit(least - 1).expect_err("too little");
     assert!(matches!(error, EngineError::DoesNotFit { needed, budget } if needed == least && budget == least - 1));
-    assert!(error.to_string().ends_with("1 are missing"), "{error}");
+    assert!(error.to_string().ends_with("1 bytes short"), "{error}");
 }
 
 #[test]

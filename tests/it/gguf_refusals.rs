@@ -115,9 +115,9 @@ refused! {
     element_type: Raw::header(0, 1).entry("k", ARRAY).array(99, 0) => GgufError::ValueType { id: 99, .. },
         "metadata key k has value type 99 at byte 37, which GGUF does not define";
     boolean_of_2: Raw::header(0, 1).entry("k", BOOL).bytes(&[2]) => GgufError::Bool { byte: 2, .. },
-        "metadata key k has a boolean of 2 at byte 37 (allowed: 0, 1)";
+        "metadata key k has a boolean with the value 2 at byte 37 (allowed: 0, 1)";
     boolean_of_2_in_an_array: Raw::header(0, 1).entry("k", ARRAY).array(BOOL, 2).bytes(&[1, 2])
-        => GgufError::Bool { byte: 2, .. }, "metadata key k has a boolean of 2 at byte 50 (allowed: 0, 1)";
+        => GgufError::Bool { byte: 2, .. }, "metadata key k has a boolean with the value 2 at byte 50 (allowed: 0, 1)";
     string_not_utf8: Raw::header(0, 1).entry("k", STRING).text(b"\xC3") => GgufError::Utf8 { .. },
         "the value of metadata key k at byte 45 is not UTF-8";
     element_not_utf8: Raw::header(0, 1).entry("k", ARRAY).array(STRING, 2).text("a").text(b"\xC3")
@@ -141,7 +141,7 @@ refused! {
     array_count: Raw::header(0, 1).entry("k", ARRAY).array(ARRAY, 2).array(U8, 0) => GgufError::Truncated { .. },
         "the file ends too early: an array at byte 49 needs 24 bytes, 12 are left";
     arrays_five_deep: (0..4).fold(Raw::header(0, 1).entry("k", ARRAY), |raw, _| raw.array(ARRAY, 1)).array(U8, 0)
-        => GgufError::Nesting { limit: 4, .. }, "metadata key k nests arrays more than 4 deep (at byte 85)";
+        => GgufError::Nesting { limit: 4, .. }, "metadata key k nests arrays more than 4 levels deep (at byte 85)";
     // Empty strings need three times as much memory as file space.
     more_metadata_than_the_budget: Raw::header(0, 1).entry("k", ARRAY).array(STRING, 11_200_000).data(89_600_000)
         => GgufError::Budget { .. }, "metadata and tensor directory need more than 256 MiB of memory (at byte 49)";
@@ -182,26 +182,26 @@ refused! {
     ghsa_96jg_zero_dimension: one_tensor(&[4, 0], F32, 0, 64) => GgufError::ZeroDimension { axis: 1, .. },
         "dimension 1 of tensor t is zero";
     ghsa_96jg_negative_dimension: one_tensor(&[i64::MIN as u64], F32, 0, 64) => GgufError::TensorSize { .. },
-        "tensor t of shape [9223372036854775808] is too large to count its bytes";
+        "the size of tensor t of shape [9223372036854775808] overflows";
     ghsa_96jg_elements_wrap: one_tensor(&[1 << 32, 1 << 32], F32, 0, 64) => GgufError::TensorSize { .. },
-        "tensor t of shape [4294967296, 4294967296] is too large to count its bytes";
+        "the size of tensor t of shape [4294967296, 4294967296] overflows";
     ghsa_96jg_bytes_wrap: one_tensor(&[1 << 62], F32, 0, 64) => GgufError::TensorSize { .. },
-        "tensor t of shape [4611686018427387904] is too large to count its bytes";
+        "the size of tensor t of shape [4611686018427387904] overflows";
     ghsa_96jg_padded_end_wraps: one_tensor(&[4], F32, u64::MAX - 31, 64) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes from 18446744073709551584 in the data section, which has only 64 in this file";
+        "tensor t has 16 bytes at offset 18446744073709551584 of the data section, which has only 64 in this file";
     cve_2025_53630_sum_of_sizes_wraps:
         (0..4).fold(Raw::header(4, 0), |raw, i| raw.tensor(&format!("t{i}"), &[1 << 60], F32, i << 62)).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor t0 has 4611686018427387904 bytes from 0 in the data section, which has only 64 in this file";
+        "tensor t0 has 4611686018427387904 bytes at offset 0 of the data section, which has only 64 in this file";
     // Each size is valid, but the sum of in-memory or padded sizes would wrap.
     cve_2026_27940_memory_of_all_tensors_wraps:
         (0..2).fold(Raw::header(2, 0), |raw, i| raw.tensor(&format!("t{i}"), &[(1 << 61) - 1], F32, i << 63)).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor t0 has 9223372036854775804 bytes from 0 in the data section, which has only 64 in this file";
+        "tensor t0 has 9223372036854775804 bytes at offset 0 of the data section, which has only 64 in this file";
     cve_2026_27940_last_tensor_wraps:
         Raw::header(2, 0).tensor("a", &[8], F32, 0).tensor("b", &[(1 << 60) - 8], F32, 32).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor b has 4611686018427387872 bytes from 32 in the data section, which has only 64 in this file";
+        "tensor b has 4611686018427387872 bytes at offset 32 of the data section, which has only 64 in this file";
     unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 16, 0).data(66)
         => GgufError::TensorType { id: 16, .. },
         "tensor blk.0.ffn_down_exps.weight has type IQ2_XXS, which is not supported (supported: F32, F16, BF16, Q8_0, \
@@ -210,13 +210,13 @@ refused! {
         "tensor t has type number 9999, which is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, \
          Q5_1, Q4_K, Q5_K, Q6_K)";
     partial_block: one_tensor(&[128, 2], Q4_K, 0, 144) => GgufError::PartialBlock { .. },
-        "tensor t has rows of 128 weights, not a multiple of Q4_K's 256";
+        "tensor t has rows of 128 weights, not a multiple of the block length of Q4_K, 256";
     misaligned_tensor: one_tensor(&[4], F32, 16, 64) => GgufError::Misaligned { .. },
-        "tensor t has data offset 16, not a multiple of the alignment 32";
+        "tensor t has the data offset 16, not a multiple of the alignment 32";
     cve_2026_7482_tensor_past_the_end: one_tensor(&[4], F32, 0, 15) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes from 0 in the data section, which has only 15 in this file";
+        "tensor t has 16 bytes at offset 0 of the data section, which has only 15 in this file";
     tensor_data_missing: Raw::header(1, 0).tensor("t", &[4], F32, 0) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes from 0 in the data section, which has only 0 in this file";
+        "tensor t has 16 bytes at offset 0 of the data section, which has only 0 in this file";
     overlapping_tensors: Raw::header(2, 0).tensor("late", &[4], F32, 32).tensor("early", &[9], F32, 0).data(64)
         => GgufError::Overlap { .. }, "the data of tensors early and late overlap";
     tensors_in_one_place: Raw::header(2, 0).tensor("a", &[4], F32, 0).tensor("b", &[4], F32, 0).data(64)

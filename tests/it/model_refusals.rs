@@ -67,83 +67,83 @@ macro_rules! refused {
 // Metadata of mixtures of experts.
 refused! {
     expert_count_above_the_tensors: Qwen3Moe, "qwen3moe.expert_count" = 5_u32
-        => "tensor blk.0.ffn_gate_inp.weight has shape [256, 4], but the metadata call for [256, 5]";
+        => "tensor blk.0.ffn_gate_inp.weight has the shape [256, 4], but the metadata requires [256, 5]";
     expert_count_below_the_tensors: Qwen3Moe, "qwen3moe.expert_count" = 3_u32
-        => "tensor blk.0.ffn_gate_inp.weight has shape [256, 4], but the metadata call for [256, 3]";
+        => "tensor blk.0.ffn_gate_inp.weight has the shape [256, 4], but the metadata requires [256, 3]";
     expert_count_0: Qwen3Moe, "qwen3moe.expert_count" = 0_u32
-        => "qwen3moe.expert_count is 0: it must be positive";
+        => "metadata key qwen3moe.expert_count has the invalid value 0: it must be positive";
     expert_count_beyond_the_kernels: Qwen3Moe, "qwen3moe.expert_count" = 513_u32
-        => "qwen3moe.expert_count is 513: at most 512 are supported";
+        => "metadata key qwen3moe.expert_count has the invalid value 513: the maximum is 512";
     expert_used_count_above_the_experts: Qwen3Moe, "qwen3moe.expert_used_count" = 5_u32
-        => "qwen3moe.expert_used_count is 5: at most 4 of 4 experts can be used";
+        => "metadata key qwen3moe.expert_used_count has the invalid value 5: at most 4 of 4 experts can be used";
     expert_used_count_0: Qwen3Moe, "qwen3moe.expert_used_count" = 0_u32
-        => "qwen3moe.expert_used_count is 0: it must be positive";
+        => "metadata key qwen3moe.expert_used_count has the invalid value 0: it must be positive";
     expert_used_count_negative: Qwen3Moe, "qwen3moe.expert_used_count" = -1_i32
         => "metadata key qwen3moe.expert_used_count should be an unsigned 32-bit integer, but is i32 -1";
     expert_size_above_the_tensors: Qwen3Moe, "qwen3moe.expert_feed_forward_length" = 512_u32
-        => "tensor blk.0.ffn_gate_exps.weight has shape [256, 256, 4], but the metadata call for [256, 512, 4]";
-    experts_of_a_dense_model: Llama, "llama.expert_count" = 4_u32 => "llama.expert_count = 4 is not supported";
+        => "tensor blk.0.ffn_gate_exps.weight has the shape [256, 256, 4], but the metadata requires [256, 512, 4]";
+    experts_of_a_dense_model: Llama, "llama.expert_count" = 4_u32 => "metadata llama.expert_count = 4 is not supported";
 }
 
 // Metadata of all architectures.
 refused! {
     block_count_above_the_tensors: Qwen3, "qwen3.block_count" = 3_u32
-        => "the file has no tensor blk.2.attn_q_norm.weight";
+        => "tensor blk.2.attn_q_norm.weight is missing";
     block_count_without_end: Qwen3, "qwen3.block_count" = 1_u32 << 24
-        => "the file has no tensor blk.2.attn_q_norm.weight";
+        => "tensor blk.2.attn_q_norm.weight is missing";
     block_count_below_the_tensors: Qwen3, "qwen3.block_count" = 1_u32
         => "tensor blk.1.attn_norm.weight is not part of this architecture";
-    block_count_0: Qwen3, "qwen3.block_count" = 0_u32 => "qwen3.block_count is 0: it must be positive";
+    block_count_0: Qwen3, "qwen3.block_count" = 0_u32 => "metadata key qwen3.block_count has the invalid value 0: it must be positive";
     block_count_of_64_bits: Qwen3, "qwen3.block_count" = 1_u64 << 40
         => "metadata key qwen3.block_count should be an unsigned 32-bit integer, but is u64 1099511627776";
     embedding_length: Qwen3, "qwen3.embedding_length" = 512_u32
-        => "tensor token_embd.weight has shape [256, 512], but the metadata call for [512, 512]";
-    embedding_length_0: Qwen3, "qwen3.embedding_length" = 0_u32 => "qwen3.embedding_length is 0: it must be positive";
+        => "tensor token_embd.weight has the shape [256, 512], but the metadata requires [512, 512]";
+    embedding_length_0: Qwen3, "qwen3.embedding_length" = 0_u32 => "metadata key qwen3.embedding_length has the invalid value 0: it must be positive";
     embedding_length_huge: Qwen3, "qwen3.embedding_length" = u32::MAX
-        => "qwen3.embedding_length is 4294967295: the largest supported is 16777216";
+        => "metadata key qwen3.embedding_length has the invalid value 4294967295: the maximum is 16777216";
     head_count: Qwen3, "qwen3.attention.head_count" = 8_u32
-        => "tensor blk.0.attn_q.weight has shape [256, 256], but the metadata call for [256, 512]";
+        => "tensor blk.0.attn_q.weight has the shape [256, 256], but the metadata requires [256, 512]";
     head_count_huge: Qwen3, "qwen3.attention.head_count" = 1_u32 << 24
-        => "qwen3.attention.head_count is 16777216: 16777216 heads of 64 are more than supported";
+        => "metadata key qwen3.attention.head_count has the invalid value 16777216: 16777216 heads of size 64 are not supported";
     head_count_kv: Qwen3, "qwen3.attention.head_count_kv" = 4_u32
-        => "tensor blk.0.attn_k.weight has shape [256, 128], but the metadata call for [256, 256]";
+        => "tensor blk.0.attn_k.weight has the shape [256, 128], but the metadata requires [256, 256]";
     head_count_kv_0: Qwen3, "qwen3.attention.head_count_kv" = 0_u32
-        => "qwen3.attention.head_count_kv is 0: it must be positive";
+        => "metadata key qwen3.attention.head_count_kv has the invalid value 0: it must be positive";
     head_count_kv_that_does_not_divide: Qwen3, "qwen3.attention.head_count_kv" = 3_u32
-        => "qwen3.attention.head_count_kv is 3: 4 query heads are no multiple of it";
+        => "metadata key qwen3.attention.head_count_kv has the invalid value 3: 4 query heads are not a multiple of it";
     key_length: Qwen3, "qwen3.attention.key_length" = 32_u32, "qwen3.attention.value_length" = 32_u32
-        => "tensor blk.0.attn_q_norm.weight has shape [64], but the metadata call for [32]";
+        => "tensor blk.0.attn_q_norm.weight has the shape [64], but the metadata requires [32]";
     key_length_beyond_the_kernels: Qwen3, "qwen3.attention.key_length" = 1028_u32, "qwen3.attention.value_length" = 1028_u32
-        => "qwen3.attention.key_length is 1028: heads must be multiples of four and at most 512";
+        => "metadata key qwen3.attention.key_length has the invalid value 1028: head sizes must be multiples of 4 and at most 512";
     value_length_of_its_own: Qwen3, "qwen3.attention.value_length" = 128_u32
-        => "qwen3.attention.value_length = 128 is not supported";
+        => "metadata qwen3.attention.value_length = 128 is not supported";
     rope_dimensions_above_the_head: Llama, "llama.rope.dimension_count" = 128_u32
-        => "llama.rope.dimension_count = 128 is not supported";
+        => "metadata llama.rope.dimension_count = 128 is not supported";
     rope_dimensions_below_the_head: Llama, "llama.rope.dimension_count" = 32_u32
-        => "llama.rope.dimension_count = 32 is not supported";
+        => "metadata llama.rope.dimension_count = 32 is not supported";
     feed_forward_length: Qwen3, "qwen3.feed_forward_length" = 1024_u32
-        => "tensor blk.0.ffn_gate.weight has shape [256, 512], but the metadata call for [256, 1024]";
-    vocab_size: Llama, "llama.vocab_size" = 513_u32 => "llama.vocab_size is 513: the embedding has 512 rows";
-    context_length_0: Qwen3, "qwen3.context_length" = 0_u32 => "qwen3.context_length is 0: it must be positive";
+        => "tensor blk.0.ffn_gate.weight has the shape [256, 512], but the metadata requires [256, 1024]";
+    vocab_size: Llama, "llama.vocab_size" = 513_u32 => "metadata key llama.vocab_size has the invalid value 513: the embedding has 512 rows";
+    context_length_0: Qwen3, "qwen3.context_length" = 0_u32 => "metadata key qwen3.context_length has the invalid value 0: it must be positive";
     context_length_huge: Qwen3, "qwen3.context_length" = u32::MAX
-        => "qwen3.context_length is 4294967295: the largest supported is 16777216";
+        => "metadata key qwen3.context_length has the invalid value 4294967295: the maximum is 16777216";
     epsilon_not_a_number: Qwen3, "qwen3.attention.layer_norm_rms_epsilon" = f32::NAN
-        => "qwen3.attention.layer_norm_rms_epsilon is NaN: it must be between 0 and 1";
-    rope_base_0: Qwen3, "qwen3.rope.freq_base" = 0_f32 => "qwen3.rope.freq_base is 0: it must be positive";
+        => "metadata key qwen3.attention.layer_norm_rms_epsilon has the invalid value NaN: it must be between 0 and 1";
+    rope_base_0: Qwen3, "qwen3.rope.freq_base" = 0_f32 => "metadata key qwen3.rope.freq_base has the invalid value 0: it must be positive";
     rope_factor_0: Qwen3, "qwen3.rope.scaling.type" = "linear", "qwen3.rope.scaling.factor" = 0_f32
-        => "qwen3.rope.scaling.factor is 0: it must be positive";
-    split_file: Qwen3, "split.count" = 2_u32 => "split.count = 2 is not supported";
+        => "metadata key qwen3.rope.scaling.factor has the invalid value 0: it must be positive";
+    split_file: Qwen3, "split.count" = 2_u32 => "metadata split.count = 2 is not supported";
 }
 
 #[test]
 fn missing_keys_are_named() {
     for key in ["embedding_length", "block_count", "context_length", "attention.head_count", "feed_forward_length"] {
         let full = format!("qwen3.{key}");
-        refused(&changed(Arch::Qwen3, &[(&full, None)], &[]), &format!("the file has no metadata key {full}"));
+        refused(&changed(Arch::Qwen3, &[(&full, None)], &[]), &format!("metadata key {full} is missing"));
     }
     for key in ["expert_count", "expert_used_count", "expert_feed_forward_length"] {
         let full = format!("qwen3moe.{key}");
-        refused(&changed(Arch::Qwen3Moe, &[(&full, None)], &[]), &format!("the file has no metadata key {full}"));
+        refused(&changed(Arch::Qwen3Moe, &[(&full, None)], &[]), &format!("metadata key {full} is missing"));
     }
 }
 
@@ -152,7 +152,7 @@ fn missing_tensors_are_named() {
     let names: Vec<String> = changed(Arch::Qwen3Moe, &[], &[]).tensors().iter().map(|t| t.name.clone()).collect();
     // Without an output head the embeddings are tied.
     for name in names.iter().filter(|name| *name != "output.weight") {
-        refused(&changed(Arch::Qwen3Moe, &[], &[name]), &format!("the file has no tensor {name}"));
+        refused(&changed(Arch::Qwen3Moe, &[], &[name]), &format!("tensor {name} is missing"));
     }
 }
 

@@ -38,7 +38,10 @@ fn loading_a_shortened_file_is_an_error() -> Result {
         shorten(&path, bytes.len() as u64 - left)?;
         let was = bytes.len() as u64;
         let Err(error) = mapped.check_length() else { panic!("{left} bytes are left") };
-        assert_eq!(error.to_string(), format!("the file was shortened while in use: {left} bytes are left of {was}"));
+        assert_eq!(
+            error.to_string(),
+            format!("the file was truncated while in use: it had {was} bytes and now has {left}")
+        );
         let load = |gguf| pollster::block_on(Model::load(&Device::cpu(), gguf, |_, _| ()));
         let error = load(&mapped).expect_err("a truncated file");
         let ModelError::Gguf(GgufError::Shortened { was: was_then, len }) = error else { panic!("{error:?}") };
@@ -116,7 +119,7 @@ fn the_program_reports_a_shortened_file() -> Result {
         assert_eq!(child.wait()?.code(), Some(code), "{options:?}: {log:?}");
         let errors: Vec<&String> = log.iter().filter(|line| line.starts_with("error")).collect();
         assert_eq!(errors.len(), usize::from(!error.is_empty()), "{log:?}");
-        assert!(errors.iter().all(|line| line.contains("shortened while in use")), "{log:?}");
+        assert!(errors.iter().all(|line| line.contains("truncated while in use")), "{log:?}");
     }
     std::fs::remove_file(&path)?;
     Ok(())

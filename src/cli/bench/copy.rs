@@ -1,19 +1,19 @@
-//! How fast a device copies memory: what its kernels can at best be measured against.
+//! Measurement of a device's memory bandwidth, the upper bound of its kernels.
 
 use std::time::Instant;
 
 use ferrum_wgpu::gpu::{Device, GpuError, Program, Readback, Recorder};
 use ferrum_wgpu::kernels::elementwise::copy_rows;
 
-/// Words of each of the two buffers at most: more than the caches of GPUs hold.
+/// Maximum words per buffer: larger than GPU caches.
 const WORDS: u64 = 16 << 20;
-/// Words of a row of the copied matrix.
+/// Words per row of the copied matrix.
 const ROW: u32 = 1 << 16;
-/// Copies that are sent at once, and how often they are timed.
+/// Copies per submission, and number of timed submissions.
 const COPIES: usize = 4;
 const ROUNDS: usize = 5;
 
-/// Bytes read and written in a second by copying from a buffer to another, the best of some rounds.
+/// Returns the bytes per second, read plus written, of copying a buffer: the best of several rounds.
 pub async fn bandwidth(device: &Device) -> Result<f64, GpuError> {
     let words = WORDS.min(device.caps().buffer_limit() / 4);
     let (n, rows) = (ROW.min(words as u32), (words / u64::from(ROW)).max(1) as u32);
@@ -33,7 +33,7 @@ pub async fn bandwidth(device: &Device) -> Result<f64, GpuError> {
     let readback = Readback::new::<u32>(device, 1, 1).await?;
     let bytes = 2.0 * 4.0 * f64::from(rows) * f64::from(n) * COPIES as f64;
     let mut best: f64 = 0.0;
-    // The first round writes the memory for the first time.
+    // The first round is a warm-up.
     for round in 0..=ROUNDS {
         let start = Instant::now();
         program.run(device).await?;

@@ -1,4 +1,4 @@
-//! `bench`: how fast a model is, how near that is to what the device's memory allows, and whether the tokens are the same.
+//! The command `bench`: throughput, memory bandwidth, and reproducibility of the output.
 
 mod copy;
 mod report;
@@ -14,58 +14,58 @@ use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{Config, MemoryTraffic};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
 use super::load;
 use super::memory::MemoryArgs;
-use super::start::{self, Started};
-use report::{Decode, Facts, Format, Report, Row, Start};
+use super::start::{self, ReadyEngine};
+use report::{BenchInfo, Decode, Format, Report, Row, Start};
 use sequences::{Run, Sequences};
 
-/// Measure how fast a model computes prompts and generates.
+/// Measure prompt processing and text generation speed.
 ///
-/// As llama-bench does: `pp` tests compute a prompt and give its first token, `tg` tests generate, each behind as many
-/// tokens as -d says. Lists are separated by commas, and every combination is a row. Tokens per second are those of
-/// all sequences together. A run before the counted ones is left out.
+/// As in llama-bench, `pp` tests process a prompt and sample one token, and `tg` tests generate text, both with -d
+/// tokens already in the KV cache. Lists are comma-separated; each combination is a row. Tokens per second are summed
+/// over all sequences. A warm-up run is not counted.
 ///
-/// Beside them, for `tg`: the weights and the KV cache that steps read, in GB/s and as a share of what copying reaches on
-/// the device; dispatches, and those of a layer; bytes against those of the weights and the KV cache that must be read
-/// (of several sequences as if each chose its experts evenly by chance); how often the host waited for the device; and a
-/// hash of the first sequence's tokens, which are the likeliest after a fixed prompt: the same in every run, whatever the
-/// number of sequences, or the command ends with an error.
+/// For `tg` tests the table also shows: the bandwidth of weights and KV cache reads in GB/s and relative to a plain
+/// copy; dispatches per token and per layer; bytes read relative to the minimum (for several sequences, assuming
+/// uniformly random experts); host waits per token; and a hash of the first sequence's tokens. Generation is greedy
+/// after a fixed prompt, so the hash must be the same in all runs and for all numbers of sequences; otherwise the
+/// command fails.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// The GGUF file.
     model: PathBuf,
-    /// Tokens of the prompts; 0: no such test.
+    /// Prompt lengths in tokens; 0 skips the test.
     #[arg(short = 'p', long, value_name = "N,N,..", value_delimiter = ',', default_value = "512")]
     n_prompt: Vec<u32>,
-    /// Tokens to generate; 0: no such test.
+    /// Numbers of tokens to generate; 0 skips the test.
     #[arg(short = 'n', long, value_name = "N,N,..", value_delimiter = ',', default_value = "128")]
     n_gen: Vec<u32>,
-    /// Tokens that are in the KV cache before.
+    /// Numbers of tokens already in the KV cache.
     #[arg(short = 'd', long, value_name = "N,N,..", value_delimiter = ',', default_value = "0")]
     n_depth: Vec<u32>,
-    /// Sequences that are computed at once.
+    /// Numbers of parallel sequences.
     #[arg(
         long,
         value_name = "N,N,..",
         value_delimiter = ',',
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=MOST_SEQUENCES)
+        value_parser = clap::value_parser!(u32).range(1..=MAX_SEQUENCES)
     )]
     npl: Vec<u32>,
-    /// Runs that are counted.
+    /// Number of runs per test.
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// What is printed: a table in Markdown, or JSON or CSV with llama-bench's names.
+    /// Output format: a Markdown table, or JSON or CSV with llama-bench's names.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
     output: Format,
-    /// How the KV cache is stored; without it f16 where the device can, else f32.
+    /// Data type of the KV cache [default: f16 if the device supports it, else f32].
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
-    /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
+    /// Read the whole file into memory instead of memory-mapping it; safe if the file may be truncated while in use.
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
@@ -78,48 +78,48 @@ pub struct BenchArgs {
     device: DeviceArg,
 }
 
-/// More have no use, and grids are bounded.
-const MOST_SEQUENCES: i64 = 4096;
+/// The maximum number of parallel sequences.
+const MAX_SEQUENCES: i64 = 4096;
 
-/// What is measured in a row.
+/// A test: one row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Test {
-    what: What,
-    /// Tokens that are in the KV cache before.
+    kind: TestKind,
+    /// Tokens already in the KV cache.
     depth: u32,
-    /// Sequences.
+    /// Parallel sequences.
     batch: u32,
 }
 
-/// The two kinds of tests, with their numbers of tokens.
+/// The kind of a test, with its number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
+enum TestKind {
     Prompt(u32),
     Generate(u32),
 }
 
 impl BenchArgs {
-    /// The tests, those of the same sequences next to each other.
+    /// Returns the tests, grouped by number of sequences.
     fn tests(&self) -> Result<Vec<Test>, Failure> {
         let mut tests = Vec::new();
         for &batch in &self.npl {
             for &depth in &self.n_depth {
-                let prompts = self.n_prompt.iter().map(|n| (*n, What::Prompt(*n)));
-                let generated = self.n_gen.iter().map(|n| (*n, What::Generate(*n)));
-                let whats = prompts.chain(generated).filter(|(n, _)| *n > 0);
-                tests.extend(whats.map(|(_, what)| Test { what, depth, batch }));
+                let prompts = self.n_prompt.iter().map(|n| (*n, TestKind::Prompt(*n)));
+                let generated = self.n_gen.iter().map(|n| (*n, TestKind::Generate(*n)));
+                let kinds = prompts.chain(generated).filter(|(n, _)| *n > 0);
+                tests.extend(kinds.map(|(_, kind)| Test { kind, depth, batch }));
             }
         }
         if tests.is_empty() {
-            return Err(Failure::usage("nothing is to be measured: -p and -n are 0"));
+            return Err(Failure::usage("nothing to measure: -p and -n are 0"));
         }
         Ok(tests)
     }
 
-    /// Tokens that the longest sequence has: depth, prompt, and what is generated.
+    /// Returns the context size needed: depth + prompt + generated tokens.
     fn context(&self, config: &Config) -> Result<u32, Failure> {
         let most = |list: &[u32]| u64::from(list.iter().copied().max().unwrap_or(0));
-        // Generating begins with a token that is given.
+        // Generation starts from one given token.
         let needed = most(&self.n_depth) + most(&self.n_prompt).max(1) + most(&self.n_gen);
         let capacity = config.context_length;
         let fits = u32::try_from(needed).ok().filter(|needed| *needed <= capacity);
@@ -128,16 +128,17 @@ impl BenchArgs {
 
     fn options(&self, context: u32, batch: u32) -> Result<EngineOptions, Failure> {
         let defaults = EngineOptions::default();
-        // Every sequence has blocks of its own.
+        // Sequences do not share blocks.
         let kv_tokens = context.checked_next_multiple_of(BLOCK).and_then(|tokens| tokens.checked_mul(batch));
-        let too_many = || Failure::usage(format!("{batch} sequences of {context} tokens are too many"));
+        let too_many =
+            || Failure::usage(format!("{batch} sequences of {context} tokens are too large for the KV cache"));
         Ok(EngineOptions {
             context: Some(context),
             kv_tokens: Some(kv_tokens.ok_or_else(too_many)?),
             kv_type: self.kv_type,
             kv_layout: ferrum_wgpu::engine::KvLayout::Paged { block: BLOCK },
             sequences: batch,
-            // The first tokens of all sequences are computed in one step.
+            // One step processes the first tokens of all sequences.
             prefill_rows: defaults.prefill_rows.max(batch),
             prefix_sharing: false,
             plan: self.precision.plan(),
@@ -146,10 +147,10 @@ impl BenchArgs {
     }
 }
 
-/// Tokens of a block of the KV cache.
+/// Tokens per KV cache block.
 const BLOCK: u32 = 32;
 
-/// Measures and prints. What can be wrong with the options and the file is found before a device is touched.
+/// Runs the command. Options and file are validated before a device is opened.
 pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let tests = args.tests()?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
@@ -159,29 +160,29 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
         Engine::memory(&gguf, &args.options(context, batch)?, args.kv_type.unwrap_or_default())?;
     }
     let reads = MemoryTraffic::of(&gguf)?;
-    let mut facts = Facts::of(&gguf, &args.model);
+    let mut info = BenchInfo::of(&gguf, &args.model);
 
     let start = Instant::now();
-    let place = Place::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
-    let device = place.open().await?;
+    let device_choice = DeviceChoice::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
+    let device = device_choice.open().await?;
     let opened = start.elapsed();
-    facts.place(&place);
-    // As many experts as there is room for beside the most sequences.
+    info.device(&device_choice);
+    // The expert cache is sized for the largest number of sequences.
     let most = tests.iter().map(|test| test.batch).max().unwrap_or(1);
-    let slots = args.memory.plan(&place, &gguf, args.options(context, most)?)?.memory.slots();
+    let slots = args.memory.plan(&device_choice, &gguf, args.options(context, most)?)?.memory.slots();
     let options = args.options(context, tests[0].batch)?;
-    let memory = Engine::memory(&gguf, &options, args.kv_type.unwrap_or(place.kv_type()))?;
+    let memory = Engine::memory(&gguf, &options, args.kv_type.unwrap_or(device_choice.kv_type()))?;
     let fit = Fit { options, memory: slots.map_or(memory.clone(), |slots| memory.paged(slots)) };
-    args.memory.tell(&fit, place.kv_type());
-    let Started { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
+    args.memory.report(&fit, device_choice.kv_type());
+    let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let tuning = engine.options().tuning.clone();
     let mut first_engine = Some(engine);
     let interrupt = Interrupt::install(Code::Interrupted)?;
     interrupt.begin();
 
     let mut report = None;
-    // Of the first sequence, by kind, tokens and depth.
-    let mut hashes: HashMap<(What, u32), u64> = HashMap::new();
+    // Token hashes of the first sequence.
+    let mut hashes: HashMap<(TestKind, u32), u64> = HashMap::new();
     for of_batch in tests.chunk_by(|a, b| a.batch == b.batch) {
         let batch = of_batch[0].batch;
         let engine = match first_engine.take() {
@@ -200,20 +201,23 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
             None => {
                 let prompt = args.n_prompt.first().copied().unwrap_or(0).max(1);
                 let first_token = sequences.prompt(prompt).await?.time;
-                facts.start = Start { opened, times, prompt, first_token };
-                facts.engine(&engine).await;
-                facts.repetitions = args.repetitions;
-                facts.copy = copy::bandwidth(&device).await?;
-                report.insert(Report::begin(args.output, &facts)?)
+                info.start = Start { opened, times, prompt, first_token };
+                info.engine(&engine).await;
+                info.repetitions = args.repetitions;
+                info.copy = copy::bandwidth(&device).await?;
+                report.insert(Report::begin(args.output, &info)?)
             }
         };
         for test in of_batch {
             let before = model.expert_cache();
             let mut row = measure(test, args.repetitions, &mut sequences, &engine, &reads).await?;
             row.paging = model.expert_cache().zip(before).map(|(after, before)| after.since(&before));
-            let first = *hashes.entry((test.what, test.depth)).or_insert(row.hash);
+            let first = *hashes.entry((test.kind, test.depth)).or_insert(row.hash);
             if first != row.hash {
-                return Err(differ(&format!("{} gives other tokens than with other sequences beside", row.name())));
+                return Err(differ(&format!(
+                    "{} generates different tokens with a different number of sequences",
+                    row.name()
+                )));
             }
             report.row(row)?;
         }
@@ -226,10 +230,10 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
 }
 
 fn differ(message: &str) -> Failure {
-    Failure::Error(Code::SelfTest, format!("{message}: what was measured is not right"))
+    Failure::Error(Code::SelfTest, format!("{message}: the measurement is invalid"))
 }
 
-/// A row: the runs of a test, but for the first.
+/// Runs a test.
 async fn measure(
     test: &Test,
     repetitions: u32,
@@ -242,12 +246,12 @@ async fn measure(
     let mut hash = None;
     let mut waits = 0;
     for i in 0..=repetitions {
-        let Run { time, tokens, waits: waited } = match test.what {
-            What::Prompt(n) => sequences.prompt(n).await?,
-            What::Generate(n) => sequences.generate(n).await?,
+        let Run { time, tokens, waits: waited } = match test.kind {
+            TestKind::Prompt(n) => sequences.prompt(n).await?,
+            TestKind::Generate(n) => sequences.generate(n).await?,
         };
         if *hash.get_or_insert(tokens) != tokens {
-            return Err(differ(&format!("{} gives other tokens when it is run again", report::name(test))));
+            return Err(differ(&format!("{} generates different tokens when repeated", report::name(test))));
         }
         if i > 0 {
             samples.push(time);
@@ -255,15 +259,15 @@ async fn measure(
         }
     }
     let hash = hash.unwrap_or_default();
-    let decode = match test.what {
-        What::Prompt(_) => None,
-        What::Generate(n) => {
+    let decode = match test.kind {
+        TestKind::Prompt(_) => None,
+        TestKind::Generate(n) => {
             let (batch, experts) = (test.batch, reads.experts(test.batch));
             let pass = engine.decode_pass(experts).await;
-            // Rows that attend to half of what is generated, on the average, beside what was there.
+            // On average, a row attends to the depth and half of the generated tokens.
             let positions = f64::from(test.depth) + 1.0 + 0.5 * f64::from(n + 1);
             let kv = reads.position(engine.kv_type().await) as f64 * positions * f64::from(batch);
-            // What a step reads can only be told if the last one had all sequences.
+            // The traffic per step is known only if the last step processed all sequences.
             (pass.rows == batch).then(|| Decode {
                 dispatches: pass.dispatches,
                 layer_dispatches: pass.layer_dispatches as f64 / f64::from(engine.config().layers.max(1)),

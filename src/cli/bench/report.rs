@@ -1,4 +1,4 @@
-//! What was measured, as a table, JSON or CSV.
+//! The report as a table, JSON or CSV.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,29 +9,29 @@ use ferrum_wgpu::gguf::Gguf;
 use ferrum_wgpu::model::ExpertCacheStats;
 use serde_json::{Value, json};
 
-use super::{Test, What};
-use crate::cli::device::Place;
+use super::{Test, TestKind};
+use crate::cli::device::DeviceChoice;
 use crate::cli::exit::Failure;
 use crate::cli::output::{print, printable, size};
 use crate::cli::start::Times;
 
-/// How it is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A table.
+    /// A Markdown table.
     Md,
     /// An array of objects.
     Json,
-    /// Lines with a header.
+    /// Comma-separated values with a header.
     Csv,
 }
 
-/// What is the same for all rows.
+/// The properties common to all rows.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct BenchInfo {
     file: String,
     model: String,
-    /// Bytes of its tensors, and their elements.
+    /// Total bytes and elements of the tensors.
     bytes: u64,
     parameters: u64,
     device: String,
@@ -42,50 +42,50 @@ pub struct Facts {
     prefill_rows: u32,
     precision: &'static str,
     pub repetitions: u32,
-    /// Bytes a second.
+    /// Bytes per second of copying.
     pub copy: f64,
     pub start: Start,
 }
 
-/// What the first token of all had to wait for.
+/// The parts of the time to the first token.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
-    /// Finding the adapter and making the device.
+    /// Opening the device.
     pub opened: Duration,
     pub times: Times,
-    /// Tokens of its prompt, and the time for it.
+    /// Prompt tokens, and the time to process them.
     pub prompt: u32,
     pub first_token: Duration,
 }
 
-/// A row.
+/// The result of a test.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub test: Test,
     pub samples: Vec<Duration>,
-    /// Of the first sequence's tokens.
+    /// The hash of the first sequence's tokens.
     pub hash: u64,
     pub decode: Option<Decode>,
-    /// Where experts are paged: what was, in all runs.
+    /// Expert cache statistics of all runs, with expert offloading.
     pub paging: Option<ExpertCacheStats>,
 }
 
-/// A step that gives each sequence a token.
+/// Statistics of a decode step.
 #[derive(Clone, Copy, Debug)]
 pub struct Decode {
     pub dispatches: usize,
     pub layer_dispatches: f64,
-    /// Bytes of weights and KV cache that are read, and that must be.
+    /// Bytes of weights and KV cache read, and the minimum.
     pub bytes: f64,
     pub ideal_bytes: f64,
     pub waits: f64,
 }
 
-impl Facts {
-    /// Those of the file.
+impl BenchInfo {
+    /// Collects the properties of the file.
     pub fn of(gguf: &Gguf, path: &Path) -> Self {
         let parameters = gguf.tensors().iter().map(|tensor| tensor.elements()).sum();
-        // Named by the format that most of the bytes have.
+        // Named after the format with the most bytes.
         let mut formats: Vec<(String, u64)> = Vec::new();
         for tensor in gguf.tensors() {
             let name = tensor.ty.to_string();
@@ -105,11 +105,11 @@ impl Facts {
         }
     }
 
-    /// Those of the device.
-    pub fn place(&mut self, place: &Place) {
-        match place {
-            Place::Cpu => (self.device, self.backend) = ("cpu".to_owned(), "cpu".to_owned()),
-            Place::Adapter(adapter) => {
+    /// Sets the properties of the device.
+    pub fn device(&mut self, device: &DeviceChoice) {
+        match device {
+            DeviceChoice::Cpu => (self.device, self.backend) = ("cpu".to_owned(), "cpu".to_owned()),
+            DeviceChoice::Adapter(adapter) => {
                 self.device = printable(adapter.name());
                 self.driver = printable(&adapter.driver());
                 self.backend = adapter.backend();
@@ -117,7 +117,7 @@ impl Facts {
         }
     }
 
-    /// Those of an engine.
+    /// Sets the properties of the engine.
     pub async fn engine(&mut self, engine: &Engine) {
         self.kv_type = engine.kv_type().await.name();
         self.context = engine.context();
@@ -126,7 +126,7 @@ impl Facts {
     }
 }
 
-/// A number in thousands, millions or billions.
+/// Formats a number in thousands, millions or billions.
 fn count(number: u64) -> String {
     match number {
         1_000_000_000.. => format!("{:.2}B", number as f64 / 1e9),
@@ -135,11 +135,11 @@ fn count(number: u64) -> String {
     }
 }
 
-/// A test's name, as llama-bench has it.
+/// Returns the test's name in llama-bench's format.
 pub fn name(test: &Test) -> String {
-    let mut name = match test.what {
-        What::Prompt(n) => format!("pp{n}"),
-        What::Generate(n) => format!("tg{n}"),
+    let mut name = match test.kind {
+        TestKind::Prompt(n) => format!("pp{n}"),
+        TestKind::Generate(n) => format!("tg{n}"),
     };
     if test.batch > 1 {
         name.push_str(&format!(" x {}", test.batch));
@@ -150,7 +150,7 @@ pub fn name(test: &Test) -> String {
     name
 }
 
-/// Mean and standard deviation of a sample.
+/// Returns mean and standard deviation of a sample.
 fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n.max(1.0);
@@ -159,15 +159,15 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 impl Row {
-    /// The test's name.
+    /// Returns the test's name.
     pub fn name(&self) -> String {
         name(&self.test)
     }
 
-    /// Tokens of a sequence.
+    /// Returns the tokens per sequence.
     fn tokens(&self) -> u32 {
-        match self.test.what {
-            What::Prompt(n) | What::Generate(n) => n,
+        match self.test.kind {
+            TestKind::Prompt(n) | TestKind::Generate(n) => n,
         }
     }
 
@@ -184,10 +184,10 @@ impl Row {
     }
 
     /// All of it by name; llama-bench's names where it has one.
-    fn fields(&self, facts: &Facts) -> Vec<(&'static str, Value)> {
-        let (prompt, generated) = match self.test.what {
-            What::Prompt(n) => (n, 0),
-            What::Generate(n) => (0, n),
+    fn fields(&self, info: &BenchInfo) -> Vec<(&'static str, Value)> {
+        let (prompt, generated) = match self.test.kind {
+            TestKind::Prompt(n) => (n, 0),
+            TestKind::Generate(n) => (0, n),
         };
         let nanoseconds: Vec<f64> = self.samples.iter().map(|time| time.as_nanos() as f64).collect();
         let rates = self.rates();
@@ -199,20 +199,20 @@ impl Row {
         };
         let bandwidth = self.decode.as_ref().map(|decode| self.bandwidth(decode));
         let whole = |values: &[f64]| values.iter().map(|value| *value as u64).collect::<Vec<_>>();
-        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, first_token, .. } = facts.start;
+        let Start { opened, times: Times { load, compile, tune, engine, all, cached }, first_token, .. } = info.start;
         vec![
             ("version", json!(env!("CARGO_PKG_VERSION"))),
-            ("gpu_info", json!(facts.device)),
-            ("driver", json!(facts.driver)),
-            ("backends", json!(facts.backend)),
-            ("model_filename", json!(facts.file)),
-            ("model_type", json!(facts.model)),
-            ("model_size", json!(facts.bytes)),
-            ("model_n_params", json!(facts.parameters)),
-            ("n_ubatch", json!(facts.prefill_rows)),
-            ("precision", json!(facts.precision)),
-            ("type_k", json!(facts.kv_type)),
-            ("type_v", json!(facts.kv_type)),
+            ("gpu_info", json!(info.device)),
+            ("driver", json!(info.driver)),
+            ("backends", json!(info.backend)),
+            ("model_filename", json!(info.file)),
+            ("model_type", json!(info.model)),
+            ("model_size", json!(info.bytes)),
+            ("model_n_params", json!(info.parameters)),
+            ("n_ubatch", json!(info.prefill_rows)),
+            ("precision", json!(info.precision)),
+            ("type_k", json!(info.kv_type)),
+            ("type_v", json!(info.kv_type)),
             ("n_prompt", json!(prompt)),
             ("n_gen", json!(generated)),
             ("n_depth", json!(self.test.depth)),
@@ -225,8 +225,8 @@ impl Row {
             ("samples_ns", json!(whole(&nanoseconds))),
             ("samples_ts", json!(rates)),
             ("gb_per_s", json!(bandwidth.map(|bytes| bytes / 1e9))),
-            ("copy_gb_per_s", json!(facts.copy / 1e9)),
-            ("copy_share", json!(bandwidth.map(|bytes| bytes / facts.copy))),
+            ("copy_gb_per_s", json!(info.copy / 1e9)),
+            ("copy_share", json!(bandwidth.map(|bytes| bytes / info.copy))),
             ("dispatches_per_token", per_token(|decode| decode.dispatches as f64)),
             ("dispatches_per_layer", json!(self.decode.map(|decode| decode.layer_dispatches))),
             ("bytes_per_token", per_token(|decode| decode.bytes)),
@@ -237,7 +237,7 @@ impl Row {
             ("tokens_hash", json!(format!("{:016x}", self.hash))),
             ("load_s", json!(load.as_secs_f64())),
             ("pipelines_s", json!(compile.as_secs_f64())),
-            ("pipelines_kept", json!(kept)),
+            ("pipelines_cached", json!(cached)),
             ("tune_s", json!(tune.as_secs_f64())),
             ("buffers_s", json!(engine.as_secs_f64())),
             ("device_s", json!(opened.as_secs_f64())),
@@ -246,20 +246,20 @@ impl Row {
         ]
     }
 
-    /// The cells of the table.
-    fn cells(&self, facts: &Facts) -> [String; COLUMNS.len()] {
+    /// Returns the cells of the table.
+    fn cells(&self, info: &BenchInfo) -> [String; COLUMNS.len()] {
         let (rate, deviation) = mean_and_deviation(&self.rates());
         let of_step = |show: &dyn Fn(&Decode) -> String| self.decode.as_ref().map_or_else(String::new, show);
         let batch = f64::from(self.test.batch);
         [
-            facts.model.clone(),
-            size(facts.bytes),
-            count(facts.parameters),
-            facts.backend.clone(),
+            info.model.clone(),
+            size(info.bytes),
+            count(info.parameters),
+            info.backend.clone(),
             self.name(),
             format!("{rate:.2} ± {deviation:.2}"),
             of_step(&|decode| format!("{:.2}", self.bandwidth(decode) / 1e9)),
-            of_step(&|decode| format!("{:.0} %", 100.0 * self.bandwidth(decode) / facts.copy)),
+            of_step(&|decode| format!("{:.0} %", 100.0 * self.bandwidth(decode) / info.copy)),
             of_step(&|decode| format!("{:.1}", decode.dispatches as f64 / batch)),
             of_step(&|decode| format!("{:.1}", decode.layer_dispatches)),
             of_step(&|decode| format!("{:.2}", decode.bytes / batch / 1e6)),
@@ -270,7 +270,7 @@ impl Row {
     }
 }
 
-/// The table's columns, and whether they are aligned on the right. Those from `GB/s` on are of a token.
+/// The table's columns, and whether they are right-aligned. Columns from `GB/s` on are per token.
 const COLUMNS: [(&str, bool); 14] = [
     ("model", false),
     ("size", true),
@@ -279,40 +279,40 @@ const COLUMNS: [(&str, bool); 14] = [
     ("test", true),
     ("t/s", true),
     ("GB/s", true),
-    ("of copying", true),
+    ("of copy", true),
     ("dispatches", true),
-    ("of a layer", true),
+    ("per layer", true),
     ("MB", true),
-    ("of ideal", true),
+    ("of minimum", true),
     ("waits", true),
     ("tokens", false),
 ];
 
-/// What is printed, row by row but for JSON.
+/// The report, printed row by row except for JSON.
 #[derive(Debug)]
 pub struct Report {
     format: Format,
-    facts: Facts,
+    info: BenchInfo,
     rows: Vec<Row>,
 }
 
 impl Report {
-    /// Begins with what comes before the rows.
-    pub fn begin(format: Format, facts: &Facts) -> Result<Self, Failure> {
+    /// Starts the report: prints the header.
+    pub fn begin(format: Format, info: &BenchInfo) -> Result<Self, Failure> {
         if format == Format::Md {
             let rule = COLUMNS.map(|(_, right)| if right { "---:" } else { "---" }.to_owned());
             print(&format!("{}{}", line(&COLUMNS.map(|(name, _)| name.to_owned())), line(&rule)))?;
         }
-        Ok(Self { format, facts: facts.clone(), rows: Vec::new() })
+        Ok(Self { format, info: info.clone(), rows: Vec::new() })
     }
 
     /// Adds a row.
     pub fn row(&mut self, row: Row) -> Result<(), Failure> {
         match self.format {
-            Format::Md => print(&line(&row.cells(&self.facts)))?,
+            Format::Md => print(&line(&row.cells(&self.info)))?,
             Format::Csv => {
-                let fields = row.fields(&self.facts);
-                // A list is no cell.
+                let fields = row.fields(&self.info);
+                // CSV has no lists.
                 let cells = || fields.iter().filter(|(_, value)| !value.is_array());
                 if self.rows.is_empty() {
                     print(&csv(cells().map(|(name, _)| json!(name))))?;
@@ -325,14 +325,14 @@ impl Report {
         Ok(())
     }
 
-    /// Ends with what comes after them.
+    /// Ends the report: prints the footer.
     pub fn end(self) -> Result<(), Failure> {
         match self.format {
             Format::Md => print(&self.footer()),
             Format::Csv => Ok(()),
             Format::Json => {
                 let object = |row: &Row| {
-                    let fields = row.fields(&self.facts);
+                    let fields = row.fields(&self.info);
                     Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
                 };
                 print(&format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect())))
@@ -341,14 +341,14 @@ impl Report {
     }
 
     fn footer(&self) -> String {
-        let f = &self.facts;
-        let Start { opened, times: Times { load, compile, tune, engine, all, kept }, prompt, first_token } = f.start;
-        let kept = if kept { ", by what was kept of an earlier run" } else { "" };
+        let f = &self.info;
+        let Start { opened, times: Times { load, compile, tune, engine, all, cached }, prompt, first_token } = f.start;
+        let cached = if cached { ", cached" } else { "" };
         let driver = if f.driver.is_empty() { String::new() } else { format!(", {}", f.driver) };
         let paged = self.rows.iter().filter_map(|row| {
             let paging = row.paging?;
             Some(format!(
-                "- {}: {} experts of each layer on the device, {:.1} % of choices there, {} from the file\n",
+                "- {}: {} experts per layer on the device, {:.1} % expert cache hits, {} loaded from the file\n",
                 row.name(),
                 paging.slots,
                 100.0 * paging.hit_rate(),
@@ -358,10 +358,10 @@ impl Report {
         let paged: String = paged.collect();
         let runs = if f.repetitions == 1 { "1 run".to_owned() } else { format!("{} runs", f.repetitions) };
         format!(
-            "\n- {} ({}{driver}) copies at {:.2} GB/s, read and written\n\
-             - ferrum-wgpu {}; {runs} after one that is not counted; {} KV cache, context of {} tokens, prompts by {}\n\
-             - first token after {:.3} s: {:.3} s for the device, {:.3} s to load ({:.3} s) and to compile pipelines ({:.3} s{kept}) \
-             side by side, {:.3} s to measure kernels, {:.3} s for buffers, {:.3} s for {prompt} tokens of a prompt\n{paged}",
+            "\n- {} ({}{driver}): copy bandwidth {:.2} GB/s (read + write)\n\
+             - ferrum-wgpu {}; {runs} after a warm-up; {} KV cache, context of {} tokens, prefill chunks of {} tokens\n\
+             - time to first token {:.3} s: {:.3} s opening the device, {:.3} s loading weights ({:.3} s) and compiling pipelines \
+             ({:.3} s{cached}) concurrently, {:.3} s autotuning, {:.3} s allocating buffers, {:.3} s for a prompt of {prompt} tokens\n{paged}",
             f.device,
             f.backend,
             f.copy / 1e9,
@@ -381,13 +381,13 @@ impl Report {
     }
 }
 
-/// A line of the table.
+/// Formats a line of the table.
 fn line(cells: &[String]) -> String {
     let cells: Vec<_> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// A line of quoted cells.
+/// Formats a line of quoted cells.
 fn csv(cells: impl Iterator<Item = Value>) -> String {
     let quoted = |cell: Value| {
         let text = match cell {
@@ -406,10 +406,10 @@ mod tests {
 
     #[test]
     fn tests_are_named_as_llama_bench_does() {
-        let named = |what, depth, batch| name(&Test { what, depth, batch });
-        assert_eq!(named(What::Prompt(512), 0, 1), "pp512");
-        assert_eq!(named(What::Generate(128), 4096, 1), "tg128 @ d4096");
-        assert_eq!(named(What::Generate(128), 0, 16), "tg128 x 16");
+        let named = |kind, depth, batch| name(&Test { kind, depth, batch });
+        assert_eq!(named(TestKind::Prompt(512), 0, 1), "pp512");
+        assert_eq!(named(TestKind::Generate(128), 4096, 1), "tg128 @ d4096");
+        assert_eq!(named(TestKind::Generate(128), 0, 16), "tg128 x 16");
     }
 
     #[test]

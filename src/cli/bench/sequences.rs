@@ -1,4 +1,4 @@
-//! Sequences that are computed side by side, and timed.
+//! Parallel sequences, and timing of their steps.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +8,24 @@ use ferrum_wgpu::gpu::Device;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::interrupt::Interrupt;
 
-/// As many sequences as an engine computes at once.
+/// The sequences of a batch.
 #[derive(Debug)]
 pub struct Sequences<'a> {
     device: &'a Device,
     interrupt: &'a Interrupt,
     sessions: Vec<Session>,
     vocab: u32,
-    /// Tokens that all of them begin with, and go back to.
+    /// The number of tokens that each sequence starts from.
     depth: u32,
 }
 
-/// What was timed.
+/// The result of a timed run.
 #[derive(Debug)]
 pub struct Run {
     pub time: Duration,
-    /// A hash of what the first sequence was continued with.
+    /// The hash of the first sequence's generated tokens.
     pub tokens: u64,
-    /// How often the host waited for the device meanwhile.
+    /// The number of times that the host waited for the device.
     pub waits: u64,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Sequences<'a> {
         Self { device, interrupt, sessions, vocab: engine.config().vocab, depth: 0 }
     }
 
-    /// Has all sequences begin with `depth` tokens.
+    /// Fills all sequences with `depth` tokens.
     pub async fn fill(&mut self, depth: u32) -> Result<(), Failure> {
         if depth == self.depth {
             return Ok(());
@@ -51,7 +51,7 @@ impl<'a> Sequences<'a> {
         Ok(())
     }
 
-    /// Computes a prompt of `n` tokens in every sequence, until each has its first token.
+    /// Processes a prompt of `n` tokens in each sequence, up to its first token.
     pub async fn prompt(&mut self, n: u32) -> Result<Run, Failure> {
         let (device, interrupt) = (self.device, self.interrupt);
         let (start, waits) = (Instant::now(), device.waits());
@@ -60,8 +60,7 @@ impl<'a> Sequences<'a> {
         Ok(Run { time: start.elapsed(), tokens: hash(&tokens), waits: device.waits() - waits })
     }
 
-    /// Generates `n` tokens in every sequence, after one that is given and one that is drawn from it. All go on in the
-    /// same steps.
+    /// Generates `n` tokens in each sequence, after one given token and one sampled from it. All sequences share steps.
     pub async fn generate(&mut self, n: u32) -> Result<Run, Failure> {
         let (device, interrupt) = (self.device, self.interrupt);
         let mut replies = self.begin(1, n.saturating_add(1))?;
@@ -77,11 +76,12 @@ impl<'a> Sequences<'a> {
         Ok(Run { time: start.elapsed(), tokens: hash(&tokens), waits: device.waits() - waits })
     }
 
-    /// Goes back to the beginning, and asks for `most` tokens after `n` that are given, greedily and whatever they are.
-    fn begin(&mut self, n: u32, most: u32) -> Result<Vec<Reply<'_>>, Failure> {
+    /// Truncates each sequence to `depth`, and requests `max_tokens` greedy tokens after `n` given ones, without stop
+    /// tokens.
+    fn begin(&mut self, n: u32, max_tokens: u32) -> Result<Vec<Reply<'_>>, Failure> {
         let (depth, vocab) = (self.depth, self.vocab);
         let sampling = SamplingOptions::greedy();
-        let options = GenerateOptions { sampling, max_tokens: Some(most), stop: Vec::new() };
+        let options = GenerateOptions { sampling, max_tokens: Some(max_tokens), stop: Vec::new() };
         let begun = self.sessions.iter_mut().zip(0..).map(|(session, sequence)| {
             session.truncate(depth);
             let given: Vec<_> = (depth..depth + n).map(|position| token(sequence, position, vocab)).collect();
@@ -91,14 +91,13 @@ impl<'a> Sequences<'a> {
     }
 }
 
-/// The token that is given to a sequence at a position: no two sequences have the same, as they would then choose the same
-/// experts.
+/// Returns the given token of a sequence at a position. Sequences differ, so they choose different experts.
 fn token(sequence: u32, position: u32, vocab: u32) -> u32 {
     let number = u64::from(position) * 7919 + u64::from(sequence) * 104_729 + 1;
     (number % u64::from(vocab.max(1))) as u32
 }
 
-/// Waits until all have their first token; gives that of the first sequence.
+/// Waits for the first token of each reply; returns that of the first sequence.
 async fn firsts(replies: &mut [Reply<'_>], interrupt: &Interrupt) -> Result<Vec<u32>, Failure> {
     let mut first = None;
     for reply in replies {
@@ -108,7 +107,7 @@ async fn firsts(replies: &mut [Reply<'_>], interrupt: &Interrupt) -> Result<Vec<
     Ok(first.into_iter().collect())
 }
 
-/// The next token of a reply.
+/// Returns the next token of a reply.
 async fn next(reply: &mut Reply<'_>, interrupt: &Interrupt) -> Result<Option<u32>, Failure> {
     loop {
         if interrupt.requested() {
@@ -122,7 +121,7 @@ async fn next(reply: &mut Reply<'_>, interrupt: &Interrupt) -> Result<Option<u32
     }
 }
 
-/// FNV-1a of the tokens' bytes, 64 bits.
+/// Returns the 64-bit FNV-1a hash of the tokens' bytes.
 fn hash(tokens: &[u32]) -> u64 {
     let bytes = tokens.iter().flat_map(|token| token.to_le_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

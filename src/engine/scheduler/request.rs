@@ -26,16 +26,16 @@ pub(crate) enum Want {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// There is no token to compute.
-    #[error("there is no token to compute")]
+    #[error("the input has no tokens")]
     NoTokens,
     /// There is no such sequence.
     #[error("there is no such sequence")]
     Unknown,
     /// The sequence has a request.
-    #[error("the sequence has a request under way")]
+    #[error("the session already has a request in progress")]
     Busy,
     /// The sequence would be longer than the context.
-    #[error("{needed} tokens do not fit in the context of {capacity}")]
+    #[error("{needed} tokens do not fit in the context of {capacity} tokens")]
     Context {
         /// Tokens that it would have.
         needed: u64,
@@ -43,7 +43,7 @@ pub(crate) enum Refusal {
         capacity: u32,
     },
     /// The sequence would need more blocks than there are.
-    #[error("{needed} blocks are needed, of a KV cache of {blocks}")]
+    #[error("the sequence needs {needed} KV cache blocks, but the cache has only {blocks}")]
     Pool {
         /// Blocks that it would need.
         needed: u64,
