@@ -1,7 +1,7 @@
-//! Prefill and decode of a model on the default adapter: `cargo bench --bench decode [-- MODEL.gguf]`.
+//! Prefill and decode speed of a model on the default adapter: `cargo bench --bench decode [-- MODEL.gguf]`.
 //!
-//! Prints tokens per second of the best of several rounds, warm-up discarded, for prompts that are computed row by row and
-//! by tiles, of one sequence and of several at once, and the dispatches of a token.
+//! Prints the best rate of several rounds after a warm-up, for prefill by GEMV and by GEMM, for one sequence and for a
+//! batch, and the dispatches per token.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     println!("load            {:>8.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let vocab = model.config().vocab;
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % vocab).collect();
-    for (name, kernels) in [("row by row", KernelSelection::SOFTWARE), ("by tiles", KernelSelection::GPU)] {
+    for (name, kernels) in [("GEMV", KernelSelection::SOFTWARE), ("GEMM", KernelSelection::GPU)] {
         let plan = PlanOptions { kernels: Some(kernels), ..Default::default() };
         let context = Some(256);
         let options = EngineOptions { plan, context, prefix_sharing: false, ..Default::default() };
@@ -50,7 +50,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
         println!("{name}");
         println!("  pp{PROMPT:<12} {:>8.1} t/s", PROMPT as f64 / prefill);
         println!("  tg{GENERATED:<12} {:>8.1} t/s", decode(&mut [session]).await?);
-        println!("  dispatches    {:>8} a token", engine.decode_dispatches().await);
+        println!("  dispatches    {:>8} per token", engine.decode_dispatches().await);
         let many = EngineOptions { sequences: BATCH, kv_tokens: Some(BATCH * 64), ..options };
         let engine = Engine::new(&model, &many).await?;
         let mut sessions: Vec<_> = (0..BATCH).map(|_| engine.session()).collect();
@@ -59,7 +59,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Tokens per second of all sequences together, generated after a short prompt; the best round.
+/// Returns the tokens per second of all sequences together in the best round, decoded after a short prompt.
 async fn decode(sessions: &mut [Session]) -> Result<f64, Box<dyn std::error::Error>> {
     let options =
         GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(GENERATED), ..Default::default() };
@@ -70,7 +70,7 @@ async fn decode(sessions: &mut [Session]) -> Result<f64, Box<dyn std::error::Err
             session.truncate(0);
             replies.push(session.generate(&[token], &options)?);
         }
-        // With the first token of each the prompts are done.
+        // The first token of each reply ends its prefill.
         for reply in &mut replies {
             reply.next().await?;
         }

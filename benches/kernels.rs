@@ -1,8 +1,8 @@
-//! The main kernels, each variant at some shapes of Qwen3-30B-A3B, on the default adapter:
-//! `cargo bench --bench kernels [-- FILTER]`, where the filter is a part of a line's kernel, variant and shape.
+//! Times of the main kernels, each variant at shapes of Qwen3-30B-A3B, on the default adapter:
+//! `cargo bench --bench kernels [-- FILTER]`. FILTER is a substring of a line's kernel, variant and shape.
 //!
-//! Prints the shortest time of several rounds by the GPU's own clock, warm-up discarded; the bytes that must be read and
-//! written, in GB/s; and multiplications and additions, in GFLOP/s.
+//! Prints the shortest GPU time of several rounds after a warm-up; the rate in GB/s of the bytes that must be read and
+//! written; and the rate of multiplications and additions in GFLOP/s.
 
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
@@ -21,7 +21,7 @@ const ROUNDS: usize = 7;
 const TYPES: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
 const HIDDEN: u32 = 2048;
 const INNER: u32 = 768;
-/// As many as a token has; the stack has no more than matter.
+/// The experts per token. The stack holds no others.
 const EXPERTS: u32 = 8;
 const HEAD_DIM: u32 = 128;
 const HEADS: u32 = 32;
@@ -56,21 +56,21 @@ struct Bench {
     filter: String,
 }
 
-/// What a dispatch must at least do.
+/// The minimal work of a dispatch.
 #[derive(Clone, Copy)]
 struct Work {
     bytes: f64,
     flops: f64,
 }
 
-/// A matrix, or a stack of matrices.
+/// A matrix or a stack of matrices.
 struct Weights {
     planes: Planes,
     words: Buffer<[u32; 4]>,
 }
 
 impl Bench {
-    /// Times one dispatch, unless it is filtered out.
+    /// Times one dispatch, if it matches the filter.
     async fn time<K: Kernel>(
         &self,
         kernel: K,
@@ -91,7 +91,7 @@ impl Bench {
         let mut best = f64::INFINITY;
         for round in 0..=ROUNDS {
             let time: f64 = program.profile(&self.device).await?.iter().map(|stage| stage.time.as_secs_f64()).sum();
-            // Some drivers compile in the first, and a clock that has wrapped around gives nothing.
+            // Some drivers compile in the first round. A timestamp counter that wraps around yields 0.
             if round > 0 && time > 0.0 {
                 best = best.min(time);
             }
@@ -102,7 +102,7 @@ impl Bench {
 
     async fn weights(&self, ty: WeightType, rows: u32, k: u32) -> Result<Weights> {
         let planes = Planes::new(ty, rows.into(), k.into()).ok_or("no rows of whole blocks")?;
-        // The same blocks again and again: what they are does not matter.
+        // Repeats a few blocks: their values do not matter.
         let blocks = random_blocks(ty, 512, 0.05, 1);
         let raw: Vec<u8> =
             blocks.iter().copied().cycle().take((planes.file_row_bytes() * u64::from(rows)) as usize).collect();
@@ -113,13 +113,13 @@ impl Bench {
         Ok(Weights { planes, words })
     }
 
-    /// Numbers between -1 and 1.
+    /// Uploads values in -1..1.
     async fn floats(&self, label: &str, len: u32) -> std::result::Result<Buffer<f32>, GpuError> {
         let values: Vec<f32> = (0..len).map(|i| (i.wrapping_mul(7919) % 1013) as f32 / 506.5 - 1.0).collect();
         self.device.upload(label, &values).await
     }
 
-    /// Rows with one matrix.
+    /// Times matmuls with one matrix.
     async fn products(&self, ty: WeightType) -> Result {
         for (n, k) in [(HIDDEN, 4096), (5120, HIDDEN)] {
             let Weights { planes, words } = self.weights(ty, n, k).await?;
@@ -175,7 +175,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A token's experts, gated and summed; and a prompt's, by buckets.
+    /// Times the expert matmuls of a token, gated and combined, and those of a prompt, bucketed.
     async fn experts(&self, ty: WeightType) -> Result {
         let up = self.weights(ty, EXPERTS * 2 * INNER, HIDDEN).await?;
         let down = self.weights(ty, EXPERTS * HIDDEN, INNER).await?;
@@ -292,7 +292,7 @@ impl Bench {
         self.time(rms_norm::RmsNorm, rms_norm::Rows::All, &format!("[{rows}, {HIDDEN}]"), work, params, binds).await
     }
 
-    /// Rows that all attend to `depth` positions of one sequence.
+    /// Times attention of rows with `depth` keys of one sequence.
     async fn attention(&self, rows: u32, depth: u32) -> Result {
         let (q_len, group, chunks, block) = (HEADS * HEAD_DIM, HEADS / KV_HEADS, depth.div_ceil(CHUNK), 32);
         let q = self.floats("queries", rows * q_len).await?.cast();

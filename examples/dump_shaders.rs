@@ -1,9 +1,9 @@
-//! Writes every kernel variant's shader to folders, a file each, for other compilers to judge: `dump_shaders FOLDER`.
+//! Writes the shader of every kernel variant to a file, for validation by other compilers: `dump_shaders FOLDER`.
 //!
-//! `FOLDER/portable` has the variants of WebGPU's default limits, `FOLDER/subgroups` those that need subgroups, and
-//! `FOLDER/f16` those that need the type f16, with subgroups or without. `NAME.wgsl` is the module as a browser has to see
-//! it, `NAME.spv`, `NAME.hlsl` and, where there is no f16, `NAME.comp` are naga's translations of it. `FOLDER/matrices` has
-//! `NAME.spv` of those that need cooperative matrices, which are Vulkan's and Metal's alone.
+//! `FOLDER/portable` has the variants that need WebGPU's defaults only, `FOLDER/subgroups` those that need subgroups,
+//! and `FOLDER/f16` those that need `f16`, with or without subgroups. `NAME.wgsl` is the module for browsers.
+//! `NAME.spv`, `NAME.hlsl` and, without `f16`, `NAME.comp` are naga's translations. `FOLDER/matrices` has `NAME.spv` of
+//! the variants that need cooperative matrices, which only Vulkan and Metal offer.
 
 use std::{error::Error, fs, path::Path};
 
@@ -14,7 +14,7 @@ use naga::{
     valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
-/// `linear/gemv Shape { rows: 4 }` as `linear-gemv-Shape-rows-4`.
+/// Converts `linear/gemv Shape { rows: 4 }` to `linear-gemv-Shape-rows-4`.
 fn file_name(name: &str) -> String {
     name.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }
@@ -23,7 +23,7 @@ fn dump(folder: &Path, name: &str, text: &str, needs: &[Feature]) -> Result<(), 
     let [subgroups, f16] = [Feature::Subgroups, Feature::F16].map(|feature| needs.contains(&feature));
     let matrices = needs.iter().any(|feature| Feature::MATRICES.contains(feature));
     if !matrices {
-        // Browsers want the directive, naga refuses it.
+        // Browsers require the directive; naga rejects it.
         let directive = if subgroups { "enable subgroups;\n" } else { "" };
         fs::write(folder.join(format!("{name}.wgsl")), format!("{directive}{text}"))?;
     }

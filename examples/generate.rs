@@ -1,4 +1,4 @@
-//! Asks a model a question: `cargo run --release --example generate -- models/demo-q4_k_m.gguf "Who are you?"`.
+//! Answers a question: `cargo run --release --example generate -- models/demo-q4_k_m.gguf "Who are you?"`.
 
 use ferrum_wgpu::{
     engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},

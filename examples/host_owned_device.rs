@@ -1,4 +1,4 @@
-//! An application that owns its wgpu device draws frames on it, and has a model answer on the same device and queue:
+//! An application that renders frames and generates text on its own wgpu device and queue:
 //! `cargo run --release --example host_owned_device -- models/demo-q4_k_m.gguf "Tell me a story about a mouse."`.
 
 use std::{
@@ -27,18 +27,18 @@ use ferrum_wgpu::{
 /// The time between two frames.
 const FRAME: Duration = Duration::from_millis(16);
 
-/// What an application has anyway: a device with handlers of its own, and something to draw.
+/// A minimal application: a device with its own error handler, and a picture to draw.
 struct Application {
     adapter: wgpu::Adapter,
     device: wgpu::Device,
     queue: wgpu::Queue,
     picture: wgpu::TextureView,
-    /// Errors that its handler was told.
+    /// The number of uncaptured errors.
     errors: Arc<AtomicU32>,
     shown: Arc<Mutex<Shown>>,
 }
 
-/// The frames that the GPU has drawn.
+/// Statistics of the frames that the GPU has finished.
 #[derive(Default)]
 struct Shown {
     frames: u32,
@@ -55,9 +55,9 @@ impl Application {
         };
         let (device, queue) = adapter.request_device(&descriptor).await?;
         let errors = Arc::new(AtomicU32::new(0));
-        let told = Arc::clone(&errors);
+        let counter = Arc::clone(&errors);
         device.on_uncaptured_error(Arc::new(move |_| {
-            told.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
         }));
         let texture = device.create_texture(&wgpu::TextureDescriptor {
             label: Some("picture"),
@@ -73,7 +73,7 @@ impl Application {
         Ok(Self { adapter, device, queue, picture, errors, shown: Arc::default() })
     }
 
-    /// Draws a frame: a colour. It counts when the GPU is done with it.
+    /// Draws a frame: a colour. It is counted when the GPU has finished it.
     fn draw(&self, frame: u32) {
         let colour = wgpu::Color { r: f64::from(frame % 60) / 60.0, g: 0.0, b: 0.0, a: 1.0 };
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -95,7 +95,7 @@ impl Application {
         });
     }
 
-    /// The application's event loop: draws when it is time to, and calls `task` when it is not, until that has a value.
+    /// Runs the event loop: draws frames at their times, and otherwise calls `task`, until it returns a value.
     fn run<T>(&self, what: &str, mut task: impl FnMut() -> Option<T>) -> Result<T, Box<dyn Error>> {
         let (mut frame, mut due, start) = (0, Instant::now(), Instant::now());
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown { last: Some(start), ..Shown::default() };
@@ -117,7 +117,7 @@ impl Application {
     }
 }
 
-/// Loads the model on the application's device, and compiles what it needs.
+/// Loads the model on the application's device and compiles its pipelines.
 async fn load(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<Engine, EngineError> {
     let model = Model::load(device, gguf, |_sent, _total| ()).await?;
     let engine = Engine::new(&model, options).await?;
@@ -125,14 +125,14 @@ async fn load(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<E
     Ok(engine)
 }
 
-/// Lets the event loop go on. Waiting for the GPU does so too, but a driver that computes while it is called leaves nothing
-/// to wait for.
-async fn turn() {
+/// Yields to the event loop. Waiting for the GPU yields too, but software drivers compute inside the submission, which
+/// leaves nothing to wait for.
+async fn yield_now() {
     let mut waited = false;
     poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// Writes an answer as it comes. Gives how many tokens it has.
+/// Prints an answer as it is generated. Returns its number of tokens.
 async fn answer(engine: &Engine, tokenizer: &Tokenizer, prompt: &str) -> Result<u32, Box<dyn Error>> {
     let stop = tokenizer.stop_ids().to_vec();
     let options = GenerateOptions { stop, ..Default::default() };
@@ -149,7 +149,7 @@ async fn answer(engine: &Engine, tokenizer: &Tokenizer, prompt: &str) -> Result<
             }
             Progress::Ended(_) => break,
         }
-        turn().await;
+        yield_now().await;
     }
     println!("{}", text.finish().unwrap_or_default());
     Ok(tokens)
@@ -164,30 +164,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_metadata(gguf.metadata())?;
     let prompt = template.render(&[Message::user(question)], &RenderOptions::default())?;
-    // How long a submission of the model may keep the queue from the frames.
+    // The longest time for which a submission of the model may delay a frame.
     let options = EngineOptions { max_submit: FRAME / 2, ..Default::default() };
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))?;
     let needed = Engine::requirements(&Adapter::from_wgpu(&adapter), &gguf, &options)?;
-    // It may ask for more than that.
+    // An application may request more.
     let application = pollster::block_on(Application::new(adapter, needed))?;
 
     let Application { adapter, device, queue, .. } = &application;
-    let lent = Device::from_wgpu(adapter, device.clone(), queue.clone())?;
-    // Compiling takes the thread that does it: one of its own.
+    let shared = Device::from_wgpu(adapter, device.clone(), queue.clone())?;
+    // Compiling blocks its thread, so it runs on its own.
     let (sender, loaded) = mpsc::channel();
     let engine = thread::scope(|scope| {
-        scope.spawn(|| sender.send(pollster::block_on(load(&lent, &gguf, &options))));
+        scope.spawn(|| sender.send(pollster::block_on(load(&shared, &gguf, &options))));
         application.run("loading", || loaded.recv_timeout(Duration::from_millis(1)).ok())
     })??;
-    // Nothing that the model does then blocks: it runs in the event loop.
+    // From here on the model never blocks: it runs in the event loop.
     let mut answering = pin!(answer(&engine, &tokenizer, &prompt));
     let mut context = Context::from_waker(Waker::noop());
     let tokens = application.run("answering", || match answering.as_mut().poll(&mut context) {
         Poll::Ready(tokens) => Some(tokens),
         Poll::Pending => None,
     })??;
-    let (name, errors) = (lent.name(), application.errors.load(Ordering::Relaxed));
-    eprintln!("{tokens} tokens on {name}; the application's handler was told of {errors} errors");
+    let (name, errors) = (shared.name(), application.errors.load(Ordering::Relaxed));
+    eprintln!("{tokens} tokens on {name}; {errors} uncaptured errors");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Runs a single kernel, on a device that the application made by plain wgpu: `cargo run --example one_kernel`.
+//! Runs a single kernel on a device that the application created with wgpu: `cargo run --example one_kernel`.
 
 use ferrum_wgpu::{
     gpu::{Device, Program, Readback, Recorder, Requirements},
@@ -7,7 +7,7 @@ use ferrum_wgpu::{
 };
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    // The application's part: it may ask for more than we require.
+    // The application creates the device. It may request more than the library requires.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
     let Requirements { features, limits } = Requirements::of(&adapter);
@@ -15,7 +15,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         wgpu::DeviceDescriptor { required_features: features, required_limits: limits, ..Default::default() };
     let (device, queue) = adapter.request_device(&descriptor).await?;
 
-    // Ours. `host_owned_device.rs` has a whole model on such a device.
+    // `host_owned_device.rs` runs a whole model on such a device.
     let device = Device::from_wgpu(&adapter, device, queue)?;
     let x = device.upload("x", &[1.0, 2.0, 3.0]).await?;
     let y = device.upload("y", &[10.0, 10.0, 10.0]).await?;
@@ -25,7 +25,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut program = Program::new(&device);
     program.prepare(&device, recorder.finish()).await?;
 
-    // Two results under way at once: the second is computed while the first is read.
+    // Two results in flight: the second is computed while the first is read.
     let readback = Readback::new::<f32>(&device, y.len(), 2).await?;
     program.submit(&device)?;
     let mut first = readback.start(&device, &y, y.len())?;

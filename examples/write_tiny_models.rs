@@ -1,4 +1,4 @@
-//! Writes the tests' small models to a directory, for `tools/make_goldens.py` or to look at.
+//! Writes the tests' small models to a folder, for `tools/make_goldens.py` or for inspection.
 //!
 //! ```text
 //! cargo run --example write_tiny_models -- DIR

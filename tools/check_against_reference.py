@@ -5,12 +5,12 @@
     tools/check_against_reference.py [--binary target/release/ferrum-wgpu] [--device D] [--seeds 0,1] [--quick]
 
 For each model of a matrix of shapes, types and architectures, and for both KV types, `ferrum-wgpu logits` and
-reference.py continue the same prompt by 8 tokens. Every logit that the engine lists must be within 2e-5 (KV type f32)
-or 1e-4 (f16) of the row's largest magnitude, or of 10 if that is more, and the tokens must be the same. Rows from
-which on the choice of experts hangs on less than 1e-4 or 1e-3 in a router logit are not compared.
+reference.py continue the same prompt by 8 tokens. The tokens must be equal. Every listed logit must be within
+2e-5 (KV type f32) or 1e-4 (f16) times max(10, max |logit| of the row). Rows are not compared from the first one
+where the routing margin is below 1e-4 (f32) or 1e-3 (f16) in router logits.
 
-One line for each model: the largest difference as a share of what is allowed, and how many rows were compared.
-Exit status 1 if any model failed. Needs numpy and gguf (PyPI).
+Prints one line per model: the largest difference relative to the bound, and the number of rows compared.
+Exits with status 1 if a model failed. Needs numpy and gguf (PyPI).
 """
 import argparse
 import json
@@ -26,11 +26,11 @@ from reference import Model
 
 TOOLS = Path(__file__).resolve().parent
 GREEDY, TOP = 8, 8
-# KV type: the reference's name for it, the tolerance and the least margin.
+# For each KV type: the reference's name, the tolerance and the minimum margin.
 KV = {"f32": ("f64", 2e-5, 1e-4), "f16": ("f16", 1e-4, 1e-3)}
-# Prompts tried until one leaves at least half of its rows to be compared.
+# The number of prompts to try until at least half of the rows can be compared.
 TRIES = 10
-# Tokens in a prompt unless a model says otherwise, dealt out in turn.
+# Default prompt lengths, assigned to the models in turn.
 LENGTHS = [14, 1, 33, 17, 70, 5]
 
 TYPES = ["q4_k,q6_k", "q5_k,q8_0", "q6_k,q4_k", "q8_0,q5_k", "q4_0,q4_1", "q4_1,q5_0", "q5_0,q5_1", "q5_1,q4_0",
@@ -40,7 +40,7 @@ LLAMA = [*DENSE, "--arch", "llama"]
 
 
 def matrix(quick):
-    """Pairs of make_model.py's arguments and the length of the prompt (None: whatever comes)."""
+    """Yield make_model.py's arguments and a prompt length (None: the default)."""
     for types in TYPES[::3] if quick else TYPES:
         for shape in (MOE, DENSE):
             yield [*shape, "--types", types], None
@@ -74,7 +74,7 @@ def matrix(quick):
 
 
 def reference(path, kv, tokens):
-    """Logits, margins and the tokens that follow."""
+    """Return logits, margins and the greedy continuation."""
     model = Model(path, kv)
     rows, margins, greedy = [model.forward(tokens)], list(model.margins), []
     for _ in range(GREEDY):
@@ -85,7 +85,7 @@ def reference(path, kv, tokens):
 
 
 def prompt(path, name, length, vocab):
-    """A random prompt of which many rows can be compared, and what the exact reference makes of it."""
+    """Return a random prompt with many comparable rows, and the exact reference's results for it."""
     best = None
     for attempt in range(TRIES):
         rng = random.Random(f"{name} {attempt}")
@@ -111,9 +111,9 @@ def engine(a, path, kv, tokens):
 
 
 def compare(found, tokens, logits, margins, greedy, factor, margin_min):
-    """The largest share of the allowed difference, and the number of rows compared; ValueError if it is over 1."""
+    """Return the largest difference relative to the bound and the number of rows compared. Raise ValueError if it exceeds 1."""
     if found["tokens"] != tokens or len(found["greedy"]) != GREEDY or len(found["top"]) != len(logits):
-        raise ValueError(f"not the rows asked for: {str(found)[:200]}")
+        raise ValueError(f"unexpected rows: {str(found)[:200]}")
     worst, rows = 0.0, 0
     for i, (listed, row) in enumerate(zip(found["top"], logits)):
         if margins[i] < margin_min:
@@ -124,17 +124,17 @@ def compare(found, tokens, logits, margins, greedy, factor, margin_min):
         for token, logit in listed:
             share = abs(logit - row[token]) / allowed
             if not share <= 1:
-                raise ValueError(f"row {i}, token {token}: {logit}, expected {row[token]:.6f}: {share:.1f} of what is allowed")
+                raise ValueError(f"row {i}, token {token}: {logit}, expected {row[token]:.6f}: {share:.1f} of the bound")
             worst = max(worst, share)
-        # What is listed must be the largest, too.
+        # The listed logits must be the largest ones.
         if min(row[token] for token, _ in listed) < -np.sort(-row)[len(listed) - 1] - 2 * allowed:
             raise ValueError(f"row {i}: a larger logit than those of {listed} is missing")
         rows += 1
         step = i - len(tokens) + 1
         if 0 <= step < GREEDY and found["greedy"][step] != greedy[step]:
             if row[greedy[step]] - row[found["greedy"][step]] > 2 * allowed:
-                raise ValueError(f"row {i}: token {found['greedy'][step]} follows, expected {greedy[step]}")
-            break  # Either may be the largest; from here on the texts differ.
+                raise ValueError(f"row {i}: the argmax is token {found['greedy'][step]}, expected {greedy[step]}")
+            break  # A near tie: from here on the tokens differ.
     if not rows:
         raise ValueError("no row could be compared")
     return worst, rows
@@ -144,7 +144,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--binary", default="target/release/ferrum-wgpu")
     ap.add_argument("--device", help="passed to the engine")
-    ap.add_argument("--seeds", default="0", help="comma-separated; each model is made with each")
+    ap.add_argument("--seeds", default="0", help="comma-separated; every model is tested with each seed")
     ap.add_argument("--quick", action="store_true", help="a third of the models")
     a = ap.parse_args()
     failed, checked, worst_of_all = 0, 0, 0.0
@@ -169,7 +169,7 @@ def main():
                         failed += 1
                     checked += 1
                 print(f"{' '.join(options)}: {'; '.join(results)}", flush=True)
-    print(f"{checked - failed} passed, {failed} failed; the largest difference is {worst_of_all:.3f} of what is allowed")
+    print(f"{checked - failed} passed, {failed} failed; the largest difference is {worst_of_all:.3f} of the bound")
     sys.exit(1 if failed else 0)
 
 

@@ -1,29 +1,29 @@
 #!/usr/bin/env python3
-"""Write what the float64 reference computes for small models, for tests that have no Python.
+"""Write the float64 reference's results for small models, as goldens for tests without Python.
 
     cargo run --example write_tiny_models -- DIR
     make_goldens.py DIR tests/golden/tiny.json
     make_goldens.py models tests/golden/demo_logits.json --prompts tests/golden/demo.json
     make_goldens.py models tests/golden/demo_probabilities.json --teach tests/golden/demo.json
 
-For every *.gguf of DIR, in order of name, one JSON object:
+Writes one JSON object for every *.gguf of DIR, sorted by name:
 
     model     name of the file, without .gguf
-    fnv1a     64-bit FNV-1a hash of its bytes, in hex: the golden is for these bytes only
+    fnv1a     64-bit FNV-1a hash of the file, in hex: the golden is for this file only
     tokens    the prompt
-    f32, f16  what follows, with an exact KV cache and with one rounded to float16:
-        greedy    the 8 tokens that follow, each the argmax of the row before it
+    f32, f16  the results with an exact KV cache and with one rounded to float16:
+        greedy    the greedy continuation, 8 tokens
         top       a row for each token of the prompt and of `greedy`: the 8 largest [id, logit]
         max_abs   per row, the largest magnitude of a logit
         margin    per row, as in reference.py
 
-The prompt is the first of a fixed sequence of random ones that suits a comparison: no choice of experts and no greedy
-token hangs on a difference that rounding could turn, and neither do the logits on which of two float16 a key or value
-is rounded to. With --prompts it is one of that file's `answers`. With --teach there are, in place of all that, for each of
-that file's `answers`
+The prompt is the first of a fixed sequence of random prompts that suits a comparison: rounding cannot change the
+routing or the greedy tokens, and the logits hardly depend on the direction in which a key or value is rounded to
+float16. With --prompts it is one of that file's `answers`. With --teach, the object has instead, for each of that
+file's `answers`:
 
     tokens    prompt and answer
-    top       a row for each token: the 16 likeliest [id, ln of its probability] for what follows, with an exact KV cache
+    top       a row for each token: the 16 most probable next tokens [id, ln p], with an exact KV cache
 Needs numpy and gguf (PyPI).
 """
 import argparse
@@ -36,14 +36,15 @@ import numpy as np
 
 from reference import Model
 
-GREEDY, TOP, LIKELIEST = 8, 8, 16
-# Prompt lengths, dealt out to the models in turn.
+GREEDY, TOP, TOP_NEXT = 8, 8, 16
+# Prompt lengths, assigned to the models in turn.
 LENGTHS = [16, 12, 20, 13, 17, 40, 18, 33, 70, 1, 15, 19, 12, 64]
-# A prompt suits if its last margin is this large, and the two largest logits before each greedy token differ by this
-# much of the row's scale: twice the margin that a comparison asks for, and five times its tolerance, with an f16 cache.
+# A prompt suits if its last margin is at least MARGIN, and the two largest logits before each greedy token differ by
+# GAP relative to max(10, max |logit|): with an f16 cache this is twice the minimum margin and five times the tolerance
+# of a comparison.
 MARGIN, GAP = 2e-3, 5e-4
-# With an f16 cache a key or value that is off by NOISE may be rounded to the other side: with ROUNDINGS random such
-# errors no logit listed may move by more than this share of the tolerance.
+# With an f16 cache, an error of NOISE may round a key or value to another float16: with ROUNDINGS sets of such random
+# errors, no listed logit may move by more than MOVED times TOLERANCE.
 NOISE, ROUNDINGS, MOVED, TOLERANCE = 1e-6, 4, 0.3, 1e-4
 TRIES = 1000
 
@@ -56,7 +57,7 @@ def fnv1a(data):
 
 
 def run(path, kv, tokens, greedy, top=TOP):
-    """What the reference makes of `tokens` and the `greedy` tokens after them, and the smallest greedy gap."""
+    """Return the reference's results for `tokens` and `greedy` more tokens, and the smallest gap of the top two logits."""
     model = Model(path, kv)
     rows, margins, found = [model.forward(tokens)], list(model.margins), []
     for _ in range(greedy):
@@ -77,7 +78,7 @@ def run(path, kv, tokens, greedy, top=TOP):
 
 
 def moved(path, tokens, result):
-    """The largest share of the tolerance by which small errors before the rounding of K and V move the logits."""
+    """Return how far small errors before the rounding of K and V move the logits, relative to the tolerance."""
     worst = 0.0
     for seed in range(ROUNDINGS):
         rng = np.random.default_rng(seed)
@@ -106,35 +107,35 @@ def golden(path, prompts):
         quality = min(1.0, margin / MARGIN, gap / GAP)
         if quality < 1 and best is not None:
             continue
-        unsteady = moved(path, tokens, half)
-        quality = min(quality, MOVED / unsteady)
+        sensitivity = moved(path, tokens, half)
+        quality = min(quality, MOVED / sensitivity)
         if best is None or quality > best[0]:
-            best = quality, margin, gap, unsteady, tokens, exact, half
+            best = quality, margin, gap, sensitivity, tokens, exact, half
         if quality >= 1:
             break
-    quality, margin, gap, unsteady, tokens, exact, half = best
+    quality, margin, gap, sensitivity, tokens, exact, half = best
     print(f"{path.stem}: {len(tokens)} tokens, {len(exact['top'])} rows, margin {margin:.2g}, greedy gap {gap:.2g}, "
-          f"moved {unsteady:.2f}, largest logit {max(exact['max_abs']):.1f}")
+          f"moved {sensitivity:.2f}, largest logit {max(exact['max_abs']):.1f}")
     if quality < 1:
-        raise SystemExit(f"{path}: no prompt suits; the above is of the best")
+        raise SystemExit(f"{path}: no prompt suits; the line above describes the best one")
     return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "tokens": tokens, "f32": exact, "f16": half}
 
 
-def taught(path, answers):
-    """What the reference expects after each token of conversations."""
+def probabilities(path, answers):
+    """Return the reference's next-token probabilities in conversations."""
     found = []
     for answer in answers:
         tokens = answer["prompt_tokens"] + answer["answer_tokens"]
         logits = Model(path, "f64").forward(tokens)
         shifted = logits - logits.max(-1, keepdims=True)
         rows = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        top = [[[int(i), round(float(r[i]), 6)] for i in np.argsort(-r, kind="stable")[:LIKELIEST]] for r in rows]
+        top = [[[int(i), round(float(r[i]), 6)] for i in np.argsort(-r, kind="stable")[:TOP_NEXT]] for r in rows]
         found.append({"tokens": tokens, "top": top})
     return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "answers": found}
 
 
 def compact(text):
-    """Indented JSON with the innermost lists, and the rows made of them, on one line each."""
+    """Put the innermost lists of indented JSON, and rows of them, on one line each."""
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     return re.sub(r"\[\s+(\[[^\[\]]*\](?:,\s+\[[^\[\]]*\])*)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
 
@@ -149,7 +150,7 @@ def main():
     goldens = []
     for i, path in enumerate(sorted(a.dir.glob("*.gguf"))):
         if a.teach:
-            goldens.append(taught(path, json.loads(a.teach.read_text())["answers"]))
+            goldens.append(probabilities(path, json.loads(a.teach.read_text())["answers"]))
             continue
         if a.prompts:
             prompts = [answer["prompt_tokens"] for answer in json.loads(a.prompts.read_text())["answers"]]

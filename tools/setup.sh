@@ -1,18 +1,18 @@
 #!/bin/sh
-# Installs what building and running need from the system and is not there: a C linker, the Vulkan loader and, where no
-# Vulkan driver is usable, a software one. Does nothing on systems other than Linux: macOS has Metal, Windows DirectX.
+# Installs missing system packages for building and running: a C linker, the Vulkan loader and, without a usable Vulkan
+# driver, a software driver. Does nothing except on Linux: macOS has Metal, Windows DirectX.
 set -eu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-# Directories in which the Vulkan loader looks for drivers, one a line.
+# Prints the folders that the Vulkan loader searches for drivers, one per line.
 driver_dirs() {
     printf '%s' "${XDG_CONFIG_HOME:-${HOME:-}/.config}:${XDG_CONFIG_DIRS:-/etc/xdg}:/usr/local/etc:/etc:" \
         "${XDG_DATA_HOME:-${HOME:-}/.local/share}:${XDG_DATA_DIRS:-}:/usr/local/share:/usr/share" |
         tr ':' '\n' | sed -e '/^$/d' -e 's|/*$|/vulkan/icd.d|'
 }
 
-# Whether the dynamic linker finds the library named $1.
+# Tests whether the dynamic linker finds the library $1.
 library_found() {
     if PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -qF "$1 "; then
         return 0
@@ -29,7 +29,7 @@ library_found() {
     return 1
 }
 
-# Whether any of the files given exists: the arguments are an expanded pattern.
+# Tests whether any argument exists. The arguments are an expanded pattern.
 any_exists() {
     for path; do
         if [ -e "$path" ]; then
@@ -39,7 +39,7 @@ any_exists() {
     return 1
 }
 
-# Whether the driver described by the file $1 has its library, and the device it is for is there.
+# Tests whether the driver described by the file $1 has its library and its device exists.
 driver_usable() {
     library=$(sed -n 's/.*"library_path"[^"]*"\([^"]*\)".*/\1/p' "$1" 2>/dev/null | head -n 1)
     case $library in
@@ -62,7 +62,7 @@ driver_usable() {
 have_driver() {
     chosen=${VK_DRIVER_FILES:-${VK_ICD_FILENAMES:-}}
     if [ -n "$chosen" ]; then
-        # The loader uses these drivers and no others: another one would not be seen.
+        # The loader uses only these drivers, so installing another one would not help.
         old_ifs=$IFS
         IFS=:
         for path in $chosen; do
@@ -72,7 +72,7 @@ have_driver() {
             fi
         done
         IFS=$old_ifs
-        say "VK_DRIVER_FILES or VK_ICD_FILENAMES names no file that exists: $chosen"
+        say "VK_DRIVER_FILES or VK_ICD_FILENAMES names no existing file: $chosen"
         exit 1
     fi
     dirs=$(driver_dirs)
@@ -101,7 +101,7 @@ apt() {
 
 install_packages() {
     if ! command -v apt-get >/dev/null 2>&1; then
-        say "please install, by this system's package manager: $missing"
+        say "please install with the system's package manager: $missing"
         say "(Fedora: gcc vulkan-loader mesa-vulkan-drivers; Arch: gcc vulkan-icd-loader vulkan-swrast)"
         exit 1
     fi
@@ -110,7 +110,7 @@ install_packages() {
         exit 1
     fi
     say "installing $missing: $packages"
-    # The package lists may be absent, or older than the archive: they are fetched when the first try fails.
+    # The package lists may be missing or outdated: update them if the first attempt fails.
     # shellcheck disable=SC2086 # a list of words
     if apt install -y --no-install-recommends $packages >/dev/null 2>&1; then
         return
@@ -119,7 +119,7 @@ install_packages() {
     if apt update >/dev/null && apt install -y --no-install-recommends $packages >/dev/null; then
         return
     fi
-    say "could not install $packages. Is this machine online, and no other installation running? Then please try again."
+    say "could not install $packages. Check that the machine is online and no other installation is running, and try again."
     exit 1
 }
 

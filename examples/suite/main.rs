@@ -1,7 +1,8 @@
 //! Runs the conformance suite on the first adapter and prints a table: `suite [--stack NAME] [PART...]`.
 //!
-//! Each PART must occur in the adapter's backend, name or driver, whatever its case: a stack that silently turns into
-//! another one is an error. So is one that lacks what the library's list of stacks says that NAME has.
+//! Each PART must occur in the adapter's backend, name or driver, case-insensitively. This detects a stack that
+//! silently falls back to another one. NAME is an entry of the library's list of stacks; the device must have all
+//! features of that entry.
 
 mod table;
 
@@ -16,8 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut parts: Vec<String> = std::env::args().skip(1).collect();
     let mut listed = None;
     if parts.first().is_some_and(|part| part == "--stack") {
-        let name = parts.drain(..2.min(parts.len())).nth(1).ok_or("--stack of what name?")?;
-        listed = Some(Stack::named(&name).ok_or_else(|| format!("no stack {name} is listed"))?);
+        let name = parts.drain(..2.min(parts.len())).nth(1).ok_or("--stack needs a name")?;
+        listed = Some(Stack::named(&name).ok_or_else(|| format!("unknown stack {name}"))?);
     }
     pollster::block_on(async {
         let adapter = Adapter::find(None).await?;
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let stack = format!("{}: {} ({})", adapter.backend(), adapter.name(), adapter.driver());
         println!("{stack}, {}, subgroups of {smallest} to {largest}", adapter.features().join(" "));
         if let Some(part) = parts.iter().find(|part| !stack.to_lowercase().contains(&part.to_lowercase())) {
-            return Err(format!("this is not {part}").into());
+            return Err(format!("wrong adapter, expected {part}").into());
         }
         table::check_stack(listed, device.caps())?;
         let suite = Suite::new(device.caps(), "");

@@ -1,4 +1,4 @@
-//! The suite's reports as a table; `tools/stacks/wasm-suite` prints the same one.
+//! Formats the suite's reports as a table. `tools/stacks/wasm-suite` prints the same table.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -7,14 +7,15 @@ use ferrum_wgpu::{
     gpu::Caps,
 };
 
-/// Refuses a device that lacks what its stack is listed with: fewer variants would be judged than docs/KERNELS.md says.
+/// Checks that a device has the features listed for its stack. Otherwise it would run fewer variants than
+/// docs/KERNELS.md says.
 pub fn check_stack(listed: Option<&Stack>, caps: &Caps) -> Result<(), String> {
     let missing = listed.map(|stack| stack.missing_in(caps)).unwrap_or_default();
     let missing = missing.iter().map(|feature| feature.name()).collect::<Vec<_>>().join(", ");
-    if missing.is_empty() { Ok(()) } else { Err(format!("this stack is listed with what it lacks: {missing}")) }
+    if missing.is_empty() { Ok(()) } else { Err(format!("the device lacks features listed for its stack: {missing}")) }
 }
 
-/// A line a kernel, then what is not as expected, then the totals; and whether all is as expected and there was anything.
+/// Returns the table (a line per kernel, then failures, then totals), and whether there were cases and all passed.
 pub fn table(reports: &[Report]) -> (String, bool) {
     let mut kernels = BTreeMap::<_, (usize, usize, f64)>::new();
     let mut text = format!("{:<32} {:>8} {:>5}  worst share of its bound\n", "kernel", "variants", "cases");

@@ -1,4 +1,4 @@
-//! Blocks of any bytes and any number of them, in every format, as the file has them and in device memory's layout.
+//! Decodes arbitrary blocks of every format, in the file's layout and in device memory's.
 #![no_main]
 
 use ferrum_wgpu::quant::{Planes, ROW_STEP, WeightType, decode, decode_block};
@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(same(&out, expected));
     }
 
-    // Rows of some blocks; floats' rows are of a multiple of four.
+    // Rows of a few blocks; rows of floats have a multiple of four values.
     let k = (blocks * ty.block_len() as u64).next_multiple_of(4);
     let Some(row_bytes) = ty.row_bytes(k as usize).filter(|&bytes| bytes > 0) else { return };
     let Some(planes) = Planes::new(ty, (raw.len() / row_bytes) as u64, k) else { return };
@@ -46,13 +46,13 @@ fuzz_target!(|bytes: &[u8]| {
         planes.decode_row(&words, i as u64, &mut out);
         assert!(same(&out, expected), "{ty} row {i}");
     }
-    // What is not there, and too many or too few bytes.
+    // Rows out of range, and buffers of wrong sizes.
     planes.decode_row(&words, row, &mut out);
     planes.decode_row(&words, 0, &mut any);
     planes.pack(row, raw);
 });
 
-/// Equal bit for bit, with any NaN for a NaN.
+/// Returns whether two slices are bitwise equal. All NaNs are equal.
 fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
 }

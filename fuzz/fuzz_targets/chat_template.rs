@@ -1,4 +1,5 @@
-//! Any template with any conversation: `template NUL role content NUL role content …`, roles by a letter.
+//! Renders arbitrary templates with arbitrary conversations: `template NUL role content NUL role content …`, where a
+//! role is one letter.
 #![no_main]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -21,13 +22,13 @@ fuzz_target!(|bytes: &[u8]| {
             None => Message::user(part.strip_prefix('u').unwrap_or(part)),
         })
         .collect();
-    let spoken: usize = messages.iter().map(|message| message.content.len() + 64).sum();
+    let message_bytes: usize = messages.iter().map(|message| message.content.len() + 64).sum();
     let dated =
         RenderOptions { now: Some(UNIX_EPOCH + Duration::from_secs(1_735_603_200)), ..RenderOptions::default() };
     let silent = RenderOptions { add_generation_prompt: false, enable_thinking: Some(false), now: None };
     for options in [dated, silent] {
         match template.render(&messages, &options) {
-            Ok(rendered) => assert!(rendered.len() <= (16 << 20) + 64 * spoken, "{} bytes", rendered.len()),
+            Ok(rendered) => assert!(rendered.len() <= (16 << 20) + 64 * message_bytes, "{} bytes", rendered.len()),
             Err(error) => check_line(error),
         }
     }

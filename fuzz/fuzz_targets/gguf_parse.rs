@@ -1,4 +1,4 @@
-//! A file of any bytes: refused with a line, or everything that it then promises is so.
+//! Parses arbitrary bytes as a file: an error of one line, or a file that keeps its invariants.
 #![no_main]
 
 use ferrum_wgpu::{gguf::Gguf, quant::decode};

@@ -1,8 +1,8 @@
-//! A model's file with changed metadata and tensors, or any bytes: parsed, its shape read, its memory planned, and its plans
-//! recorded.
+//! Plans models with mutated metadata and tensors, or arbitrary files: parses them, reads their configuration, plans
+//! their memory and records their plans.
 #![no_main]
 
-#[path = "../../tests/common/tiny_model.rs"]
+#[path = "../../tests/it/common/tiny_model.rs"]
 #[allow(dead_code)]
 mod tiny_model;
 
@@ -68,7 +68,7 @@ fn check(file: &Gguf, input: &mut Input) {
             }
         }
     }
-    // Plans without memory behind them.
+    // Records plans without allocating memory.
     let small =
         EngineOptions { context: Some(longest.min(64)), prefill_rows: 4, sequences: 2, ..EngineOptions::default() };
     if let Err(error) = ferrum_wgpu::block_on(Engine::compile(&Device::cpu(), file, &small)) {
@@ -78,7 +78,7 @@ fn check(file: &Gguf, input: &mut Input) {
 
 type Parts = (Vec<(String, Value)>, Vec<(String, WeightType, Vec<u64>)>);
 
-/// A model of each architecture, as small as they come.
+/// Returns a minimal model of each architecture.
 fn models() -> &'static [Parts; 3] {
     static MODELS: OnceLock<[Parts; 3]> = OnceLock::new();
     MODELS.get_or_init(|| {
@@ -110,7 +110,7 @@ fn models() -> &'static [Parts; 3] {
     })
 }
 
-/// Keys that the models do not have by themselves.
+/// Keys that the models lack.
 const MORE_KEYS: [&str; 24] = [
     "general.alignment",
     "split.count",
@@ -154,7 +154,7 @@ fn value(input: &mut Input) -> Value {
     }
 }
 
-/// One of the models, with some changes.
+/// Returns a model with some mutations.
 fn changed(input: &mut Input) -> GgufWriter {
     let (mut metadata, mut tensors) = models()[input.pick(3)].clone();
     for _ in 0..input.pick(8) {
@@ -205,7 +205,7 @@ fn changed(input: &mut Input) -> GgufWriter {
     }
     for (name, ty, shape) in tensors {
         let elements = shape.iter().try_fold(1_u64, |all, &n| all.checked_mul(n)).unwrap_or(u64::MAX);
-        // What does not fit a small file is the parser's to refuse.
+        // The parser must reject tensors that exceed a small file.
         let bytes = if elements < 1 << 18 { elements as usize / ty.block_len() * ty.block_bytes() } else { 0 };
         file.tensor(name, ty, &shape, vec![0; bytes]);
     }

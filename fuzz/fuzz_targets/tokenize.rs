@@ -1,4 +1,4 @@
-//! Any vocabulary in a file's metadata, with any text: encoded, decoded, decoded as a stream.
+//! Encodes, decodes and streams arbitrary text with arbitrary vocabularies in a file's metadata.
 #![no_main]
 
 use ferrum_wgpu::{
@@ -26,7 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     check(&file, &String::from_utf8_lossy(input.rest()), whole);
 });
 
-/// A file with a vocabulary, and whether decoding must give back every text: it has all bytes, and only normal tokens.
+/// Returns a file with a vocabulary, and whether decoding must reproduce every text: all bytes have tokens, and all
+/// tokens are normal.
 fn vocabulary(input: &mut Input) -> (GgufWriter, bool) {
     let flags = input.byte();
     let mut tokens: Vec<String> = alphabet();
@@ -37,13 +38,13 @@ fn vocabulary(input: &mut Input) -> (GgufWriter, bool) {
     for _ in 0..input.pick(32) {
         tokens.push(input.text());
     }
-    // Merges of tokens that there are, which then make others; or any texts.
+    // Merges of existing tokens, which add their results, or arbitrary text.
     let mut merges = Vec::new();
     for _ in 0..input.pick(64) {
         match input.byte() {
             0 => merges.push(input.text()),
             _ => {
-                let (left, right) = (input.place(tokens.len()), input.place(tokens.len()));
+                let (left, right) = (input.index(tokens.len()), input.index(tokens.len()));
                 if let (Some(left), Some(right)) = (tokens.get(left), tokens.get(right)) {
                     let (merge, token) = (format!("{left} {right}"), format!("{left}{right}"));
                     if token.len() > 512 {
@@ -111,7 +112,7 @@ fn check(file: &Gguf, text: &str, whole: bool) {
     assert!(tokenizer.decode(&[size]).is_err() && tokenizer.token_bytes(size).is_none());
 }
 
-/// The 256 characters of the byte-level alphabet.
+/// Returns the 256 characters of the byte-level alphabet.
 fn alphabet() -> Vec<String> {
     let mut others = 0x100..;
     (0..=255_u8)

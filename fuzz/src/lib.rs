@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a limit on memory, and inputs as sequences of values.
+//! Shared code of the fuzz targets: a memory limit, and inputs decoded into values.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -6,10 +6,11 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Memory that may be held at any time. A file's metadata may take 256 MiB.
+/// The limit on allocated memory. Metadata of a file may take 256 MiB.
 const LIMIT: usize = 768 << 20;
 
-/// The system's allocator; who asks for more than [`LIMIT`] in all is found at once, also where the memory is not touched.
+/// The system's allocator with a limit of [`LIMIT`] in total. It catches large allocations even if the memory is never
+/// touched.
 struct Limited(AtomicUsize);
 
 #[global_allocator]
@@ -30,13 +31,13 @@ unsafe impl GlobalAlloc for Limited {
     }
 }
 
-/// What a message of an error, or of a value that is shown, must be: one line, without control characters, not long.
+/// Checks that an error message or a displayed value is one short line without control characters.
 pub fn check_line(shown: impl Display) {
     let line = shown.to_string();
     assert!(line.len() < 20_000 && !line.chars().any(char::is_control), "{line:?}");
 }
 
-/// Values from an input; zeros where it has ended.
+/// A decoder of values from an input. Yields zeros after its end.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -69,7 +70,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(word)
     }
 
-    /// A number that is often an edge: small, near a power of two, or any.
+    /// Returns a number, often an edge case: small, near a power of two, or arbitrary.
     pub fn number(&mut self) -> u64 {
         match self.byte() {
             small @ 0..=0x7F => small.into(),
@@ -81,18 +82,18 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Text of up to 255 bytes.
+    /// Returns text of up to 255 bytes.
     pub fn text(&mut self) -> String {
         let len = self.byte();
         String::from_utf8_lossy(self.bytes(len.into())).into_owned()
     }
 
-    /// One of so many places, of a list that may be long.
-    pub fn place(&mut self, len: usize) -> usize {
+    /// Returns an index into a list of `len` elements, below 65,536.
+    pub fn index(&mut self, len: usize) -> usize {
         (usize::from(self.byte()) | usize::from(self.byte()) << 8) % len.max(1)
     }
 
-    /// One of a list's places.
+    /// Returns an index into a list of `len` elements, below 256.
     pub fn pick(&mut self, len: usize) -> usize {
         usize::from(self.byte()) % len.max(1)
     }

@@ -1,7 +1,7 @@
-"""Runs a page in headless Chromium until it posts how it came out: browser.py CHROMIUM FOLDER ADAPTER
+"""Runs a page in headless Chromium until it posts its result: browser.py CHROMIUM FOLDER ADAPTER
 
-The page is FOLDER/index.html, served on localhost. The first line of what it posts to /result is "passed" or "failed",
-the rest is printed. ADAPTER has to occur in it: another adapter than the one meant is a failure.
+The page is FOLDER/index.html, served on localhost. It posts its result to /result: a line "passed" or "failed", then
+text, which is printed. The text must contain ADAPTER: running on another adapter is a failure.
 """
 
 import http.server
@@ -41,7 +41,7 @@ def main():
             [
                 chromium,
                 "--headless",
-                # Everything it runs is this page; as root, and in containers, it has no sandbox.
+                # The sandbox does not work as root and in containers. This page is the only code that runs.
                 "--no-sandbox",
                 "--disable-gpu-sandbox",
                 "--enable-unsafe-webgpu",
@@ -70,10 +70,10 @@ def main():
             browser.wait()
     print(text.rstrip("\n"))
     if verdict == "passed" and adapter.lower() not in text.lower():
-        verdict = f"failed: this is not {adapter}"
+        verdict = f"failed: not on {adapter}"
     if verdict != "passed":
         with open(log, errors="replace") as output:
-            # It grumbles a lot about services that a desktop has.
+            # Chromium logs many errors about missing desktop services.
             sys.stderr.writelines([line for line in output if "dbus/" not in line][-40:])
         sys.stderr.write(f"{verdict}\n")
     shutil.rmtree(profile, ignore_errors=True)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the conformance suite and an engine for a browser, and runs them in headless Chromium, on SwiftShader through
-# its WebGPU: `browser.sh FOLDER`, which is written anew.
+# Builds the conformance suite and a generation test for a browser, and runs them in headless Chromium on SwiftShader's
+# WebGPU: `browser.sh FOLDER`. Overwrites FOLDER.
 set -euo pipefail
 
 cargo=${CARGO:-cargo}

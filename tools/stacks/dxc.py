@@ -1,11 +1,11 @@
-"""Lets DXC, the compiler of Direct3D 12, judge every .hlsl file of the folders given, each as a shader model.
+"""Compiles the .hlsl files of folders with DXC, the compiler of Direct3D 12.
 
     dxc.py LIBDXCOMPILER MODEL=FOLDER...
 
-MODEL is 6_0, or 6_2, which has 16-bit types. Optimising would take four fifths of the time, and what is refused is so
-before: every eighth shader is optimised, as wgpu has it done.
+MODEL is a shader model: 6_0, or 6_2 for 16-bit types. Optimisation takes four fifths of the time, and errors are
+found before it. So only every eighth shader is optimised, as wgpu does.
 
-DXC is a library with COM interfaces; the few methods needed are called through their tables.
+DXC is a library with COM interfaces. The few methods needed are called through their vtables.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ import uuid
 CLSID_COMPILER = "73e22d93-e6ce-47f3-b5bf-f0664f39c1b0"
 IID_COMPILER3 = "228b4687-5a6a-4730-900c-9702b2203f54"
 IID_RESULT = "58346cda-dde7-4497-9461-6f87af5e0659"
-# Places in the tables: every interface begins with QueryInterface, AddRef, Release and, in this library's version of
-# IUnknown for systems other than Windows, two destructors.
+# Indices in the vtables. Every interface begins with QueryInterface, AddRef and Release. In this library's IUnknown for
+# systems other than Windows, two destructors follow.
 RELEASE = 2
 COMPILER_COMPILE = 5
 RESULT_STATUS, RESULT_ERRORS = 5, 7
@@ -36,7 +36,7 @@ def guid(text):
 
 
 def call(this, place, result, *arguments):
-    """Calls the method at a place in the table of the interface `this`; arguments are (type, value)."""
+    """Calls the method at index `place` of the vtable of `this`. Arguments are pairs (type, value)."""
     table = ctypes.cast(this, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p))).contents
     kinds = [kind for kind, _ in arguments]
     method = ctypes.CFUNCTYPE(result, ctypes.c_void_p, *kinds)(table[place])
@@ -57,8 +57,8 @@ class Dxc:
         )
         check(status, "making a compiler")
 
-    def refusal(self, source, model="6_0", optimised=True):
-        """What DXC has against a shader, or an empty string."""
+    def compile_errors(self, source, model="6_0", optimised=True):
+        """Returns DXC's errors for a shader, or an empty string."""
         words = ["-E", "main", "-T", f"cs_{model}", "-HV", "2018", "-no-warnings", "-O3" if optimised else "-Od"]
         if model == "6_2":
             words.append("-enable-16bit-types")
@@ -77,42 +77,42 @@ class Dxc:
         check(status, "compiling")
         verdict = ctypes.c_int32()
         check(call(result, RESULT_STATUS, ctypes.c_int32, (ctypes.c_void_p, ctypes.addressof(verdict))), "asking")
-        refused = ""
+        errors = ""
         if verdict.value < 0:
             blob = ctypes.c_void_p()
             check(call(result, RESULT_ERRORS, ctypes.c_int32, (ctypes.c_void_p, ctypes.addressof(blob))), "asking")
             text = ctypes.string_at(
                 call(blob, BLOB_POINTER, ctypes.c_void_p), call(blob, BLOB_SIZE, ctypes.c_size_t)
             )
-            refused = text.decode(errors="replace").strip("\0\n") or f"error {verdict.value & 0xFFFFFFFF:#x}"
+            errors = text.decode(errors="replace").strip("\0\n") or f"error {verdict.value & 0xFFFFFFFF:#x}"
             call(blob, RELEASE, ctypes.c_uint32)
         call(result, RELEASE, ctypes.c_uint32)
-        return refused
+        return errors
 
 
 def main():
     library, *folders = sys.argv[1:]
     dxc = Dxc(library)
-    # The judge is judged first.
+    # Check that the compiler accepts a valid shader and rejects invalid ones.
     good = b"RWByteAddressBuffer a; [numthreads(64, 1, 1)] void main(uint i : SV_GroupIndex) { a.Store(i * 4, i); }"
-    if refused := dxc.refusal(good):
-        sys.exit(f"DXC refuses a trivial shader: {refused}")
+    if errors := dxc.compile_errors(good):
+        sys.exit(f"DXC rejects a trivial shader: {errors}")
     for bad in (good.replace(b"i);", b"j);"), good.replace(b"a.Store(i * 4, i)", b"a.Store(i * 4, WaveMatch(i).x)")):
-        if not dxc.refusal(bad):
+        if not dxc.compile_errors(bad):
             sys.exit(f"DXC accepts {bad.decode()}")
     halves = good.replace(b"i * 4, i)", b"i * 4, uint(float16_t(i)))")
-    if (refused := dxc.refusal(halves, "6_2")) or not dxc.refusal(halves):
-        sys.exit(f"DXC takes 16-bit types where there are none, or refuses them: {refused}")
+    if (errors := dxc.compile_errors(halves, "6_2")) or not dxc.compile_errors(halves):
+        sys.exit(f"DXC accepts 16-bit types in model 6_0 or rejects them in 6_2: {errors}")
     print(f"DXC: {os.path.basename(library)}")
     passed = failed = 0
     for model, folder in (argument.split("=", 1) for argument in folders):
         for name in sorted(os.listdir(folder)):
             if name.endswith(".hlsl"):
                 with open(os.path.join(folder, name), "rb") as file:
-                    refused = dxc.refusal(file.read(), model, (passed + failed) % 8 == 0)
-                if refused:
+                    errors = dxc.compile_errors(file.read(), model, (passed + failed) % 8 == 0)
+                if errors:
                     failed += 1
-                    print(f"FAILED {name}: {refused}", file=sys.stderr)
+                    print(f"FAILED {name}: {errors}", file=sys.stderr)
                 else:
                     passed += 1
     print(f"{passed} passed, {failed} failed")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the conformance suite on one of the drivers that compute in software: `native.sh lavapipe|mesa|swiftshader|gl SUITE`,
-# SUITE being examples/suite. Only that driver can be seen by the process, and the suite checks that it got it.
+# Runs the conformance suite on a software driver: `native.sh lavapipe|mesa|swiftshader|gl SUITE`, where SUITE is the
+# binary of examples/suite. The process sees only that driver, and the suite checks that it got it.
 set -eu
 
 driver_file() {
@@ -10,13 +10,13 @@ driver_file() {
             return
         fi
     done
-    printf 'none of these is there: %s\n' "$*" >&2
+    printf 'none of these files exists: %s\n' "$*" >&2
     exit 1
 }
 
 unset DISPLAY WAYLAND_DISPLAY
 export LIBGL_ALWAYS_SOFTWARE=1
-# Mesa's layers look for a settings folder and complain where there is none.
+# Mesa's layers warn if there is no settings folder.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 case $1 in
     lavapipe | mesa)

@@ -1,19 +1,19 @@
 #!/bin/bash
-# Judges the kernels on every stack that software alone can offer: `run.sh [STAGE...]`, all stages by default, as many at a time
-# as there are processors. What a stage printed, what it ran and its totals, is shown when it ends; after one that fails no
-# more are begun, and a table of all stages is the end of it. A stack that cannot be had is a failure, never a skip.
+# Tests the kernels on every stack that runs without a GPU: `run.sh [STAGE...]`, by default all stages. Runs as many
+# stages in parallel as there are processors. Prints the output of a stage when it ends. After a failure no further
+# stage starts. Prints a table of all stages at the end. A stack that cannot be set up is a failure, not a skip.
 #
-# Sets itself up on Debian: packages through apt, an npm and a PyPI package into the target folder.
+# Installs what it needs on Debian: apt packages, and an npm and a PyPI package in the target folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
-# Long ones first, so that none is left alone at the end.
+# Longest first, for short wall time.
 STAGES=(dxc lavapipe mesa swiftshader browser translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
-# Newer ones are fine too, if their verdicts on the known bad shaders are right.
+# Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
 here=tools/stacks
@@ -23,7 +23,7 @@ fail() {
     exit 1
 }
 
-# alone <command>...: runs it while no other stage runs anything so.
+# alone <command>...: runs a command under a lock shared by all stages.
 alone() {
     (
         flock 9
@@ -31,7 +31,7 @@ alone() {
     ) 9>"$WORK/lock"
 }
 
-# apt <package>...: installs those that are missing.
+# apt <package>...: installs missing packages.
 apt() {
     alone install_missing "$@"
 }
@@ -42,7 +42,7 @@ install_missing() {
         dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || fail "please install what Debian calls ${missing[*]}"
+    command -v apt-get >/dev/null || fail "please install these Debian packages or their equivalents: ${missing[*]}"
     [ "$(id -u)" = 0 ] || sudo=(sudo)
     local get=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
     printf 'installing %s\n' "${missing[*]}"
@@ -51,13 +51,13 @@ install_missing() {
         fail "could not install ${missing[*]}"
 }
 
-# want <command> <package>...: installs packages if there is no such command.
+# want <command> <package>...: installs packages if a command is missing.
 want() {
     command -v "$1" >/dev/null || apt "${@:2}"
 }
 
-# prepare <stage>...: makes what several stages use: the suite, and every variant's shader, portable ones, those that need
-# subgroups, those that need f16 or matrices.
+# prepare <stage>...: builds what several stages use: the suite and every variant's shader, in the folders of
+# dump_shaders.
 prepare() {
     [[ " $* " =~ \ (lavapipe|mesa|swiftshader|gl|translations|tint|dxc)\  ]] || return 0
     "$CARGO" build --examples
@@ -70,10 +70,10 @@ lavapipe() {
     $here/native.sh lavapipe "$TARGET/debug/examples/suite"
 }
 
-# In a folder of its own, whose root it becomes: the newest Mesa needs the newest of much else.
+# Runs in a chroot, since the newest Mesa needs newer versions of many packages.
 mesa() {
     local root=$WORK/sid
-    [ "$(id -u)" = 0 ] || fail 'mesa needs root, to change the root folder'
+    [ "$(id -u)" = 0 ] || fail 'mesa needs root for chroot'
     want debootstrap debootstrap
     if [ ! -f "$root/complete" ]; then
         rm -rf "$root"
@@ -118,7 +118,7 @@ dxc() {
     local libraries=("$WORK"/dxc/*/compushady/backends/libdxcompiler_"$(uname -m)".so.*)
     if [ ! -f "${libraries[0]}" ]; then
         rm -rf "$WORK/dxc"
-        # Its source archive carries the compiler's library; nothing of it is installed.
+        # The source archive contains the compiler's library. Nothing else of it is used.
         python3 -m pip download -q --no-deps --no-binary :all: -d "$WORK/dxc" "$COMPUSHADY"
         tar -xzf "$WORK"/dxc/*.tar.gz -C "$WORK/dxc"
         rm "$WORK"/dxc/*.tar.gz
@@ -150,23 +150,24 @@ if [ $# -eq 0 ]; then
     set -- "${STAGES[@]}"
 fi
 for stage; do
-    [[ " ${STAGES[*]} " == *" $stage "* ]] || fail "no stage $stage, but ${STAGES[*]}"
+    [[ " ${STAGES[*]} " == *" $stage "* ]] || fail "unknown stage $stage (stages: ${STAGES[*]})"
 done
 summary=
 failed=
 declare -A stage_of=() begun_at=()
 
-# summarise <stage> <verdict> <seconds>: a line about what a stage has printed, with the adapter or compiler that it named
-# and its last line, the counts.
+# summarise <stage> <verdict> <seconds>: adds a line to the summary: the adapter or compiler that the stage printed, and
+# its last line, the counts.
 summarise() {
     local by log=$WORK/$1.log
     by=$(grep -m1 -oE '^(vulkan|gl): .*\)|^(Chrome/|Dawn|DXC|SPIRV-Tools|rustc).*' "$log" || true)
     summary+=$(printf '%-13s %6s %5s s  %-34s %s' "$1" "$2" "$3" "$(tail -n 1 "$log")" "$by")$'\n'
 }
 
-# begin <stage>: in a process of its own, so that set -e holds inside, which it does not where a function's success is asked for.
+# begin <stage>: runs a stage in a subshell, so that `set -e` applies inside. It does not in a function whose status is
+# tested.
 begin() {
-    printf '== %s begins\n' "$1"
+    printf '== %s started\n' "$1"
     (
         set -e
         "$1"
@@ -175,7 +176,7 @@ begin() {
     begun_at[$1]=$SECONDS
 }
 
-# Waits for any of the stages that run, and shows what it printed.
+# Waits for any running stage to end, and prints its output.
 end() {
     local pid stage status=0 verdict=passed
     wait -n -p pid || status=$?

@@ -1,6 +1,7 @@
-//! Writes the JavaScript that a browser's page needs beside a WebAssembly module: `bindgen-wasm MODULE FOLDER`.
+//! Writes the JavaScript glue of a WebAssembly module: `bindgen-wasm MODULE FOLDER`.
 //!
-//! What wasm-bindgen's command line does, whose version has to be exactly the library's: so it comes from Cargo.lock.
+//! A replacement for wasm-bindgen's command line, whose version must equal the library's: here both come from
+//! Cargo.lock.
 
 use std::error::Error;
 

@@ -1,7 +1,7 @@
-//! An engine on a browser's event loop: several sequences at once, compared with the same on the kernels' CPU kernels.
+//! An engine on a browser's event loop: several concurrent sequences, compared with the same on CPU kernels.
 
 #[path = "../../../../tests/it/common/tiny_model.rs"]
-#[allow(dead_code, reason = "it serves tests too")]
+#[allow(dead_code, reason = "shared with tests")]
 mod tiny_model;
 
 use ferrum_wgpu::{
@@ -16,12 +16,12 @@ use ferrum_wgpu::{
 use futures_util::future::try_join3;
 use tiny_model::TinyModel;
 
-/// Tokens that each sequence has room for, and makes.
+/// The context and the reply length of each sequence, in tokens.
 const CONTEXT: u32 = 96;
 const REPLY: u32 = 24;
 const BLOCK: u32 = 8;
 
-/// What sequences on the browser's adapter say, and whether it is what they say on the CPU kernels.
+/// Generates on the browser's adapter and on CPU kernels. Returns a summary, and whether the tokens agree.
 pub async fn generation() -> Result<(String, bool), Error> {
     let gguf = Gguf::from_bytes(TinyModel::default().to_bytes()?)?;
     let device = Device::new(&Adapter::find(None).await?).await?;
@@ -29,7 +29,7 @@ pub async fn generation() -> Result<(String, bool), Error> {
     let (found, cached) = replies(&device, &gguf, &prompts).await?;
     let (expected, _) = replies(&Device::cpu(), &gguf, &prompts).await?;
     let first = prompts[0].len() as u32;
-    // Whole blocks, never the prompt's last token.
+    // Whole blocks, without the prompt's last token.
     let passed = found == expected && cached == (first - 1) / BLOCK * BLOCK;
     let mut text = format!("generation: {} replies of {REPLY} tokens, {cached} of {first} tokens cached", found.len());
     if found != expected {
@@ -38,7 +38,7 @@ pub async fn generation() -> Result<(String, bool), Error> {
     Ok((text, passed))
 }
 
-/// A message as the file's template has it, and what is no text.
+/// Returns a message rendered by the file's template, and two prompts of arbitrary tokens.
 fn prompts(gguf: &Gguf) -> Result<[Vec<u32>; 3], Error> {
     let template = ChatTemplate::from_metadata(gguf.metadata())?;
     let rendered = template.render(&[Message::user("What about a page?")], &RenderOptions::default())?;
@@ -47,8 +47,8 @@ fn prompts(gguf: &Gguf) -> Result<[Vec<u32>; 3], Error> {
     Ok([message, numbers(2, 21), numbers(3, 5)])
 }
 
-/// The tokens of three sequences at once and of a fourth with the prompt of the first, and how many tokens of that were
-/// found in the cache.
+/// Returns the replies of three concurrent sequences and of a fourth with the first's prompt, and the number of cached
+/// tokens that the fourth reused.
 async fn replies(device: &Device, gguf: &Gguf, prompts: &[Vec<u32>; 3]) -> Result<(Vec<Vec<u32>>, u32), Error> {
     let model = Model::load(device, gguf, |_, _| ()).await?;
     let engine_options = EngineOptions {

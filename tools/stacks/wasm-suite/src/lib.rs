@@ -1,4 +1,4 @@
-//! The conformance suite for a browser's page, the same cases as natively, as the same table; and an engine there.
+//! The conformance suite and a generation test for a browser page. Cases and table are those of native runs.
 
 mod generation;
 #[path = "../../../../examples/suite/table.rs"]
@@ -16,15 +16,16 @@ extern "C" {
     fn error(text: &str);
 }
 
-/// Runs the cases of the kernels whose names contain `pattern` on the browser's adapter: the table, thrown where a case
-/// failed or none ran.
+/// Runs the cases of the kernels whose names contain `pattern` on the browser's adapter. Returns the table, or throws
+/// it if a case failed or none ran.
 #[wasm_bindgen]
 pub async fn suite(pattern: String) -> Result<String, String> {
     std::panic::set_hook(Box::new(|info| error(&info.to_string())));
     verdict(run(&pattern).await)
 }
 
-/// Has a small model generate on the browser's adapter: what came of it, thrown where it is not what the CPU kernels say.
+/// Generates text with a small model on the browser's adapter. Returns a summary, or throws it if the CPU kernels
+/// generate other tokens.
 #[wasm_bindgen]
 pub async fn generation() -> Result<String, String> {
     verdict(generation::generation().await.map_err(|error| error.to_string()))
