@@ -1,28 +1,28 @@
-//! Which adapters there are, in the order in which we would take them.
+//! Adapters and their capabilities.
 
 use std::fmt;
 
-use super::{Caps, GpuError, Matrices, driver::shares_memory};
+use super::{Caps, GpuError, Matrices, adapter_memory};
 
-/// An adapter of this machine and what it says of itself.
+/// An adapter of this machine.
 #[derive(Clone, Debug)]
 pub struct Adapter {
-    pub(crate) wgpu: wgpu::Adapter,
+    pub(super) wgpu: wgpu::Adapter,
     info: wgpu::AdapterInfo,
 }
 
-/// The kinds of adapters, best first.
+/// A kind of adapter. The best kind comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AdapterKind {
     /// A GPU with memory of its own.
     Discrete,
     /// A GPU that shares the processor's memory.
     Integrated,
-    /// A GPU lent by a host to a virtual machine.
+    /// A GPU of a virtual machine.
     Virtual,
-    /// A kind the driver does not name.
+    /// A kind that the driver does not name.
     Other,
-    /// A driver that computes on the CPU.
+    /// A driver that computes on the processor.
     Software,
 }
 
@@ -39,15 +39,17 @@ impl fmt::Display for AdapterKind {
 }
 
 impl Adapter {
-    /// All adapters, best first: discrete, integrated, virtual, other, software; within a kind in the system's order.
+    /// Returns all adapters, best first: discrete, integrated, virtual, other, software; within a kind in the system's order.
     ///
-    /// GL is asked for only where no other backend has an adapter. Indirect dispatches are not validated by wgpu on
-    /// these adapters' devices: their arguments are written by our kernels, within bounds that the kernels keep.
+    /// GL adapters are listed only if no other backend has one. wgpu does not validate indirect dispatches on devices of
+    /// these adapters: this library's kernels write their arguments and keep within bounds.
     pub async fn enumerate() -> Vec<Self> {
         Self::all(false).await
     }
 
-    /// For tests: as [`Adapter::enumerate`], but the adapters' devices validate indirect dispatches, as browsers do.
+    /// Returns the same as [`Adapter::enumerate`], but devices of these adapters validate indirect dispatches, as browsers
+    /// do.
+    #[cfg(feature = "test-util")]
     pub async fn enumerate_validating() -> Vec<Self> {
         Self::all(true).await
     }
@@ -67,11 +69,11 @@ impl Adapter {
         Vec::new()
     }
 
-    /// The adapter that `wanted` means: an index into [`Adapter::enumerate`]'s order, or a part of a name, whatever its
-    /// case. `None` means the first.
+    /// Finds an adapter by `wanted`: an index into [`Adapter::enumerate`], or a part of a name in any case. `None` means the
+    /// first.
     ///
     /// # Errors
-    /// [`GpuError::NoAdapter`] when there is none at all, [`GpuError::NoSuchDevice`] when none matches.
+    /// [`GpuError::NoAdapter`] when the machine has none, [`GpuError::NoSuchDevice`] when none matches.
     pub async fn find(wanted: Option<&str>) -> Result<Self, GpuError> {
         let adapters = Self::enumerate().await;
         if adapters.is_empty() {
@@ -92,33 +94,33 @@ impl Adapter {
             .ok_or_else(|| GpuError::NoSuchDevice { wanted: wanted.to_owned(), available })
     }
 
-    /// An adapter that an application found by itself.
+    /// Wraps an adapter that the application has found.
     pub fn from_wgpu(adapter: &wgpu::Adapter) -> Self {
         Self { info: adapter.get_info(), wgpu: adapter.clone() }
     }
 
     fn computes(&self) -> bool {
-        // Indirect dispatches are missing only where much else is: any buffer may hold a grid.
+        // Any buffer may hold the grid of an indirect dispatch.
         let needed = wgpu::DownlevelFlags::COMPUTE_SHADERS | wgpu::DownlevelFlags::INDIRECT_EXECUTION;
         self.wgpu.get_downlevel_capabilities().flags.contains(needed)
     }
 
-    /// The device's name.
+    /// Returns the adapter's name.
     pub fn name(&self) -> &str {
         &self.info.name
     }
 
-    /// The graphics API it is reached through: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    /// Returns the graphics API: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
     pub fn backend(&self) -> String {
         self.info.backend.to_string()
     }
 
-    /// The driver's name and version.
+    /// Returns the driver's name and version.
     pub fn driver(&self) -> String {
         format!("{} {}", self.info.driver, self.info.driver_info).trim().to_owned()
     }
 
-    /// What kind of device it is.
+    /// Returns its kind.
     pub fn kind(&self) -> AdapterKind {
         match self.info.device_type {
             wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
@@ -129,23 +131,24 @@ impl Adapter {
         }
     }
 
-    /// What a device made from it can do.
+    /// Returns the capabilities of a device of it.
     pub fn caps(&self) -> Caps {
         caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
     }
 
-    /// Bytes of memory that the device has: of Vulkan's heaps the largest of its own (`VkMemoryHeap::size`), Metal's
-    /// `recommendedMaxWorkingSetSize`, DXGI's `Budget` of this process. `None` of OpenGL and in browsers, which do not tell.
+    /// Returns the bytes of device memory: the largest device-local heap of Vulkan (`VkMemoryHeap::size`), Metal's
+    /// `recommendedMaxWorkingSetSize`, or DXGI's `Budget` for this process. `None` for OpenGL and in browsers, which do not
+    /// report it.
     pub fn memory_bytes(&self) -> Option<u64> {
-        super::heaps::told(&self.wgpu)
+        adapter_memory::memory_bytes(&self.wgpu)
     }
 
-    /// What to ask for when a device is made of it that can do `caps`, as far as it can itself.
+    /// Returns what a device of it needs for `caps`, as far as the adapter has them.
     pub fn requirements(&self, caps: &Caps) -> Requirements {
         Requirements::with(&self.caps().and(caps), &self.wgpu)
     }
 
-    /// The features that matter to kernels, by name.
+    /// Returns the names of the features that kernels use.
     pub fn features(&self) -> Vec<&'static str> {
         let has = self.wgpu.features();
         let flags = self.wgpu.get_downlevel_capabilities().flags;
@@ -162,30 +165,37 @@ impl Adapter {
         .collect()
     }
 
-    /// Smallest and largest subgroup the adapter reports, in invocations.
+    /// Returns the smallest and largest subgroup size that the adapter reports, in invocations.
     pub fn subgroup_sizes(&self) -> (u32, u32) {
         (self.info.subgroup_min_size, self.info.subgroup_max_size)
     }
 }
 
-/// What a device of `adapter` with these features and limits can do.
-pub(crate) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+/// Returns whether a device shares the processor's memory, so that mapped buffers cost kernels nothing. D3D12 keeps mapped
+/// buffers in a heap that kernels cannot write.
+pub(super) fn shares_memory(info: &wgpu::AdapterInfo) -> bool {
+    matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu)
+        && matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Metal)
+}
+
+/// Returns the capabilities of a device of `adapter` with these features and limits.
+pub(super) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
     let flags = adapter.get_downlevel_capabilities().flags;
-    let halves = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
+    let pack_f16 = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
     let f16 = features.contains(wgpu::Features::SHADER_F16);
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
     let info = adapter.get_info();
-    // Metal does not tell: Apple's have 32.
-    let shuffles = subgroups && (info.subgroup_min_size >= 8 || info.backend == wgpu::Backend::Metal);
+    // Metal does not report subgroup sizes: Apple's GPUs have 32.
+    let min_subgroup_8 = subgroups && (info.subgroup_min_size >= 8 || info.backend == wgpu::Backend::Metal);
     let small = info.subgroup_max_size <= 32 || info.backend == wgpu::Backend::Metal;
     let lists_matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
     let matrices = if lists_matrices && subgroups && small { Matrices::of(adapter) } else { Matrices::default() };
-    Caps { f16, shuffles, matrices, timestamps, ..Caps::from_limits(limits, halves, subgroups) }
+    Caps { f16, min_subgroup_8, matrices, timestamps, ..Caps::from_limits(limits, pack_f16, subgroups) }
 }
 
-/// Refuses a device that is poorer than WebGPU's defaults, and poorer than its adapter, in what kernels cannot do without.
-pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(), GpuError> {
+/// Checks that a device has the limits that every kernel needs: WebGPU's defaults, as far as its adapter has them.
+pub(super) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(), GpuError> {
     let best = caps_of(adapter, adapter.features(), &adapter.limits()).and(&Caps::portable());
     let counts = |caps: &Caps| {
         [
@@ -203,27 +213,26 @@ pub(crate) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(),
     Ok(())
 }
 
-/// What an application asks for when it makes a device that is to be ours too ([`Device::from_wgpu`](super::Device)).
+/// The features and limits that an application should create a shared device with ([`Device::from_wgpu`](super::Device)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requirements {
-    /// The features that kernels make use of, that by which compiled pipelines can be kept, and where memory is the
-    /// processor's too that by which weights are written straight to it. None of them is indispensable.
-    /// `EXPERIMENTAL_COOPERATIVE_MATRIX` is not among them, since wgpu wants an application's own word for experiments; a device
-    /// that is made with it multiplies by cooperative matrices.
+    /// The features that kernels use, `PIPELINE_CACHE`, and `MAPPABLE_PRIMARY_BUFFERS` on devices that share the
+    /// processor's memory. All are optional. `EXPERIMENTAL_COOPERATIVE_MATRIX` is not included, since wgpu requires the
+    /// application to opt in to experiments; kernels use it on devices that have it.
     pub features: wgpu::Features,
-    /// The limits that kernels make use of, as high as the adapter has them; WebGPU's defaults where they are no matter. The
-    /// application may raise any of them.
+    /// The limits that kernels use, as high as the adapter's, and WebGPU's defaults for the others. The application may raise
+    /// any of them.
     pub limits: wgpu::Limits,
 }
 
 impl Requirements {
-    /// All that kernels can use of `adapter`, whatever the model; an engine's `requirements` are those of one.
+    /// Returns all features and limits of `adapter` that kernels can use. An engine's `requirements` are those of one model.
     pub fn of(adapter: &wgpu::Adapter) -> Self {
         Self::with(&caps_of(adapter, adapter.features(), &adapter.limits()), adapter)
     }
 
-    /// What a device of `adapter` needs to have for `caps`.
-    pub(crate) fn with(caps: &Caps, adapter: &wgpu::Adapter) -> Self {
+    /// Returns what a device of `adapter` needs for `caps`.
+    pub(super) fn with(caps: &Caps, adapter: &wgpu::Adapter) -> Self {
         let mut wanted = wgpu::Features::PIPELINE_CACHE;
         wanted.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shares_memory(&adapter.get_info()));
         let features = caps.features() | adapter.features() & wanted;

@@ -1,14 +1,14 @@
-//! Steps run by their CPU kernels on host memory.
+//! Execution of steps by their CPU kernels.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Access, GpuError, HostSlot, RawBuffer, Step, buffer::Storage};
 
-/// Runs a step on the buffers of [`Device::cpu`](super::Device::cpu).
+/// Runs a step on buffers of [`Device::cpu`](super::Device::cpu).
 pub(super) fn run(step: &Step) -> Result<(), GpuError> {
     run_on(step, |buffer| match &buffer.storage {
         Storage::Host(memory) => Some(memory),
-        Storage::Gpu(_) | Storage::Outline => None,
+        Storage::Gpu(_) | Storage::DryRun => None,
     })
 }
 
@@ -18,8 +18,8 @@ enum Guard<'a> {
     Write(RwLockWriteGuard<'a, Vec<u32>>),
 }
 
-/// Runs a step on the words that `memory` has of its buffers. The recorder has seen to it that no buffer is written and
-/// bound twice. An indirect dispatch runs its kernel's own grid: what that has more, the kernel leaves empty.
+/// Runs a step on the words that `memory` returns for its buffers. The recorder has checked that no written buffer is bound
+/// twice. An indirect dispatch runs the kernel's own grid, which contains the indirect one.
 pub(super) fn run_on<'a>(
     step: &'a Step,
     memory: impl Fn(&'a RawBuffer) -> Option<&'a RwLock<Vec<u32>>>,

@@ -1,80 +1,96 @@
-//! Where plans run: a GPU through wgpu, or the CPU by the kernels' CPU kernels.
+//! The device that holds buffers and runs plans: a GPU through wgpu, or the CPU kernels.
 
 use std::{
     future::poll_fn,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
 };
 
+#[cfg(feature = "test-util")]
+use super::counters::Created;
 use super::{
     Adapter, Buffer, Caps, Element, GpuError, Matrices, RawBuffer, Requirements,
-    adapter::{caps_of, kernels_need},
+    adapter::{caps_of, kernels_need, shares_memory},
+    backend::Gpu,
     buffer::{Identity, Storage},
-    driver::{Allowance, ENGINE, Gpu},
-    pipeline::Edit,
+    context::Context,
+    hooks::Hooks,
+    pipeline::Pipelines,
 };
 
-/// Bytes that [`Device::write`] gives to the driver at a time.
-const WRITE_SLICE: usize = 16 << 20;
+/// The bytes that [`Device::write`] passes to the driver at a time.
+const WRITE_CHUNK: usize = 16 << 20;
 
-/// The number of an outline's first buffer.
-const OUTLINED: u64 = 1 << 63;
+/// The id of the first buffer of a dry-run device. A plan may have buffers of a device and of its dry run.
+const FIRST_DRY_RUN_BUFFER: u64 = 1 << 63;
 
-/// A place to hold buffers and run plans. Clones share it.
+/// This library and its version.
+const LIBRARY: &str = concat!("ferrum-wgpu ", env!("CARGO_PKG_VERSION"));
+
+/// A device that holds buffers and runs plans. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
 }
 
-/// What has been created on a device since it was made, whether it still is: what tests and benches read to see that running
-/// creates nothing. The CPU kernels create nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Created {
-    /// Buffers.
-    pub buffers: u64,
-    /// Bind groups.
-    pub bind_groups: u64,
-    /// Compiled pipelines.
-    pub pipelines: u64,
-}
-
 #[derive(Debug)]
 struct Inner {
-    kind: Kind,
+    backend: Backend,
+    about: About,
     caps: Caps,
     identity: Identity,
     next_buffer: AtomicU64,
-    /// See [`Device::pend`].
-    pending: AtomicU32,
-    /// Those of `caps.matrices` that have been found to compute right.
-    trusted: OnceLock<Matrices>,
+    /// The cooperative matrices that passed the self-test. A dry run shares them with its device.
+    trusted_matrices: Arc<OnceLock<Matrices>>,
+    hooks: Arc<Hooks>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Backend {
     Gpu(Box<Gpu>),
-    Cpu(Allowance),
-    /// See [`Device::outline`].
-    Outline(Device),
+    /// The CPU kernels.
+    Cpu,
+    /// No memory: see [`Device::dry_run`].
+    DryRun,
+}
+
+/// The properties of a device that a dry run has too.
+#[derive(Clone, Debug)]
+struct About {
+    name: String,
+    fingerprint: String,
+    software: bool,
+}
+
+impl About {
+    fn of_adapter(info: &wgpu::AdapterInfo) -> Self {
+        let wgpu::AdapterInfo { backend, name, driver, driver_info, .. } = info;
+        Self {
+            name: name.clone(),
+            fingerprint: format!("{LIBRARY}; {backend}; {name}; {driver} {driver_info}"),
+            software: info.device_type == wgpu::DeviceType::Cpu,
+        }
+    }
 }
 
 impl Device {
-    /// The CPU kernels on the CPU: no driver is touched.
+    /// Creates a device that runs the CPU kernels, without a driver.
     pub fn cpu() -> Self {
         let mut caps = Caps::portable();
-        // CPU kernels of f16 shaders compute in f64, as all do.
+        // The CPU kernel of an f16 shader computes in f64, as all do.
         caps.f16 = true;
-        // Host memory has no binding limit; the CPU kernels read any number of slices.
+        // Host memory has no binding limits.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
-        Self::from_kind(Kind::Cpu(Allowance::new()), caps)
+        let about = About { name: "cpu".to_owned(), fingerprint: format!("{LIBRARY}; cpu"), software: true };
+        Self::from_backend(Backend::Cpu, about, caps, Arc::default())
     }
 
-    /// A device of `adapter`, with all that kernels can use of it.
+    /// Creates a device of `adapter` with all features and limits that kernels can use.
     ///
     /// # Errors
     /// [`GpuError::RequestDevice`] when the driver refuses.
@@ -82,7 +98,7 @@ impl Device {
         Self::masked(adapter, &adapter.caps()).await
     }
 
-    /// A device of `adapter` that has no more than `mask`: wgpu itself then refuses what goes beyond.
+    /// Creates a device of `adapter` with no more than `mask`. wgpu rejects what exceeds it.
     ///
     /// # Errors
     /// [`GpuError::RequestDevice`] when the driver refuses.
@@ -92,8 +108,8 @@ impl Device {
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if caps.matrices.any() {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: asks not to rely on experiments. Nothing does before `conformance::check_matrices`, and matrices are only
-            // loaded from and stored to where shaders have clamped their places.
+            // SAFETY: the caller must be aware that the feature may be faulty. Only matrices that pass
+            // `kernels::check_matrices` are used, and shaders clamp the places that they load from and store to.
             #[allow(unsafe_code)]
             unsafe {
                 experimental_features = wgpu::ExperimentalFeatures::enabled();
@@ -111,185 +127,126 @@ impl Device {
             })
             .await
             .map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
-        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::ours(&adapter.wgpu.get_info(), device, queue))), caps))
+        let (info, hooks) = (adapter.wgpu.get_info(), Arc::<Hooks>::default());
+        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let context = Context::own(device, queue, software, Arc::clone(&hooks));
+        Ok(Self::from_context(context, &info, caps, hooks))
     }
 
-    /// A device that the application has made of `adapter` and goes on using, with all that kernels can use of it:
-    /// [`Requirements`] says what to ask for when it is made.
+    /// Takes a device that the application has created of `adapter` and still uses. [`Requirements`] has the features and
+    /// limits to create it with.
     ///
-    /// The application's handlers of errors and of the device's loss stay as they are, and our errors do not reach them.
-    /// Nothing here blocks: what has to wait polls the device and wakes itself, so that it goes on whether the application
-    /// polls or not. The loss of the device is [`GpuError::Lost`] from the next call on.
+    /// The application's handlers for errors and for the loss of the device stay installed, and get none of this library's
+    /// errors. No call blocks: a future that waits polls the device and wakes itself, so that it completes even if the
+    /// application never polls. After the loss of the device every call returns [`GpuError::Lost`].
     ///
     /// # Errors
-    /// [`GpuError::Unsuited`] when the device was made with less than kernels need and its adapter has; errors of the
-    /// device.
+    /// [`GpuError::Unsuited`] when the device has less than kernels need and its adapter offers; errors of the device.
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self, GpuError> {
         let caps = caps_of(adapter, device.features(), &device.limits());
         kernels_need(adapter, &caps)?;
-        Ok(Self::from_kind(Kind::Gpu(Box::new(Gpu::of_application(&adapter.get_info(), device, queue)?)), caps))
+        let (info, hooks) = (adapter.get_info(), Arc::<Hooks>::default());
+        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let context = Context::of_application(device, queue, software, Arc::clone(&hooks))?;
+        Ok(Self::from_context(context, &info, caps, hooks))
     }
 
-    /// A device on which buffers have sizes and no memory, and writes are forgotten: what is recorded there is what would be
-    /// on this one, so that it can be compiled before anything is allocated.
-    pub(crate) fn outline(&self) -> Self {
-        Self::from_kind(Kind::Outline(self.clone()), self.caps().clone())
+    /// Creates a device whose buffers have sizes and no memory. Plans recorded on it are those of this device, so that
+    /// pipelines can be compiled before anything is allocated.
+    pub(crate) fn dry_run(&self) -> Self {
+        let Inner { about, caps, trusted_matrices, .. } = &*self.inner;
+        Self { inner: Arc::new(Inner {
+            backend: Backend::DryRun,
+            about: about.clone(),
+            caps: caps.clone(),
+            identity: Identity::default(),
+            next_buffer: AtomicU64::new(FIRST_DRY_RUN_BUFFER),
+            trusted_matrices: Arc::clone(trusted_matrices),
+            hooks: Arc::default(),
+        }) }
     }
 
-    /// Whether it is an [`outline`](Device::outline).
-    pub(crate) fn is_outline(&self) -> bool {
-        matches!(self.inner.kind, Kind::Outline(_))
+    /// Returns whether it is a [dry run](Device::dry_run).
+    pub(crate) fn is_dry_run(&self) -> bool {
+        matches!(self.inner.backend, Backend::DryRun)
     }
 
-    fn from_kind(kind: Kind, caps: Caps) -> Self {
-        // Plans may have buffers of an outline beside those of its device.
-        let first = if matches!(kind, Kind::Outline(_)) { OUTLINED } else { 0 };
-        let (identity, next_buffer, pending) = (Identity::default(), AtomicU64::new(first), AtomicU32::new(0));
-        Self { inner: Arc::new(Inner { kind, caps, identity, next_buffer, pending, trusted: OnceLock::new() }) }
+    fn from_backend(backend: Backend, about: About, caps: Caps, hooks: Arc<Hooks>) -> Self {
+        let (identity, next_buffer) = (Identity::default(), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { backend, about, caps, identity, next_buffer, trusted_matrices: Arc::default(), hooks }) }
     }
 
-    /// What it can do.
+    fn from_context(context: Context, info: &wgpu::AdapterInfo, caps: Caps, hooks: Arc<Hooks>) -> Self {
+        let can_map = context.device.features().contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
+        let gpu = Gpu { context, pipelines: Pipelines::default(), maps_buffers: can_map && shares_memory(info) };
+        Self::from_backend(Backend::Gpu(Box::new(gpu)), About::of_adapter(info), caps, hooks)
+    }
+
+    /// Returns its capabilities and limits.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
     }
 
-    /// The cooperative matrices that have been found to compute right on it; none before anybody has looked.
+    /// Returns the cooperative matrices that passed the self-test on this device: none before
+    /// [`check_matrices`](crate::kernels::check_matrices) has run.
     pub fn trusted_matrices(&self) -> Matrices {
-        self.trusted().get().copied().unwrap_or_default()
+        self.matrices_cell().get().copied().unwrap_or_default()
     }
 
-    pub(crate) fn trusted(&self) -> &OnceLock<Matrices> {
-        match &self.inner.kind {
-            Kind::Gpu(_) | Kind::Cpu(_) => &self.inner.trusted,
-            Kind::Outline(of) => of.trusted(),
-        }
+    /// Returns where the result of the self-test is stored.
+    pub(crate) fn matrices_cell(&self) -> &OnceLock<Matrices> {
+        &self.inner.trusted_matrices
     }
 
-    /// The device's name; `cpu` for the CPU kernels.
+    /// Returns the device's name; `cpu` for the CPU kernels.
     pub fn name(&self) -> &str {
-        match &self.inner.kind {
-            Kind::Gpu(gpu) => &gpu.name,
-            Kind::Cpu(_) => "cpu",
-            Kind::Outline(of) => of.name(),
-        }
+        &self.inner.about.name
     }
 
-    /// What identifies the adapter, its driver and this engine's version: what was measured or compiled where it is another
-    /// is of no use here.
+    /// Returns an identifier of the adapter, its driver and this library's version. Measurements and compiled pipelines are
+    /// valid for one fingerprint.
     pub fn fingerprint(&self) -> String {
-        match &self.inner.kind {
-            Kind::Gpu(gpu) => gpu.fingerprint.clone(),
-            Kind::Cpu(_) => format!("{ENGINE}; cpu"),
-            Kind::Outline(of) => of.fingerprint(),
-        }
+        self.inner.about.fingerprint.clone()
     }
 
-    /// True when the processor computes: by a software driver, or by the CPU kernels.
+    /// Returns whether the processor computes: a software driver or the CPU kernels.
     pub fn is_software(&self) -> bool {
-        match &self.inner.kind {
-            Kind::Gpu(gpu) => gpu.software,
-            Kind::Cpu(_) => true,
-            Kind::Outline(of) => of.is_software(),
-        }
+        self.inner.about.software
     }
 
-    /// True when plans are run by the CPU kernels.
+    /// Returns whether the CPU kernels run its plans.
     pub fn is_cpu(&self) -> bool {
         self.gpu().is_none()
     }
 
-    /// How long its queue may do nothing while it is waited for, before it is taken for one that hangs
-    /// ([`GpuError::Hung`]): half a minute on GPUs and ten on software drivers, if nobody says otherwise. `None`: without
-    /// end. In a browser, where there is no clock, and for the CPU kernels, it has no effect.
+    /// Sets how long the queue may make no progress while a task waits for it; then the device counts as lost
+    /// ([`GpuError::Hung`]). `None` disables the deadline. The default is 30 seconds on GPUs and 10 minutes on software
+    /// drivers. Without effect on the CPU kernels, and in a browser, which has no clock.
     pub fn set_deadline(&self, deadline: Option<Duration>) {
-        if let Some(gpu) = self.gpu() {
-            gpu.patience.set(deadline);
+        if let Some(context) = self.context() {
+            context.watchdog.set_deadline(deadline);
         }
     }
 
-    /// What [`Device::set_deadline`] sets; none for the CPU kernels.
+    /// Returns the deadline; `None` for the CPU kernels.
     pub fn deadline(&self) -> Option<Duration> {
-        self.gpu()?.patience.deadline()
+        self.context()?.watchdog.deadline()
     }
 
-    /// Times that the host waited for the device until now; for the CPU kernels never.
-    pub fn waits(&self) -> u64 {
-        self.gpu().map_or(0, Gpu::waits)
-    }
-
-    /// The most bytes that were on their way to the device at once, until now: for the CPU kernels none.
-    pub fn most_uploading(&self) -> u64 {
-        self.gpu().map_or(0, Gpu::most_uploading)
-    }
-
-    pub(crate) fn gpu(&self) -> Option<&Gpu> {
-        match &self.inner.kind {
-            Kind::Gpu(gpu) => Some(gpu),
-            Kind::Cpu(_) | Kind::Outline(_) => None,
+    pub(super) fn gpu(&self) -> Option<&Gpu> {
+        match &self.inner.backend {
+            Backend::Gpu(gpu) => Some(gpu),
+            Backend::Cpu | Backend::DryRun => None,
         }
     }
 
-    /// What has been created on it until now.
-    pub fn created(&self) -> Created {
-        self.gpu().map(|gpu| gpu.made.all()).unwrap_or_default()
+    pub(super) fn context(&self) -> Option<&Context> {
+        self.gpu().map(|gpu| &gpu.context)
     }
 
-    /// For tests: from now on `from` is replaced by `to` in the shaders of `kernel` before they are compiled, so that it
-    /// computes something else. Those compiled already stay, and the CPU kernels have no shaders.
-    pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {
-        if let Some(gpu) = self.gpu() {
-            let [kernel, from, to] = [kernel, from, to].map(str::to_owned);
-            gpu.pipelines.edits().push(Edit { kernel, from, to });
-        }
-    }
-
-    /// Compiles kernels from now on without the checks of indices and loops that wgpu adds to shaders: for measuring what these
-    /// cost, and for showing that kernels do not need them. Kernels that are compiled already stay as they are.
-    ///
-    /// # Safety
-    /// Every kernel that is compiled later must keep within its buffers, and its loops must end, whatever its data are. Those of
-    /// this crate do as long as their parameters say how long the buffers are.
-    #[allow(unsafe_code)]
-    pub unsafe fn leave_out_shader_checks(&self) {
-        if let Some(gpu) = self.gpu() {
-            gpu.pipelines.unchecked.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// For tests: from now on this many allocations succeed, and all others fail as if memory had run out, until
-    /// `u64::MAX` is set.
-    pub fn fail_allocations_after(&self, allocations: u64) {
-        match &self.inner.kind {
-            Kind::Gpu(gpu) => gpu.allowance.set(allocations),
-            Kind::Cpu(allowance) => allowance.set(allocations),
-            Kind::Outline(_) => {}
-        }
-    }
-
-    /// For tests: the device is lost, as by a driver's reset. One of an application is only refused here from now on. The
-    /// CPU kernels have nothing to lose.
-    pub fn lose(&self) {
-        if let Some(gpu) = self.gpu() {
-            gpu.destroy();
-        }
-    }
-
-    /// For tests: from now on its queue gives no answer any more, as one that hangs. The CPU kernels have none.
-    pub fn hang(&self) {
-        if let Some(gpu) = self.gpu() {
-            gpu.patience.hang();
-        }
-    }
-
-    /// For tests: from now on what is awaited of it is pending the first so many times that it is polled, as with a driver
-    /// that takes its time. It wakes itself.
-    pub fn pend(&self, polls: u32) {
-        self.inner.pending.store(polls, Ordering::Relaxed);
-    }
-
-    /// What [`Device::pend`] asks for.
-    pub(crate) async fn pending(&self) {
-        let mut left = self.inner.pending.load(Ordering::Relaxed);
+    /// Is pending as often as tests have asked for.
+    pub(super) async fn pending(&self) {
+        let mut left = self.inner.hooks.pending_polls();
         poll_fn(|context| match left.checked_sub(1) {
             None => Poll::Ready(()),
             Some(fewer) => {
@@ -301,58 +258,56 @@ impl Device {
         .await;
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &Identity {
         &self.inner.identity
     }
 
-    /// A buffer of `len` elements, all zero.
+    /// Allocates a buffer of `len` zeros.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`] over the device's binding limit, [`GpuError::OutOfMemory`] when there is none left,
-    /// [`GpuError::Lost`].
+    /// [`GpuError::TooLarge`] over the device's binding limit, [`GpuError::OutOfMemory`], [`GpuError::Lost`].
     pub async fn alloc<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
         self.allocate(label, len, false).await
     }
 
-    /// As [`Device::alloc`], for what is written once and then only read. No plan may have it before it is
-    /// [sealed](Device::seal); until then writes go straight to its memory where that is the processor's too, every byte once
-    /// and none waited for.
+    /// Allocates a buffer that is written once and then only read. On devices that share the processor's memory it is mapped
+    /// and writes go straight to it: each byte must be written once. No plan may use it before [`Device::unmap`].
     ///
     /// # Errors
     /// Those of [`Device::alloc`].
     pub(crate) async fn alloc_mapped<T: Element>(&self, label: &str, len: u64) -> Result<Buffer<T>, GpuError> {
-        self.allocate(label, len, self.gpu().is_some_and(|gpu| gpu.shares_memory)).await
+        self.allocate(label, len, self.gpu().is_some_and(|gpu| gpu.maps_buffers)).await
     }
 
-    /// Ends what [`Device::alloc_mapped`] has begun.
-    pub(crate) fn seal<T: Element>(&self, buffer: &Buffer<T>) -> Result<(), GpuError> {
-        match (buffer.raw.mapped.swap(false, Ordering::Relaxed), self.gpu()) {
-            (true, Some(gpu)) => {
+    /// Unmaps a buffer of [`Device::alloc_mapped`].
+    pub(crate) fn unmap<T: Element>(&self, buffer: &Buffer<T>) -> Result<(), GpuError> {
+        match (buffer.raw.mapped.swap(false, Ordering::Relaxed), self.context()) {
+            (true, Some(context)) => {
                 let target = buffer.raw.on_gpu()?;
-                gpu.now(&buffer.raw.label, || target.unmap())
+                context.call(&buffer.raw.label, || target.unmap())
             }
             _ => Ok(()),
         }
     }
 
     async fn allocate<T: Element>(&self, label: &str, len: u64, mapped: bool) -> Result<Buffer<T>, GpuError> {
-        // A binding may not be empty, so that a buffer has one element at least.
+        // A binding may not be empty.
         let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
         self.pending().await;
         let limit = self.caps().buffer_limit();
         if bytes > limit {
             return Err(GpuError::TooLarge { label: label.to_owned(), bytes, limit });
         }
-        let storage = match &self.inner.kind {
-            Kind::Gpu(gpu) => {
+        let storage = match &self.inner.backend {
+            Backend::Gpu(gpu) => {
                 use wgpu::BufferUsages as Usage;
                 let mut usage = Usage::STORAGE | Usage::INDIRECT | Usage::COPY_SRC | Usage::COPY_DST;
                 usage.set(Usage::MAP_WRITE, mapped);
-                Storage::Gpu(gpu.buffer(label, bytes, usage).await?)
+                Storage::Gpu(gpu.context.buffer(label, bytes, usage).await?)
             }
-            Kind::Cpu(allowance) => {
+            Backend::Cpu => {
                 let out_of_memory = || GpuError::OutOfMemory { label: label.to_owned(), bytes };
-                if !allowance.take() {
+                if !self.inner.hooks.takes_allocation() {
                     return Err(out_of_memory());
                 }
                 let words = usize::try_from(bytes / 4).map_err(|_| out_of_memory())?;
@@ -361,50 +316,61 @@ impl Device {
                 memory.resize(words, 0);
                 Storage::Host(RwLock::new(memory))
             }
-            Kind::Outline(_) => Storage::Outline,
+            Backend::DryRun => Storage::DryRun,
         };
         let id = self.inner.next_buffer.fetch_add(1, Ordering::Relaxed);
-        Ok(Buffer::new(RawBuffer {
-            id,
-            identity: self.inner.identity.clone(),
-            label: label.to_owned(),
-            bytes,
-            storage,
-            mapped: AtomicBool::new(mapped),
-        }))
+        Ok(self.buffer(id, label, bytes, storage, mapped))
     }
 
-    /// A buffer that holds `data`.
+    /// Allocates a buffer that no dispatch binds, so that binding limits do not apply.
+    pub(super) async fn alloc_unbound<T: Element>(
+        &self,
+        context: &Context,
+        label: &str,
+        len: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Buffer<T>, GpuError> {
+        let bytes = len.max(1).saturating_mul(size_of::<T>() as u64);
+        let storage = Storage::Gpu(context.buffer(label, bytes, usage).await?);
+        Ok(self.buffer(u64::MAX, label, bytes, storage, false))
+    }
+
+    fn buffer<T: Element>(&self, id: u64, label: &str, bytes: u64, storage: Storage, mapped: bool) -> Buffer<T> {
+        let (identity, mapped) = (self.inner.identity.clone(), AtomicBool::new(mapped));
+        Buffer::new(RawBuffer { id, identity, label: label.to_owned(), bytes, storage, mapped })
+    }
+
+    /// Allocates a buffer that holds `data`.
     ///
     /// # Errors
     /// Those of [`Device::alloc`] and [`Device::write`].
     pub async fn upload<T: Element>(&self, label: &str, data: &[T]) -> Result<Buffer<T>, GpuError> {
         let buffer = self.alloc_mapped(label, data.len() as u64).await?;
         self.write(&buffer, 0, data).await?;
-        self.seal(&buffer)?;
+        self.unmap(&buffer)?;
         Ok(buffer)
     }
 
-    /// Overwrites elements from `start` on, before any plan that is run later. Waits when much is under way: what is takes
-    /// no more than 64 MiB.
+    /// Overwrites elements from `start` on, before any plan that is run later. Waits while much is in flight: uploads in
+    /// flight never exceed 64 MiB.
     ///
     /// # Errors
     /// [`GpuError::OutOfRange`] when `data` does not fit there, [`GpuError::Lost`].
     pub async fn write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<(), GpuError> {
-        self.check_write(buffer, start, data)?;
+        self.byte_offset(buffer, start, data)?;
         self.pending().await;
-        let slice = (WRITE_SLICE / size_of::<T>()).max(1);
-        for (i, part) in data.chunks(slice).enumerate() {
-            let much_under_way = self.copy_in(buffer, start + (i * slice) as u64, part)?;
+        let chunk = (WRITE_CHUNK / size_of::<T>()).max(1);
+        for (i, part) in data.chunks(chunk).enumerate() {
+            let should_wait = self.copy_in(buffer, start + (i * chunk) as u64, part)?;
             self.pending().await;
-            if let (true, Some(gpu)) = (much_under_way, self.gpu()) {
-                gpu.flush().await?;
+            if let (true, Some(context)) = (should_wait, self.context()) {
+                context.flush().await?;
             }
         }
         Ok(())
     }
 
-    /// [`Device::write`] without ever waiting, for the small inputs of a step: memory for what is under way is not bounded.
+    /// Does the same as [`Device::write`] and never waits: for a step's small inputs. Uploads in flight are not limited.
     ///
     /// # Errors
     /// Those of [`Device::write`].
@@ -412,8 +378,8 @@ impl Device {
         self.copy_in(buffer, start, data).map(|_| ())
     }
 
-    /// Whether `data` fits in a buffer of this device; gives the first byte that it goes to.
-    fn check_write<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<u64, GpuError> {
+    /// Returns the offset of element `start` in bytes, if `data` fits there and the buffer is of this device.
+    fn byte_offset<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<u64, GpuError> {
         let offset = start.saturating_mul(size_of::<T>() as u64);
         let end = offset.checked_add(size_of_val(data) as u64);
         if end.is_none_or(|end| end > buffer.raw.bytes) || buffer.raw.identity != self.inner.identity {
@@ -422,24 +388,90 @@ impl Device {
         Ok(offset)
     }
 
-    /// Overwrites elements, and says whether so much is under way that it should be waited for.
+    /// Overwrites elements, and returns whether so much is in flight that the next write should wait.
     fn copy_in<T: Element>(&self, buffer: &Buffer<T>, start: u64, data: &[T]) -> Result<bool, GpuError> {
-        let offset = self.check_write(buffer, start, data)?;
-        let outside = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
-        match (&buffer.raw.storage, &self.inner.kind) {
-            (Storage::Gpu(target), Kind::Gpu(gpu)) if buffer.raw.mapped.load(Ordering::Relaxed) => {
-                gpu.write_mapped(target, offset, bytemuck::cast_slice(data)).map(|()| false)
+        let offset = self.byte_offset(buffer, start, data)?;
+        let out_of_range = || GpuError::OutOfRange { what: "a write", buffer: buffer.raw.label.clone() };
+        match (&buffer.raw.storage, self.context()) {
+            (Storage::Gpu(target), Some(context)) if buffer.raw.mapped.load(Ordering::Relaxed) => {
+                context.write_mapped(target, offset, bytemuck::cast_slice(data)).map(|()| false)
             }
-            (Storage::Gpu(target), Kind::Gpu(gpu)) => gpu.write(target, offset, bytemuck::cast_slice(data)),
-            (Storage::Host(memory), Kind::Cpu(_)) => {
+            (Storage::Gpu(target), Some(context)) => context.write(target, offset, bytemuck::cast_slice(data)),
+            (Storage::Host(memory), None) => {
                 let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
-                let start = usize::try_from(offset / 4).map_err(|_| outside())?;
+                let start = usize::try_from(offset / 4).map_err(|_| out_of_range())?;
                 let words: &[u32] = bytemuck::cast_slice(data);
-                memory.get_mut(start..start + words.len()).ok_or_else(outside)?.copy_from_slice(words);
+                memory.get_mut(start..start + words.len()).ok_or_else(out_of_range)?.copy_from_slice(words);
                 Ok(false)
             }
-            (Storage::Outline, Kind::Outline(_)) => Ok(false),
-            _ => Err(outside()),
+            (Storage::DryRun, None) => Ok(false),
+            _ => Err(out_of_range()),
         }
+    }
+}
+
+/// Measurements that the command line and tests make.
+#[cfg(any(feature = "cli", feature = "test-util"))]
+impl Device {
+    /// Returns how often the host has waited for the device; for the CPU kernels 0.
+    #[doc(hidden)]
+    pub fn waits(&self) -> u64 {
+        self.context().map_or(0, |context| context.counters.waits.get())
+    }
+
+    /// Compiles kernels from now on without wgpu's bounds checks and loop limits. Pipelines that are compiled already stay.
+    ///
+    /// # Safety
+    /// Every kernel that is compiled later must keep within its buffers, and its loops must end, whatever its data are.
+    /// Kernels of this library do when their parameters match the buffers.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub unsafe fn leave_out_shader_checks(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.pipelines.leave_out_checks();
+        }
+    }
+}
+
+/// Hooks for tests: counters and fault injection.
+#[cfg(feature = "test-util")]
+impl Device {
+    /// Returns counts of the objects created on it.
+    pub fn created(&self) -> Created {
+        self.context().map(|context| context.counters.created()).unwrap_or_default()
+    }
+
+    /// Returns the most bytes of uploads that were in flight at once; for the CPU kernels 0.
+    pub fn most_uploading(&self) -> u64 {
+        self.context().map_or(0, |context| context.counters.most_uploading.get())
+    }
+
+    /// Replaces `from` with `to` in the shaders of `kernel` that are compiled from now on. Pipelines that are compiled
+    /// already stay. Without effect on the CPU kernels.
+    pub fn edit_shaders(&self, kernel: &str, from: &str, to: &str) {
+        self.inner.hooks.add_edit(kernel, from, to);
+    }
+
+    /// Lets this many more allocations succeed; all others fail as if memory had run out, until it is set to `u64::MAX`.
+    pub fn fail_allocations_after(&self, allocations: u64) {
+        self.inner.hooks.set_allocations_left(allocations);
+    }
+
+    /// Loses the device, as a driver reset does. The application's device is only rejected here from now on. Without effect
+    /// on the CPU kernels.
+    pub fn lose(&self) {
+        if let Some(context) = self.context() {
+            context.destroy();
+        }
+    }
+
+    /// Lets the queue give no answer any more, as one that hangs. Without effect on the CPU kernels.
+    pub fn hang(&self) {
+        self.inner.hooks.set_hangs();
+    }
+
+    /// Makes each future of the device pending for its first `polls` polls. It wakes itself.
+    pub fn pend(&self, polls: u32) {
+        self.inner.hooks.set_pending_polls(polls);
     }
 }

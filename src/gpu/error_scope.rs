@@ -1,5 +1,5 @@
-//! What goes wrong in wgpu calls, caught where they are made: nothing reaches the device's handler of uncaught errors, which
-//! may be another's, and by default panics.
+//! Errors of wgpu calls, caught by error scopes: none reaches the device's handler for uncaught errors, which may be the
+//! application's, and panics by default.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ type Answer = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
 #[cfg(target_arch = "wasm32")]
 type Answer = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
-/// The error of some calls, if they had one: natively it is known at once, a browser tells later.
+/// The errors of some calls: natively known at once, in a browser reported later.
 pub(crate) struct Caught {
     answers: Vec<Answer>,
 }
@@ -24,7 +24,7 @@ impl fmt::Debug for Caught {
     }
 }
 
-/// Makes `calls` with all their errors caught. Scopes belong to a thread, so that none may be open across an await.
+/// Makes `calls` and catches their errors. Scopes belong to a thread: none may be open across an await.
 pub(crate) fn caught<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> (R, Caught) {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -33,12 +33,12 @@ pub(crate) fn caught<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> (R,
     let validation: Answer = Box::pin(validation.pop());
     let internal: Answer = Box::pin(internal.pop());
     let memory: Answer = Box::pin(memory.pop());
-    // What runs out of memory leaves something invalid behind, so that it is asked first.
+    // Popped from the end: running out of memory causes validation errors.
     (result, Caught { answers: vec![validation, internal, memory] })
 }
 
 impl Caught {
-    /// The error.
+    /// Waits for the first error.
     pub(crate) async fn error(mut self) -> Option<wgpu::Error> {
         while let Some(answer) = self.answers.pop() {
             if let Some(error) = answer.await {
@@ -48,7 +48,7 @@ impl Caught {
         None
     }
 
-    /// The error where it is known already, or what has to be asked later.
+    /// Returns the first error, or itself if a browser has not reported it yet.
     pub(crate) fn error_now(mut self) -> Result<Option<wgpu::Error>, Self> {
         let mut context = Context::from_waker(Waker::noop());
         while let Some(answer) = self.answers.last_mut() {

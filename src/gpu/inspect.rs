@@ -1,10 +1,10 @@
-//! What can be read off a composed shader.
+//! Properties of a composed shader.
 
 use wgpu::naga::{AddressSpace, front::wgsl, proc::Layouter};
 
 use super::Shader;
 
-/// Bytes of workgroup memory that a shader takes; `None` for one that is no WGSL.
+/// Returns the bytes of workgroup memory of a shader; `None` for invalid WGSL.
 pub fn workgroup_bytes(shader: &Shader) -> Option<u32> {
     let module = wgsl::parse_str(&shader.text).ok()?;
     let mut layouter = Layouter::default();

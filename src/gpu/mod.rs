@@ -1,47 +1,58 @@
-//! The spine below the kernels: devices, buffers, kernel declarations, plans and their running.
+//! Devices, buffers, kernel declarations, and the recording and execution of plans.
 //!
-//! A [`Kernel`] is declared once; a [`Recorder`] turns dispatches into a [`Plan`], which is data; a [`Program`] is a plan
-//! made ready for a [`Device`], and runs it in compute passes, or by the kernels' CPU kernels on the CPU. This is the one module
-//! that calls wgpu.
+//! A [`Kernel`] has a declaration and an implementation. A [`Recorder`] collects dispatches into a [`Plan`], which is data. A
+//! [`Program`] is a plan prepared for a [`Device`]: it runs in compute passes on a GPU, or by the CPU kernels. This is the only
+//! module that calls wgpu.
+//!
+//! Files depend on each other in this order: `error`, `caps`, `binding`, `source`, `kernel`, `op`, `plan` (data);
+//! `adapter`, `context`, `wait`, `pipeline`, `backend` (wgpu); `device`; `readback`, `encode`, `program`, `profile`.
 
 mod adapter;
+mod adapter_memory;
+mod backend;
+mod binding;
 mod buffer;
 mod caps;
-mod case;
+mod context;
+mod counters;
 mod cpu_kernel;
-mod cut;
+mod declare;
 mod device;
-mod driver;
 mod encode;
 mod error;
 mod error_scope;
-mod heaps;
+mod expect;
+mod hooks;
 mod host_steps;
 #[cfg(not(target_arch = "wasm32"))]
 mod inspect;
-mod kept;
 mod kernel;
+mod op;
 mod pipeline;
+mod pipeline_cache;
 mod plan;
 mod profile;
 mod program;
 mod readback;
 mod source;
 mod stage;
+mod submissions;
 mod wait;
+mod watchdog;
 
 pub use adapter::{Adapter, AdapterKind, Requirements};
+pub use binding::{Access, Binding, Grid, ReductionOrder, SparseReads, SparseUnit};
 pub use buffer::{Buffer, Element, RawBuffer};
 pub use caps::{Caps, Matrices};
-pub use case::{Case, Deviation, Expect, Packing};
-pub use device::{Created, Device};
+#[cfg(feature = "test-util")]
+pub use counters::Created;
+pub use device::Device;
 pub use error::{Cause, GpuError};
+pub use expect::{Deviation, Expect, Packing};
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;
-pub use kernel::{
-    Access, Binding, Binds, Data, Declaration, Expected, Grid, Host, HostSlot, Kernel, Op, Param, PipelineKey,
-    ReductionOrder, SparseReads, SparseUnit, Variant, shader,
-};
+pub use kernel::{Binds, Case, Data, Declaration, Expected, Host, HostSlot, Kernel, Param, Variant};
+pub use op::{Op, PipelineKey, shader};
 pub use plan::{Plan, Recorder, Step};
 pub use profile::StageTime;
 pub use program::Program;
@@ -49,7 +60,10 @@ pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 pub use stage::{Scope, Stage};
 
-pub(crate) use driver::lock;
-pub(crate) use kernel::{erase, host_slots, kernel, param_group, times};
+pub(crate) use binding::times;
+pub(crate) use context::lock;
+pub(crate) use declare::{kernel, param_group};
+pub(crate) use kernel::host_slots;
+pub(crate) use op::erase;
 pub(crate) use plan::{Acting, HostAction};
 pub(crate) use source::wgsl;

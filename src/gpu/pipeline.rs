@@ -1,4 +1,4 @@
-//! Compiled kernels, each compiled once a device.
+//! Compiled kernels. Each is compiled once per device.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,77 +12,67 @@ use std::{
 use std::{
     pin::pin,
     sync::atomic::AtomicUsize,
-    task::{Context, Poll, Waker},
+    task::{self, Poll, Waker},
 };
 
 use super::{
-    GpuError, Shader,
-    driver::{Gpu, Made, lock},
+    Access, GpuError, Op, PipelineKey, Shader,
+    context::{Context, lock},
     error_scope::caught,
-    kernel::{Access, Op, PipelineKey},
-    source::FIRST_BYTES,
+    source::FIRST_WORKGROUP_BYTES,
 };
 
 /// A compiled kernel variant and the layout of its bindings.
 #[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub(crate) compute: wgpu::ComputePipeline,
-    pub(crate) layout: wgpu::BindGroupLayout,
+pub(super) struct Pipeline {
+    pub(super) compute: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
 }
 
 /// The pipelines of one device.
 #[derive(Debug, Default)]
-pub(crate) struct PipelineCache {
+pub(super) struct Pipelines {
     compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
-    edits: Mutex<Vec<Edit>>,
-    /// Whether shaders are compiled without wgpu's checks of indices and loops.
-    pub(super) unchecked: AtomicBool,
-    /// The driver's own, where it is to be kept.
-    pub(super) driver: Mutex<Option<wgpu::PipelineCache>>,
+    /// Whether shaders are compiled without wgpu's bounds checks and loop limits.
+    unchecked: AtomicBool,
+    /// The driver's cache, if the application keeps it between runs.
+    pub(super) driver_cache: Mutex<Option<wgpu::PipelineCache>>,
 }
 
-/// A replacement in the shaders of one kernel, by name: how tests make a kernel compute wrong.
-#[derive(Clone, Debug)]
-pub(crate) struct Edit {
-    pub(crate) kernel: String,
-    pub(crate) from: String,
-    pub(crate) to: String,
-}
-
-impl PipelineCache {
+impl Pipelines {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The edits that are made to shaders before they are compiled.
-    pub(crate) fn edits(&self) -> std::sync::MutexGuard<'_, Vec<Edit>> {
-        self.edits.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Leaves wgpu's checks out of the shaders that are compiled from now on.
+    #[cfg(any(feature = "cli", feature = "test-util"))]
+    pub(super) fn leave_out_checks(&self) {
+        self.unchecked.store(true, Ordering::Relaxed);
     }
 
-    /// Compiles what some of `ops` have no pipeline for yet: natively several at a time, on threads of its own while the
-    /// caller's waits.
-    pub(crate) async fn compile(&self, gpu: &Gpu, ops: impl Iterator<Item = &dyn Op>) -> Result<(), GpuError> {
+    /// Compiles the pipelines of `ops` that are missing: natively on several threads, while the caller's thread waits.
+    pub(super) async fn compile(&self, context: &Context, ops: impl Iterator<Item = &dyn Op>) -> Result<(), GpuError> {
         let mut seen: HashSet<_> = self.lock().keys().cloned().collect();
         let missing: Vec<_> = ops.filter(|op| seen.insert(op.pipeline_key())).collect();
         #[cfg(not(target_arch = "wasm32"))]
-        self.compile_side_by_side(gpu, &missing);
-        // What is left, and what has failed, whose error is wanted.
+        self.compile_in_parallel(context, &missing);
+        // The rest, and those that failed, for their error.
         for op in missing {
-            self.get(gpu, op).await?;
+            self.get(context, op).await?;
         }
         Ok(())
     }
 
-    /// Compiles ops on several threads, of which one is the caller's. What fails is left out, and where the system has no
-    /// thread to give there are fewer.
+    /// Compiles ops on several threads, including the caller's. Skips those that fail. Uses fewer threads if the system has
+    /// none to spare.
     #[cfg(not(target_arch = "wasm32"))]
-    fn compile_side_by_side(&self, gpu: &Gpu, ops: &[&dyn Op]) {
+    fn compile_in_parallel(&self, context: &Context, ops: &[&dyn Op]) {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(op) = ops.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // Natively nothing is waited for.
-                let mut context = Context::from_waker(Waker::noop());
-                if !matches!(pin!(self.get(gpu, *op)).poll(&mut context), Poll::Ready(Ok(_))) {
+                // Natively the future is ready at once.
+                let mut task = task::Context::from_waker(Waker::noop());
+                if !matches!(pin!(self.get(context, *op)).poll(&mut task), Poll::Ready(Ok(_))) {
                     break;
                 }
             }
@@ -96,26 +86,22 @@ impl PipelineCache {
         });
     }
 
-    /// The pipeline of `op` on the device, compiled if it is not yet.
-    pub(crate) async fn get(&self, gpu: &Gpu, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
+    /// Returns the pipeline of `op`, and compiles it first if it is missing.
+    pub(super) async fn get(&self, context: &Context, op: &dyn Op) -> Result<Arc<Pipeline>, GpuError> {
         let key = op.pipeline_key();
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
         }
         let mut shader = op.shader();
-        for edit in self.edits().iter().filter(|edit| edit.kernel == op.kernel()) {
-            shader.replace(&edit.from, &edit.to);
-        }
-        let pipeline = Arc::new(Pipeline::compile(gpu, op, shader).await?);
-        Made::add(&gpu.made.pipelines);
+        context.hooks.edit(op.kernel(), &mut shader);
+        let pipeline = Arc::new(self.compile_shader(context, op, shader).await?);
+        context.counters.pipelines.add(1);
         self.lock().insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
-}
 
-impl Pipeline {
-    async fn compile(gpu: &Gpu, op: &dyn Op, shader: Shader) -> Result<Self, GpuError> {
-        let (device, driver) = (&gpu.device, lock(&gpu.pipelines.driver).clone());
+    async fn compile_shader(&self, context: &Context, op: &dyn Op, shader: Shader) -> Result<Pipeline, GpuError> {
+        let (device, driver_cache) = (&context.device, lock(&self.driver_cache).clone());
         let name = op.kernel();
         tracing::debug!(kernel = name, variant = op.variant(), "compile");
         let entry = |binding, ty, has_dynamic_offset, min_binding_size| wgpu::BindGroupLayoutEntry {
@@ -124,7 +110,7 @@ impl Pipeline {
             ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size },
             count: None,
         };
-        let params = NonZeroU64::new((op.params().len() + FIRST_BYTES) as u64);
+        let params = NonZeroU64::new((op.params().len() + FIRST_WORKGROUP_BYTES) as u64);
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true, params)];
         for (binding, number) in op.bindings().iter().filter(|b| b.present).zip(1..) {
             let read_only = binding.access == Access::Read;
@@ -136,8 +122,8 @@ impl Pipeline {
                 label: Some(name),
                 source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
             };
-            let module = if gpu.pipelines.unchecked.load(Ordering::Relaxed) {
-                // SAFETY: who has left the checks out answers for the kernels.
+            let module = if self.unchecked.load(Ordering::Relaxed) {
+                // SAFETY: the caller of `Device::leave_out_shader_checks` guarantees that kernels need no checks.
                 #[allow(unsafe_code)]
                 unsafe {
                     device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
@@ -157,12 +143,12 @@ impl Pipeline {
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some("main"),
-                // Every kernel writes workgroup memory before it reads it; zeroing it costs a serial loop on Metal and DX12.
+                // Every kernel writes workgroup memory before it reads it. Zeroing costs a serial loop on Metal and DX12.
                 compilation_options: wgpu::PipelineCompilationOptions {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: driver.as_ref(),
+                cache: driver_cache.as_ref(),
             });
             (compute, layout)
         });
@@ -173,7 +159,7 @@ impl Pipeline {
                 adapter: device.adapter_info().name,
                 message: shader.locate(&error.to_string()),
             }),
-            None => Ok(Self { compute, layout }),
+            None => Ok(Pipeline { compute, layout }),
         }
     }
 }

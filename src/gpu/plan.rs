@@ -1,10 +1,10 @@
-//! A forward pass as data: the dispatches in order, each with its kernel, parameters and buffers.
+//! A forward pass as data: dispatches in order, each with its kernel, parameters and buffers.
 
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use super::{
-    Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, Scope, encode,
-    kernel::{Dispatch, check_aliases},
+    Access, Binds, Buffer, Device, GpuError, Grid, Kernel, Op, RawBuffer, Scope,
+    op::{Dispatch, check_aliases},
 };
 
 /// One dispatch of a plan.
@@ -12,62 +12,62 @@ use super::{
 pub struct Step {
     /// Kernel, variant and parameters.
     pub(crate) op: Box<dyn Op>,
-    /// One per binding of the kernel; `None` where the variant has none.
+    /// One per binding of the kernel; `None` for a binding that the variant does not have.
     pub(crate) buffers: Vec<Option<Arc<RawBuffer>>>,
     /// The part of the model it belongs to.
     pub(crate) scope: Scope,
-    /// Where a GPU finds the grid, if not in the kernel's parameters.
+    /// The grid of an indirect dispatch.
     pub(crate) args: Option<GridArgs>,
-    /// Run by the CPU kernel, whatever the device.
+    /// Whether the CPU kernel runs on every device.
     pub(crate) on_host: bool,
-    /// What the host does before it.
+    /// An action of the host before it.
     pub(crate) before: Option<Arc<dyn HostAction>>,
 }
 
-/// Something that the host does between two dispatches of a plan, as to bring weights that an earlier one asks for.
+/// An action of the host between two dispatches of a plan, such as loading weights that an earlier one asks for.
 pub(crate) trait HostAction: Debug + Shareable {
-    /// Does it: `device` has been sent all earlier dispatches, and is sent no later one before this is done.
+    /// Runs it, after all earlier dispatches are submitted to `device` and before any later one is.
     fn run<'a>(&'a self, device: &'a Device) -> Acting<'a>;
 }
 
-/// A [`HostAction`] under way.
+/// The future of a [`HostAction`].
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) type Acting<'a> = Pin<Box<dyn Future<Output = Result<(), GpuError>> + Send + 'a>>;
-/// A [`HostAction`] under way. A browser's objects stay in their thread.
+/// The future of a [`HostAction`]. Objects of a browser are bound to their thread.
 #[cfg(target_arch = "wasm32")]
 pub(crate) type Acting<'a> = Pin<Box<dyn Future<Output = Result<(), GpuError>> + 'a>>;
 
-/// What threads may share, where there are threads.
+/// `Send + Sync`, except in a browser.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) trait Shareable: Send + Sync {}
 #[cfg(not(target_arch = "wasm32"))]
 impl<T: Send + Sync> Shareable for T {}
-/// What threads may share, where there are threads.
+/// `Send + Sync`, except in a browser.
 #[cfg(target_arch = "wasm32")]
 pub(crate) trait Shareable {}
 #[cfg(target_arch = "wasm32")]
 impl<T> Shareable for T {}
 
-/// A grid in a buffer: three words, x, y and z.
+/// A grid in a buffer: the words x, y and z.
 #[derive(Debug)]
 pub(crate) struct GridArgs {
     pub(crate) buffer: Arc<RawBuffer>,
-    /// Its first byte.
+    /// The offset of x in bytes.
     pub(crate) offset: u64,
 }
 
 impl Step {
-    /// The kernel, its variant and its parameters.
+    /// Returns the kernel, its variant and its parameters.
     pub fn op(&self) -> &dyn Op {
         &*self.op
     }
 
-    /// Its buffers in the order of the kernel's bindings, as words; `None` where the variant has none.
+    /// Returns its buffers in the order of the bindings, as words; `None` for a binding that the variant does not have.
     pub fn buffers(&self) -> impl Iterator<Item = Option<Buffer<u32>>> {
         self.buffers.iter().map(|buffer| buffer.as_ref().map(Buffer::of))
     }
 
-    /// Whether `other` does the same: kernel, variant, parameters, buffers and grid.
+    /// Returns whether `other` has the same kernel, variant, parameters, buffers and grid.
     pub(crate) fn same(&self, other: &Self) -> bool {
         let ids = |step: &Self| step.buffers.iter().map(|b| b.as_ref().map(|b| b.id)).collect::<Vec<_>>();
         let args = |step: &Self| step.args.as_ref().map(|args| (args.buffer.id, args.offset));
@@ -79,7 +79,7 @@ impl Step {
             && self.before.is_some() == other.before.is_some()
     }
 
-    /// The buffers that it writes.
+    /// Returns the buffers that it writes.
     pub(crate) fn written(&self) -> impl Iterator<Item = &Arc<RawBuffer>> {
         let bound = self.buffers.iter().zip(self.op.bindings());
         bound.filter(|(_, binding)| binding.access == Access::Write).filter_map(|(buffer, _)| buffer.as_ref())
@@ -90,8 +90,8 @@ impl Step {
         self.scope
     }
 
-    /// Whether `next` can be sent with it: on the same side, and with nothing to do in between.
-    pub(crate) fn goes_on(&self, next: &Self) -> bool {
+    /// Returns whether `next` can be submitted with it: both run in the same place, with no action of the host in between.
+    pub(crate) fn is_contiguous_with(&self, next: &Self) -> bool {
         self.on_host == next.on_host && next.before.is_none()
     }
 }
@@ -103,33 +103,21 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan of one dispatch, its buffers in the order of the bindings.
+    /// Creates a plan of one dispatch. `buffers` are in the order of the bindings.
     pub(crate) fn single(op: Box<dyn Op>, buffers: &[Option<Buffer<u32>>]) -> Self {
         let buffers = buffers.iter().map(|b| b.as_ref().map(|b| Arc::clone(&b.raw))).collect();
         Self { steps: vec![Step { op, buffers, scope: Scope::default(), args: None, on_host: false, before: None }] }
     }
 
-    /// The dispatches.
+    /// Returns its dispatches.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// Only those of its steps that `wanted` wants.
+    /// Keeps the steps for which `wanted` returns true.
     pub(crate) fn filtered(mut self, wanted: impl FnMut(&Step) -> bool) -> Self {
         self.steps.retain(wanted);
         self
-    }
-
-    /// Compiles the kernels that it needs and `device` has not compiled yet, so that no program waits for them: natively on
-    /// several threads, while the caller's waits.
-    ///
-    /// # Errors
-    /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::Lost`].
-    pub async fn compile(&self, device: &Device) -> Result<(), GpuError> {
-        match device.gpu() {
-            Some(gpu) => encode::compile(gpu, self).await,
-            None => Ok(()),
-        }
     }
 }
 
@@ -143,7 +131,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder with nothing in it.
+    /// Creates an empty recorder.
     pub fn new() -> Self {
         Self::default()
     }
@@ -153,18 +141,18 @@ impl Recorder {
         self.scope = scope.into();
     }
 
-    /// Whether the next dispatches are run by their CPU kernels on the host although the device is a GPU:
-    /// [`Program::run`](super::Program::run) then waits for the GPU, reads their buffers, and writes what they change.
+    /// Sets whether the CPU kernels run the next dispatches on a GPU's device too: [`Program::run`](super::Program::run) then
+    /// waits for the GPU, reads their buffers, and writes those that they change.
     pub fn on_host(&mut self, on: bool) {
         self.on_host = on;
     }
 
-    /// Has the host do something before the next dispatch.
+    /// Records an action of the host before the next dispatch.
     pub(crate) fn before(&mut self, action: impl HostAction + 'static) {
         self.before = Some(Arc::new(action));
     }
 
-    /// Appends a dispatch of `K`; one with an empty grid is left out.
+    /// Appends a dispatch of `K`, unless its grid is empty.
     ///
     /// # Errors
     /// [`GpuError::Aliased`] when a written buffer is bound twice.
@@ -178,12 +166,11 @@ impl Recorder {
         self.record(kernel, variant, params, binds, None)
     }
 
-    /// As [`Recorder::dispatch`], but on a GPU the grid is the three words x, y and z that `args` has from element
-    /// `first` on when the dispatch begins, written by an earlier one.
+    /// Appends an indirect dispatch of `K`: on a GPU the grid is the words x, y and z that an earlier dispatch has written to
+    /// `args` from element `first` on.
     ///
-    /// It must be the kernel's own grid, less workgroups that would do nothing: what the dispatch computes is the same, so
-    /// that the CPU kernel and the definition cover the kernel's own grid. That one is checked against the device's limit, and is
-    /// the upper bound of what may be written.
+    /// The indirect grid must be contained in the kernel's own, and leave out only workgroups that do nothing: the CPU kernel
+    /// and the reference compute the kernel's own grid. The device's limit is checked for that grid.
     ///
     /// # Errors
     /// [`GpuError::Aliased`] when a written buffer is bound twice or is `args`; [`GpuError::GridTooLarge`] when the
@@ -207,7 +194,7 @@ impl Recorder {
 
     fn record<K: Kernel>(
         &mut self,
-        _kernel: K,
+        _: K,
         variant: K::Variant,
         params: K::Params,
         binds: K::Binds<'_>,
@@ -223,7 +210,7 @@ impl Recorder {
             binds.list().into_iter().zip(&bindings).map(|(buffer, b)| buffer.filter(|_| b.present)).collect();
         check_aliases(K::NAME, &bindings, &buffers)?;
         if let Some(args) = &args {
-            // Who writes the words knows nothing of folding.
+            // The kernel that writes the words does not fold the grid.
             if grid.x > Grid::FOLD {
                 return Err(GpuError::GridTooLarge { kernel: K::NAME, x: grid.x, y: grid.y });
             }
@@ -237,7 +224,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The recorded plan.
+    /// Returns the recorded plan.
     pub fn finish(self) -> Plan {
         self.plan
     }

@@ -1,4 +1,4 @@
-//! How long the stages of a program take.
+//! The time that the stages of a program take.
 
 use std::{
     ops::Range,
@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Buffer, Device, GpuError, Program, Readback, Scope, Stage, Step, cpu_kernel, driver::Gpu, encode::GpuProgram,
-    plan::HostAction,
+    Buffer, Device, GpuError, Program, Readback, Scope, Stage, Step, backend::Gpu, context::Context, cpu_kernel,
+    encode::GpuProgram, plan::HostAction,
 };
 
 /// The time of consecutive steps of one scope.
@@ -22,23 +22,23 @@ pub struct StageTime {
     pub time: Duration,
 }
 
-/// Stages timed by one query set: each writes two of the queries that a set may have.
+/// The stages of a query set: each needs two queries.
 const STAGES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
-/// Stages sent to the GPU at a time: a driver may end a submission that takes seconds.
+/// The stages of a submission: a driver may reset the GPU when one takes seconds.
 const STAGES_PER_SUBMISSION: usize = 64;
 
 impl Program {
-    /// Runs the plan and times its stages: the runs of steps that have the same scope, in order. On a GPU each is a compute
-    /// pass between two timestamps; nothing waits between them, but that steps on the host do.
+    /// Runs the plan and times its stages: consecutive steps of one scope. On a GPU each stage is a compute pass between two
+    /// timestamps. Only steps on the host wait for the GPU.
     ///
     /// # Errors
-    /// Those of [`Program::run`]; [`GpuError::NoTimestamps`] for a GPU without timestamps, and in a browser, where there is
-    /// no clock, for what runs on the host.
+    /// Those of [`Program::run`]; [`GpuError::NoTimestamps`] on a GPU without timestamps, and in a browser, which has no
+    /// clock, for steps on the host.
     pub async fn profile(&self, device: &Device) -> Result<Vec<StageTime>, GpuError> {
         let mut stages = Vec::new();
         let mut times = Vec::new();
         let mut first = 0;
-        for run in self.plan().steps().chunk_by(|a, b| a.scope == b.scope && a.goes_on(b)) {
+        for run in self.plan().steps().chunk_by(|a, b| a.scope == b.scope && a.is_contiguous_with(b)) {
             if let Some(step) = run.first().filter(|step| step.before.is_some()) {
                 stages.push((first..first, &run[..1]));
                 let scope = Scope { stage: Stage::LoadExperts, ..step.scope };
@@ -76,23 +76,24 @@ impl Program {
         }
         let on_host = |range: &Range<usize>, steps: &[Step]| range.is_empty() || steps.iter().any(|step| step.on_host);
         let on_gpu = stages.iter().filter(|(range, steps)| !on_host(range, steps)).count();
-        let timers = Timers::new((device, gpu), on_gpu).await?;
+        let context = &gpu.context;
+        let timers = Timers::new(device, context, on_gpu).await?;
         let send =
-            |encoder: wgpu::CommandEncoder| gpu.now("a submission", || gpu.submit(Some(encoder.finish()))).map(|_| ());
-        let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            |encoder: wgpu::CommandEncoder| context.call("a submission", || context.submit(Some(encoder.finish()))).map(|_| ());
+        let encoder = || context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {
             if on_host(range, steps) {
                 send(std::mem::replace(&mut encoding, encoder()))?;
-                // What is under way is no part of the stage.
-                gpu.wait().await?;
+                // Work that was submitted before is not part of the stage.
+                context.wait().await?;
                 let start = clock(device)?;
                 match (action(range, steps), &self.host) {
                     (Some(action), _) => action.run(device).await?,
                     (None, Some(host)) => host.run(device, steps).await?,
                     (None, None) => {}
                 }
-                gpu.wait().await?;
+                context.wait().await?;
                 times[i].time = start.elapsed();
                 continue;
             }
@@ -106,20 +107,20 @@ impl Program {
         }
         timers.resolve(&mut encoding)?;
         send(encoding)?;
-        gpu.check()?;
-        for (i, time) in on_gpu.into_iter().zip(timers.read(device, gpu).await?) {
+        context.check()?;
+        for (i, time) in on_gpu.into_iter().zip(timers.read(device, context).await?) {
             times[i].time = time;
         }
         Ok(())
     }
 }
 
-/// What the host does before steps, if that is the stage: it has no steps of its own.
+/// Returns the host's action of a stage that has no steps.
 fn action<'a>(range: &Range<usize>, steps: &'a [Step]) -> Option<&'a dyn HostAction> {
     steps.first().filter(|_| range.is_empty())?.before.as_deref()
 }
 
-/// A pair of timestamps for each of some stages.
+/// A pair of timestamps per stage.
 struct Timers {
     stages: usize,
     sets: Vec<wgpu::QuerySet>,
@@ -127,21 +128,21 @@ struct Timers {
 }
 
 impl Timers {
-    async fn new((device, gpu): (&Device, &Gpu), stages: usize) -> Result<Self, GpuError> {
+    async fn new(device: &Device, context: &Context, stages: usize) -> Result<Self, GpuError> {
         let set = |first: usize| {
-            gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            context.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("stages"),
                 ty: wgpu::QueryType::Timestamp,
                 count: 2 * STAGES_PER_SET.min(stages - first) as u32,
             })
         };
-        let sets = gpu.now("a clock", || (0..stages).step_by(STAGES_PER_SET).map(set).collect())?;
+        let sets = context.call("a query set", || (0..stages).step_by(STAGES_PER_SET).map(set).collect())?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = Buffer::unbound((device, gpu), "timestamps", 2 * stages as u64, usage).await?;
+        let resolved = device.alloc_unbound(context, "timestamps", 2 * stages as u64, usage).await?;
         Ok(Self { stages, sets, resolved })
     }
 
-    /// Where the pass of a stage writes its timestamps.
+    /// Returns where the pass of a stage writes its timestamps.
     fn writes(&self, stage: usize) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         let first = 2 * (stage % STAGES_PER_SET) as u32;
         self.sets.get(stage / STAGES_PER_SET).map(|query_set| wgpu::ComputePassTimestampWrites {
@@ -151,7 +152,7 @@ impl Timers {
         })
     }
 
-    /// Brings all timestamps together.
+    /// Copies the timestamps of all sets to the buffer.
     fn resolve(&self, encoder: &mut wgpu::CommandEncoder) -> Result<(), GpuError> {
         let resolved = self.resolved.raw.on_gpu()?;
         for (i, set) in self.sets.iter().enumerate() {
@@ -162,15 +163,15 @@ impl Timers {
         Ok(())
     }
 
-    /// How long each stage took.
-    async fn read(&self, device: &Device, gpu: &Gpu) -> Result<Vec<Duration>, GpuError> {
+    /// Reads the time of each stage.
+    async fn read(&self, device: &Device, context: &Context) -> Result<Vec<Duration>, GpuError> {
         let len = 2 * self.stages as u64;
         let readback = Readback::new::<[u32; 2]>(device, len, 1).await?;
         let stamps = readback.read(device, &self.resolved, len).await?;
-        let nanoseconds = f64::from(gpu.queue.get_timestamp_period());
+        let nanoseconds = f64::from(context.queue.get_timestamp_period());
         let ticks = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
         let time = |pair: &[[u32; 2]]| {
-            // A clock that has wrapped around says nothing.
+            // Zero if the clock has wrapped around.
             let ticks = ticks(pair[1]).saturating_sub(ticks(pair[0]));
             Duration::from_nanos((ticks as f64 * nanoseconds) as u64)
         };
@@ -178,7 +179,7 @@ impl Timers {
     }
 }
 
-/// The host's clock; there is none in a browser.
+/// Returns the time by the host's clock, which a browser does not have.
 fn clock(device: &Device) -> Result<Instant, GpuError> {
     if cfg!(target_arch = "wasm32") {
         return Err(GpuError::NoTimestamps { device: device.name().to_owned() });

@@ -1,10 +1,10 @@
-//! Composing a kernel's WGSL: generated declarations, injected constants, chosen fragments, body.
+//! Composition of a kernel's WGSL from generated declarations, constants, fragments and a body.
 
 use std::fmt::{self, Write};
 
-use super::kernel::{Access, Binding};
+use super::binding::{Access, Binding};
 
-/// A piece of WGSL and the file it is from.
+/// A WGSL file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// Path below `wgsl/`.
@@ -13,7 +13,7 @@ pub struct Fragment {
     pub text: &'static str,
 }
 
-/// The fragment in a file below `wgsl/`.
+/// Includes a file below `wgsl/` as a [`Fragment`].
 macro_rules! wgsl {
     ($path:literal) => {
         $crate::gpu::Fragment { path: $path, text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/wgsl/", $path)) }
@@ -21,9 +21,9 @@ macro_rules! wgsl {
 }
 pub(crate) use wgsl;
 
-/// A value that becomes a WGSL `const`.
+/// A value of a WGSL `const`.
 pub trait Constant {
-    /// The constant's type and value as WGSL writes them.
+    /// Returns the type and the value in WGSL.
     fn wgsl(&self) -> (&'static str, String);
 }
 
@@ -39,10 +39,10 @@ impl Constant for bool {
     }
 }
 
-/// Bytes that the uniform parameters have behind a kernel's own: the first workgroup, of a grid that is sent in pieces.
-pub(crate) const FIRST_BYTES: usize = 8;
+/// The bytes behind a kernel's uniform parameters: the first workgroup, for a dispatch that is split.
+pub(super) const FIRST_WORKGROUP_BYTES: usize = 8;
 
-/// What a kernel variant is made of.
+/// The parts of a kernel variant's shader.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Invocations of a workgroup.
@@ -55,45 +55,45 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source with `body`, the fragment that has `fn kernel(workgroup: vec3<u32>, invocation: u32)`, for workgroups of
-    /// `workgroup` invocations, which is the constant `WG` too.
+    /// Creates a source with `body`, the fragment with `fn kernel(workgroup: vec3<u32>, invocation: u32)`, and workgroups of
+    /// `workgroup` invocations (the constant `WG`).
     pub fn new(body: Fragment, workgroup: u32) -> Self {
         let fragments = vec![wgsl!("lib/grid.wgsl"), body];
         Self { workgroup, subgroups: false, f16: false, matrices: false, constants: Vec::new(), fragments }
             .constant("WG", workgroup)
     }
 
-    /// Gives fragments an invocation's place among its workgroup's subgroups: `sg_count`, `sg_id`, and `sg_lane` in its own.
+    /// Declares the variables `sg_count`, `sg_id` and `sg_lane` if `used`.
     pub fn subgroups(mut self, used: bool) -> Self {
         self.subgroups |= used;
         self
     }
 
-    /// Lets fragments have the type `f16`.
+    /// Enables the type `f16` if `used`.
     pub fn f16(mut self, used: bool) -> Self {
         self.f16 |= used;
         self
     }
 
-    /// Lets fragments have cooperative matrices, and an invocation's place among subgroups.
+    /// Enables cooperative matrices, and the variables of [`Source::subgroups`], if `used`.
     pub fn matrices(mut self, used: bool) -> Self {
         self.matrices |= used;
         self.subgroups(used)
     }
 
-    /// Whether fragments know their place among subgroups.
+    /// Returns whether it has the variables of [`Source::subgroups`].
     pub fn has_subgroups(&self) -> bool {
         self.subgroups
     }
 
-    /// Adds a library fragment, or the one that fills a slot.
+    /// Adds a fragment before the body.
     pub fn with(mut self, fragment: Fragment) -> Self {
         let body = self.fragments.len().saturating_sub(1);
         self.fragments.insert(body, fragment);
         self
     }
 
-    /// Adds several fragments.
+    /// Adds fragments before the body.
     pub fn with_all(self, fragments: impl IntoIterator<Item = Fragment>) -> Self {
         fragments.into_iter().fold(self, Self::with)
     }
@@ -105,13 +105,13 @@ impl Source {
         self
     }
 
-    /// Invocations of a workgroup.
+    /// Returns the invocations of a workgroup.
     pub fn workgroup(&self) -> u32 {
         self.workgroup
     }
 
-    /// The whole module: directives, constants, `Params`, bindings, entry point, fragments in order.
-    pub(crate) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
+    /// Composes the module: directives, constants, `Params`, bindings, entry point, fragments in order.
+    pub(super) fn compose(&self, params: &str, bindings: &[Binding]) -> Shader {
         let mut text = String::new();
         if self.f16 {
             text.push_str("enable f16;\n");
@@ -169,18 +169,19 @@ impl Source {
 pub struct Shader {
     /// The text.
     pub text: String,
-    /// Lines before each fragment, in order, with the fragment's path.
+    /// The number of lines before each fragment, and its path.
     origins: Vec<(usize, &'static str)>,
 }
 
 impl Shader {
-    /// Replaces `from` by `to` wherever it occurs.
-    pub(crate) fn replace(&mut self, from: &str, to: &str) {
+    /// Replaces all occurrences of `from` with `to`.
+    #[cfg(feature = "test-util")]
+    pub(super) fn replace(&mut self, from: &str, to: &str) {
         self.text = self.text.replace(from, to);
     }
 
-    /// A compiler's message with its positions in this text (`wgsl:LINE:COLUMN`) as positions in the files.
-    pub(crate) fn locate(&self, message: &str) -> String {
+    /// Converts the positions in a compiler's message (`wgsl:LINE:COLUMN` of this text) to positions in the files.
+    pub(super) fn locate(&self, message: &str) -> String {
         let mut out = String::new();
         let mut rest = message;
         while let Some(at) = rest.find("wgsl:") {

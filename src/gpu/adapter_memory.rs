@@ -1,7 +1,7 @@
-//! How much memory an adapter has, which wgpu does not tell.
+//! The memory of an adapter, which wgpu does not report.
 
-/// Bytes as the API under wgpu tells them, whichever it is: see [`super::Adapter::memory_bytes`].
-pub(super) fn told(adapter: &wgpu::Adapter) -> Option<u64> {
+/// Returns the bytes that the API under wgpu reports: see [`super::Adapter::memory_bytes`].
+pub(super) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", windows))]
     if let Some(bytes) = vulkan(adapter) {
         return Some(bytes);
@@ -18,10 +18,10 @@ pub(super) fn told(adapter: &wgpu::Adapter) -> Option<u64> {
     None
 }
 
-/// The largest heap of the device's own memory.
+/// Returns the size of the largest device-local heap.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", windows))]
 fn vulkan(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: what is returned is only asked for properties while the guard lives, and nothing of it is destroyed.
+    // SAFETY: the guard's adapter is only queried for properties, and nothing of it is destroyed.
     #[allow(unsafe_code)]
     let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let instance = adapter.shared_instance().raw_instance();
@@ -33,25 +33,25 @@ fn vulkan(adapter: &wgpu::Adapter) -> Option<u64> {
     heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
 }
 
-/// What Windows lets this process have of the memory that is local to the device.
+/// Returns the budget of this process in device-local memory.
 #[cfg(windows)]
 fn dx12(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: what is returned is only asked for a figure while the guard lives, and nothing of it is destroyed.
+    // SAFETY: the guard's adapter is only queried for its memory, and nothing of it is destroyed.
     #[allow(unsafe_code)]
     let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Dx12>() }?;
-    // The default is zero, DXGI_MEMORY_SEGMENT_GROUP_LOCAL.
+    // The default is 0, DXGI_MEMORY_SEGMENT_GROUP_LOCAL.
     let memory = adapter.raw_adapter().query_video_memory_info(Default::default()).ok()?;
     Some(memory.Budget)
 }
 
-/// What Metal recommends to have in use at once.
+/// Returns the working set that Metal recommends at most.
 #[cfg(target_vendor = "apple")]
 fn metal(adapter: &wgpu::Adapter) -> Option<u64> {
     use objc2_metal::MTLDevice;
 
-    // SAFETY: what is returned is only asked for a figure while the guard lives, and nothing of it is destroyed.
+    // SAFETY: the guard's adapter is only queried for its memory, and nothing of it is destroyed.
     #[allow(unsafe_code)]
     let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Metal>() }?;
-    // Zero where it is not known.
+    // Zero if it is unknown.
     Some(adapter.raw_device().recommendedMaxWorkingSetSize()).filter(|bytes| *bytes > 0)
 }
