@@ -501,7 +501,7 @@ fn conformance_replays_a_model() -> Result {
     let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&args)?)?)?;
     let steps = json["steps"].as_array().ok_or("no steps")?;
     assert!(steps.iter().all(|step| step["passed"] == true) && json["failed"] == 0, "{json}");
-    assert_eq!((&steps[0]["pass"], &steps[0]["part"]), (&"prompt".into(), &"embedding".into()));
+    assert_eq!((&steps[0]["pass"], &steps[0]["part"]), (&"prompt".into(), &"embed".into()));
     assert_eq!(steps.last().map(|step| (&step["pass"], &step["part"])), Some((&"token".into(), &"head".into())));
     refused(&["conformance", "--model", &model, "--tokens", "1,999999"], 2, &["999999"])?;
     refused(&["conformance", "--model", "no such file"], 3, &["no such file"])
