@@ -26,7 +26,7 @@ pub struct Replayed {
 impl Replayed {
     /// The worst error as a share of its bound.
     pub fn share(&self) -> f64 {
-        self.worst.map_or(0.0, |(_, deviation)| deviation.share)
+        self.worst.map_or(0.0, |(_, deviation)| deviation.error_ratio)
     }
 
     /// Within the bound.
@@ -67,7 +67,7 @@ pub async fn replay(
             let (Access::Write, Some(buffer), Some(expected)) = (binding.access, buffer, expected) else { continue };
             let after = readback.read(device, &buffer, buffer.len()).await?;
             if let Some(found) = expected.worst(&after)
-                && worst.is_none_or(|(_, worst)| found.share > worst.share)
+                && worst.is_none_or(|(_, worst)| found.error_ratio > worst.error_ratio)
             {
                 worst = Some((binding.name, found));
             }

@@ -8,7 +8,7 @@ pub enum Feature {
     /// Subgroup operations.
     Subgroups,
     /// Subgroups of at least eight invocations.
-    Shuffles,
+    MinSubgroup8,
     /// `pack2x16float` and `unpack2x16float`, for an f16 KV cache.
     PackF16,
     /// The type `f16`.
@@ -25,7 +25,7 @@ impl Feature {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Subgroups,
-        Self::Shuffles,
+        Self::MinSubgroup8,
         Self::PackF16,
         Self::F16,
         Self::MatricesF32,
@@ -40,7 +40,7 @@ impl Feature {
     pub fn name(self) -> &'static str {
         match self {
             Self::Subgroups => "subgroups",
-            Self::Shuffles => "of 8",
+            Self::MinSubgroup8 => "of 8",
             Self::PackF16 => "f16-kv",
             Self::F16 => "f16",
             Self::MatricesF32 => "8x8 f32 matrices",
@@ -53,7 +53,7 @@ impl Feature {
     pub fn is_in(self, caps: &Caps) -> bool {
         match self {
             Self::Subgroups => caps.subgroups,
-            Self::Shuffles => caps.shuffles,
+            Self::MinSubgroup8 => caps.min_subgroup_8,
             Self::PackF16 => caps.pack_f16,
             Self::F16 => caps.f16,
             Self::MatricesF32 => caps.matrices.f32_8,
@@ -66,11 +66,11 @@ impl Feature {
     pub fn caps(features: &[Self]) -> Caps {
         let has = |feature| features.contains(&feature);
         let subgroups = has(Self::Subgroups);
-        let shuffles = subgroups && has(Self::Shuffles);
+        let min_subgroup_8 = subgroups && has(Self::MinSubgroup8);
         let (pack_f16, f16) = (has(Self::PackF16), has(Self::F16));
         let matrices =
             Matrices { f32_8: has(Self::MatricesF32), f16_8: has(Self::Matrices8), f16_16: has(Self::Matrices16) };
-        Caps { subgroups, shuffles, pack_f16, f16, matrices, ..Caps::portable() }
+        Caps { subgroups, min_subgroup_8, pack_f16, f16, matrices, ..Caps::portable() }
     }
 }
 
@@ -132,7 +132,7 @@ pub const STACKS: &[Stack] = &[
         what: "Chromium's Vulkan in software, subgroups of 4",
         judgement: Judgement::Runs,
         lacks: &[
-            (&[Feature::Shuffles], "a workgroup of eight is two subgroups"),
+            (&[Feature::MinSubgroup8], "a workgroup of eight is two subgroups"),
             (&[Feature::F16], "its Vulkan has no shaderFloat16"),
             (MATRICES, "its Vulkan has no VK_KHR_cooperative_matrix"),
         ],

@@ -98,8 +98,8 @@ fn judge(bindings: &[Binding], before: &[Vec<u32>], after: &[Vec<u32>], expected
             }
             (Access::Write, None) => return (f64::INFINITY, format!("the case does not say what {name} must hold")),
             (Access::Write, Some(expected)) => {
-                if let Some(found) = expected.worst(words).filter(|found| found.share > worst.0) {
-                    worst = (found.share, format!("{name}{found}"));
+                if let Some(found) = expected.worst(words).filter(|found| found.error_ratio > worst.0) {
+                    worst = (found.error_ratio, format!("{name}{found}"));
                 }
             }
         }
@@ -112,8 +112,8 @@ fn agreement(bindings: &[Binding], defined: &[Option<Expect>], expected: &[Optio
     let mut worst = (0.0, String::new());
     for ((binding, defined), expected) in bindings.iter().zip(defined).zip(expected) {
         let (Some(defined), Some(expected)) = (defined, expected) else { continue };
-        if let Some(found) = expected.worst(&defined.words()).filter(|found| found.share > worst.0) {
-            worst = (found.share, format!("by the definition {}{found}", binding.name));
+        if let Some(found) = expected.worst(&defined.words()).filter(|found| found.error_ratio > worst.0) {
+            worst = (found.error_ratio, format!("by the definition {}{found}", binding.name));
         }
     }
     worst

@@ -74,7 +74,7 @@ impl Engine {
     /// [`EngineError::Model`] when the file is no model that can be run, [`EngineError::Gpu`]; others for options that cannot
     /// be.
     pub async fn compile(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<(), EngineError> {
-        let model = Model::outline(device, gguf).await?;
+        let model = Model::dry_run(device, gguf).await?;
         Ok(Runner::new(&model, options).await?.compile(device).await?)
     }
 

@@ -74,8 +74,8 @@ impl Lane {
         parts: usize,
     ) -> Result<(), GpuError> {
         let (device, pass) = (model.device(), batch.pass(self.phase));
-        let parts = steady_parts(self.program.parts(), parts);
-        if self.pass == Some(pass) && self.program.parts() == parts {
+        let parts = steady_parts(self.program.submissions(), parts);
+        if self.pass == Some(pass) && self.program.submissions() == parts {
             return Ok(());
         }
         // Should this future be dropped, the program is prepared again.
@@ -84,7 +84,7 @@ impl Lane {
             let plan = self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?;
             self.program.prepare(device, plan).await?;
         }
-        self.program.cut(device, parts).await?;
+        self.program.split_submissions(device, parts).await?;
         self.pass = Some(pass);
         Ok(())
     }

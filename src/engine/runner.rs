@@ -414,7 +414,7 @@ impl Runner {
         self.model.device()
     }
 
-    /// Compiles on `device`, its own or that it is an outline of, what passes of every size need, without touching any
+    /// Compiles on `device`, its own or the one that it is a dry run of, what passes of every size need, without touching any
     /// sequence.
     pub(super) async fn compile(&self, device: &Device) -> Result<(), GpuError> {
         for lane in &self.lanes {

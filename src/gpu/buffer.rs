@@ -38,7 +38,7 @@ pub struct Buffer<T> {
 #[derive(Debug)]
 pub struct RawBuffer {
     /// Unique among the buffers of a device.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// The identity of its device.
     pub(super) identity: Identity,
     pub(crate) label: String,

@@ -12,7 +12,7 @@ pub struct Caps {
     /// Subgroup operations work. A shader must not assume a subgroup's size.
     pub subgroups: bool,
     /// A workgroup of eight invocations is within one subgroup.
-    pub shuffles: bool,
+    pub min_subgroup_8: bool,
     /// Cooperative matrices that subgroups multiply. Where there are any, a subgroup has 32 invocations at most.
     pub matrices: Matrices,
     /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
@@ -81,7 +81,7 @@ impl Caps {
             pack_f16: self.pack_f16 && other.pack_f16,
             f16: self.f16 && other.f16,
             subgroups: self.subgroups && other.subgroups,
-            shuffles: self.shuffles && other.shuffles,
+            min_subgroup_8: self.min_subgroup_8 && other.min_subgroup_8,
             matrices: self.matrices.and(other.matrices),
             timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
@@ -132,7 +132,7 @@ impl Caps {
             pack_f16,
             f16: false,
             subgroups,
-            shuffles: false,
+            min_subgroup_8: false,
             matrices: Matrices::default(),
             timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -155,15 +155,17 @@ impl Device {
     /// pipelines can be compiled before anything is allocated.
     pub(crate) fn dry_run(&self) -> Self {
         let Inner { about, caps, trusted_matrices, .. } = &*self.inner;
-        Self { inner: Arc::new(Inner {
-            backend: Backend::DryRun,
-            about: about.clone(),
-            caps: caps.clone(),
-            identity: Identity::default(),
-            next_buffer: AtomicU64::new(FIRST_DRY_RUN_BUFFER),
-            trusted_matrices: Arc::clone(trusted_matrices),
-            hooks: Arc::default(),
-        }) }
+        Self {
+            inner: Arc::new(Inner {
+                backend: Backend::DryRun,
+                about: about.clone(),
+                caps: caps.clone(),
+                identity: Identity::default(),
+                next_buffer: AtomicU64::new(FIRST_DRY_RUN_BUFFER),
+                trusted_matrices: Arc::clone(trusted_matrices),
+                hooks: Arc::default(),
+            }),
+        }
     }
 
     /// Returns whether it is a [dry run](Device::dry_run).
@@ -173,7 +175,17 @@ impl Device {
 
     fn from_backend(backend: Backend, about: About, caps: Caps, hooks: Arc<Hooks>) -> Self {
         let (identity, next_buffer) = (Identity::default(), AtomicU64::new(0));
-        Self { inner: Arc::new(Inner { backend, about, caps, identity, next_buffer, trusted_matrices: Arc::default(), hooks }) }
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                about,
+                caps,
+                identity,
+                next_buffer,
+                trusted_matrices: Arc::default(),
+                hooks,
+            }),
+        }
     }
 
     fn from_context(context: Context, info: &wgpu::AdapterInfo, caps: Caps, hooks: Arc<Hooks>) -> Self {

@@ -3,11 +3,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::{
-    Caps, GpuError, Plan, Step,
-    backend::Gpu,
-    pipeline::Pipeline,
-    source::FIRST_WORKGROUP_BYTES,
-    submissions::split,
+    Caps, GpuError, Plan, Step, backend::Gpu, pipeline::Pipeline, source::FIRST_WORKGROUP_BYTES, submissions::split,
 };
 
 /// A GPU's objects for a plan.
@@ -54,13 +50,20 @@ pub(super) async fn compile(gpu: &Gpu, plan: &Plan) -> Result<(), GpuError> {
 
 impl GpuProgram {
     /// Replaces the plan, to be sent in about `submissions` submissions.
-    pub(super) async fn prepare(&mut self, gpu: &Gpu, caps: &Caps, plan: &Plan, submissions: usize) -> Result<(), GpuError> {
+    pub(super) async fn prepare(
+        &mut self,
+        gpu: &Gpu,
+        caps: &Caps,
+        plan: &Plan,
+        submissions: usize,
+    ) -> Result<(), GpuError> {
         self.steps.clear();
         compile(gpu, plan).await?;
         let parts_of_steps = split(plan, submissions);
         let stride = u64::from(caps.uniform_alignment.max(16));
         let slot = |step: &Step| ((step.op.params().len() + FIRST_WORKGROUP_BYTES) as u64).div_ceil(stride) * stride;
-        let bytes: u64 = plan.steps.iter().zip(&parts_of_steps).map(|(step, parts)| parts.len() as u64 * slot(step)).sum();
+        let bytes: u64 =
+            plan.steps.iter().zip(&parts_of_steps).map(|(step, parts)| parts.len() as u64 * slot(step)).sum();
         let params = match self.params.take().filter(|buffer| buffer.size() >= bytes) {
             Some(buffer) => buffer,
             None => {

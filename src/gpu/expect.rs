@@ -36,14 +36,14 @@ pub struct Packing {
 
 impl Packing {
     /// Decodes a block of a buffer.
-    fn unpacked(&self, buffer: &[u32], block: usize) -> Vec<f64> {
+    pub(crate) fn unpacked(&self, buffer: &[u32], block: usize) -> Vec<f64> {
         let mut numbers = vec![0.0; self.numbers];
         (self.unpack)(&buffer[block * self.words..][..self.words], &mut numbers);
         numbers
     }
 
     /// Encodes numbers as a block of a buffer.
-    fn repack(&self, buffer: &mut [u32], block: usize, numbers: &[f64]) {
+    pub(crate) fn repack(&self, buffer: &mut [u32], block: usize, numbers: &[f64]) {
         (self.pack)(numbers, &mut buffer[block * self.words..][..self.words]);
     }
 }

@@ -4,7 +4,9 @@ use std::{fmt::Debug, hash::Hash, sync::Arc};
 
 use bytemuck::Pod;
 
-use super::{Access, Binding, Caps, Element, Expect, Grid, RawBuffer, ReductionOrder, Source, SparseReads, binding::times};
+use super::{
+    Access, Binding, Caps, Element, Expect, Grid, RawBuffer, ReductionOrder, Source, SparseReads, binding::times,
+};
 
 /// A choice of one of a kernel's shaders: plain data that selects fragments and constants.
 pub trait Variant: Copy + Eq + Hash + Debug + Send + Sync + 'static {}

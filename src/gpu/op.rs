@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    Access, Binding, Expect, Expected, Grid, GpuError, Host, HostSlot, Kernel, RawBuffer, ReductionOrder, Shader, SparseReads, Variant,
+    Access, Binding, Expect, Expected, GpuError, Grid, Host, HostSlot, Kernel, RawBuffer, ReductionOrder, Shader,
+    SparseReads, Variant,
 };
 
 /// A dispatch without its kernel's types, as plans have it.

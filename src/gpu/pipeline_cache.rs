@@ -24,7 +24,8 @@ impl Device {
     /// A checksum finds accidental damage only. The bytes go to the driver, so that nobody else should be able to write the
     /// place where they are stored.
     pub fn restore_pipelines(&self, saved: &[u8]) -> bool {
-        let Some(gpu) = self.gpu().filter(|gpu| gpu.context.device.features().contains(wgpu::Features::PIPELINE_CACHE)) else {
+        let Some(gpu) = self.gpu().filter(|gpu| gpu.context.device.features().contains(wgpu::Features::PIPELINE_CACHE))
+        else {
             return false;
         };
         let data = decode(&self.fingerprint(), saved);

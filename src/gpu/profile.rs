@@ -78,8 +78,9 @@ impl Program {
         let on_gpu = stages.iter().filter(|(range, steps)| !on_host(range, steps)).count();
         let context = &gpu.context;
         let timers = Timers::new(device, context, on_gpu).await?;
-        let send =
-            |encoder: wgpu::CommandEncoder| context.call("a submission", || context.submit(Some(encoder.finish()))).map(|_| ());
+        let send = |encoder: wgpu::CommandEncoder| {
+            context.call("a submission", || context.submit(Some(encoder.finish()))).map(|_| ())
+        };
         let encoder = || context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let (mut encoding, mut timed, mut on_gpu) = (encoder(), 0, Vec::with_capacity(timers.stages));
         for (i, (range, steps)) in stages.iter().enumerate() {

@@ -121,17 +121,17 @@ impl Model {
         self.weights().paged.as_ref().map(|paged| paged.counts())
     }
 
-    /// The model without its weights, on an [outline](Device::outline) of `device`.
-    pub(crate) async fn outline(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
+    /// The model without its weights, on an [dry run](Device::dry_run) of `device`.
+    pub(crate) async fn dry_run(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
         // What is recorded there is to be what the device will be given.
         check_matrices(device).await?;
-        Self::load(&device.outline(), gguf, |_, _| ()).await
+        Self::load(&device.dry_run(), gguf, |_, _| ()).await
     }
 
     /// The same model for an engine that only records: its buffers beside the weights have no memory.
     pub(crate) fn recording(&self) -> Self {
         let (config, weights) = (self.inner.config.clone(), Arc::clone(&self.inner.weights));
-        Self { inner: Arc::new(Inner { device: self.inner.device.outline(), config, weights }) }
+        Self { inner: Arc::new(Inner { device: self.inner.device.dry_run(), config, weights }) }
     }
 
     /// Where it is.

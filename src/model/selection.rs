@@ -66,7 +66,7 @@ impl KernelSelection {
     /// ([`check_matrices`](crate::conformance::check_matrices), as a model's loading does). Software drivers compute fast as they
     /// compute exactly: halves are converted there by many instructions.
     pub fn of(device: &Device, precision: Precision) -> Self {
-        match (device.is_software(), device.caps().shuffles) {
+        match (device.is_software(), device.caps().min_subgroup_8) {
             (true, true) => return Self { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..Self::SOFTWARE },
             (true, false) => return Self::SOFTWARE,
             (false, _) => {}

@@ -23,7 +23,7 @@ impl Tuning {
     /// # Errors
     /// [`ModelError`] when the file is no model that can be run there.
     pub async fn of(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
-        Ok(Self::new(&Model::outline(device, gguf).await?))
+        Ok(Self::new(&Model::dry_run(device, gguf).await?))
     }
 
     /// One without choices.

@@ -259,7 +259,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             };
             let part = MatrixPart { words, planes, first_row: first_row as u32 };
             // What would be forgotten need not be read.
-            if !paged && !self.device.is_outline() {
+            if !paged && !self.device.is_dry_run() {
                 let all = first_row..first_row + planes.rows();
                 part.fill(self.device, &rows, all, 0, |bytes| {
                     self.sent += bytes;
@@ -267,7 +267,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
                 })
                 .await?;
             }
-            self.device.seal(&part.words)?;
+            self.device.unmap(&part.words)?;
             parts.push(part);
         }
         if let (true, Some(layer)) = (paged, self.paged.last_mut()) {

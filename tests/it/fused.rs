@@ -65,7 +65,7 @@ impl Weights {
 }
 
 fn lanes(device: &Device) -> &'static [Lanes] {
-    if device.caps().shuffles { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+    if device.caps().min_subgroup_8 { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
 }
 
 /// Inner sizes of at least one block and of more than a workgroup's norm takes at once, of floats also without whole units.
@@ -242,7 +242,7 @@ fn attention_that_turns_heads_has_the_bits_of_heads_turned_before() {
         for device in [gpu().await, Device::cpu()] {
             let mut rng = Rng::new(3);
             let exchanges: &[Exchange] =
-                if device.caps().shuffles { &[Exchange::Memory, Exchange::Shuffle] } else { &[Exchange::Memory] };
+                if device.caps().min_subgroup_8 { &[Exchange::Memory, Exchange::Shuffle] } else { &[Exchange::Memory] };
             for (head_dim, norm, interleaved) in [(128, true, false), (64, false, true)] {
                 // Of the second kind of model one cache is enough.
                 let kept = |kv: &KvType| (norm || *kv == KvType::F32) && (*kv != KvType::F16 || device.caps().pack_f16);

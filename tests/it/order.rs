@@ -187,7 +187,7 @@ fn in_tiles(v: Variant, tile: TileType, tile_rows: TileRows) -> gemm::Variant {
 
 /// What invocations may share out on a device.
 fn lanes(device: &Device) -> &'static [Lanes] {
-    if device.caps().shuffles { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+    if device.caps().min_subgroup_8 { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
 }
 
 fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
@@ -402,7 +402,7 @@ impl<'a> Attended<'a> {
 }
 
 fn exchanges(device: &Device) -> Vec<Exchange> {
-    if device.caps().shuffles { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
+    if device.caps().min_subgroup_8 { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
 }
 
 fn attentions(device: &Device) -> Vec<attention::Variant> {

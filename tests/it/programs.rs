@@ -314,7 +314,7 @@ fn pieces_of_an_indirect_grid_add_once() {
             let variant = gemm::Variant { epilogue: Epilogue::Accumulate, ..variant };
             rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
             let mut program = prepared(&device, rec.finish()).await;
-            program.cut(&device, parts).await.expect("a program");
+            program.split_submissions(&device, parts).await.expect("a program");
             program.submit(&device).expect("it runs");
             seen.push(bits(&read(&device, &layer.y).await));
         }
@@ -348,9 +348,9 @@ fn a_program_is_sent_in_parts_of_its_work() {
             let wanted = bits(&output(&device, how).await);
             let layer = Layer::new(&device).await;
             let mut program = prepared(&device, layer.plan(how)).await;
-            assert_eq!((program.parts(), program.shares()), (1, vec![1.0]));
+            assert_eq!((program.submissions(), program.shares()), (1, vec![1.0]));
             for parts in [2, 3, 7, 20, 1000, usize::MAX, 1] {
-                program.cut(&device, parts).await.expect("a program");
+                program.split_submissions(&device, parts).await.expect("a program");
                 let shares = program.shares();
                 assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
                 // A workgroup of the GEMM is the largest piece that cannot be cut.
@@ -366,11 +366,11 @@ fn a_program_is_sent_in_parts_of_its_work() {
                     program.submit(&device).expect("it runs");
                     assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}, {parts}");
                     program.prepare(&device, layer.plan(how)).await.expect("a program");
-                    assert_eq!((program.parts(), program.shares()), (parts, shares.clone()));
+                    assert_eq!((program.submissions(), program.shares()), (parts, shares.clone()));
                 }
             }
             // Step by step, as for steps on the host.
-            program.cut(&device, usize::MAX).await.expect("a program");
+            program.split_submissions(&device, usize::MAX).await.expect("a program");
             device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
             for step in 0..3 {
                 program.run_steps(&device, step..step + 1).await.expect("it runs");
@@ -379,7 +379,7 @@ fn a_program_is_sent_in_parts_of_its_work() {
             // Without memory for so many parameters it does nothing.
             let mut program = prepared(&device, stages(&device, 200).await).await;
             device.fail_allocations_after(0);
-            let result = program.cut(&device, usize::MAX).await;
+            let result = program.split_submissions(&device, usize::MAX).await;
             device.fail_allocations_after(u64::MAX);
             assert!(device.is_cpu() || matches!(result, Err(GpuError::OutOfMemory { .. })), "{result:?}");
             assert_eq!(program.plan().steps().is_empty(), !device.is_cpu());

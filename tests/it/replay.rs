@@ -82,7 +82,7 @@ fn a_wrong_kernel_is_named() {
     let norm = found("elementwise/rms_norm", "* scale * w[i]", "* scale * w[i] * 1.0001");
     assert_eq!((norm.scope, norm.step.0), (Scope::layer(0, Stage::Attention), 1), "{norm:?}");
     let (binding, worst) = norm.worst.expect("a deviation");
-    assert!(binding == "y" && worst.share > 1.0 && worst.bound > 0.0, "{norm:?}");
+    assert!(binding == "y" && worst.error_ratio > 1.0 && worst.bound > 0.0, "{norm:?}");
 
     let attention = found("attn/attention", "< seen.end)", "<= seen.end)");
     assert_eq!(attention.scope.to_string(), "blk.0 attention");

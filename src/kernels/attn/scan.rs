@@ -16,7 +16,7 @@ pub enum Exchange {
 impl Exchange {
     /// Those a device can take.
     pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.shuffles { &[Self::Memory, Self::Shuffle] } else { &[Self::Memory] }
+        if caps.min_subgroup_8 { &[Self::Memory, Self::Shuffle] } else { &[Self::Memory] }
     }
 
     /// The order of sums over keys, whole or in chunks.

@@ -20,7 +20,7 @@ pub enum Lanes {
 impl Lanes {
     /// Those a device can take.
     pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.shuffles { &[Self::Units, Self::Rows] } else { &[Self::Units] }
+        if caps.min_subgroup_8 { &[Self::Units, Self::Rows] } else { &[Self::Units] }
     }
 
     /// The same, each with the groups that there are for it.
