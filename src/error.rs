@@ -22,18 +22,3 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
-
-/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = error.source();
-    }
-    text
-}

@@ -36,28 +36,94 @@
 //! `Send`, so that it may be done from any thread. Waiting
 //! for a device of ours blocks the thread for as long as the GPU takes; for an application's own device
 //! ([`gpu::Device::from_wgpu`]) nothing blocks, nor in a browser.
-// wgpu's types are nested deeply, which counts when it is found out whether a future may go to another thread.
+// wgpu's types are deeply nested, which matters for the `Send` check of futures.
 #![recursion_limit = "256"]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs, unsafe_code)]
 
+#[doc(hidden)]
 pub mod conformance;
+#[doc(hidden)]
 pub mod engine;
 pub mod gguf;
+#[doc(hidden)]
 pub mod gpu;
+#[doc(hidden)]
 pub mod kernels;
+#[doc(hidden)]
 pub mod kv;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod quant;
+#[doc(hidden)]
 pub mod text;
 
 mod error;
+mod names;
 
+pub use engine::{
+    Engine, EngineError, EngineOptions, Fit, GenerateOptions, Profile, Progress, Reply, SamplingOptions, Session,
+};
 pub use error::Error;
+pub use gguf::{Gguf, GgufError};
+pub use gpu::{Adapter, AdapterKind, Device, GpuError, Requirements};
+pub use kernels::KvType;
+pub use model::{Architecture, Config, MemoryPlan, Model, ModelError, Precision, Tuning};
+pub use names::UnknownName;
 #[cfg(all(feature = "blocking", not(target_arch = "wasm32")))]
+#[cfg_attr(docsrs, doc(cfg(feature = "blocking")))]
 pub use pollster::block_on;
+pub use text::{ChatTemplate, DecodeStream, Message, RenderOptions, Role, StopStrings, TextError, Tokenizer};
 pub use wgpu;
 
-/// Its example is compiled with the others.
+/// The layers below the engine: GPU programs, kernels, quantization formats, model plans, and the conformance suite.
+///
+/// **Unstable**: not covered by semantic versioning. Any release may change these items.
+pub mod low_level {
+    /// The conformance suite: kernels and models compared with reference implementations.
+    pub mod conformance {
+        #[doc(inline)]
+        pub use crate::conformance::*;
+    }
+    /// Statistics and tuning of engines.
+    pub mod engine {
+        #[doc(inline)]
+        pub use crate::engine::*;
+    }
+    /// Buffers, programs and kernels on a device.
+    pub mod gpu {
+        #[doc(inline)]
+        pub use crate::gpu::*;
+    }
+    /// The compute kernels.
+    pub mod kernels {
+        #[doc(inline)]
+        pub use crate::kernels::*;
+    }
+    /// The block pool of the KV cache.
+    pub mod kv {
+        #[doc(inline)]
+        pub use crate::kv::*;
+    }
+    /// Model plans and kernel selection.
+    pub mod model {
+        #[doc(inline)]
+        pub use crate::model::*;
+    }
+    /// Quantization formats of GGUF tensors.
+    pub mod quant {
+        #[doc(inline)]
+        pub use crate::quant::*;
+    }
+    /// The raw data of tokenizers.
+    pub mod text {
+        #[doc(inline)]
+        pub use crate::text::*;
+    }
+}
+
+/// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,9 +1,11 @@
 //! Options shared by several commands.
 
+use std::str::FromStr;
+
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{PlanOptions, Precision};
+use ferrum_wgpu::{KvType, UnknownName};
 
 /// The device option.
 #[derive(Debug, Args)]
@@ -29,8 +31,15 @@ impl PrecisionArg {
 }
 
 fn precision() -> impl TypedValueParser<Value = Precision> {
-    let named = |name: String| Precision::ALL.into_iter().find(|p| p.name() == name).ok_or("exact or fast");
-    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(named)
+    named(Precision::ALL.map(Precision::name))
+}
+
+/// Returns a parser of these names.
+fn named<T, const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 /// The tuning option.
@@ -43,6 +52,5 @@ pub struct TuneArg {
 
 /// Returns the parser of the KV cache's data type.
 pub fn kv_type() -> impl TypedValueParser<Value = KvType> {
-    let named = |name: String| KvType::ALL.into_iter().find(|ty| ty.name() == name).ok_or("f16, f32 or q8_0");
-    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(named)
+    named(KvType::ALL.map(KvType::name))
 }

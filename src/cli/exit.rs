@@ -1,11 +1,12 @@
 //! Exit codes, and failures that end a command with one of them.
 
-use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
 use ferrum_wgpu::{engine::EngineError, gguf::GgufError, gpu::GpuError, model::ModelError, text::TextError};
+
+use ferrum_wgpu::low_level::gpu::error_chain;
 
 use super::output;
 
@@ -92,27 +93,12 @@ impl Failure {
     }
 }
 
-/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = error.source();
-    }
-    text
-}
-
 macro_rules! failure_from {
     ($($ty:ty => $code:expr),* $(,)?) => {
         $(impl From<$ty> for Failure {
             fn from(error: $ty) -> Self {
                 let code: fn(&$ty) -> Code = $code;
-                Self::Error(code(&error), chain(&error))
+                Self::Error(code(&error), error_chain(&error))
             }
         })*
     };
@@ -165,7 +151,7 @@ mod tests {
     #[test]
     fn sources_follow_unless_said_already() {
         let error = Layer("cannot read x", Some(Box::new(Layer("read x", Some(Box::new(Layer("gone", None)))))));
-        assert_eq!(chain(&error), "cannot read x: gone");
+        assert_eq!(error_chain(&error), "cannot read x: gone");
     }
 
     #[test]

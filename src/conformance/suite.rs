@@ -109,7 +109,7 @@ impl Suite {
                     Err(fatal @ (GpuError::Lost(_) | GpuError::Hung { .. } | GpuError::OutOfMemory { .. })) => {
                         return Err(fatal);
                     }
-                    Err(error) => Outcome { case, worst: f64::INFINITY, at: crate::error::chain(&error) },
+                    Err(error) => Outcome { case, worst: f64::INFINITY, at: crate::gpu::error_chain(&error) },
                 });
             }
             let expectation = EXPECTATIONS.iter().find(|e| e.matches(target, kernel, &variant)).copied();

@@ -158,6 +158,21 @@ impl GpuError {
     }
 }
 
+/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = error.source();
+    }
+    text
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 fn cause(error: wgpu::Error) -> Cause {
     Arc::new(error)

@@ -47,7 +47,7 @@ pub use caps::{Caps, Matrices};
 #[cfg(feature = "test-util")]
 pub use counters::Created;
 pub use device::Device;
-pub use error::{Cause, GpuError};
+pub use error::{Cause, GpuError, error_chain};
 pub use expect::{Deviation, Expect, Packing};
 #[cfg(not(target_arch = "wasm32"))]
 pub use inspect::workgroup_bytes;

@@ -21,6 +21,7 @@ const MAX_LEN: usize = 64 << 10;
 
 /// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Role {
     /// Instructions to the model.
     System,
@@ -31,8 +32,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::System, Self::User, Self::Assistant];
+
     /// Returns the role's name in chat templates.
-    pub fn as_str(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
             Self::User => "user",
@@ -41,14 +45,9 @@ impl Role {
     }
 }
 
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Message {
     /// The author.
     pub role: Role,
@@ -151,7 +150,7 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TextError> {
         let list: Value = messages
             .iter()
-            .map(|message| Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())]))
+            .map(|message| Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())]))
             .collect();
         let mut variables = vec![
             ("messages", list),

@@ -31,7 +31,7 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Each module and the modules of the crate that it may use.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("text", &["gguf"]),
@@ -41,6 +41,8 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("conformance", &["gpu", "kernels", "quant"]),
     ("model", &["conformance", "gguf", "gpu", "kernels", "quant"]),
     ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant", "text"]),
+    ("names", &["kernels", "model", "text"]),
+    ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),
     ("cli", &["conformance", "engine", "error", "gguf", "gpu", "kernels", "model", "text", "quant"]),
 ];
