@@ -6,7 +6,7 @@ use super::{EngineOptions, pace::steady_parts};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{Activations, Choices, Decoder, FeedForward, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize},
+    model::{Activations, Decoder, KernelSelection, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize},
 };
 
 /// The rows of one kind in a step, as the device is given them.
@@ -81,7 +81,7 @@ impl Lane {
         // Should this future be dropped, the program is prepared again.
         let same_plan = mem::take(&mut self.pass) == Some(pass);
         if !same_plan {
-            let plan = self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?;
+            let plan = self.plan(model, kv, sampling, options, options.kernels_on(device), pass)?;
             self.program.prepare(device, plan).await?;
         }
         self.program.split_submissions(device, parts).await?;
@@ -95,19 +95,17 @@ impl Lane {
         kv: &KvCache,
         sampling: &Sampling,
         options: &EngineOptions,
-        choices: Choices<'_>,
+        kernels: KernelSelection,
         pass: Pass,
     ) -> Result<Plan, GpuError> {
-        let device = model.device();
         let decoder = Decoder {
             config: model.config(),
             weights: model.weights(),
             activations: &self.activations,
             kv,
             sampling,
-            kernels: options.plan.selection_on(device),
+            kernels,
             options: options.plan,
-            choices,
             pass,
         };
         decoder.record()
@@ -125,39 +123,28 @@ impl Lane {
     ) -> Result<(), GpuError> {
         let (room, slots, vocab) = (self.room, kv.shape.slots, model.config().vocab);
         let draws = |penalised| sample::Rows { sequences: slots, vocab, greedy: 1, listed: 1, all: 1, penalised };
-        let (used, experts) = match model.config().feed_forward {
-            FeedForward::Dense { .. } => (1, 1),
-            FeedForward::Experts { count, used, .. } => (used, count),
-        };
-        let borders = options.plan.selection_on(model.device()).borders(used, experts);
-        let between = borders.into_iter().filter(|rows| (2..room.rows).contains(rows));
+        let kernels = options.kernels_on(model.device());
+        let thresholds = kernels.thresholds(model.config());
+        let between = thresholds.into_iter().filter(|rows| (2..room.rows).contains(rows));
         let passes = [(1, 0, 1, false), (room.rows, room.chunks, room.logit_rows, true)];
         for (rows, chunks, logit_rows, penalised) in
             passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(room.logit_rows), false)))
         {
             let pass = Pass { phase: self.phase, rows, chunks, logit_rows, draws: draws(penalised) };
-            self.plan(model, kv, sampling, options, Choices { tuning: &options.tuning, met: None }, pass)?
-                .compile(device)
-                .await?;
+            self.plan(model, kv, sampling, options, kernels, pass)?.compile(device).await?;
         }
         Ok(())
     }
 
-    /// Passes that stand for all sizes that choices are made for, those that matter most first.
-    pub(super) fn trials(&self) -> Vec<Pass> {
-        let all = self.room.rows;
-        let of_prompts = (self.phase == Phase::Prefill).then_some(all);
-        let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2)).take_while(|rows| *rows < all);
-        let rows = of_prompts.into_iter().chain(powers).chain((self.phase == Phase::Decode).then_some(all));
-        let logit_rows = |rows: u32| if self.phase == Phase::Decode { rows.min(self.room.logit_rows) } else { 0 };
-        let pass = |rows| Pass {
-            phase: self.phase,
-            rows,
-            chunks: 0,
-            logit_rows: logit_rows(rows),
-            draws: sample::Rows::default(),
-        };
-        rows.map(pass).collect()
+    /// Returns the most rows of a pass.
+    pub(super) fn max_rows(&self) -> u32 {
+        self.room.rows
+    }
+
+    /// Returns the pass that tuning measures with, of `rows` rows.
+    pub(super) fn trial(&self, rows: u32) -> Pass {
+        let logit_rows = if self.phase == Phase::Decode { rows.min(self.room.logit_rows) } else { 0 };
+        Pass { phase: self.phase, rows, chunks: 0, logit_rows, draws: sample::Rows::default() }
     }
 
     /// Writes rows of many tokens at the beginning of a sequence.

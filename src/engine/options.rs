@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::EngineError;
 use crate::{
-    gpu::Caps,
+    gpu::{Caps, Device},
     kernels::KvType,
-    model::{CacheShape, Config, PlanOptions, Tuning},
+    model::{CacheShape, Config, KernelSelection, PlanOptions, Tuning},
 };
 
 /// How an [`Engine`](super::Engine) is made. Those from `plan` on change how something is computed, and nothing else.
@@ -38,8 +38,8 @@ pub struct EngineOptions {
     pub max_submit: Duration,
     /// Which kernels a pass is made of.
     pub plan: PlanOptions,
-    /// What was measured to be quickest on the device: used where it is of this device and model, else the defaults are.
-    /// [`Engine::tune`](super::Engine::tune) measures.
+    /// Measured choices, which refine the selected kernels if they are of this device and model.
+    /// [`Engine::tune`](super::Engine::tune) measures. They may change the order of sums.
     pub tuning: Tuning,
     /// A step is submitted before the tokens of the last are read.
     pub run_ahead: bool,
@@ -124,6 +124,11 @@ impl EngineOptions {
             KvLayout::Contiguous => self.sequences,
         };
         Ok(CacheShape { context, block, blocks, slots: self.sequences, ty })
+    }
+
+    /// Returns the kernels on `device`, tuned.
+    pub(crate) fn kernels_on(&self, device: &Device) -> KernelSelection {
+        self.plan.selection_on(device).refined(&self.tuning)
     }
 
     /// How the cache is stored on `device`, which can do `caps`.

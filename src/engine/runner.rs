@@ -13,7 +13,7 @@ use super::{
 use crate::{
     gpu::{Device, GpuError, Pending, Plan, Program, Readback},
     kernels::{attn::CHUNK, sample},
-    model::{Choices, ExpertCacheLease, History, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize, weight_bytes},
+    model::{ExpertCacheLease, History, KernelSelection, KvCache, Model, Phase, Sampling, WorkspaceSize, weight_bytes},
 };
 
 /// How the tokens of a sequence's request are drawn.
@@ -119,8 +119,8 @@ impl Runner {
     /// Allocates everything; nothing is allocated for steps later but what penalties need.
     pub(super) async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
         let (device, config) = (model.device(), model.config());
-        let experts = match &model.weights().paged {
-            Some(paged) => Some(paged.take().ok_or(EngineError::ExpertCacheInUse)?),
+        let experts = match &model.weights().expert_cache {
+            Some(cache) => Some(cache.lease().ok_or(EngineError::ExpertCacheInUse)?),
             None => None,
         };
         let shape = options.cache(config, options.kv_type_on(device.name(), device.caps())?)?;
@@ -141,29 +141,28 @@ impl Runner {
             model: model.clone(),
             options: EngineOptions {
                 // What was measured elsewhere says nothing.
-                tuning: Some(&options.tuning).filter(|tuning| tuning.is_of(model)).cloned().unwrap_or_default(),
+                tuning: Some(&options.tuning).filter(|tuning| tuning.matches(model)).cloned().unwrap_or_default(),
                 ..options.clone()
             },
         })
     }
 
-    /// The passes that choices are measured with, each with the number of its lane; drawn rows first.
-    pub(super) fn trials(&self) -> Vec<(usize, Pass)> {
-        let of = |lane: usize| self.lanes[lane].trials().into_iter().map(move |pass| (lane, pass));
-        of(1).chain(of(0)).collect()
+    /// Returns `rows`, or the most that a pass can have.
+    pub(super) fn trial_rows(&self, phase: Phase, rows: u32) -> u32 {
+        rows.min(self.lanes[phase as usize].max_rows())
     }
 
-    /// The plan of such a pass.
-    pub(super) fn trial_plan(&self, number: usize, choices: Choices<'_>) -> Result<Plan, GpuError> {
-        let Some((lane, pass)) = self.trials().into_iter().nth(number) else { return Ok(Plan::default()) };
-        self.lanes[lane].plan(&self.model, &self.kv, &self.sampling, &self.options, choices, pass)
+    /// Returns the plan of a pass that tuning measures with.
+    pub(super) fn trial_plan(&self, phase: Phase, rows: u32, kernels: KernelSelection) -> Result<Plan, GpuError> {
+        let lane = &self.lanes[phase as usize];
+        lane.plan(&self.model, &self.kv, &self.sampling, &self.options, kernels, lane.trial(rows))
     }
 
     /// Writes what it reads.
-    pub(super) fn write_trial(&self, number: usize) -> Result<(), GpuError> {
-        let Some((lane, pass)) = self.trials().into_iter().nth(number) else { return Ok(()) };
+    pub(super) fn write_trial(&self, phase: Phase, rows: u32) -> Result<(), GpuError> {
         let (device, vocab) = (self.model.device(), self.model.config().vocab);
-        self.lanes[lane].write_trial(device, &self.sampling, vocab, &pass)
+        let lane = &self.lanes[phase as usize];
+        lane.write_trial(device, &self.sampling, vocab, &lane.trial(rows))
     }
 
     /// Waits until the device has done all.

@@ -1,52 +1,52 @@
-//! Finding by measurement what is quickest where kernels of one order can be chosen among.
+//! Autotuning: kernels chosen by measurement on a GPU.
 
-use std::{cell::RefCell, collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Engine, EngineError, EngineOptions, runner::Runner};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Stage, Step},
-    model::{Choices, Model, Site, Tuning},
+    model::{DeviceProfile, KernelSelection, Model, Phase, Tuning, TuningChoice, TuningKey},
 };
 
-/// What [`Engine::tune`] has found.
+/// The result of [`Engine::tune`].
 #[derive(Clone, Debug, Default)]
 pub struct Tuned {
     /// All choices, with those that were known before: for [`EngineOptions::tuning`].
     pub tuning: Tuning,
-    /// What was measured for it.
+    /// What was measured.
     pub timings: Vec<Timing>,
-    /// False when the budget was spent before all sites were measured.
+    /// Whether the budget sufficed for all keys.
     pub complete: bool,
 }
 
-/// How long a site takes with one of its candidates.
+/// The time of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// The site.
-    pub site: String,
     /// The candidate.
-    pub candidate: &'static str,
-    /// Its shortest time.
+    pub candidate: TuningChoice,
+    /// The sum of its shortest times over the key's passes.
     pub time: Duration,
     /// Whether it was chosen.
     pub chosen: bool,
 }
 
-/// Rounds in which candidates are timed in turn.
+/// Rounds in which candidates are timed one after the other.
 const ROUNDS: usize = 5;
-/// A candidate is run so often, or as often as fits in [`ROUND`].
-const MOST_RUNS: u32 = 16;
+/// A candidate is run this often in a round, or as often as fits in [`ROUND`].
+const MAX_RUNS: u32 = 16;
 const ROUND: Duration = Duration::from_millis(4);
-/// What another candidate has to save of the default's time.
+/// The share of the default's time that another candidate must save.
 const GAIN: f64 = 0.03;
 
 impl Engine {
-    /// Times what an engine for `model` with `options` can choose among kernels that give the same bits, on the model's own
-    /// weights, and gives the choices. Sites that `options` have a choice for are left out. It ends with the first
-    /// measurement that begins after `budget` has passed by `clock`, which gives the time since some moment; no time is
-    /// taken by other means. Nothing is timed where the CPU kernels compute.
+    /// Times the candidates of each [`TuningKey`] with the model's own weights, and returns the fastest. Keys that `options`
+    /// have a choice for are left out. No measurement begins after `budget` has passed by `clock`, which returns the time
+    /// since some moment.
     ///
-    /// It takes the memory of an engine while it lasts.
+    /// Software drivers and the CPU kernels are never tuned: their kernels are selected by figures that are known. A selection
+    /// in `options` is tuned on any GPU or driver.
+    ///
+    /// A tuned selection may have another order of sums than the default. It takes the memory of an engine while it lasts.
     ///
     /// # Errors
     /// Those of [`Engine::new`].
@@ -56,35 +56,65 @@ impl Engine {
         budget: Duration,
         clock: &mut (dyn FnMut() -> Duration + Send),
     ) -> Result<Tuned, EngineError> {
-        let known = Some(&options.tuning).filter(|tuning| tuning.is_of(model));
+        let known = Some(&options.tuning).filter(|tuning| tuning.matches(model));
         let tuning = known.cloned().unwrap_or_else(|| Tuning::new(model));
         let mut tuned = Tuned { tuning, timings: Vec::new(), complete: true };
-        if model.device().is_cpu() {
+        let device = model.device();
+        if device.is_cpu() || device.is_software() && options.plan.kernels.is_none() {
             return Ok(tuned);
         }
+        let profile = DeviceProfile::new(device);
+        let selection = options.plan.selection_on(device);
+        let candidates = |key: TuningKey, tuning: &Tuning| {
+            let kernels = selection.refined(tuning);
+            let all = kernels.candidates(key, model.config(), &profile, options.plan.precision);
+            let unknown = tuning.get(key).is_none() && all.len() > 1 && !passes(key, options).is_empty();
+            unknown.then_some(all)
+        };
         let end = clock().saturating_add(budget);
-        let recording = Runner::new(&model.recording(), options).await?;
-        let trials = recording.trials().len();
-        let mut unknown = false;
-        for number in 0..trials {
-            unknown |= first_unknown(&recording, number, &tuned.tuning)?.is_some();
-        }
-        if !unknown {
+        if TuningKey::ALL.iter().all(|key| candidates(*key, &tuned.tuning).is_none()) {
             return Ok(tuned);
         }
         let mut tuner = Tuner { runner: Runner::new(model, options).await?, clock, end };
-        for number in 0..trials {
-            tuner.trial(number, &mut tuned).await?;
+        for key in TuningKey::ALL {
+            let Some(candidates) = candidates(key, &tuned.tuning) else { continue };
+            let kernels = selection.refined(&tuned.tuning);
+            let mut times = vec![Duration::ZERO; candidates.len()];
+            for (phase, rows) in passes(key, options) {
+                let Some(taken) = tuner.measure(phase, rows, kernels, &candidates).await? else {
+                    tuned.complete = false;
+                    return Ok(tuned);
+                };
+                times.iter_mut().zip(taken).for_each(|(sum, time)| *sum += time);
+            }
+            let chosen = fastest(&times);
+            tuned.tuning.set(candidates[chosen]);
+            let timings = candidates.iter().zip(times).enumerate();
+            tuned.timings.extend(timings.map(|(i, (candidate, time))| Timing {
+                candidate: *candidate,
+                time,
+                chosen: i == chosen,
+            }));
         }
         Ok(tuned)
     }
 }
 
-/// The first site of a pass that nothing is known of.
-fn first_unknown(runner: &Runner, number: usize, tuning: &Tuning) -> Result<Option<Site>, GpuError> {
-    let met = RefCell::default();
-    runner.trial_plan(number, Choices { tuning, met: Some(&met) })?;
-    Ok(met.into_inner().into_iter().find(|site: &Site| !tuning.choices.contains_key(&site.name)))
+/// Returns the passes that `key` is measured with.
+fn passes(key: TuningKey, options: &EngineOptions) -> Vec<(Phase, u32)> {
+    key.passes(options.prefill_rows, options.sequences)
+}
+
+/// Returns the index of the shortest time: the first, which is the default's, unless another saves [`GAIN`] of it.
+fn fastest(times: &[Duration]) -> usize {
+    let default = times.first().copied().unwrap_or_default();
+    let (mut best, mut least) = (0, default.mul_f64(1.0 - GAIN));
+    for (i, time) in times.iter().enumerate().skip(1) {
+        if *time < least {
+            (best, least) = (i, *time);
+        }
+    }
+    best
 }
 
 struct Tuner<'a> {
@@ -94,64 +124,46 @@ struct Tuner<'a> {
 }
 
 impl Tuner<'_> {
-    /// Measures the sites of a pass that nothing is known of.
-    async fn trial(&mut self, number: usize, tuned: &mut Tuned) -> Result<(), GpuError> {
-        loop {
-            let Some(site) = first_unknown(&self.runner, number, &tuned.tuning)? else { return Ok(()) };
-            let Some(times) = self.site(number, &site, &tuned.tuning).await? else {
-                tuned.complete = false;
-                return Ok(());
-            };
-            let default = times.first().copied().unwrap_or_default();
-            let (mut best, mut least) = (0, default.mul_f64(1.0 - GAIN));
-            for (i, time) in times.iter().enumerate().skip(1) {
-                if *time < least {
-                    (best, least) = (i, *time);
-                }
-            }
-            for (i, (candidate, time)) in site.candidates.iter().zip(times).enumerate() {
-                tuned.timings.push(Timing { site: site.name.clone(), candidate, time, chosen: i == best });
-            }
-            let chosen = site.candidates.get(best).copied().unwrap_or_default();
-            tuned.tuning.choices.insert(site.name, chosen.to_owned());
-        }
-    }
-
-    /// The shortest time of each candidate; `None` when there is no time left. What is the same for all is left out of it.
-    async fn site(&mut self, number: usize, site: &Site, tuning: &Tuning) -> Result<Option<Vec<Duration>>, GpuError> {
+    /// Returns the shortest time of each candidate in a pass, without the dispatches that all have; `None` when the budget is
+    /// spent.
+    async fn measure(
+        &mut self,
+        phase: Phase,
+        rows: u32,
+        kernels: KernelSelection,
+        candidates: &[TuningChoice],
+    ) -> Result<Option<Vec<Duration>>, GpuError> {
         if (self.clock)() >= self.end {
             return Ok(None);
         }
         let device = self.runner.device().clone();
-        let plan = |candidate: &str| {
-            let mut tuning = tuning.clone();
-            tuning.choices.insert(site.name.clone(), candidate.to_owned());
-            self.runner.trial_plan(number, Choices { tuning: &tuning, met: None })
-        };
-        let plans = site.candidates.iter().map(|name| plan(name)).collect::<Result<Vec<_>, _>>()?;
+        // A pass has no more rows than the engine has room for.
+        let rows = self.runner.trial_rows(phase, rows);
+        let plan = |choice: TuningChoice| self.runner.trial_plan(phase, rows, kernels.with(choice));
+        let plans = candidates.iter().map(|choice| plan(*choice)).collect::<Result<Vec<_>, _>>()?;
         let Some(parts) = differing(&plans) else {
-            // A device on which all are the same.
+            // The pass has none of the kernels that the key is about.
             return Ok(Some(vec![Duration::ZERO; plans.len()]));
         };
         let mut before = Program::new(&device);
-        before.prepare(&device, take(plan(site.candidates[0])?, &parts.before)).await?;
+        before.prepare(&device, take(plan(candidates[0])?, &parts.before)).await?;
         let mut programs = Vec::new();
         for (plan, range) in plans.into_iter().zip(&parts.of) {
             let mut program = Program::new(&device);
             program.prepare(&device, take(plan, range)).await?;
             programs.push(program);
         }
-        // Experts are chosen by what comes before.
-        self.runner.write_trial(number)?;
+        // The router's choice needs its inputs.
+        self.runner.write_trial(phase, rows)?;
         before.run(&device).await?;
         let mut runs = Vec::new();
         for program in &programs {
-            // The first run is not counted: drivers compile then.
+            // Drivers compile during the first run, which is not counted.
             if self.time(&device, program, 1).await?.is_none() {
                 return Ok(None);
             }
             let Some(time) = self.time(&device, program, 1).await? else { return Ok(None) };
-            runs.push((ROUND.as_nanos() / time.as_nanos().max(1)).clamp(1, MOST_RUNS.into()) as u32);
+            runs.push((ROUND.as_nanos() / time.as_nanos().max(1)).clamp(1, MAX_RUNS.into()) as u32);
         }
         let runs = runs.into_iter().min().unwrap_or(1);
         let mut times = vec![Duration::MAX; programs.len()];
@@ -164,7 +176,7 @@ impl Tuner<'_> {
         Ok(Some(times))
     }
 
-    /// How long a program takes, run some times; `None` when there is no time left for it.
+    /// Returns the time of a program, the mean of some runs; `None` when the budget is spent.
     async fn time(&mut self, device: &Device, program: &Program, runs: u32) -> Result<Option<Duration>, GpuError> {
         let start = (self.clock)();
         if start >= self.end {
@@ -178,13 +190,14 @@ impl Tuner<'_> {
     }
 }
 
-/// The steps by which plans differ, as indices, and what of the first comes before them.
+/// The indices of the steps in which plans differ, and of the first plan's steps before them.
 struct Parts {
     of: Vec<Vec<usize>>,
     before: Vec<usize>,
 }
 
-/// Where plans differ: in the first layer that does, and the next, which may be told of it.
+/// Returns the steps of the first part that differs between plans, without a common start and end. Of a layer the next one is
+/// included: it may be given a normed residual or not.
 fn differing(plans: &[Plan]) -> Option<Parts> {
     let of_layer = |plan: &Plan, layer: Part| -> Vec<usize> {
         (0..plan.steps().len()).filter(|i| part_of(&plan.steps()[*i]) == layer).collect()
@@ -244,7 +257,7 @@ fn part_of(step: &Step) -> Part {
     scope.layer.map_or(Part::Outside(scope.stage), Part::Layer)
 }
 
-/// Some steps of a plan.
+/// Returns the plan of some steps.
 fn take(plan: Plan, steps: &[usize]) -> Plan {
     let mut number = 0;
     plan.filtered(|_| {

@@ -64,6 +64,7 @@ struct About {
     name: String,
     fingerprint: String,
     software: bool,
+    shares_memory: bool,
 }
 
 impl About {
@@ -73,6 +74,7 @@ impl About {
             name: name.clone(),
             fingerprint: format!("{LIBRARY}; {backend}; {name}; {driver} {driver_info}"),
             software: info.device_type == wgpu::DeviceType::Cpu,
+            shares_memory: shares_memory(info),
         }
     }
 }
@@ -86,7 +88,8 @@ impl Device {
         // Host memory has no binding limits.
         caps.max_binding_bytes = u64::MAX;
         caps.max_buffer_bytes = u64::MAX;
-        let about = About { name: "cpu".to_owned(), fingerprint: format!("{LIBRARY}; cpu"), software: true };
+        let (name, fingerprint) = ("cpu".to_owned(), format!("{LIBRARY}; cpu"));
+        let about = About { name, fingerprint, software: true, shares_memory: true };
         Self::from_backend(Backend::Cpu, about, caps, Arc::default())
     }
 
@@ -168,6 +171,13 @@ impl Device {
         }
     }
 
+    /// Creates a dry run of a device that need not be there: software or not, with capabilities as given.
+    pub(crate) fn dry_run_with(caps: Caps, software: bool) -> Self {
+        let (name, fingerprint) = ("dry run".to_owned(), format!("{LIBRARY}; dry run"));
+        let about = About { name, fingerprint, software, shares_memory: false };
+        Self::from_backend(Backend::DryRun, about, caps, Arc::default())
+    }
+
     /// Returns whether it is a [dry run](Device::dry_run).
     pub(crate) fn is_dry_run(&self) -> bool {
         matches!(self.inner.backend, Backend::DryRun)
@@ -224,6 +234,11 @@ impl Device {
     /// Returns whether the processor computes: a software driver or the CPU kernels.
     pub fn is_software(&self) -> bool {
         self.inner.about.software
+    }
+
+    /// Returns whether its memory is the CPU's too.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.inner.about.shares_memory
     }
 
     /// Returns whether the CPU kernels run its plans.

@@ -1,16 +1,17 @@
 //! The attention block of a layer.
 
 use super::{
+    AttentionKind,
     activations::Split,
     decoder::{Decoder, Phase},
-    matmul::{Input, MatmulKind, Output},
+    matmul::{Input, Output},
     weights::LayerWeights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         attn::{
-            Cache, QkvVariant, Tiles, attention, attention_merge, attention_part, can_turn, kv_cache_append,
+            Cache, QkvVariant, Tiles, attention, attention_merge, attention_part, kv_cache_append,
             qk_norm_rope::{self, Mode},
             qkv_attention, qkv_attention_part, qkv_to_cache, split_qkv, transpose_heads,
         },
@@ -28,29 +29,28 @@ impl Decoder<'_> {
         normed: bool,
     ) -> Result<(), GpuError> {
         let (a, c) = (self.activations, self.config);
+        let kernels = self.pass_kernels();
         let input = match normed {
             true => Input::plain(&a.normed),
-            false => self.normed(rec, &layer.attn_norm, self.tokens_by(self.pass.rows) == MatmulKind::Gemv)?,
+            false => self.normed(rec, &layer.attn_norm, kernels.attn_norm)?,
         };
         let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
         for linear in &layer.qkv {
             self.biased(rec, linear, input, Output { offset, ..Output::new(&a.qkv, stride) })?;
             offset += linear.matrix.n;
         }
-        // A prompt has rows enough to fill a device; a drawn token's context is split over workgroups when it is long.
-        let in_parts = self.pass.phase == Phase::Decode && self.pass.chunks > 1;
-        match (&a.split, in_parts) {
-            (None, true) if self.turns() => self.qkv_attention_part(rec, layer, kv)?,
-            (None, false) if self.turns() => self.qkv_attention(rec, layer, kv)?,
-            (split, in_parts) => {
+        match (&a.split, kernels.attention) {
+            (None, AttentionKind::FusedRopeSplitKv) => self.qkv_attention_part(rec, layer, kv)?,
+            (None, AttentionKind::FusedRope) => self.qkv_attention(rec, layer, kv)?,
+            (split, kind) => {
                 match split {
                     None => self.qkv_to_cache(rec, layer, kv)?,
                     Some(split) => self.qkv_in_steps(rec, layer, kv, split)?,
                 }
-                if in_parts { self.attention_part(rec, kv)? } else { self.whole_attention(rec, kv)? }
+                if kind.splits_kv() { self.attention_part(rec, kv)? } else { self.whole_attention(rec, kv)? }
             }
         }
-        if in_parts {
+        if kernels.attention.splits_kv() {
             self.attention_merge(rec)?;
         }
         self.biased(rec, &layer.o, Input::plain(&a.attended), self.residual())
@@ -169,14 +169,6 @@ impl Decoder<'_> {
         )
     }
 
-    /// Whether workgroups that attend turn heads themselves, with the same bits: they can for drawn tokens, whose sequences have
-    /// nothing newer.
-    fn turns(&self) -> bool {
-        self.pass.phase == Phase::Decode
-            && can_turn(self.config.head_dim, self.group(), self.kernels.exchange)
-            && self.choices.choose("heads", self.pass.rows, ("turned to attend", true), &[("turned before", false)])
-    }
-
     fn qkv_variant(&self, layer: &LayerWeights) -> QkvVariant {
         QkvVariant {
             attention: self.scores(),
@@ -256,7 +248,7 @@ impl Decoder<'_> {
 
     fn scores(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.kernels.exchange }
+        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.kernels.reduction }
     }
 
     /// Query heads of a key head.

@@ -1,8 +1,8 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Choices, Config, KernelSelection, PlanOptions, activations::Activations, cache::KvCache, matmul::Input,
-    sampling::Sampling, weights::Weights,
+    Config, KernelSelection, NormPlacement, PassKernels, PassShape, PlanOptions, activations::Activations,
+    cache::KvCache, matmul::Input, sampling::Sampling, weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder, Scope, Stage},
@@ -18,7 +18,7 @@ pub enum Phase {
     Decode,
 }
 
-/// All that a pass's plan depends on.
+/// What a pass's plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pass {
     pub(crate) phase: Phase,
@@ -26,9 +26,9 @@ pub(crate) struct Pass {
     pub(crate) rows: u32,
     /// Chunks of the longest context.
     pub(crate) chunks: u32,
-    /// Rows whose logits are wanted.
+    /// Rows whose logits are computed.
     pub(crate) logit_rows: u32,
-    /// Which of these a token is drawn from, and how.
+    /// Which of these a token is sampled from, and how.
     pub(crate) draws: sample::Rows,
 }
 
@@ -40,21 +40,25 @@ pub(crate) struct Decoder<'a> {
     pub(crate) activations: &'a Activations,
     pub(crate) kv: &'a KvCache,
     pub(crate) sampling: &'a Sampling,
-    /// Which kernels rows are given to.
+    /// The kernels.
     pub(crate) kernels: KernelSelection,
     pub(crate) options: PlanOptions,
-    /// What is chosen where kernels have one order.
-    pub(crate) choices: Choices<'a>,
     pub(crate) pass: Pass,
 }
 
 impl Decoder<'_> {
-    /// The pass. Scopes are the stages of a profile.
+    /// Returns the kernels of the pass.
+    pub(super) fn pass_kernels(&self) -> PassKernels {
+        let Pass { phase, rows, chunks, logit_rows, .. } = self.pass;
+        self.kernels.pass(self.config, PassShape { phase, rows, chunks, logit_rows })
+    }
+
+    /// Records the pass.
     pub(crate) fn record(&self) -> Result<Plan, GpuError> {
         let mut rec = Recorder::new();
         self.embed(&mut rec)?;
         let layers = &self.weights.layers;
-        // Whether a layer's input was normed with the sum that it is.
+        // Whether the MoE combine of the layer before has normed its sum.
         let mut normed = false;
         for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
             rec.scope(Scope::layer(i as u32, Stage::Attention));
@@ -73,6 +77,7 @@ impl Decoder<'_> {
         Ok(rec.finish())
     }
 
+    /// Records the token embedding.
     fn embed(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, table) = (self.activations, &self.weights.embedding);
         rec.scope(Stage::Embed);
@@ -80,7 +85,7 @@ impl Decoder<'_> {
             Phase::Prefill => (&a.ids, embed::Ids::Given),
             Phase::Decode => (&self.sampling.tokens, embed::Ids::Drawn),
         };
-        let drawn = self.pass.phase == Phase::Decode;
+        let decode = self.pass.phase == Phase::Decode;
         for part in &table.parts {
             let planes = &part.planes;
             rec.dispatch(
@@ -96,28 +101,27 @@ impl Decoder<'_> {
                     units: planes.units(),
                     sequences: self.kv.shape.slots,
                 },
-                embed::Binds { w: &part.words, ids, positions: drawn.then_some(&a.positions), y: &a.residual },
+                embed::Binds { w: &part.words, ids, positions: decode.then_some(&a.positions), y: &a.residual },
             )?;
         }
         Ok(())
     }
 
-    /// The residual, normed by the products it goes to if `single` says that they are of single rows.
+    /// Returns the normed residual: to be normed by the GEMVs that read it, or normed here.
     pub(super) fn normed<'b>(
         &'b self,
         rec: &mut Recorder,
         w: &'b Buffer<f32>,
-        single: bool,
+        placement: NormPlacement,
     ) -> Result<Input<'b>, GpuError> {
-        let prologue = || self.choices.choose("norm", self.pass.rows, ("prologue", true), &[("alone", false)]);
-        if single && self.options.fused && !self.kernels.int8() && prologue() {
+        if placement == NormPlacement::InGemv && self.options.fused {
             return Ok(Input { x: &self.activations.residual, norm: Some(w) });
         }
         self.norm(rec, w)?;
         Ok(Input::plain(&self.activations.normed))
     }
 
-    /// Norms the residual of all rows.
+    /// Records the norm of the residual of all rows.
     fn norm(&self, rec: &mut Recorder, w: &Buffer<f32>) -> Result<(), GpuError> {
         let (a, rows) = (self.activations, self.pass.rows);
         rec.dispatch(
@@ -128,7 +132,7 @@ impl Decoder<'_> {
         )
     }
 
-    /// Norms the residual of the rows whose logits are wanted.
+    /// Records the norm of the residual of the rows whose logits are computed.
     fn picked_norm(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, pass) = (self.activations, self.pass);
         rec.dispatch(

@@ -1,9 +1,9 @@
-//! Experts that are brought from the file when a router chooses them, where a device has not the memory for all.
+//! Expert offload: an LRU cache on the device for the experts of a model that does not fit.
 //!
-//! Each layer has slots for some of its experts. When its router has chosen, the host reads the choice, brings the experts
-//! that are in no slot to those that were used longest ago, and tells the products in which slots the experts of their pairs
-//! are. If a pass chooses more experts than there are slots, the products go over their pairs in rounds, first those whose
-//! experts are there already; a pair whose round it is not has the number of a slot that no matrix has.
+//! Each layer has slots for some of its experts. After its router has run, the host reads the chosen ids, loads missing experts
+//! from the file into the least recently used slots, and writes the slot of each assignment. If the chosen experts are more
+//! than the slots, the matrix products run in several passes, those with cached experts first. An assignment that belongs to
+//! another pass has a slot index beyond the last.
 
 use std::sync::{
     Arc, Mutex,
@@ -13,27 +13,27 @@ use std::sync::{
 use super::{ModelError, file_rows::FileRows, weights::MatrixPart};
 use crate::gpu::{Acting, Buffer, Device, GpuError, HostAction, Readback, lock};
 
-/// What was paged until now.
+/// Counters of an expert cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpertCacheStats {
     /// Experts of each layer that the device holds at once.
     pub slots: u32,
-    /// ExpertIds experts that were there: of a pass, each expert of a layer counts once.
+    /// Chosen experts that were cached. An expert counts once for each pass and layer.
     pub hits: u64,
-    /// ExpertIds experts that were brought from the file.
+    /// Chosen experts that were loaded from the file.
     pub misses: u64,
-    /// Bytes of the file that were brought for them.
+    /// Bytes of the file that were loaded.
     pub bytes: u64,
 }
 
 impl ExpertCacheStats {
-    /// The share of chosen experts that were there; 1 before any was chosen.
+    /// Returns `hits / (hits + misses)`, or 1 where there are neither.
     pub fn hit_rate(&self) -> f64 {
         let all = self.hits + self.misses;
         if all == 0 { 1.0 } else { self.hits as f64 / all as f64 }
     }
 
-    /// What was paged since `earlier`.
+    /// Returns the counters less those of `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             slots: self.slots,
@@ -44,13 +44,13 @@ impl ExpertCacheStats {
     }
 }
 
-/// The experts of a model that is paged.
+/// The cached experts of a model.
 #[derive(Debug)]
 pub(crate) struct ExpertCache {
     slots: u32,
     layers: Vec<CachedLayer>,
-    /// Whether an engine has it: what is in the slots changes between its dispatches.
-    taken: AtomicBool,
+    /// Whether an engine uses it: slots change between its dispatches.
+    leased: AtomicBool,
     hits: AtomicU64,
     misses: AtomicU64,
     bytes: AtomicU64,
@@ -63,7 +63,7 @@ pub(super) struct CachedLayer {
     slots: Mutex<LruSlots>,
 }
 
-/// A stack of slots, and where the file has what belongs there.
+/// A stack of matrices, one a slot, and their source in the file.
 #[derive(Debug)]
 pub(super) struct CachedMatrix {
     pub(super) parts: Vec<MatrixPart>,
@@ -72,11 +72,11 @@ pub(super) struct CachedMatrix {
     pub(super) rows: FileRows,
 }
 
-/// Which expert is in which slot.
+/// The expert in each slot.
 #[derive(Debug)]
 struct LruSlots {
     held: Vec<Option<u32>>,
-    /// When each was used last.
+    /// The time of each slot's last use.
     used: Vec<u64>,
     now: u64,
 }
@@ -90,8 +90,8 @@ impl LruSlots {
         self.held.iter().position(|held| *held == Some(expert)).map(|slot| slot as u32)
     }
 
-    /// The experts of `ids` in rounds of no more than there are slots, those that are there in the first.
-    fn rounds(&self, ids: &[u32]) -> Vec<Vec<u32>> {
+    /// Returns the distinct experts of `ids` in passes of at most as many as there are slots, cached ones first.
+    fn passes(&self, ids: &[u32]) -> Vec<Vec<u32>> {
         let mut chosen: Vec<u32> = Vec::new();
         for id in ids {
             if !chosen.contains(id) {
@@ -102,8 +102,8 @@ impl LruSlots {
         chosen.chunks(self.held.len().max(1)).map(<[u32]>::to_vec).collect()
     }
 
-    /// Counts a round that uses `experts`, and gives those that have to be brought, each with a slot that is emptied for it:
-    /// the one used longest ago by none of the round.
+    /// Marks `experts` as used. Returns the missing ones, each with the slot that it evicts: the least recently used that no
+    /// expert of the pass has.
     fn touch(&mut self, experts: &[u32]) -> Vec<(u32, u32)> {
         self.now += 1;
         for slot in experts.iter().filter_map(|expert| self.slot_of(*expert)).collect::<Vec<_>>() {
@@ -133,36 +133,36 @@ impl ExpertCache {
         Self {
             slots,
             layers: layers.into_iter().map(layer).collect(),
-            taken: AtomicBool::new(false),
+            leased: AtomicBool::new(false),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
     }
 
-    /// Experts of each layer that the device holds at once.
+    /// Returns the slots of a layer.
     pub(crate) fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// Rounds that products of `pairs` with some of `experts` need at most.
-    pub(super) fn rounds(&self, pairs: u32, experts: u32) -> u32 {
-        pairs.min(experts).div_ceil(self.slots.max(1))
+    /// Returns an upper bound of the passes for `assignments` to some of `experts`.
+    pub(super) fn passes(&self, assignments: u32, experts: u32) -> u32 {
+        assignments.min(experts).div_ceil(self.slots.max(1))
     }
 
-    /// What was paged until now.
-    pub(crate) fn counts(&self) -> ExpertCacheStats {
+    /// Returns the counters.
+    pub(crate) fn stats(&self) -> ExpertCacheStats {
         let [hits, misses, bytes] = [&self.hits, &self.misses, &self.bytes].map(|count| count.load(Ordering::Relaxed));
         ExpertCacheStats { slots: self.slots, hits, misses, bytes }
     }
 
-    /// Has it for an engine, unless another has.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<ExpertCacheLease> {
-        let taken = self.taken.swap(true, Ordering::AcqRel);
-        (!taken).then(|| ExpertCacheLease(Arc::clone(self)))
+    /// Leases it to an engine, unless another has it.
+    pub(crate) fn lease(self: &Arc<Self>) -> Option<ExpertCacheLease> {
+        let leased = self.leased.swap(true, Ordering::AcqRel);
+        (!leased).then(|| ExpertCacheLease(Arc::clone(self)))
     }
 
-    /// Brings an expert of a layer to a slot.
+    /// Loads an expert of a layer into a slot.
     async fn load(&self, device: &Device, layer: &CachedLayer, expert: u32, slot: u32) -> Result<(), ModelError> {
         for matrix in &layer.matrices {
             let (from, mut at) = (u64::from(expert) * matrix.n, u64::from(slot) * matrix.n);
@@ -182,87 +182,87 @@ impl ExpertCache {
     }
 }
 
-/// That an engine has the experts of a paged model.
+/// The exclusive use of an expert cache by an engine.
 #[derive(Debug)]
 pub(crate) struct ExpertCacheLease(Arc<ExpertCache>);
 
 impl Drop for ExpertCacheLease {
     fn drop(&mut self) {
-        self.0.taken.store(false, Ordering::Release);
+        self.0.leased.store(false, Ordering::Release);
     }
 }
 
-/// In which slots the experts of some pairs are.
+/// The slots of assignments.
 #[derive(Debug)]
 pub(crate) struct ExpertSlots {
-    /// `[pairs]`.
+    /// `[assignments]`.
     pub(crate) slots: Buffer<u32>,
     ids: Arc<Readback>,
 }
 
 impl ExpertSlots {
-    /// For as many as `pairs`.
-    pub(crate) async fn new(device: &Device, pairs: u64) -> Result<Self, GpuError> {
-        let ids = Readback::new::<u32>(device, pairs, 1).await?;
-        Ok(Self { slots: device.alloc("slots of experts", pairs).await?, ids: Arc::new(ids) })
+    /// Allocates them for a number of assignments.
+    pub(crate) async fn new(device: &Device, assignments: u64) -> Result<Self, GpuError> {
+        let ids = Readback::new::<u32>(device, assignments, 1).await?;
+        Ok(Self { slots: device.alloc("expert slots", assignments).await?, ids: Arc::new(ids) })
     }
 
-    /// What the host does before the products of a layer's pairs, round by round; their experts are the first `pairs` of
+    /// Returns the host's action before each pass over a layer's assignments, of which the experts are the first elements of
     /// `ids`.
-    pub(super) fn rounds(
+    pub(super) fn loads(
         &self,
-        paged: &Arc<ExpertCache>,
+        cache: &Arc<ExpertCache>,
         layer: usize,
         ids: &Buffer<u32>,
-        pairs: u32,
-        rounds: u32,
+        assignments: u32,
+        passes: u32,
     ) -> impl Iterator<Item = LoadExperts> {
         let first = LoadExperts {
-            paged: Arc::clone(paged),
+            cache: Arc::clone(cache),
             layer,
-            round: 0,
+            pass: 0,
             ids: ids.cast(),
             slots: self.slots.cast(),
-            pairs,
+            assignments,
             readback: Arc::clone(&self.ids),
-            choice: Arc::default(),
+            routed: Arc::default(),
         };
-        (0..rounds).map(move |round| LoadExperts { round: round as usize, ..first.clone() })
+        (0..passes).map(move |pass| LoadExperts { pass: pass as usize, ..first.clone() })
     }
 }
 
-/// A round of bringing the experts that a router has chosen.
+/// The host's action before a pass: loads the missing experts.
 #[derive(Clone, Debug)]
 pub(super) struct LoadExperts {
-    paged: Arc<ExpertCache>,
+    cache: Arc<ExpertCache>,
     layer: usize,
-    round: usize,
+    pass: usize,
     ids: Buffer<u32>,
     slots: Buffer<u32>,
-    pairs: u32,
+    assignments: u32,
     readback: Arc<Readback>,
-    /// What the first round has read.
-    choice: Arc<Mutex<RoutedExperts>>,
+    /// What the first pass has read.
+    routed: Arc<Mutex<RoutedExperts>>,
 }
 
 #[derive(Debug, Default)]
 struct RoutedExperts {
     ids: Vec<u32>,
-    rounds: Vec<Vec<u32>>,
+    passes: Vec<Vec<u32>>,
 }
 
 impl LoadExperts {
-    async fn page(&self, device: &Device) -> Result<(), ModelError> {
-        let Some(layer) = self.paged.layers.get(self.layer) else { return Ok(()) };
-        if self.round == 0 {
-            let ids = self.readback.read(device, &self.ids, self.pairs.into()).await?;
-            let rounds = lock(&layer.slots).rounds(&ids);
-            *lock(&self.choice) = RoutedExperts { ids, rounds };
+    async fn load(&self, device: &Device) -> Result<(), ModelError> {
+        let Some(layer) = self.cache.layers.get(self.layer) else { return Ok(()) };
+        if self.pass == 0 {
+            let ids = self.readback.read(device, &self.ids, self.assignments.into()).await?;
+            let passes = lock(&layer.slots).passes(&ids);
+            *lock(&self.routed) = RoutedExperts { ids, passes };
         }
-        let experts = lock(&self.choice).rounds.get(self.round).cloned().unwrap_or_default();
+        let experts = lock(&self.routed).passes.get(self.pass).cloned().unwrap_or_default();
         let missing = lock(&layer.slots).touch(&experts);
-        self.paged.hits.fetch_add((experts.len() - missing.len()) as u64, Ordering::Relaxed);
-        self.paged.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
+        self.cache.hits.fetch_add((experts.len() - missing.len()) as u64, Ordering::Relaxed);
+        self.cache.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
         for (expert, _) in &missing {
             for matrix in &layer.matrices {
                 let from = u64::from(*expert) * matrix.n;
@@ -270,24 +270,24 @@ impl LoadExperts {
             }
         }
         for (expert, slot) in missing {
-            self.paged.load(device, layer, expert, slot).await?;
+            self.cache.load(device, layer, expert, slot).await?;
         }
-        // One that none of the round's is waits, or was served.
+        // An assignment of another pass gets an index beyond the slots.
         let places: Vec<_> = {
             let slots = lock(&layer.slots);
-            experts.iter().map(|expert| (*expert, slots.slot_of(*expert).unwrap_or(self.paged.slots))).collect()
+            experts.iter().map(|expert| (*expert, slots.slot_of(*expert).unwrap_or(self.cache.slots))).collect()
         };
         let place =
-            |id: &u32| places.iter().find(|(expert, _)| expert == id).map_or(self.paged.slots, |(_, slot)| *slot);
-        let of_pairs: Vec<u32> = lock(&self.choice).ids.iter().map(place).collect();
-        Ok(device.write_now(&self.slots, 0, &of_pairs)?)
+            |id: &u32| places.iter().find(|(expert, _)| expert == id).map_or(self.cache.slots, |(_, slot)| *slot);
+        let slots: Vec<u32> = lock(&self.routed).ids.iter().map(place).collect();
+        Ok(device.write_now(&self.slots, 0, &slots)?)
     }
 }
 
 impl HostAction for LoadExperts {
     fn run<'a>(&'a self, device: &'a Device) -> Acting<'a> {
         Box::pin(async move {
-            self.page(device).await.map_err(|error| match error {
+            self.load(device).await.map_err(|error| match error {
                 ModelError::Gpu(error) => error,
                 other => GpuError::Host(Arc::new(other)),
             })
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_used_longest_ago_goes() {
+    fn the_least_recently_used_slot_is_evicted() {
         let mut slots = LruSlots::new(3);
         assert_eq!(load(&mut slots, &[7, 8, 9]), [(7, 0), (8, 1), (9, 2)]);
         assert_eq!(load(&mut slots, &[7, 9]), []);
@@ -316,17 +316,17 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_there_come_in_the_first_round() {
+    fn cached_experts_come_in_the_first_pass() {
         let mut slots = LruSlots::new(2);
         load(&mut slots, &[4, 3]);
-        let rounds = slots.rounds(&[1, 2, 1, 3, 5, 2]);
-        assert_eq!(rounds, [vec![3, 1], vec![2, 5]]);
-        assert_eq!(load(&mut slots, &rounds[0]), [(1, 0)]);
-        assert_eq!(load(&mut slots, &rounds[1]).len(), 2);
+        let passes = slots.passes(&[1, 2, 1, 3, 5, 2]);
+        assert_eq!(passes, [vec![3, 1], vec![2, 5]]);
+        assert_eq!(load(&mut slots, &passes[0]), [(1, 0)]);
+        assert_eq!(load(&mut slots, &passes[1]).len(), 2);
     }
 
     #[test]
-    fn what_was_not_brought_is_nowhere() {
+    fn an_expert_that_was_not_loaded_is_in_no_slot() {
         let mut slots = LruSlots::new(2);
         load(&mut slots, &[1, 2]);
         // The device is lost on the way.

@@ -1,32 +1,32 @@
 //! The feed-forward block of a layer, dense or of experts.
 
 use super::{
-    Config, FeedForward,
+    Config, DownProj, FeedForward, MatmulKind,
     activations::Routing,
     decoder::Decoder,
     expert_cache::LoadExperts,
-    matmul::{ExpertIds, Input, MatmulKind, MatmulRows, MatrixShape, Output},
+    matmul::{ExpertIds, Input, MatmulRows, Output},
     weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder, Scope, Stage},
     kernels::{
         elementwise::silu_mul,
-        linear::{self, Epilogue, gemv_sum},
+        linear::{Epilogue, gemv_sum},
         moe::{bucket, router_topk, weighted_sum},
     },
 };
 
-/// A round of products over a layer's (token, expert) pairs.
+/// A pass over a layer's assignments: one, or several where the expert cache has fewer slots than experts are chosen.
 struct ExpertPass<'a> {
-    /// What the host does first.
-    before: Option<LoadExperts>,
-    chosen: ExpertIds<'a>,
-    /// How many rounds there are.
-    of: u32,
+    /// What the host loads first.
+    load: Option<LoadExperts>,
+    experts: ExpertIds<'a>,
+    /// The number of passes.
+    passes: u32,
 }
 
-/// How many experts there are, and how a token uses them.
+/// The experts of a layer.
 #[derive(Clone, Copy, Debug)]
 struct Experts {
     count: u32,
@@ -44,7 +44,8 @@ impl Experts {
 }
 
 impl Decoder<'_> {
-    /// Adds the block's output to the residual, and norms that with `next_norm` where a kernel does both: whether it did.
+    /// Records the feed-forward block, which adds its output to the residual. Returns whether the residual is normed by
+    /// `next_norm` already.
     pub(super) fn feed_forward(
         &self,
         rec: &mut Recorder,
@@ -53,43 +54,40 @@ impl Decoder<'_> {
         next_norm: Option<&Buffer<f32>>,
     ) -> Result<bool, GpuError> {
         let scope = |stage| Scope::layer(number as u32, stage);
-        let (a, rows, block) = (self.activations, self.pass.rows, &layer.feed_forward);
-        let single = self.tokens_by(rows) == MatmulKind::Gemv;
-        // Activations are made from the same configuration as the weights: all three are there, or none.
+        let (a, rows, block, kernels) = (self.activations, self.pass.rows, &layer.feed_forward, self.pass_kernels());
+        // Activations are made for the same shape as the weights: all three are there, or none.
         let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
             rec.scope(scope(Stage::GateUp));
-            let input = self.normed(rec, &layer.ffn_norm, single)?;
+            let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
             self.gate_up(rec, block, MatmulRows::Tokens(rows), input)?;
             rec.scope(scope(Stage::DownProj));
             self.biased(rec, &block.down, Input::plain(&a.gate), self.residual())?;
             return Ok(false);
         };
-        let (pairs, hidden) = (rows * experts.used, self.config.hidden);
-        let by = self.pairs_by(pairs, experts.count);
+        let (count, hidden, kind) = (rows * experts.used, self.config.hidden, kernels.experts);
         rec.scope(scope(Stage::Router));
-        let input = self.normed(rec, &layer.ffn_norm, single && by == MatmulKind::Gemv)?;
+        let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
         self.route(rec, router, routing, experts, input)?;
-        let whole = (by == MatmulKind::Gemv && self.options.fused && !self.kernels.int8())
-            .then_some(&block.down.matrix.parts[..]);
-        for ExpertPass { before, chosen, of } in self.rounds(number, routing, pairs, experts.count) {
-            if let Some(page_in) = before {
-                rec.before(page_in);
+        for ExpertPass { load, experts: ids, passes } in self.expert_passes(number, routing, count, experts) {
+            if let Some(load) = load {
+                rec.before(load);
             }
-            if by != MatmulKind::Gemv {
-                self.bucket(rec, block, routing, pairs, chosen, by)?;
+            if kind != MatmulKind::Gemv {
+                self.bucket(rec, block, routing, count, ids, kind)?;
             }
             rec.scope(scope(Stage::GateUp));
-            let of_pairs = |share, grid| MatmulRows::Assignments { pairs, share, by, grid, chosen, routing };
-            self.gate_up(rec, block, of_pairs(experts.used, 0), input)?;
+            let rows = |share, grid| MatmulRows::Assignments { count, share, kind, grid, experts: ids, routing };
+            self.gate_up(rec, block, rows(experts.used, 0), input)?;
             rec.scope(scope(Stage::DownProj));
-            if let (Some([down]), 1) = (whole, of)
-                && self.choices.choose("down", rows, ("with the sum", true), &[("then the sum", false)])
+            // The sum needs all of a token's experts at once, in one binding.
+            if let (DownProj::Combined, true, 1, [down]) =
+                (kernels.down_proj, self.options.fused, passes, &block.down.matrix.parts[..])
             {
-                self.down_and_sum(rec, &block.down.matrix, down, chosen, routing, experts.used)?;
+                self.combined_down_proj(rec, &block.down.matrix, down, ids, routing)?;
                 return Ok(false);
             }
             let out = Output::new(&routing.outputs, hidden);
-            self.linear(rec, &block.down.matrix, of_pairs(1, 1), Input::plain(&a.gate), out)?;
+            self.linear(rec, &block.down.matrix, rows(1, 1), Input::plain(&a.gate), out)?;
         }
         rec.scope(scope(Stage::MoeCombine));
         rec.dispatch(
@@ -110,55 +108,62 @@ impl Decoder<'_> {
         Ok(next_norm.is_some())
     }
 
-    /// The rounds in which a layer's pairs are multiplied: one, unless there are more experts to bring than slots.
-    fn rounds<'a>(&'a self, layer: usize, routing: &'a Routing, pairs: u32, experts: u32) -> Vec<ExpertPass<'a>> {
-        let (Some(paged), Some(slots)) = (&self.weights.paged, &routing.slots) else {
-            return vec![ExpertPass { before: None, chosen: ExpertIds { ids: &routing.ids, experts }, of: 1 }];
+    /// Returns the passes over a layer's `count` assignments.
+    fn expert_passes<'a>(
+        &'a self,
+        layer: usize,
+        routing: &'a Routing,
+        count: u32,
+        experts: Experts,
+    ) -> Vec<ExpertPass<'a>> {
+        let used = experts.used;
+        let (Some(cache), Some(slots)) = (&self.weights.expert_cache, &routing.slots) else {
+            let experts = ExpertIds { ids: &routing.ids, count: experts.count, used };
+            return vec![ExpertPass { load: None, experts, passes: 1 }];
         };
-        let of = paged.rounds(pairs, experts);
-        // Where there are others, a pair may wait for its round: for an expert that there is not.
-        let chosen = ExpertIds { ids: &slots.slots, experts: paged.slots() + u32::from(of > 1) };
-        let rounds = slots.rounds(paged, layer, &routing.ids, pairs, of);
-        rounds.map(|page_in| ExpertPass { before: Some(page_in), chosen, of }).collect()
+        let passes = cache.passes(count, experts.count);
+        // Of several passes an assignment whose turn it is not has an index beyond the slots.
+        let experts = ExpertIds { ids: &slots.slots, count: cache.slots() + u32::from(passes > 1), used };
+        let loads = slots.loads(cache, layer, &routing.ids, count, passes);
+        loads.map(|load| ExpertPass { load: Some(load), experts, passes }).collect()
     }
 
-    /// The experts' outputs of each token, weighted and added to the residual, from a stack that one binding holds.
-    fn down_and_sum(
+    /// Records the down projection of all of a token's experts with their weighted sum, from a stack in one binding.
+    fn combined_down_proj(
         &self,
         rec: &mut Recorder,
         matrix: &Matrix,
         part: &MatrixPart,
-        chosen: ExpertIds<'_>,
+        experts: ExpertIds<'_>,
         routing: &Routing,
-        used: u32,
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
-        let weighed = MatrixShape { ty: planes.ty(), rows: matrix.n, k: matrix.k };
-        let group = self.lanes_group(&weighed, self.pass.rows, linear::Input::Plain);
+        // A token's experts are multiplied one after the other.
+        let group = self.kernels.rows_per_group(matrix.n, 1);
         rec.dispatch(
             gemv_sum::GemvSum,
-            gemv_sum::Variant { ty: planes.ty(), lanes: self.kernels.lanes, group },
+            gemv_sum::Variant { ty: planes.ty(), lanes: self.kernels.split, group },
             gemv_sum::Params {
                 rows: self.pass.rows,
                 n: matrix.n,
                 k: matrix.k,
                 row_units: planes.row_units(),
                 units: planes.units(),
-                share: used,
-                experts: chosen.experts,
+                share: experts.used,
+                experts: experts.count,
                 matrix_rows: matrix.n,
             },
             gemv_sum::Binds {
                 w: &part.words,
                 x: &a.gate.cast(),
-                ids: chosen.ids,
+                ids: experts.ids,
                 weights: &routing.weights,
                 y: &a.residual,
             },
         )
     }
 
-    /// Each token's experts and their weights.
+    /// Records the router: each token's experts and their weights.
     fn route(
         &self,
         rec: &mut Recorder,
@@ -180,15 +185,15 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// The pairs of each expert, and the grids of the two products over them.
+    /// Records the sort of assignments by expert, and the grids of the two products over them.
     fn bucket(
         &self,
         rec: &mut Recorder,
         block: &FeedForwardWeights,
         routing: &Routing,
-        pairs: u32,
-        ExpertIds { ids, experts }: ExpertIds<'_>,
-        by: MatmulKind,
+        assignments: u32,
+        ExpertIds { ids, count: experts, .. }: ExpertIds<'_>,
+        kind: MatmulKind,
     ) -> Result<(), GpuError> {
         let b = &routing.buckets;
         let gate_up = match &block.gate_up {
@@ -200,12 +205,12 @@ impl Decoder<'_> {
             bucket::Bucket,
             (),
             bucket::Params {
-                pairs,
+                pairs: assignments,
                 experts,
-                tile_rows: by.tile_rows(),
-                max_tiles: bucket::max_tiles(pairs, experts, by.tile_rows()),
-                first_grid: by.grid_width(gate_up),
-                second_grid: by.grid_width(block.down.matrix.n),
+                tile_rows: kind.tile_rows(),
+                max_tiles: bucket::max_tiles(assignments, experts, kind.tile_rows()),
+                first_grid: kind.grid_width(gate_up),
+                second_grid: kind.grid_width(block.down.matrix.n),
             },
             bucket::Binds {
                 ids,
@@ -220,7 +225,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// The gated inner values.
+    /// Records the gate and up projections with SwiGLU's activation.
     fn gate_up(
         &self,
         rec: &mut Recorder,

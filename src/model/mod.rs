@@ -13,12 +13,10 @@ mod matmul;
 mod memory;
 mod memory_traffic;
 mod plan_options;
-mod precision;
 mod sampling;
 mod selection;
 mod split;
 mod tensors;
-mod tuning;
 mod weights;
 
 use std::sync::Arc;
@@ -32,9 +30,10 @@ pub use expert_cache::ExpertCacheStats;
 pub use memory::{MemoryPlan, SplitMatrix};
 pub use memory_traffic::MemoryTraffic;
 pub use plan_options::PlanOptions;
-pub use precision::Precision;
-pub use selection::{KernelSelection, PrefillMatmul};
-pub use tuning::Tuning;
+pub use selection::{
+    AttentionKind, DeviceClass, DeviceProfile, DownProj, ExpertGrids, KernelSelection, MatmulKind, NormPlacement,
+    PassKernels, PassShape, Precision, PrefillMatmul, Tuning, TuningChoice, TuningKey,
+};
 
 pub(crate) use activations::{Activations, WorkspaceSize};
 pub(crate) use cache::{CacheShape, KvCache};
@@ -42,7 +41,6 @@ pub(crate) use decoder::{Decoder, Pass};
 pub(crate) use expert_cache::{ExpertCacheLease, ExpertSlots};
 pub(crate) use memory_traffic::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
-pub(crate) use tuning::{Choices, Site};
 pub(crate) use weights::Weights;
 
 /// A model on a device: immutable, cheap to clone, shared by its sessions.
@@ -118,7 +116,7 @@ impl Model {
 
     /// What was paged until now; `None` where the device has all experts.
     pub fn expert_cache(&self) -> Option<ExpertCacheStats> {
-        self.weights().paged.as_ref().map(|paged| paged.counts())
+        self.weights().expert_cache.as_ref().map(|cache| cache.stats())
     }
 
     /// The model without its weights, on an [dry run](Device::dry_run) of `device`.

@@ -1,36 +1,33 @@
-use super::{KernelSelection, Precision};
+use super::{DeviceProfile, KernelSelection, Precision};
 use crate::gpu::Device;
 
-/// Which kernels a forward pass is made of. All choices but `precision` compute the same within the kernels' bounds.
+/// The kernels of forward passes. Everything but `precision` and `kernels` changes speed only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Which kernels rows are given to. `None`: those that suit the device and `precision`.
+    /// The kernels. `None`: those that [`KernelSelection::select`] returns for the device and `precision`.
     pub kernels: Option<KernelSelection>,
-    /// How exactly the kernels that suit the device compute; those that are given say it themselves.
+    /// How exactly the selected kernels compute.
     pub precision: Precision,
-    /// Operations are fused where a kernel does several; else each has a dispatch of its own.
+    /// Whether operations are fused where a kernel does several. If not, each has a dispatch of its own.
     pub fused: bool,
-    /// Products over experts' buckets take their grids from the device, where the buckets were made; else the grids cover
-    /// the most tiles that there can be.
-    pub indirect: bool,
-    /// Experts are chosen and bucketed by the host.
+    /// Whether the CPU chooses and sorts experts.
     pub host_routing: bool,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { kernels: None, precision: Precision::Exact, fused: true, indirect: false, host_routing: false }
+        Self { kernels: None, precision: Precision::Exact, fused: true, host_routing: false }
     }
 }
 
 impl PlanOptions {
-    /// Whether activations become int8: only if the kernels say so that are given.
+    /// Returns whether activations are int8: only in selections made by hand.
     pub(crate) fn int8(&self) -> bool {
         self.kernels.is_some_and(|kernels| kernels.int8())
     }
 
-    /// The kernels on `device`.
+    /// Returns the kernels on `device`.
     pub(crate) fn selection_on(&self, device: &Device) -> KernelSelection {
-        self.kernels.unwrap_or_else(|| KernelSelection::of(device, self.precision))
+        self.kernels.unwrap_or_else(|| KernelSelection::select(&DeviceProfile::new(device), self.precision))
     }
 }

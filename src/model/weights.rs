@@ -111,7 +111,7 @@ pub(crate) struct Weights {
     /// RoPE's frequencies `[head_dim / 2]`, in radians a position.
     pub(crate) rope_frequencies: Vec<f64>,
     /// Where the experts come from that are not on the device, if not all are.
-    pub(crate) paged: Option<Arc<ExpertCache>>,
+    pub(crate) expert_cache: Option<Arc<ExpertCache>>,
 }
 
 impl Weights {
@@ -212,7 +212,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             output_norm: self.vector(tensors.output_norm).await?,
             output: self.optional_matrix(tensors.output.as_ref()).await?,
             rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs)?,
-            paged: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.paged))),
+            expert_cache: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.paged))),
         })
     }
 

@@ -8,10 +8,7 @@ use ferrum_wgpu::{
     engine::{DecodePass, Engine, EngineOptions, PassKind, Stage},
     gguf::Gguf,
     gpu::Device,
-    kernels::{
-        attn::{CHUNK, Exchange},
-        linear::Lanes,
-    },
+    kernels::attn::CHUNK,
     model::{KernelSelection, MemoryTraffic, Model, Precision, PrefillMatmul},
     quant::WeightType,
 };
@@ -123,8 +120,8 @@ async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len
     if kernels.prefill == PrefillMatmul::Gemm || len <= CHUNK {
         assert_eq!(dispatches % prompts.passes, 0, "{prompts:?}");
     }
-    let (pairs, _) = measure(KernelSelection { bucket_pairs: u32::MAX, ..kernels }, 3).await;
-    let (buckets, _) = measure(KernelSelection { bucket_pairs: 0, ..kernels }, 3).await;
+    let (pairs, _) = measure(KernelSelection { expert_batched_from: u32::MAX, ..kernels }, 3).await;
+    let (buckets, _) = measure(KernelSelection { expert_batched_from: 0, ..kernels }, 3).await;
     [dispatches.div_ceil(prompts.passes), alone, pairs, buckets]
 }
 
@@ -132,7 +129,7 @@ async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len
 fn a_layer_stays_in_its_dispatch_budget() {
     pollster::block_on(async {
         let device = Device::cpu();
-        let by_rows = KernelSelection { lanes: Lanes::Rows, exchange: Exchange::Shuffle, ..KernelSelection::SOFTWARE };
+        let by_rows = KernelSelection::SOFTWARE_SUBGROUPS;
         // Contexts of one attention chunk, and of two, which are reduced.
         let long = CHUNK + 2;
         for (kernels, len) in [
@@ -164,7 +161,14 @@ fn a_token_creates_no_device_objects() {
             let (_, model) = load(&device, &narrow(WeightType::Q6K)).await;
             let engine = engine(
                 &model,
-                &options(2, 64, KernelSelection { prefill, ..KernelSelection::of(&device, Precision::Exact) }),
+                &options(
+                    2,
+                    64,
+                    KernelSelection {
+                        prefill,
+                        ..KernelSelection::select(&DeviceProfile::new(&device), Precision::Exact)
+                    },
+                ),
             )
             .await;
             engine.prepare().await.expect("shaders compile");

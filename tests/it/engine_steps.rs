@@ -75,9 +75,12 @@ fn nothing_is_compiled_after_preparing() {
     pollster::block_on(async {
         let plans = [
             PlanOptions { kernels: Some(KernelSelection::GPU), ..PlanOptions::default() },
-            PlanOptions { kernels: Some(KernelSelection::SOFTWARE), indirect: true, ..PlanOptions::default() },
             PlanOptions {
-                kernels: Some(KernelSelection { columns_rows: 6, bucket_pairs: 3, ..KernelSelection::SOFTWARE }),
+                kernels: Some(KernelSelection { expert_grids: ExpertGrids::Direct, ..KernelSelection::SOFTWARE }),
+                ..PlanOptions::default()
+            },
+            PlanOptions {
+                kernels: Some(KernelSelection { batched_from: 6, expert_batched_from: 3, ..KernelSelection::SOFTWARE }),
                 fused: false,
                 host_routing: true,
                 ..PlanOptions::default()

@@ -75,13 +75,14 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         (
             "rows one by one",
             planned(base, |plan| {
-                plan.kernels = Some(KernelSelection { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..kernels });
+                plan.kernels =
+                    Some(KernelSelection { batched_from: u32::MAX, expert_batched_from: u32::MAX, ..kernels });
             }),
         ),
         (
             "buckets for all",
             planned(base, |plan| {
-                plan.kernels = Some(KernelSelection { columns_rows: 0, bucket_pairs: 0, ..kernels });
+                plan.kernels = Some(KernelSelection { batched_from: 0, expert_batched_from: 0, ..kernels });
             }),
         ),
     ]

@@ -108,8 +108,8 @@ fn chunking_a_prompt_changes_no_bit() {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
         let selected =
-            KernelSelection { prefill: PrefillMatmul::Gemv, ..KernelSelection::of(&device, Precision::Exact) };
-        let kernels = |columns_rows, bucket_pairs| KernelSelection { columns_rows, bucket_pairs, ..selected };
+            KernelSelection { prefill: PrefillMatmul::Gemv, ..KernelSelection::select(&DeviceProfile::new(&device), Precision::Exact) };
+        let kernels = |batched_from, expert_batched_from| KernelSelection { batched_from, expert_batched_from, ..selected };
         for (name, tiny) in crate::common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");

@@ -73,7 +73,8 @@ async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCac
 fn offloading_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
-        for kernels in [KernelSelection::GPU, KernelSelection::of(&device, Default::default())] {
+        for kernels in [KernelSelection::GPU, KernelSelection::select(&DeviceProfile::new(&device), Default::default())]
+        {
             let mut misses = BTreeSet::new();
             for slots in [USED, 7, 11, EXPERTS - 1] {
                 let paging = same(&device, slots, &with(kernels, |_| ())).await;
@@ -93,12 +94,12 @@ fn options_change_no_bit_with_offloading() {
         let device = gpu().await;
         let base = PlanOptions::default();
         let one_by_one =
-            KernelSelection { columns_rows: u32::MAX, bucket_pairs: u32::MAX, ..KernelSelection::SOFTWARE };
+            KernelSelection { batched_from: u32::MAX, expert_batched_from: u32::MAX, ..KernelSelection::SOFTWARE };
         let plans = [
-            (KernelSelection::GPU, PlanOptions { indirect: true, ..base }),
+            (KernelSelection { expert_grids: ExpertGrids::Direct, ..KernelSelection::GPU }, base),
             (KernelSelection::GPU, PlanOptions { host_routing: true, ..base }),
             (KernelSelection::GPU, PlanOptions { fused: false, ..base }),
-            (KernelSelection::SOFTWARE, PlanOptions { indirect: true, ..base }),
+            (KernelSelection { expert_grids: ExpertGrids::Direct, ..KernelSelection::SOFTWARE }, base),
             (one_by_one, base),
         ];
         for (kernels, plan) in plans {

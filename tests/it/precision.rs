@@ -123,7 +123,8 @@ fn int8_activations_are_near_the_reference() {
 fn precision_selects_tile_types() {
     pollster::block_on(async {
         let device = gpu().await;
-        let [exact, fast] = Precision::ALL.map(|precision| KernelSelection::of(&device, precision));
+        let [exact, fast] =
+            Precision::ALL.map(|precision| KernelSelection::select(&DeviceProfile::new(&device), precision));
         assert_eq!(exact.tile, TileType::F32);
         // The reduction order differs from the exact one only where precision is reduced.
         assert_eq!(exact.prefill, fast.prefill);

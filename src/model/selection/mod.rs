@@ -1,0 +1,219 @@
+//! The choice of kernels: the only place where it is made.
+//!
+//! [`KernelSelection::select`] is a function of a [`DeviceProfile`] and a [`Precision`]; [`KernelSelection::pass`] applies it to
+//! a model's shape, a phase and a number of rows. Each branch has its reason and figure beside it: docs/PERF.md has the
+//! figures of software drivers; those of GPU compilers are instruction and register counts, not times.
+//! [`KernelSelection::refined`] applies what autotuning has measured.
+//!
+//! Within one selection results are bitwise reproducible, and a sequence's do not depend on the batch that it is computed in.
+//! Two selections may differ in the order of sums.
+
+mod device;
+mod pass;
+mod precision;
+mod tuning;
+
+pub use device::{DeviceClass, DeviceProfile};
+pub use pass::{AttentionKind, MatmulKind, PassKernels, PassShape};
+pub use precision::Precision;
+pub use tuning::{Tuning, TuningChoice, TuningKey};
+
+use crate::{
+    gpu::Matrices,
+    kernels::{
+        attn::Exchange,
+        linear::{ActivationType, Group, Lanes, Mma, TileType, gemm::TileRows, gemv_columns::Columns},
+    },
+};
+
+/// How prefill multiplies with weights: one order of sums however a prompt is cut into passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PrefillMatmul {
+    /// As decode does, so that blocks of the KV cache can be shared between prompts and generated tokens.
+    Gemv,
+    /// [`Gemm`](crate::kernels::linear::gemm::Gemm), experts always by expert tiles.
+    Gemm,
+}
+
+/// Where an RMS norm before matrix products is computed. Both have the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormPlacement {
+    /// In the prologue of each GEMV: a dispatch less, computed by every workgroup.
+    InGemv,
+    /// By a dispatch of its own.
+    Separate,
+}
+
+/// How decode adds the experts' outputs. Both have the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DownProj {
+    /// The down projection of all of a token's experts and their weighted sum are one dispatch.
+    Combined,
+    /// A GEMV for all (token, expert) assignments, then a dispatch for the weighted sum.
+    Separate,
+}
+
+/// Where the grids of matrix products over expert tiles come from. Both compute the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExpertGrids {
+    /// From the host: for the most tiles that there can be.
+    Direct,
+    /// From the device, which has counted the tiles.
+    Indirect,
+}
+
+/// The kernels of a device and the thresholds between them. Plain data: compare, hash and keep it.
+///
+/// `prefill`, `split`, `reduction`, `tile`, `mma` and `activations` decide the order of sums; all else is speed only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KernelSelection {
+    /// How prefill multiplies. Decode always has [`PrefillMatmul::Gemv`]'s order of sums.
+    pub prefill: PrefillMatmul,
+    /// How a GEMV shares out its work over a subgroup.
+    pub split: Lanes,
+    /// How attention's invocations exchange queries, scores and sums.
+    pub reduction: Exchange,
+    /// The type of GEMM's tiles.
+    pub tile: TileType,
+    /// What multiplies these tiles.
+    pub mma: Mma,
+    /// The type of activations in GEMVs. With int8, rows are multiplied one by one, and matrices of floats as ever.
+    pub activations: ActivationType,
+    /// Rows of GEMM's tiles, for products that fill them. Cooperative matrices have 32.
+    pub tile_rows: TileRows,
+    /// From this many rows on, a matrix is multiplied with several rows at once rather than row by row.
+    pub batched_from: u32,
+    /// From this many assignments for each expert on, experts are multiplied with several of them at once.
+    pub expert_batched_from: u32,
+    /// From this many rows of a matrix on, or assignments for each expert, [`Lanes::Rows`] has eight at once rather than four.
+    pub batch_tile_8_from: u32,
+    /// From this many workgroups of a token on, a GEMV has four weight rows for each of its subgroups of eight rather than one.
+    pub four_rows_from: u32,
+    /// Models with a smaller hidden size have [`NormPlacement::InGemv`] in decode.
+    pub norm_in_gemv_below: u32,
+    /// How decode adds the experts' outputs.
+    pub down_proj: DownProj,
+    /// Whether decode computes RoPE and the KV append in the attention kernel, for heads that fit.
+    pub fused_rope: bool,
+    /// From this many chunks of the longest context on, decode splits attention over workgroups (Flash-Decoding).
+    pub split_kv_from: u32,
+    /// Where the grids over expert tiles come from.
+    pub expert_grids: ExpertGrids,
+}
+
+impl KernelSelection {
+    /// A discrete GPU without cooperative matrices.
+    pub const GPU: Self = Self {
+        // Row by row a GPU reads all weights for each row of a prompt; a tile reads them once for 32.
+        prefill: PrefillMatmul::Gemm,
+        // Neighbours load neighbouring memory: all loads are 128 bits wide on AMD and Intel.
+        split: Lanes::Units,
+        reduction: Exchange::Memory,
+        tile: TileType::F32,
+        mma: Mma::Fma,
+        // Int8 has 2.8 vector instructions a weight for 4.5 on RDNA3, 3.1 for 5.6 on Arc; its error is 3e-3 nats.
+        activations: ActivationType::F32,
+        // 64 rows decode weights half as often with 1.5 times the registers: measured by tuning.
+        tile_rows: TileRows::ThirtyTwo,
+        // Weights are read once for four rows. From four rows on it is bound by arithmetic on a 7900 XTX (102 % of the issue
+        // rate at full bandwidth), and still no slower.
+        batched_from: 2,
+        expert_batched_from: 2,
+        batch_tile_8_from: 5,
+        // Qwen3-30B-A3B's matrices have 16 to 384 workgroups of four rows each; a 7900 XTX has 192 SIMDs. One row each takes
+        // 2.5 ms of weights a token there rather than 3.4 (modelled), and loses nothing where there are enough.
+        four_rows_from: 1024,
+        // A dispatch and its barrier cost 1 to 2 µs; the prologue 17 % of a GEMV's instructions with four rows, 59 % with one,
+        // of GEMVs that wait for memory: measured by tuning.
+        norm_in_gemv_below: u32::MAX,
+        // One row each, both take about 10 µs on a 7900 XTX (modelled): a dispatch less against eight experts in series.
+        down_proj: DownProj::Combined,
+        // A dispatch less, and queries that are never written.
+        fused_rope: true,
+        // One workgroup for each key head leaves most of a GPU idle.
+        split_kv_from: 2,
+        // 519 ms for 620 (128 rows, lavapipe): no workgroups for tiles that there are not.
+        expert_grids: ExpertGrids::Indirect,
+    };
+
+    /// A software driver without subgroups of eight, as SwiftShader.
+    pub const SOFTWARE: Self = Self {
+        // Workgroup memory is memory like any other there: prefill by tiles runs at 0.3 to 0.6 of its speed by rows.
+        prefill: PrefillMatmul::Gemv,
+        // Its threads are busy at once: four rows take 17.4 ms, one 23.8 (SwiftShader, 512 by 256).
+        four_rows_from: 0,
+        // A dispatch is 10 to 20 µs: prologues take 4.2 ms a token for 4.7 with a hidden size of 256 (lavapipe), but 20.3 for
+        // 17.5 with one of 1,024.
+        norm_in_gemv_below: 1024,
+        ..Self::GPU
+    };
+
+    /// A software driver with subgroups of eight, as lavapipe.
+    pub const SOFTWARE_SUBGROUPS: Self = Self {
+        // A subgroup is a vector of eight floats, and a load a loop over it: activations are loaded once for eight weight rows
+        // and shuffled. 16 rows of 2,560 by 1,024 in Q4_K take 50 to 60 ms for 160.
+        split: Lanes::Rows,
+        // Queries and scores in registers: 12.8 ms for 14.0 to 15.3 at depth 4,096.
+        reduction: Exchange::Shuffle,
+        ..Self::SOFTWARE
+    };
+
+    /// Returns the kernels of a device.
+    pub fn select(device: &DeviceProfile, precision: Precision) -> Self {
+        let caps = &device.caps;
+        match device.class {
+            // f16 is converted there by many instructions: `precision` changes nothing.
+            DeviceClass::Software if caps.min_subgroup_8 => Self::SOFTWARE_SUBGROUPS,
+            DeviceClass::Software => Self::SOFTWARE,
+            DeviceClass::Integrated | DeviceClass::Discrete => {
+                let (tile, mma) = Self::gemm(precision, caps.f16, caps.matrices);
+                let four_rows_from = match device.class {
+                    // Four rows have 10.4 vector instructions a weight on an M1, one 17.5: 96 % of its issue rate at full
+                    // bandwidth, so that one row each pays only where an eighth of 8 cores' 16 workgroups is filled.
+                    DeviceClass::Integrated => 128,
+                    _ => Self::GPU.four_rows_from,
+                };
+                Self { tile, mma, four_rows_from, ..Self::GPU }
+            }
+        }
+    }
+
+    /// Returns what GEMM's tiles hold, and what multiplies them. Cooperative matrices come first: 4 matrix instructions for 512
+    /// multiply-adds of a subgroup. f16 by fused multiply-adds halves a tile's memory; f32 matrices are better.
+    fn gemm(precision: Precision, f16: bool, matrices: Matrices) -> (TileType, Mma) {
+        match precision {
+            Precision::Fast if matrices.f16_16 => (TileType::F16, Mma::Matrices16),
+            Precision::Fast if matrices.f16_8 => (TileType::F16, Mma::Matrices8),
+            Precision::Fast if f16 && !matrices.f32_8 => (TileType::F16, Mma::Fma),
+            Precision::Fast | Precision::Exact if matrices.f32_8 => (TileType::F32, Mma::Matrices8),
+            Precision::Fast | Precision::Exact => (TileType::F32, Mma::Fma),
+        }
+    }
+
+    /// Returns whether GEMVs have int8 activations.
+    pub fn int8(&self) -> bool {
+        self.activations == ActivationType::Int8
+    }
+
+    /// Returns whether prefill and decode have one order of sums.
+    pub fn one_order(&self) -> bool {
+        self.prefill == PrefillMatmul::Gemv
+    }
+
+    /// Returns the weight rows that a GEMV's subgroups of eight have each, for a matrix of `n` rows of which a token is
+    /// multiplied with `matrices`. It does not depend on the batch.
+    pub fn rows_per_group(&self, n: u32, matrices: u32) -> Group {
+        let workgroups = n.div_ceil(32).saturating_mul(matrices);
+        if self.split == Lanes::Rows || workgroups >= self.four_rows_from { Group::Four } else { Group::One }
+    }
+
+    /// Returns how many of `rows` are multiplied with one of `matrices` at once, where several are.
+    fn batch_tile(&self, rows: u32, matrices: u32) -> Columns {
+        // 8 weight rows by 8: 2.7 G multiply-adds a second of a core for 2.0 by 4 (lavapipe). GPUs have no registers for it.
+        if self.split == Lanes::Rows && rows >= self.batch_tile_8_from.saturating_mul(matrices) {
+            Columns::Eight
+        } else {
+            Columns::Four
+        }
+    }
+}
