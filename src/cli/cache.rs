@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 
 use ferrum_wgpu::model::Tuning;
-use serde_json::{Value, json};
 
 /// Extension of a device's pipeline cache.
 pub const PIPELINES: &str = "pipelines.bin";
@@ -31,24 +30,18 @@ pub fn write(what: &str, fingerprint: &str, of: &str, bytes: &[u8]) {
     }
 }
 
-/// Reads the cached tuning for the device and model of `of`; empty if there is none.
+/// Reads the cached tuning for the device and model of `of`. Files of another version or with unknown choices are ignored.
 pub fn read_tuning(of: &Tuning) -> Tuning {
-    let parse = |bytes: Vec<u8>| {
-        let json: Value = serde_json::from_slice(&bytes).ok()?;
-        let text = |key: &str| json.get(key)?.as_str().map(str::to_owned);
-        let choice = |(site, choice): (&String, &Value)| Some((site.clone(), choice.as_str()?.to_owned()));
-        let choices = json.get("choices")?.as_object()?.iter().map(choice).collect::<Option<_>>()?;
-        Some(Tuning { device: text("device")?, model: text("model")?, choices })
-    };
-    let kept = read(TUNING, &of.device, &of.model).and_then(parse);
-    kept.filter(|kept| kept.device == of.device && kept.model == of.model).unwrap_or_else(|| of.clone())
+    let cached = read(TUNING, &of.device, &of.model).and_then(|bytes| serde_json::from_slice::<Tuning>(&bytes).ok());
+    cached.filter(|cached| cached.has_same_key(of)).unwrap_or_else(|| of.clone())
 }
 
 /// Caches tuning results.
 pub fn write_tuning(tuning: &Tuning) {
-    let Tuning { device, model, choices } = tuning;
-    let json = json!({ "device": device, "model": model, "choices": choices });
-    write(TUNING, device, model, format!("{json:#}\n").as_bytes());
+    match serde_json::to_vec_pretty(tuning) {
+        Ok(json) => write(TUNING, &tuning.device, &tuning.model, &json),
+        Err(error) => tracing::info!(%error, "cannot write the tuning"),
+    }
 }
 
 /// Writes a temporary file and renames it to `path`.
@@ -91,6 +84,21 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tunings_are_read_back_and_unknown_ones_are_not() {
+        use ferrum_wgpu::model::TuningChoice;
+        let mut tuning = Tuning { device: "a GPU".to_owned(), model: "a model".to_owned(), ..Tuning::default() };
+        tuning.set(TuningChoice::FourRowsFrom(256));
+        let json = serde_json::to_string(&tuning).expect("JSON");
+        assert_eq!(serde_json::from_str::<Tuning>(&json).ok(), Some(tuning.clone()));
+        for other in
+            [json.replace("four_rows_from", "by_magic"), json.replace("\"version\"", "\"number\""), "{}".to_owned()]
+        {
+            assert!(serde_json::from_str::<Tuning>(&other).is_err(), "{other}");
+        }
+        assert!(!tuning.has_same_key(&Tuning { version: Tuning::VERSION + 1, ..tuning.clone() }));
+    }
 
     #[test]
     fn names_are_plain() {

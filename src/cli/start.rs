@@ -46,10 +46,10 @@ pub struct Times {
 pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Result<ReadyEngine, Failure> {
     let start = Instant::now();
     let (mut options, slots) = (fit.options.clone(), fit.memory.slots());
-    // With expert offloading, loading dominates the time.
-    let tunes = !tune.no_tune && !device.is_cpu() && slots.is_none();
+    // Software drivers are not tuned. With expert offloading, loading dominates the time.
+    let tunes = !tune.no_tune && !device.is_software() && slots.is_none();
     if tunes {
-        options.tuning = cache::read_tuning(&Tuning::of(device, &gguf).await?);
+        options.tuning = cache::read_tuning(&Tuning::for_gguf(device, &gguf).await?);
     }
     let fingerprint = device.fingerprint();
     let before = cache::read(cache::PIPELINES, &fingerprint, "").unwrap_or_default();

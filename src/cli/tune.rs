@@ -1,4 +1,4 @@
-//! `tune`: which kernels are quickest on a device, for a model.
+//! `tune`: autotunes the kernels of a GPU.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use super::exit::{Code, Failure};
 use super::output::{self, note};
 use super::{cache, load};
 
-/// Measure which kernels are quickest on a device, for a model, and keep it for later runs.
+/// Autotune the kernels of a GPU for a model, and cache the result for later runs.
 ///
-/// Where several kernels give the same bits, each is timed with the model's own weights: a table says how long it
-/// takes, and which was chosen. The first of a site is what is taken without measuring; another has to save 3 %. Other
-/// commands measure too, for 2 seconds at most; this one takes the time that it needs, and measures anew what was
-/// measured before.
+/// Times the candidates of each choice with the model's own weights, and prints them. The first candidate of a choice is
+/// the default; another must save 3 % of its time. Other commands tune too, for at most 2 seconds; this one has no time
+/// limit, and measures again what is cached. Software drivers are not tuned. Tuned kernels may add in another order, so that
+/// logits differ in their last digits.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     /// The GGUF file.
     model: PathBuf,
-    /// Sequences that are computed at once.
+    /// The number of sequences in a batch.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     npl: u32,
     /// Read the whole file into memory instead of mapping it: for one that may be shortened meanwhile.
@@ -33,7 +33,7 @@ pub struct TuneArgs {
     device: DeviceArg,
 }
 
-/// Measures, prints and keeps.
+/// Runs the command.
 pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     Config::from_gguf(&gguf)?;
@@ -45,17 +45,21 @@ pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
         ..defaults
     };
     let device = DeviceChoice::choose(args.device.device.as_deref()).await?.open().await?;
-    let mut kept = cache::read_tuning(&Tuning::of(&device, &gguf).await?);
+    if device.is_software() {
+        note(format_args!("{} is a software driver: its kernels are not tuned", device.name()));
+        return Ok(Code::Success);
+    }
+    let mut cached = cache::read_tuning(&Tuning::for_gguf(&device, &gguf).await?);
     let model = load::load(&device, &gguf, None).await?;
     let start = Instant::now();
     let tuned = Engine::tune(&model, &options, Duration::MAX, &mut || start.elapsed()).await?;
-    kept.choices.extend(tuned.tuning.choices);
-    cache::write_tuning(&kept);
-    let mut rows = vec![["site", "candidate", "us", "chosen"].map(str::to_owned)];
+    tuned.tuning.choices.iter().for_each(|choice| cached.set(*choice));
+    cache::write_tuning(&cached);
+    let mut rows = vec![["choice", "candidate", "us", "chosen"].map(str::to_owned)];
     for timing in &tuned.timings {
         let us = format!("{:.1}", timing.time.as_secs_f64() * 1e6);
         let chosen = if timing.chosen { "*" } else { "" };
-        rows.push([timing.site.clone(), timing.candidate.to_owned(), us, chosen.to_owned()]);
+        rows.push([timing.candidate.key().name().to_owned(), timing.candidate.to_string(), us, chosen.to_owned()]);
     }
     output::print(&output::table(&rows, &[2]))?;
     note(format_args!("measured in {:.1} s", start.elapsed().as_secs_f64()));

@@ -6,7 +6,7 @@ use super::EngineError;
 use crate::{
     gpu::{Caps, Device},
     kernels::KvType,
-    model::{CacheShape, Config, KernelSelection, PlanOptions, Tuning},
+    model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Tuning},
 };
 
 /// How an [`Engine`](super::Engine) is made. Those from `plan` on change how something is computed, and nothing else.
@@ -128,7 +128,7 @@ impl EngineOptions {
 
     /// Returns the kernels on `device`, tuned.
     pub(crate) fn kernels_on(&self, device: &Device) -> KernelSelection {
-        self.plan.selection_on(device).refined(&self.tuning)
+        self.plan.selection_on(device).refined(&self.tuning, &DeviceProfile::new(device), self.plan.precision)
     }
 
     /// How the cache is stored on `device`, which can do `caps`.

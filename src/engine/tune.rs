@@ -65,8 +65,9 @@ impl Engine {
         }
         let profile = DeviceProfile::new(device);
         let selection = options.plan.selection_on(device);
+        let refined = |tuning: &Tuning| selection.refined(tuning, &profile, options.plan.precision);
         let candidates = |key: TuningKey, tuning: &Tuning| {
-            let kernels = selection.refined(tuning);
+            let kernels = refined(tuning);
             let all = kernels.candidates(key, model.config(), &profile, options.plan.precision);
             let unknown = tuning.get(key).is_none() && all.len() > 1 && !passes(key, options).is_empty();
             unknown.then_some(all)
@@ -78,7 +79,7 @@ impl Engine {
         let mut tuner = Tuner { runner: Runner::new(model, options).await?, clock, end };
         for key in TuningKey::ALL {
             let Some(candidates) = candidates(key, &tuned.tuning) else { continue };
-            let kernels = selection.refined(&tuned.tuning);
+            let kernels = refined(&tuned.tuning);
             let mut times = vec![Duration::ZERO; candidates.len()];
             for (phase, rows) in passes(key, options) {
                 let Some(taken) = tuner.measure(phase, rows, kernels, &candidates).await? else {

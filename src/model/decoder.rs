@@ -11,6 +11,7 @@ use crate::{
 
 /// The phase of inference that a pass belongs to. It decides the order of sums, whatever the number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Phase {
     /// Prefill: tokens of prompts, which the host knows.
     Prefill,

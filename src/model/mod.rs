@@ -126,12 +126,6 @@ impl Model {
         Self::load(&device.dry_run(), gguf, |_, _| ()).await
     }
 
-    /// The same model for an engine that only records: its buffers beside the weights have no memory.
-    pub(crate) fn recording(&self) -> Self {
-        let (config, weights) = (self.inner.config.clone(), Arc::clone(&self.inner.weights));
-        Self { inner: Arc::new(Inner { device: self.inner.device.dry_run(), config, weights }) }
-    }
-
     /// Where it is.
     pub fn device(&self) -> &Device {
         &self.inner.device

@@ -9,7 +9,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::Device,
     kernels::attn::CHUNK,
-    model::{KernelSelection, MemoryTraffic, Model, Precision, PrefillMatmul},
+    model::{DeviceProfile, KernelSelection, MemoryTraffic, Model, Precision, PrefillMatmul},
     quant::WeightType,
 };
 

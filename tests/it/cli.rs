@@ -584,19 +584,12 @@ fn an_interrupt_ends_the_answer() -> Result {
 }
 
 #[test]
-fn tuning_is_cached_and_a_damaged_cache_is_harmless() -> Result {
+fn software_drivers_are_not_tuned_and_a_damaged_cache_is_harmless() -> Result {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tuned");
     let _ = std::fs::remove_dir_all(&home);
     let ferrum = |args: &[&str]| program().env("XDG_CACHE_HOME", &home).env("HOME", &home).args(args).output();
-    let table = success(&ferrum(&["tune", DEMO])?)?;
-    let lines: Vec<_> = table.lines().collect();
-    assert!(lines[0].trim_start().starts_with("site") && lines.len() > 4, "{table}");
-    // Skips the sites with 16 rows.
-    for site in ["norm, rows: 1 ", "down, rows: 1 "] {
-        let of_site = lines.iter().filter(|line| line.trim_start().starts_with(site));
-        let chosen: Vec<_> = of_site.map(|line| line.ends_with('*')).collect();
-        assert!(chosen.len() == 2 && chosen[0] != chosen[1], "{site}: {table}");
-    }
+    let output = ferrum(&["tune", DEMO])?;
+    assert!(stderr(&output).contains("software driver") && success(&output)?.is_empty(), "{}", stderr(&output));
     fn kept(folder: &std::path::Path, ending: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let inside = |path: PathBuf| if path.is_dir() { kept(&path, ending) } else { vec![path] };
@@ -604,21 +597,15 @@ fn tuning_is_cached_and_a_damaged_cache_is_harmless() -> Result {
         all.retain(|path| path.is_dir() || path.to_string_lossy().ends_with(ending));
         all
     }
-    let files = kept(&home, ".tuning.json");
-    assert_eq!(files.len(), 1, "{files:?}");
-    let text = std::fs::read_to_string(&files[0])?;
-    let json: serde_json::Value = serde_json::from_str(&text)?;
-    assert!(json["choices"].as_object().is_some_and(|choices| choices.contains_key("down, rows: 1")), "{text}");
+    assert!(kept(&home, ".tuning.json").is_empty());
 
     let answers = answers()?;
     let Answer { prompt, answer, .. } = answers.iter().find(|answer| !answer.exact).ok_or("no answer")?;
     let run = ["run", DEMO, "-p", prompt, "--temp", "0"];
     assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
-    // Damaged cache files are not used. Pipelines are cached anew; choices only if there was time to measure some.
-    for ending in [".tuning.json", ".pipelines.bin"] {
-        for path in kept(&home, ending) {
-            std::fs::write(path, "{ not this")?;
-        }
+    // Damaged cache files are not used. Pipelines are cached anew.
+    for path in kept(&home, ".pipelines.bin") {
+        std::fs::write(path, "{ not this")?;
     }
     assert_eq!(success(&ferrum(&run)?)?, format!("{answer}\n"));
     for path in kept(&home, ".pipelines.bin") {

@@ -246,7 +246,9 @@ fn dispatches_do_not_depend_on_how_many_sequences_draw() {
             let config = model.config();
             // From so many rows on, experts have buckets.
             let tier = |rows: u32| match config.feed_forward {
-                FeedForward::Experts { count, used, .. } => rows * used >= KernelSelection::GPU.bucket_pairs * count,
+                FeedForward::Experts { count, used, .. } => {
+                    rows * used >= KernelSelection::GPU.expert_batched_from * count
+                }
                 FeedForward::Dense { .. } => true,
             };
             // A profile tells how many rows there were.

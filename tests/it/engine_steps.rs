@@ -10,7 +10,7 @@ use crate::common::engines::{bits, demo, drawn, engine, gpu, greedy, options, pr
 use ferrum_wgpu::{
     engine::{EngineError, EngineOptions, PassKind, Stage},
     gpu::{Device, Requirements},
-    model::{KernelSelection, PlanOptions},
+    model::{ExpertGrids, KernelSelection, PlanOptions},
     wgpu,
 };
 

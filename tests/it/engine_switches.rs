@@ -12,7 +12,7 @@ use ferrum_wgpu::{
     engine::{EngineOptions, GenerateOptions, KvLayout, Sampler, SamplingOptions},
     gpu::Device,
     kernels::sample::{draw, penalties},
-    model::{KernelSelection, Model, PlanOptions, PrefillMatmul},
+    model::{ExpertGrids, KernelSelection, Model, PlanOptions, PrefillMatmul},
 };
 
 /// What is seen of a model with some options: replies to two prompts at once, and logits of the first's tokens and of a
@@ -54,6 +54,11 @@ fn planned(options: &EngineOptions, change: impl FnOnce(&mut PlanOptions)) -> En
     options
 }
 
+/// The same kernels with grids from the host.
+fn direct(kernels: KernelSelection) -> KernelSelection {
+    KernelSelection { expert_grids: ExpertGrids::Direct, ..kernels }
+}
+
 fn goldens() -> Vec<Golden> {
     Golden::read_all("tiny.json").expect("goldens")
 }
@@ -66,7 +71,7 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         ("contiguous", EngineOptions { kv_layout: KvLayout::Contiguous, ..base.clone() }),
         ("blocks of 1", paged(1)),
         ("blocks of 7", paged(7)),
-        ("indirect", planned(base, |plan| plan.indirect = true)),
+        ("direct grids", planned(base, |plan| plan.kernels = Some(direct(kernels)))),
         ("no run-ahead", EngineOptions { run_ahead: false, ..base.clone() }),
         ("host sampling", EngineOptions { host_sampling: true, ..base.clone() }),
         ("no sharing of prefixes", EngineOptions { prefix_sharing: false, ..base.clone() }),
@@ -100,7 +105,7 @@ fn near(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         (
             "all of these",
             planned(base, |plan| {
-                (plan.fused, plan.host_routing, plan.indirect) = (false, true, true);
+                (plan.fused, plan.host_routing, plan.kernels) = (false, true, plan.kernels.map(direct));
             }),
         ),
         ("the other kernels", planned(base, |plan| plan.kernels = Some(other))),
@@ -154,11 +159,11 @@ fn dispatches_in_pieces_give_the_same_bits() {
             for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
                 let base = options_for(golden, kernels);
                 let seen = see(&model, golden, &base).await;
-                for (indirect, max_submit) in [(false, Duration::ZERO), (true, Duration::from_nanos(1))] {
-                    let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.indirect = indirect) };
+                for (kernels, max_submit) in [(direct(kernels), Duration::ZERO), (kernels, Duration::from_nanos(1))] {
+                    let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.kernels = Some(kernels)) };
                     let other = see(&model, golden, &small).await;
-                    assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}, {indirect}");
-                    assert!(other.bits() == seen.bits(), "{name}, {kernels:?}, {indirect}");
+                    assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}");
+                    assert!(other.bits() == seen.bits(), "{name}, {kernels:?}");
                 }
             }
         }

@@ -6,7 +6,7 @@ use ferrum_wgpu::{
     gguf::Gguf,
     gpu::{Adapter, Device},
     kernels::KvType,
-    model::{KernelSelection, Model, PlanOptions, Precision, PrefillMatmul},
+    model::{DeviceProfile, KernelSelection, Model, PlanOptions, Precision, PrefillMatmul},
 };
 
 async fn gpu() -> Device {
@@ -107,9 +107,12 @@ fn chunking_a_prompt_changes_no_bit() {
     pollster::block_on(async {
         let device = gpu().await;
         let goldens = Golden::read_all("tiny.json").expect("goldens");
-        let selected =
-            KernelSelection { prefill: PrefillMatmul::Gemv, ..KernelSelection::select(&DeviceProfile::new(&device), Precision::Exact) };
-        let kernels = |batched_from, expert_batched_from| KernelSelection { batched_from, expert_batched_from, ..selected };
+        let selected = KernelSelection {
+            prefill: PrefillMatmul::Gemv,
+            ..KernelSelection::select(&DeviceProfile::new(&device), Precision::Exact)
+        };
+        let kernels =
+            |batched_from, expert_batched_from| KernelSelection { batched_from, expert_batched_from, ..selected };
         for (name, tiny) in crate::common::tiny_model::tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");

@@ -10,7 +10,7 @@ use ferrum_wgpu::{
     engine::{Engine, EngineError, EngineOptions},
     gguf::Gguf,
     gpu::{Device, GpuError},
-    model::{ExpertCacheStats, KernelSelection, Model, ModelError, PlanOptions},
+    model::{DeviceProfile, ExpertCacheStats, ExpertGrids, KernelSelection, Model, ModelError, PlanOptions},
     quant::WeightType,
 };
 

@@ -9,7 +9,7 @@ use ferrum_wgpu::{
     engine::EngineOptions,
     gpu::Device,
     kernels::linear::{ActivationType, Mma, TileType},
-    model::{KernelSelection, PlanOptions, Precision, PrefillMatmul},
+    model::{DeviceProfile, KernelSelection, PlanOptions, Precision, PrefillMatmul},
 };
 
 /// The agreement of an engine's probabilities with the reference's, over all rows.

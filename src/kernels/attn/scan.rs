@@ -5,6 +5,7 @@ use crate::gpu::{Caps, Fragment, ReductionOrder, Source, wgsl};
 
 /// The `exchange` slot of attention: how invocations give each other queries, weights and sums. Each has its order of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Exchange {
     /// By workgroup memory: on every device, and in the same order.
     Memory,

@@ -73,6 +73,7 @@ pub const TILE_N: u32 = 64;
 /// Rows of the output that a workgroup computes: more decode weights less often, fewer leave less of a tile empty. The sums are the
 /// same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TileRows {
     /// As many as cooperative matrices multiply.
     #[default]

@@ -63,6 +63,7 @@ kernel! {
 
 /// Rows of the output that a workgroup computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Columns {
     /// Up to four.
     Four,

@@ -9,6 +9,7 @@ use crate::{
 /// What invocations side by side have of a product with a few rows of activations. Each has its order of sums, which all
 /// kernels of this choice keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Lanes {
     /// Units of a weight row, by turns: neighbours load neighbouring memory, as GPUs want it.
     Units,
@@ -65,6 +66,7 @@ impl Lanes {
 /// Weight rows that eight lanes have at a time in products of single rows: fewer make more workgroups, more fetch activations
 /// less often. The sums are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Group {
     /// One.
     One,

@@ -6,6 +6,7 @@ use crate::gpu::{Caps, Source, wgsl};
 /// The slot `mma` of [`Gemm`](super::gemm::Gemm): what multiplies the tiles in workgroup memory, and adds in f32. Each has its
 /// order of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Mma {
     /// Every invocation for itself.
     #[default]

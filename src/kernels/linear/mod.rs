@@ -23,6 +23,7 @@ use crate::{
 
 /// The type that activations have in products of single rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ActivationType {
     /// f32, as they are.
     #[default]

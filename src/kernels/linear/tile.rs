@@ -5,6 +5,7 @@ use crate::gpu::{Caps, Expect, Source, wgsl};
 /// The slot `tile` of [`Gemm`](super::gemm::Gemm): the type that weights and activations have in workgroup memory. Sums
 /// are f32 whatever it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TileType {
     /// f32, as weights are decoded and activations are stored.
     #[default]

@@ -11,6 +11,7 @@ pub struct DeviceProfile {
 
 /// A class of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum DeviceClass {
     /// A driver that computes on the CPU, as lavapipe, SwiftShader and WARP do.
     Software,

@@ -28,6 +28,7 @@ use crate::{
 
 /// How prefill multiplies with weights: one order of sums however a prompt is cut into passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PrefillMatmul {
     /// As decode does, so that blocks of the KV cache can be shared between prompts and generated tokens.
     Gemv,
@@ -37,6 +38,7 @@ pub enum PrefillMatmul {
 
 /// Where an RMS norm before matrix products is computed. Both have the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum NormPlacement {
     /// In the prologue of each GEMV: a dispatch less, computed by every workgroup.
     InGemv,
@@ -46,6 +48,7 @@ pub enum NormPlacement {
 
 /// How decode adds the experts' outputs. Both have the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum DownProj {
     /// The down projection of all of a token's experts and their weighted sum are one dispatch.
     Combined,
@@ -55,6 +58,7 @@ pub enum DownProj {
 
 /// Where the grids of matrix products over expert tiles come from. Both compute the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ExpertGrids {
     /// From the host: for the most tiles that there can be.
     Direct,
@@ -66,6 +70,7 @@ pub enum ExpertGrids {
 ///
 /// `prefill`, `split`, `reduction`, `tile`, `mma` and `activations` decide the order of sums; all else is speed only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KernelSelection {
     /// How prefill multiplies. Decode always has [`PrefillMatmul::Gemv`]'s order of sums.
     pub prefill: PrefillMatmul,

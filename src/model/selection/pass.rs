@@ -13,6 +13,7 @@ use crate::{
 
 /// The kind of kernel that multiplies rows with a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum MatmulKind {
     /// Row by row.
     Gemv,
@@ -45,6 +46,7 @@ impl MatmulKind {
 
 /// The kernels of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum AttentionKind {
     /// One workgroup for all keys of a tile of queries, after RoPE and the KV append (FlashAttention-2).
     Attention,
@@ -65,6 +67,7 @@ impl AttentionKind {
 
 /// The shape of a pass, as far as kernels depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PassShape {
     /// Prefill or decode.
     pub phase: Phase,
@@ -78,6 +81,7 @@ pub struct PassShape {
 
 /// The kernels of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PassKernels {
     /// Products of all rows with one matrix.
     pub dense: MatmulKind,

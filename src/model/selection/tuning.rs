@@ -1,5 +1,7 @@
 //! Autotuning: a refinement of a [`KernelSelection`] by measurements on the GPU at hand.
 
+use std::fmt;
+
 use super::{DeviceProfile, DownProj, KernelSelection, NormPlacement, Precision};
 use crate::{
     gguf::Gguf,
@@ -26,6 +28,7 @@ pub struct Tuning {
 
 /// What is tuned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TuningKey {
     /// Of [`KernelSelection::four_rows_from`].
     FourRowsFrom,
@@ -33,8 +36,8 @@ pub enum TuningKey {
     Norm,
     /// Of [`KernelSelection::down_proj`].
     DownProj,
-    /// Of [`KernelSelection::tile`] and [`KernelSelection::mma`].
-    Gemm,
+    /// Of [`KernelSelection::tile`] and [`KernelSelection::mma`] with a precision.
+    Gemm(Precision),
     /// Of [`KernelSelection::tile_rows`].
     TileRows,
     /// Of [`KernelSelection::batched_from`].
@@ -54,8 +57,8 @@ pub enum TuningChoice {
     Norm(NormPlacement),
     /// [`KernelSelection::down_proj`].
     DownProj(DownProj),
-    /// [`KernelSelection::tile`] and [`KernelSelection::mma`].
-    Gemm(TileType, Mma),
+    /// [`KernelSelection::tile`] and [`KernelSelection::mma`] with a precision.
+    Gemm(Precision, TileType, Mma),
     /// [`KernelSelection::tile_rows`].
     TileRows(TileRows),
     /// [`KernelSelection::batched_from`].
@@ -114,9 +117,10 @@ impl Tuning {
 
 impl TuningKey {
     /// All keys, those that decide most first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::FourRowsFrom,
-        Self::Gemm,
+        Self::Gemm(Precision::Exact),
+        Self::Gemm(Precision::Fast),
         Self::DownProj,
         Self::Norm,
         Self::TileRows,
@@ -130,7 +134,8 @@ impl TuningKey {
             Self::FourRowsFrom => "four rows per group from",
             Self::Norm => "norm",
             Self::DownProj => "down projection",
-            Self::Gemm => "GEMM",
+            Self::Gemm(Precision::Exact) => "GEMM, exact",
+            Self::Gemm(Precision::Fast) => "GEMM, fast",
             Self::TileRows => "GEMM tile rows",
             Self::BatchedFrom => "batched GEMV from",
             Self::ExpertBatchedFrom => "batched expert GEMV from",
@@ -141,7 +146,7 @@ impl TuningKey {
     pub(crate) fn passes(self, prefill_rows: u32, sequences: u32) -> Vec<(Phase, u32)> {
         match self {
             Self::FourRowsFrom | Self::Norm | Self::DownProj => vec![(Phase::Decode, 1)],
-            Self::Gemm | Self::TileRows => vec![(Phase::Prefill, prefill_rows)],
+            Self::Gemm(_) | Self::TileRows => vec![(Phase::Prefill, prefill_rows)],
             Self::BatchedFrom | Self::ExpertBatchedFrom => {
                 let powers = std::iter::successors(Some(2_u32), |rows| rows.checked_mul(2));
                 powers.take_while(|rows| *rows <= sequences.min(MAX_BATCH)).map(|rows| (Phase::Decode, rows)).collect()
@@ -157,7 +162,7 @@ impl TuningChoice {
             Self::FourRowsFrom(_) => TuningKey::FourRowsFrom,
             Self::Norm(_) => TuningKey::Norm,
             Self::DownProj(_) => TuningKey::DownProj,
-            Self::Gemm(..) => TuningKey::Gemm,
+            Self::Gemm(precision, ..) => TuningKey::Gemm(precision),
             Self::TileRows(_) => TuningKey::TileRows,
             Self::BatchedFrom(_) => TuningKey::BatchedFrom,
             Self::ExpertBatchedFrom(_) => TuningKey::ExpertBatchedFrom,
@@ -165,11 +170,35 @@ impl TuningChoice {
     }
 }
 
+impl fmt::Display for TuningChoice {
+    /// The value, without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FourRowsFrom(u32::MAX) | Self::BatchedFrom(u32::MAX) | Self::ExpertBatchedFrom(u32::MAX) => {
+                f.write_str("never")
+            }
+            Self::FourRowsFrom(from) => write!(f, "{from} workgroups"),
+            Self::BatchedFrom(from) => write!(f, "{from} rows"),
+            Self::ExpertBatchedFrom(from) => write!(f, "{from} assignments an expert"),
+            Self::Norm(NormPlacement::InGemv) => f.write_str("in the GEMV"),
+            Self::Norm(NormPlacement::Separate) | Self::DownProj(DownProj::Separate) => f.write_str("separate"),
+            Self::DownProj(DownProj::Combined) => f.write_str("with the weighted sum"),
+            Self::Gemm(_, tile, mma) => write!(f, "{tile:?} {mma:?}"),
+            Self::TileRows(rows) => write!(f, "{} rows", rows.count()),
+        }
+    }
+}
+
 impl KernelSelection {
-    /// Returns the selection with a tuning's choices.
+    /// Returns the selection with a tuning's choices. Those that `precision` does not allow, or the device does not have, are
+    /// left out.
     #[must_use]
-    pub fn refined(self, tuning: &Tuning) -> Self {
-        tuning.choices.iter().fold(self, |selection, choice| selection.with(*choice))
+    pub fn refined(self, tuning: &Tuning, device: &DeviceProfile, precision: Precision) -> Self {
+        let allowed = |choice: &&TuningChoice| match **choice {
+            TuningChoice::Gemm(of, tile, mma) => of == precision && gemms(device, of).any(|gemm| gemm == (tile, mma)),
+            _ => true,
+        };
+        tuning.choices.iter().filter(allowed).fold(self, |selection, choice| selection.with(*choice))
     }
 
     /// Returns the selection with a choice.
@@ -180,7 +209,7 @@ impl KernelSelection {
             TuningChoice::Norm(NormPlacement::InGemv) => Self { norm_in_gemv_below: u32::MAX, ..self },
             TuningChoice::Norm(NormPlacement::Separate) => Self { norm_in_gemv_below: 0, ..self },
             TuningChoice::DownProj(down_proj) => Self { down_proj, ..self },
-            TuningChoice::Gemm(tile, mma) => Self { tile, mma, ..self },
+            TuningChoice::Gemm(_, tile, mma) => Self { tile, mma, ..self },
             TuningChoice::TileRows(tile_rows) => Self { tile_rows, ..self },
             TuningChoice::BatchedFrom(batched_from) => Self { batched_from, ..self },
             TuningChoice::ExpertBatchedFrom(expert_batched_from) => Self { expert_batched_from, ..self },
@@ -208,12 +237,9 @@ impl KernelSelection {
                 [self.down_proj, DownProj::Combined, DownProj::Separate].map(C::DownProj).to_vec()
             }
             TuningKey::DownProj => vec![C::DownProj(self.down_proj)],
-            TuningKey::Gemm => {
-                // With and without each kind of cooperative matrices, and with and without f16.
-                let f16 = [false, true].into_iter().filter(|f16| !f16 || device.caps.f16);
-                let pairs = f16.flat_map(|f16| [Matrices::default(), device.caps.matrices].map(|m| (f16, m)));
-                let others = pairs.map(|(f16, matrices)| Self::gemm(precision, f16, matrices));
-                [(self.tile, self.mma)].into_iter().chain(others).map(|(tile, mma)| C::Gemm(tile, mma)).collect()
+            TuningKey::Gemm(of) => {
+                let others = gemms(device, precision).filter(|_| of == precision);
+                [(self.tile, self.mma)].into_iter().chain(others).map(|(tile, mma)| C::Gemm(of, tile, mma)).collect()
             }
             TuningKey::TileRows if self.mma == Mma::Fma => {
                 [self.tile_rows, TileRows::ThirtyTwo, TileRows::SixtyFour].map(C::TileRows).to_vec()
@@ -232,5 +258,35 @@ impl KernelSelection {
             }
         }
         distinct
+    }
+}
+
+/// Returns the tiles and multipliers that a precision allows on a device: with and without f16 and cooperative matrices.
+fn gemms(device: &DeviceProfile, precision: Precision) -> impl Iterator<Item = (TileType, Mma)> {
+    let (f16, matrices) = (device.caps.f16, device.caps.matrices);
+    [false, f16].into_iter().flat_map(move |f16| {
+        [Matrices::default(), matrices].map(|matrices| KernelSelection::gemm(precision, f16, matrices))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gpu::Caps, model::DeviceClass};
+
+    #[test]
+    fn a_choice_replaces_the_one_of_its_key_and_refines_a_selection() {
+        let mut tuning = Tuning::default();
+        for choice in [TuningChoice::FourRowsFrom(0), TuningChoice::BatchedFrom(4), TuningChoice::FourRowsFrom(256)] {
+            tuning.set(choice);
+        }
+        assert_eq!(tuning.choices, [TuningChoice::BatchedFrom(4), TuningChoice::FourRowsFrom(256)]);
+        let device = DeviceProfile { class: DeviceClass::Discrete, caps: Caps::portable() };
+        let refined = |tuning: &Tuning| KernelSelection::GPU.refined(tuning, &device, Precision::Exact);
+        assert_eq!(refined(&tuning), KernelSelection { four_rows_from: 256, batched_from: 4, ..KernelSelection::GPU });
+        // Of another precision, and matrices that the device does not have.
+        tuning.set(TuningChoice::Gemm(Precision::Fast, TileType::F32, Mma::Fma));
+        tuning.set(TuningChoice::Gemm(Precision::Exact, TileType::F32, Mma::Matrices8));
+        assert_eq!(refined(&tuning).mma, Mma::Fma);
     }
 }
