@@ -1,6 +1,5 @@
 /// How exactly a model computes. [`KernelSelection::select`](super::KernelSelection::select) translates it to kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Precision {
     /// All operands of multiplications and additions are f32.
     #[default]
