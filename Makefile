@@ -26,8 +26,9 @@ demo: setup
 test: setup lint-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --lib --no-default-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
+	@# Each set of features that applications use, without the others.
+	for features in '' blocking serde; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
 	$(CARGO) test
 
 soak: setup

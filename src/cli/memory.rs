@@ -3,7 +3,6 @@
 use clap::Args;
 use ferrum_wgpu::engine::{Engine, EngineOptions, Fit};
 use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::{Adapter, AdapterKind};
 use ferrum_wgpu::kernels::KvType;
 use ferrum_wgpu::model::{ExpertCacheStats, MemoryPlan};
 
@@ -24,18 +23,16 @@ pub struct MemoryArgs {
     fit: bool,
 }
 
-/// One `RESERVE`th of the device's memory is left to the driver and to other programs.
-const RESERVE: u64 = 16;
-
 impl MemoryArgs {
     /// Returns the budget in bytes; `None` if unlimited or unknown.
     pub fn budget(&self, device_choice: &DeviceChoice) -> Option<u64> {
         let reported = match device_choice {
             DeviceChoice::Cpu => None,
-            DeviceChoice::Adapter(adapter) if self.fit || reports_usable_memory(adapter) => adapter.memory_bytes(),
-            DeviceChoice::Adapter(_) => None,
+            // The user asked to rely on it.
+            DeviceChoice::Adapter(adapter) if self.fit => adapter.memory_bytes().map(|bytes| bytes - bytes / 16),
+            DeviceChoice::Adapter(adapter) => adapter.memory_budget(),
         };
-        self.vram.or(reported.map(|bytes| bytes - bytes / RESERVE))
+        self.vram.or(reported)
     }
 
     /// Returns whether `--fit` was given.
@@ -69,11 +66,6 @@ impl MemoryArgs {
             note(format_args!("memory: {}{context}, {ty} KV cache, {weights}", size(fit.memory.total())));
         }
     }
-}
-
-/// Returns whether the reported memory is a real limit. Other GPUs with unified memory report an arbitrary part of it.
-fn reports_usable_memory(adapter: &Adapter) -> bool {
-    adapter.kind() == AdapterKind::Discrete || adapter.backend() == "metal"
 }
 
 /// Describes which weights are on the device.

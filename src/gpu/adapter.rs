@@ -143,6 +143,13 @@ impl Adapter {
         adapter_memory::memory_bytes(&self.wgpu)
     }
 
+    /// Returns the device memory that an application can use, in bytes: 15/16 of [`Adapter::memory_bytes`], if that is a
+    /// real limit. It is on discrete GPUs and with Metal; other GPUs with unified memory report an arbitrary part of it.
+    pub fn memory_budget(&self) -> Option<u64> {
+        let reliable = self.kind() == AdapterKind::Discrete || self.backend() == "metal";
+        self.memory_bytes().filter(|_| reliable).map(|bytes| bytes - bytes / 16)
+    }
+
     /// Returns what a device of it needs for `caps`, as far as the adapter has them.
     pub fn requirements(&self, caps: &Caps) -> Requirements {
         Requirements::with(&self.caps().and(caps), &self.wgpu)

@@ -10,20 +10,46 @@ use super::tokenizer::Tokenizer;
 #[derive(Debug, Clone)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
+    decoder: Decoder,
+}
+
+/// The state of an incremental decoder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Decoder {
     show_control: bool,
     /// The first bytes of an incomplete character, at most three.
     pending: Vec<u8>,
 }
 
+impl Decoder {
+    /// Adds a token of `tokenizer`. Returns the text that it completes, if any.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<Option<String>, TextError> {
+        let unknown = || TextError::UnknownToken { id, vocab_size: tokenizer.vocab_size() };
+        let bytes = tokenizer.token_bytes(id).ok_or_else(unknown)?;
+        if tokenizer.is_control(id) && !self.show_control {
+            return Ok(None);
+        }
+        self.pending.extend_from_slice(&bytes);
+        let text = take_complete(&mut self.pending);
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// Returns the rest: U+FFFD if the last character is incomplete.
+    pub(crate) fn finish(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.pending);
+        (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
+    }
+}
+
 impl<'t> DecodeStream<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self { tokenizer, show_control: false, pending: Vec::new() }
+        Self { tokenizer, decoder: Decoder::default() }
     }
 
     /// Sets whether control tokens, such as end-of-turn, are shown by name (default: `false`).
     #[must_use]
     pub fn show_control(mut self, show: bool) -> Self {
-        self.show_control = show;
+        self.decoder.show_control = show;
         self
     }
 
@@ -33,20 +59,12 @@ impl<'t> DecodeStream<'t> {
     ///
     /// If the id is not in the vocabulary. The stream is then unchanged.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
-        let unknown = || TextError::UnknownToken { id, vocab_size: self.tokenizer.vocab_size() };
-        let bytes = self.tokenizer.token_bytes(id).ok_or_else(unknown)?;
-        if self.tokenizer.is_control(id) && !self.show_control {
-            return Ok(None);
-        }
-        self.pending.extend_from_slice(&bytes);
-        let text = take_complete(&mut self.pending);
-        Ok((!text.is_empty()).then_some(text))
+        self.decoder.push(self.tokenizer, id)
     }
 
     /// Returns the rest: U+FFFD if the last character is incomplete.
     pub fn finish(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.pending);
-        (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
+        self.decoder.finish()
     }
 }
 

@@ -34,6 +34,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use chat_template::{ChatTemplate, Message, RenderOptions, Role};
+pub(crate) use decode::Decoder;
 pub use decode::DecodeStream;
 pub use error::TextError;
 pub use stop::StopStrings;
