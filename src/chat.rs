@@ -4,7 +4,7 @@ use std::{
     fmt,
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     Error,
     engine::{Engine, EngineOptions, FinishReason, GenerateOptions, Reply, SamplingOptions, Session},
     gguf::Gguf,
-    gpu::{Adapter, Device},
+    gpu::{Adapter, Device, lock},
     kernels::KvType,
     model::Model,
     text::{ChatTemplate, Decoder, Message, RenderOptions, Role, StopStrings, TextError, Tokenizer},
@@ -49,10 +49,6 @@ pub struct Chat {
 
 /// The messages of a conversation, shared with the reply in progress.
 type Messages = Arc<Mutex<Vec<Message>>>;
-
-fn lock(messages: &Messages) -> MutexGuard<'_, Vec<Message>> {
-    messages.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The options of a [`Chat`].
 #[derive(Clone, Debug, Default)]
