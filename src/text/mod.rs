@@ -34,8 +34,8 @@ mod tokenizer;
 mod vocabulary;
 
 pub use chat_template::{ChatTemplate, Message, RenderOptions, Role};
-pub(crate) use decode::Decoder;
 pub use decode::DecodeStream;
+pub(crate) use decode::Decoder;
 pub use error::TextError;
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
