@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [portable, with_subgroups, with_f16, with_matrices] = &folders;
     let mut written = 0;
     for kernel in catalog() {
-        for variant in kernel.variants {
+        for variant in kernel.covered() {
             let needs = |feature| variant.needs.contains(&feature);
             let folder = match [Feature::F16, Feature::Subgroups].map(needs) {
                 _ if Feature::MATRICES.into_iter().any(needs) => with_matrices,

@@ -1,17 +1,19 @@
 //! Runs the conformance suite on the first adapter and prints a table: `suite [--stack NAME] [PART...]`.
 //!
 //! Each PART must occur in the adapter's backend, name or driver, case-insensitively. This detects a stack that
-//! silently falls back to another one. NAME is an entry of the library's list of stacks; the device must have all
+//! silently falls back to another one. NAME is an entry of `stacks.rs`; the device must have all
 //! features of that entry.
 
+mod stacks;
 mod table;
 
 use std::error::Error;
 
 use ferrum_wgpu::{
-    conformance::{Stack, Suite, Target},
+    conformance::Suite,
     gpu::{Adapter, Device},
 };
+use stacks::Stack;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut parts: Vec<String> = std::env::args().skip(1).collect();
@@ -31,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         table::check_stack(listed, device.caps())?;
         let suite = Suite::new(device.caps(), "");
-        let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await?);
+        let (table, passed) = table::table(&suite.run(&device, |_| ()).await?);
         print!("{table}");
         if passed { Ok(()) } else { Err("the suite failed".into()) }
     })

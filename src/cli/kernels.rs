@@ -1,7 +1,7 @@
-//! `kernels`: what kernels there are, and what they are made of.
+//! The command `kernels`: lists the kernels and prints their shaders.
 
 use clap::{Args, Subcommand};
-use ferrum_wgpu::conformance::{KernelEntry, VariantEntry, catalog, coverage};
+use ferrum_wgpu::conformance::{KernelEntry, VariantEntry, catalog};
 use ferrum_wgpu::gpu::{Access, workgroup_bytes};
 
 use super::exit::{Code, Failure};
@@ -16,14 +16,14 @@ pub struct KernelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List every kernel's variants, with their bindings (those that are written with a star), workgroups and their
-    /// memory.
+    /// List the supported variants of all kernels: bindings (written ones with a star), workgroup size, bytes of workgroup
+    /// memory, needed features, and whether `conformance` covers the variant.
     List {
         /// Only kernels whose name contains this.
         #[arg(default_value = "")]
         name: String,
     },
-    /// Print a kernel's WGSL as it is compiled: that of its first variant, or of the first that --variant matches.
+    /// Print the WGSL of a kernel's first variant, or of the first that --variant matches.
     Dump {
         /// The kernel's name, as `list` shows it.
         name: String,
@@ -31,26 +31,23 @@ enum Action {
         #[arg(long, value_name = "PART", default_value = "")]
         variant: String,
     },
-    /// Print docs/KERNELS.md.
-    Doc,
 }
 
-/// Prints what was asked for. No device is touched.
+/// Runs the command. Uses no device.
 pub fn kernels(args: &KernelsArgs) -> Result<Code, Failure> {
     print(&match &args.action {
         Action::List { name } => list(name)?,
         Action::Dump { name, variant } => dump(name, variant)?,
-        Action::Doc => coverage(),
     })?;
     Ok(Code::Success)
 }
 
 fn no_kernel(name: &str) -> Failure {
     let names = catalog().iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
-    Failure::usage(format!("no kernel is called {name:?}; there are {names}"))
+    Failure::usage(format!("unknown kernel {name:?}; the kernels are {names}"))
 }
 
-/// A variant's `Debug` form without what all have.
+/// Returns a variant's `Debug` form without the type's name.
 pub fn short(variant: &str) -> &str {
     let fields = variant.strip_prefix("Variant { ").and_then(|rest| rest.strip_suffix(" }"));
     if variant == "()" { "-" } else { fields.unwrap_or(variant) }
@@ -61,14 +58,14 @@ fn list(name: &str) -> Result<String, Failure> {
     if kernels.is_empty() {
         return Err(no_kernel(name));
     }
-    let mut rows = vec![["KERNEL", "VARIANT", "BINDINGS", "WORKGROUP", "MEMORY", "NEEDS"].map(str::to_owned)];
+    let mut rows = vec![["KERNEL", "VARIANT", "BINDINGS", "WORKGROUP", "MEMORY", "NEEDS", "COVERED"].map(str::to_owned)];
     for kernel in &kernels {
         rows.extend(kernel.variants.iter().map(|variant| row(kernel.name, variant)));
     }
     Ok(table(&rows, &[3, 4]))
 }
 
-fn row(kernel: &str, variant: &VariantEntry) -> [String; 6] {
+fn row(kernel: &str, variant: &VariantEntry) -> [String; 7] {
     let star = |access| if access == Access::Write { "*" } else { "" };
     let bindings = variant.bindings.iter().filter(|b| b.present);
     let bindings = bindings.map(|b| format!("{}{}: {}", b.name, star(b.access), b.element)).collect::<Vec<_>>();
@@ -80,6 +77,7 @@ fn row(kernel: &str, variant: &VariantEntry) -> [String; 6] {
         variant.workgroup.to_string(),
         workgroup_bytes(&variant.shader).map_or_else(|| "?".to_owned(), |bytes| bytes.to_string()),
         needs.join(", "),
+        if variant.covered { "yes" } else { "no" }.to_owned(),
     ]
 }
 

@@ -1,46 +1,47 @@
-//! A real forward pass, dispatch by dispatch, each compared with its definition on the very inputs that it had.
+//! Comparison of a real forward pass with the kernels' references, dispatch by dispatch.
 
 use std::ops::ControlFlow;
 
 use crate::gpu::{Access, Deviation, Device, Expect, GpuError, Program, Readback, Scope, Step, host_slots};
 
-/// How one dispatch came out.
+/// The result of one dispatch.
 #[derive(Clone, Debug)]
 pub struct Replayed {
-    /// Its number in the plan, and how many there are.
+    /// Its index in the plan, and the number of dispatches.
     pub step: (usize, usize),
     /// The kernel's name.
     pub kernel: &'static str,
-    /// The variant's `Debug` form.
+    /// The variant in `Debug` form.
     pub variant: String,
     /// The part of the model.
     pub scope: Scope,
-    /// The parameters in their `Debug` form.
+    /// The parameters in `Debug` form.
     pub shape: String,
-    /// Whether the kernel gives a bound of its own; if not, [`Expect::near_cpu_kernel`] has judged.
+    /// Whether the kernel has a reference with a bound. Otherwise it was compared with its CPU kernel
+    /// ([`Expect::near_cpu_kernel`]).
     pub own_bound: bool,
-    /// The binding and the element that deviates most from its definition.
+    /// The binding and element with the largest error ratio.
     pub worst: Option<(&'static str, Deviation)>,
 }
 
 impl Replayed {
-    /// The worst error as a share of its bound.
-    pub fn share(&self) -> f64 {
+    /// Returns the largest error ratio.
+    pub fn error_ratio(&self) -> f64 {
         self.worst.map_or(0.0, |(_, deviation)| deviation.error_ratio)
     }
 
-    /// Within the bound.
+    /// Returns whether it is within the bound.
     pub fn passed(&self) -> bool {
-        self.share() <= 1.0
+        self.error_ratio() <= 1.0
     }
 }
 
-/// Runs the plan of `program` step by step: reads what a dispatch is given, runs it, reads what it leaves, and compares that
-/// with the kernel's definition. Each step has the device's own results as inputs, so that errors do not add up, and the
-/// first step out of its bound is the one that is wrong. Goes on until `seen` has enough.
+/// Runs the plan of `program` step by step: reads the inputs of each dispatch, runs it, reads its outputs, and compares them
+/// with the kernel's reference on these inputs. Errors do not accumulate, so that the first step out of its bound is the
+/// faulty one. Calls `seen` with each result until it breaks.
 ///
 /// # Errors
-/// Those of running and reading; wrong results go to `seen`.
+/// Errors of running and reading. Wrong results are no errors.
 pub async fn replay(
     device: &Device,
     program: &Program,
@@ -59,9 +60,9 @@ pub async fn replay(
             });
         }
         program.run_steps(device, i..i + 1).await?;
-        let own = op.reference(host_slots(&bindings, &mut before));
-        let own_bound = own.is_some();
-        let expected = own.unwrap_or_else(|| by_cpu_kernel(step, &mut before));
+        let reference = op.reference(host_slots(&bindings, &mut before));
+        let own_bound = reference.is_some();
+        let expected = reference.unwrap_or_else(|| by_cpu_kernel(step, &mut before));
         let mut worst: Option<(&'static str, Deviation)> = None;
         for ((binding, buffer), expected) in bindings.iter().zip(step.buffers()).zip(expected) {
             let (Access::Write, Some(buffer), Some(expected)) = (binding.access, buffer, expected) else { continue };
@@ -88,7 +89,7 @@ pub async fn replay(
     Ok(())
 }
 
-/// What the CPU kernel makes of `before`, with the bounds for kernels that have none of their own.
+/// Returns the CPU kernel's results on `before`, with the bounds for kernels without a reference.
 fn by_cpu_kernel(step: &Step, before: &mut [Vec<u32>]) -> Vec<Option<Expect>> {
     let (op, bindings) = (step.op(), step.op().bindings());
     let written = |i: usize| bindings.get(i).is_some_and(|b| b.present && b.access == Access::Write);

@@ -1,18 +1,18 @@
-//! The kernels' cases as a suite.
+//! The kernels' test cases as a suite.
 
-use super::{EXPECTATIONS, Outcome, Report, Target, trial::Trial};
+use super::{Outcome, Report};
 use crate::{
-    gpu::{Caps, Data, Device, Expected, GpuError, Kernel, erase},
-    kernels::{self, Visitor},
+    gpu::{Caps, Device, GpuError, Kernel},
+    kernels::{self, Visitor, trial::Trial},
 };
 
-/// Kernel variants whose cases are to be run. Only one variant's cases are in memory at a time.
+/// A list of kernel variants whose cases are to be run. Only one variant's cases are in memory at a time.
 #[derive(Default)]
 pub struct Suite {
     subjects: Vec<Box<dyn Subject>>,
 }
 
-/// A kernel variant with its types erased.
+/// A kernel variant without its types.
 trait Subject: Send + Sync {
     fn kernel(&self) -> &'static str;
     fn variant(&self) -> String;
@@ -32,13 +32,7 @@ impl<K: Kernel> Subject for Of<K> {
     }
 
     fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial> + Send> {
-        let variant = self.0;
-        Box::new(K::cases(variant).into_iter().map(move |case| Trial {
-            op: erase::<K>(variant, case.params),
-            name: case.name,
-            words: case.data.words(),
-            expected: case.expected.list(),
-        }))
+        Box::new(Trial::all::<K>(self.0))
     }
 }
 
@@ -49,7 +43,8 @@ impl std::fmt::Debug for Suite {
 }
 
 impl Suite {
-    /// The variants that a device with `caps` can run, of those whose kernel's name or own `Debug` form contains `pattern`.
+    /// Creates a suite of the covered variants of a device with `caps`, if the kernel's name or the variant's `Debug` form
+    /// contains `pattern`.
     pub fn new(caps: &Caps, pattern: &str) -> Self {
         struct Collect<'a>(&'a Caps, &'a str, Suite);
         impl Visitor for Collect<'_> {
@@ -67,53 +62,35 @@ impl Suite {
         collect.2
     }
 
-    /// One variant of a kernel.
-    pub(super) fn single<K: Kernel>(_: K, variant: K::Variant) -> Self {
-        Self { subjects: vec![Box::new(Of::<K>(variant))] }
-    }
-
-    /// Kernel variants.
+    /// Returns the number of kernel variants.
     pub fn len(&self) -> usize {
         self.subjects.len()
     }
 
-    /// True when nothing matches.
+    /// Returns whether it has no variants.
     pub fn is_empty(&self) -> bool {
         self.subjects.is_empty()
     }
 
-    /// Each variant's kernel, `Debug` form and number of cases.
+    /// Returns each variant's kernel, `Debug` form and number of cases.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, String, usize)> {
         self.subjects.iter().map(|s| (s.kernel(), s.variant(), s.trials().len()))
     }
 
-    /// Runs all cases, and hands on each variant's report as soon as there is one. `target` says which failures are known.
+    /// Runs all cases. Calls `seen` with each variant's report, and returns all of them.
     ///
     /// # Errors
-    /// Memory that runs out, a device that is lost. Wrong results are outcomes, and so is what only one kernel suffers, as
-    /// that it does not compile.
-    pub async fn run(
-        &self,
-        device: &Device,
-        target: &Target,
-        mut seen: impl FnMut(&Report),
-    ) -> Result<Vec<Report>, GpuError> {
+    /// [`GpuError::OutOfMemory`], or the loss of the device. Wrong results are part of a report, and so is an error of one
+    /// kernel, such as a shader that does not compile.
+    pub async fn run(&self, device: &Device, mut seen: impl FnMut(&Report)) -> Result<Vec<Report>, GpuError> {
         let mut reports = Vec::with_capacity(self.subjects.len());
         for subject in &self.subjects {
             let (kernel, variant) = (subject.kernel(), subject.variant());
-            let mut outcomes = Vec::new();
+            let mut outcomes: Vec<Outcome> = Vec::new();
             for trial in subject.trials() {
-                let case = trial.name.clone();
-                outcomes.push(match trial.run(device).await {
-                    Ok(outcome) => outcome,
-                    Err(fatal @ (GpuError::Lost(_) | GpuError::Hung { .. } | GpuError::OutOfMemory { .. })) => {
-                        return Err(fatal);
-                    }
-                    Err(error) => Outcome { case, worst: f64::INFINITY, at: crate::gpu::error_chain(&error) },
-                });
+                outcomes.push(trial.outcome(device).await?);
             }
-            let expectation = EXPECTATIONS.iter().find(|e| e.matches(target, kernel, &variant)).copied();
-            let report = Report { kernel, variant, outcomes, expectation };
+            let report = Report { kernel, variant, outcomes };
             seen(&report);
             reports.push(report);
         }

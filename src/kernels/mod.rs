@@ -8,8 +8,11 @@ mod kv_type;
 pub mod linear;
 pub mod moe;
 pub mod sample;
+mod self_test;
+pub(crate) mod trial;
 
 pub use kv_type::KvType;
+pub use self_test::check_matrices;
 
 use crate::gpu::Kernel;
 

@@ -21,7 +21,7 @@ mod weights;
 
 use std::sync::Arc;
 
-use crate::{conformance::check_matrices, gguf::Gguf, gpu::Device};
+use crate::{gguf::Gguf, gpu::Device, kernels::check_matrices};
 
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use decoder::Phase;

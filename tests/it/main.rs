@@ -1,6 +1,10 @@
 //! The integration tests: one program, so that the linker runs once.
 
 mod common;
+#[path = "../../examples/kernels_doc/markdown.rs"]
+mod markdown;
+#[path = "../../examples/suite/stacks.rs"]
+mod stacks;
 
 mod budgets;
 mod cli;

@@ -1,9 +1,11 @@
-//! Every shader without a GPU: it must be valid, fit WebGPU's default limits, and translate to every backend's language.
+//! Every supported shader without a GPU: it must be valid, fit WebGPU's default limits, and translate to every backend's
+//! language.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
+use crate::stacks::{STACKS, Stack, Test};
 use ferrum_wgpu::{
-    conformance::{Feature, Judgement, STACKS, Stack, catalog},
+    conformance::{Feature, catalog},
     gpu::{Caps, Kernel},
     kernels::{Visitor, visit},
 };
@@ -13,34 +15,40 @@ use naga::{
     valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
-/// A composed variant.
+/// A composed and validated variant.
 struct Composed {
     kernel: &'static str,
     name: String,
-    text: String,
     needs: Vec<Feature>,
+    covered: bool,
+    module: naga::Module,
+    info: ModuleInfo,
 }
 
-/// All variants that a device of default limits can run, whatever its features.
-fn all() -> Vec<Composed> {
-    let entries = catalog().into_iter().flat_map(|kernel| {
-        kernel.variants.into_iter().map(move |variant| Composed {
-            kernel: kernel.name,
-            name: format!("{} {}", kernel.name, variant.variant),
-            text: variant.shader.text,
-            needs: variant.needs,
-        })
-    });
-    let all: Vec<Composed> = entries.collect();
-    assert!(all.len() > 60, "only {} variants", all.len());
+/// All supported variants of a device of default limits with every feature. Both tests use them.
+static ALL: LazyLock<Vec<Composed>> = LazyLock::new(|| {
+    let mut all = Vec::new();
+    for kernel in catalog() {
+        for variant in kernel.variants {
+            let name = format!("{} {}", kernel.name, variant.variant);
+            let (module, info) = parse(&name, &variant.shader.text, &variant.needs);
+            all.push(Composed {
+                kernel: kernel.name,
+                name,
+                needs: variant.needs,
+                covered: variant.covered,
+                module,
+                info,
+            });
+        }
+    }
     all
-}
+});
 
-fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
-    let Composed { name, text, needs, .. } = composed;
+fn parse(name: &str, text: &str, needs: &[Feature]) -> (naga::Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    // What WebGPU has without features, halves in words being part of it, and what the variant says that it needs.
+    // The variant may use WebGPU without optional features, including `pack2x16float`, and what it says that it needs.
     let subgroups = needs.contains(&Feature::Subgroups);
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SUBGROUP, subgroups);
@@ -55,7 +63,7 @@ fn parse(composed: &Composed) -> (naga::Module, ModuleInfo) {
     (module, info)
 }
 
-/// Bytes of every kernel's parameters in Rust.
+/// Returns the bytes of every kernel's parameters in Rust.
 fn params_bytes() -> HashMap<&'static str, usize> {
     struct Collect(HashMap<&'static str, usize>);
     impl Visitor for Collect {
@@ -71,9 +79,7 @@ fn params_bytes() -> HashMap<&'static str, usize> {
 #[test]
 fn all_fit_default_limits() {
     let (limits, params_bytes) = (Caps::portable(), params_bytes());
-    for composed in all() {
-        let (module, _) = parse(&composed);
-        let name = &composed.name;
+    for Composed { kernel, name, module, .. } in ALL.iter() {
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).expect("types have sizes");
         let (mut storage, mut workgroup_bytes) = (0, 0);
@@ -83,8 +89,8 @@ fn all_fit_default_limits() {
                 naga::AddressSpace::WorkGroup => workgroup_bytes += layouter[variable.ty].size,
                 naga::AddressSpace::Uniform => {
                     let bytes = layouter[variable.ty].size as usize;
-                    // A dispatch's first workgroup comes after them.
-                    assert_eq!(bytes, params_bytes[composed.kernel] + 8, "{name}: Params in WGSL and in Rust");
+                    // The first workgroup of the dispatch comes after them.
+                    assert_eq!(bytes, params_bytes[kernel] + 8, "{name}: Params in WGSL and in Rust");
                 }
                 _ => {}
             }
@@ -97,17 +103,17 @@ fn all_fit_default_limits() {
     }
 }
 
-/// Translates a module, which may have the type `f16`.
+/// Translates a module, which may use the type `f16`.
 type Write = fn(&naga::Module, &ModuleInfo, f16: bool) -> Result<(), Box<dyn std::error::Error>>;
 
-/// How naga writes what a stack reads. What is left out of each, and why, is in the library's list of stacks.
+/// The translations to the languages of the stacks. `STACKS` lists the features that each lacks.
 const LANGUAGES: [(&str, Write); 6] = [
     ("SPIR-V", |module, info, _| {
         spv::write_vec(module, info, &spv::Options::default(), None)?;
         Ok(())
     }),
     ("MSL", |module, info, _| {
-        // wgpu gives every binding a slot; here any will do.
+        // wgpu assigns a slot to every binding; here any will do.
         let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
         msl::write_string(module, info, &options, &msl::PipelineOptions::default())?;
         Ok(())
@@ -148,22 +154,21 @@ fn write_glsl(
 }
 
 #[test]
-fn all_translate_to_every_backend() {
+fn covered_shaders_translate_to_every_backend() {
     let languages =
         LANGUAGES.map(|(name, write)| (Stack::named(name).unwrap_or_else(|| panic!("no stack {name}")), write));
-    for stack in STACKS.iter().filter(|stack| stack.judgement == Judgement::Translates) {
+    for stack in STACKS.iter().filter(|stack| stack.test == Test::Translates) {
         assert!(LANGUAGES.iter().any(|(name, _)| *name == stack.name), "nothing is translated to {}", stack.name);
     }
-    for composed in all() {
-        let (module, info) = parse(&composed);
+    for Composed { name, needs, module, info, .. } in ALL.iter().filter(|composed| composed.covered) {
         for (stack, write) in &languages {
             let caps = stack.caps();
-            if composed.needs.iter().all(|feature| feature.is_in(&caps)) {
-                write(&module, &info, composed.needs.contains(&Feature::F16))
-                    .unwrap_or_else(|error| panic!("{}: {}: {error}", composed.name, stack.name));
+            if needs.iter().all(|feature| feature.is_in(&caps)) {
+                write(module, info, needs.contains(&Feature::F16))
+                    .unwrap_or_else(|error| panic!("{name}: {}: {error}", stack.name));
             } else if stack.name.starts_with("GLSL") {
-                let written = write(&module, &info, true).is_ok();
-                assert!(!written, "{}: naga writes halves in {} now: list it", composed.name, stack.name);
+                let written = write(module, info, true).is_ok();
+                assert!(!written, "{name}: naga translates it to {} now: update `STACKS`", stack.name);
             }
         }
     }

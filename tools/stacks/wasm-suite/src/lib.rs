@@ -1,13 +1,17 @@
 //! The conformance suite and a generation test for a browser page. Cases and table are those of native runs.
 
 mod generation;
+#[path = "../../../../examples/suite/stacks.rs"]
+#[allow(dead_code, reason = "it serves tests too")]
+mod stacks;
 #[path = "../../../../examples/suite/table.rs"]
 mod table;
 
 use ferrum_wgpu::{
-    conformance::{Stack, Suite, Target},
+    conformance::Suite,
     gpu::{Adapter, Device, GpuError},
 };
+use stacks::Stack;
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]
@@ -42,6 +46,6 @@ async fn run(pattern: &str) -> Result<(String, bool), String> {
     let device = Device::new(&adapter).await.map_err(failed)?;
     table::check_stack(Stack::named("browser"), device.caps())?;
     let suite = Suite::new(device.caps(), pattern);
-    let (table, passed) = table::table(&suite.run(&device, &Target::from(&adapter), |_| ()).await.map_err(failed)?);
+    let (table, passed) = table::table(&suite.run(&device, |_| ()).await.map_err(failed)?);
     Ok((format!("{}, {}\n{table}", adapter.backend(), adapter.features().join(" ")), passed))
 }

@@ -1,19 +1,20 @@
-//! Do cooperative matrices compute right here? They are an experiment of wgpu's, in whose barriers and layouts drivers and
-//! translations have differed, so that none is used on its word.
+//! The self-test of cooperative matrices at start-up. They are an experimental feature of wgpu, and drivers and translations
+//! have differed in barriers and layouts, so that a model uses only those that compute correctly on its device.
 
-use super::{Suite, Target};
+use super::{
+    linear::{Epilogue, Mma, Rows, TileType, gemm},
+    trial::Trial,
+};
 use crate::{
     gpu::{Device, GpuError, Matrices},
-    kernels::linear::{Epilogue, Mma, Rows, TileType, gemm},
     quant::WeightType,
 };
 
-/// Multiplies by each kind of cooperative matrices that `device` has, and remembers those that give what their definition asks:
-/// [`Device::trusted_matrices`]. Models choose no others. What is wrong is logged as a warning. A model that is loaded has this
-/// done, once for each device.
+/// Tests each kind of cooperative matrices that `device` has, and stores those that pass: [`Device::trusted_matrices`]. Logs a
+/// warning for each that fails. Loading a model runs it once per device.
 ///
 /// # Errors
-/// Memory that runs out, a device that is lost. What only these kernels suffer, as that they do not compile, is no error.
+/// [`GpuError::OutOfMemory`], or the loss of the device. A kernel that does not compile is a failed test, not an error.
 pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
     let has = device.caps().matrices;
     // A dry run has the result of its device.
@@ -21,7 +22,7 @@ pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
         return Ok(());
     }
     let right = async |has: bool, tile, mma| match has {
-        true => is_right(device, tile, mma).await,
+        true => passes(device, tile, mma).await,
         false => Ok(false),
     };
     let trusted = Matrices {
@@ -29,14 +30,14 @@ pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
         f16_8: right(has.f16_8, TileType::F16, Mma::Matrices8).await?,
         f16_16: right(has.f16_16, TileType::F16, Mma::Matrices16).await?,
     };
-    // Whoever was first has found the same.
+    // A concurrent test has stored the same.
     let _ = device.matrices_cell().set(trusted);
     Ok(())
 }
 
-/// Whether what multiplies tiles of this type is within the bounds of its cases.
-async fn is_right(device: &Device, tile: TileType, mma: Mma) -> Result<bool, GpuError> {
-    // The format is no matter: tiles are decoded before they are multiplied.
+/// Returns whether GEMM with tiles of this type passes its cases.
+async fn passes(device: &Device, tile: TileType, mma: Mma) -> Result<bool, GpuError> {
+    // The format does not matter: tiles are dequantised before they are multiplied.
     let variant = gemm::Variant {
         ty: WeightType::Q4K,
         rows: Rows::Dense,
@@ -48,16 +49,17 @@ async fn is_right(device: &Device, tile: TileType, mma: Mma) -> Result<bool, Gpu
     if !Mma::available(device.caps(), tile).contains(&mma) {
         return Ok(false);
     }
-    // Failures that are known are failures here.
-    let reports = Suite::single(gemm::Gemm, variant).run(device, &Target::cpu(), |_| ()).await?;
-    let wrong = reports.iter().flat_map(|report| report.failures()).next();
-    if let Some(outcome) = wrong {
-        tracing::warn!(
-            "{} is wrong by cooperative matrices, which are not used: {variant:?}, {outcome:?}",
-            device.name()
-        );
+    for trial in Trial::all::<gemm::Gemm>(variant) {
+        let outcome = trial.outcome(device).await?;
+        if !outcome.passed() {
+            tracing::warn!(
+                "{}: cooperative matrices fail their self-test and are not used: {variant:?}, {outcome:?}",
+                device.name()
+            );
+            return Ok(false);
+        }
     }
-    Ok(wrong.is_none())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -65,9 +67,9 @@ mod tests {
     use super::*;
     use crate::gpu::Adapter;
 
-    /// What is done for matrices, with the one way to multiply that every device has.
+    /// Tests the self-test with `Mma::Fma`, which every device has.
     #[test]
-    fn what_multiplies_wrongly_is_found_out() {
+    fn wrong_products_fail_the_self_test() {
         pollster::block_on(async {
             let adapter = Adapter::find(None).await.expect("an adapter");
             for (tile, wrong) in [(TileType::F32, false), (TileType::F16, false), (TileType::F32, true)] {
@@ -82,7 +84,7 @@ mod tests {
                         "mma_1 += w4 * f32(inputs[b])",
                     );
                 }
-                assert_eq!(is_right(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
+                assert_eq!(passes(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
                 assert!(!device.trusted_matrices().any());
                 check_matrices(&device).await.expect("a verdict");
                 assert_eq!(device.trusted_matrices(), device.caps().matrices);

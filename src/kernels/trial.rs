@@ -1,20 +1,39 @@
-//! The running of one case: one dispatch between guards.
+//! Execution of one test case, with guard words behind every buffer.
 
-use super::Outcome;
-use crate::gpu::{Access, Binding, Buffer, Device, Expect, GpuError, Op, Plan, Program, Readback, host_slots};
+use crate::gpu::{
+    Access, Binding, Buffer, Data, Device, Expect, Expected, GpuError, Kernel, Op, Plan, Program, Readback, chain, erase, host_slots,
+};
 
-/// A case with its types erased, as far as running it needs them.
-pub(super) struct Trial {
-    pub(super) op: Box<dyn Op>,
-    pub(super) name: String,
-    /// The buffers' contents before the dispatch.
-    pub(super) words: Vec<Vec<u32>>,
-    /// What they must hold after it.
-    pub(super) expected: Vec<Option<Expect>>,
+/// The result of a test case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The case's name.
+    pub case: String,
+    /// The largest error ratio `|found − exact| / bound`: a failure above 1, infinite for an error without a size.
+    pub worst: f64,
+    /// The place of that error, with the value found. Empty if there is none.
+    pub at: String,
 }
 
-/// The guard of a binding: behind what is read a NaN, as f32 and as half, and an index far out of range; behind what is
-/// written no NaN, since a NaN that is computed with may stay the same bit for bit.
+impl Outcome {
+    /// Returns whether it is within the bound.
+    pub fn passed(&self) -> bool {
+        self.worst <= 1.0
+    }
+}
+
+/// A test case without its kernel's types.
+pub(crate) struct Trial {
+    op: Box<dyn Op>,
+    name: String,
+    /// The buffers before the dispatch.
+    words: Vec<Vec<u32>>,
+    /// The expected buffers after it.
+    expected: Vec<Option<Expect>>,
+}
+
+/// Returns the guard word of a binding. Behind a read buffer it is a NaN, as f32 and as f16, and an index out of range.
+/// Behind a written buffer it is no NaN: arithmetic can leave a NaN unchanged bit for bit.
 fn guard(binding: &Binding) -> u32 {
     match binding.access {
         Access::Read => 0x7fc0_dead,
@@ -22,28 +41,51 @@ fn guard(binding: &Binding) -> u32 {
     }
 }
 
-/// Guard words behind every buffer: who reads them computes NaN, who writes them is found out.
+/// The number of guard words behind every buffer. A kernel that reads them computes NaN; writes to them are detected.
 const GUARDS: usize = 64;
 
 impl Trial {
-    pub(super) async fn run(self, device: &Device) -> Result<Outcome, GpuError> {
+    /// Returns the cases of a kernel variant.
+    pub(crate) fn all<K: Kernel>(variant: K::Variant) -> impl ExactSizeIterator<Item = Self> + Send {
+        K::cases(variant).into_iter().map(move |case| Self {
+            op: erase::<K>(variant, case.params),
+            name: case.name,
+            words: case.data.words(),
+            expected: case.expected.list(),
+        })
+    }
+
+    /// Runs the case. An error of this kernel alone, such as a shader that does not compile, is a failed outcome.
+    ///
+    /// # Errors
+    /// [`GpuError::OutOfMemory`], or the loss of the device.
+    pub(crate) async fn outcome(self, device: &Device) -> Result<Outcome, GpuError> {
+        let case = self.name.clone();
+        match self.run(device).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if error.is_loss() || matches!(error, GpuError::OutOfMemory { .. }) => Err(error),
+            Err(error) => Ok(Outcome { case, worst: f64::INFINITY, at: chain(&error) }),
+        }
+    }
+
+    async fn run(self, device: &Device) -> Result<Outcome, GpuError> {
         let Self { op, name, words: mut before, expected } = self;
         let bindings = op.bindings();
         let mut after = before.clone();
         for (binding, words) in bindings.iter().zip(&mut after) {
             words.resize(words.len() + GUARDS, guard(binding));
         }
-        let mut defined = None;
+        let mut reference = None;
         if device.is_cpu() {
-            defined = op.reference(host_slots(&bindings, &mut before));
+            reference = op.reference(host_slots(&bindings, &mut before));
             op.run_cpu(host_slots(&bindings, &mut after));
         } else {
             dispatch(device, op, &bindings, &mut after).await?;
         }
         let (mut worst, mut at) = judge(&bindings, &before, &after, &expected);
-        if let Some(defined) = defined {
-            // Cases have their own way to what they expect, at least where weights are decoded.
-            let (off, place) = agreement(&bindings, &defined, &expected);
+        if let Some(reference) = reference {
+            // Cases with weights compute their expectations independently of the reference.
+            let (off, place) = agreement(&bindings, &reference, &expected);
             if off > worst {
                 (worst, at) = (off, place);
             }
@@ -52,7 +94,7 @@ impl Trial {
     }
 }
 
-/// Runs `op` on buffers that hold `words`, and reads all of them back.
+/// Runs `op` on buffers that hold `words`, and reads the buffers back.
 async fn dispatch(
     device: &Device,
     op: Box<dyn Op>,
@@ -76,7 +118,7 @@ async fn dispatch(
     Ok(())
 }
 
-/// The worst error as a share of its bound, and where it is.
+/// Returns the largest error ratio and its place.
 fn judge(bindings: &[Binding], before: &[Vec<u32>], after: &[Vec<u32>], expected: &[Option<Expect>]) -> (f64, String) {
     let mut worst = (0.0, String::new());
     for (i, binding) in bindings.iter().enumerate().filter(|(_, binding)| binding.present) {
@@ -93,7 +135,7 @@ fn judge(bindings: &[Binding], before: &[Vec<u32>], after: &[Vec<u32>], expected
         match (binding.access, expected) {
             (Access::Read, _) => {
                 if let Some(at) = before.iter().zip(words).position(|(before, after)| before != after) {
-                    return (f64::INFINITY, format!("{name}[{at}], which is only read, was changed"));
+                    return (f64::INFINITY, format!("{name}[{at}], which is read only, was changed"));
                 }
             }
             (Access::Write, None) => return (f64::INFINITY, format!("the case does not say what {name} must hold")),
@@ -107,13 +149,13 @@ fn judge(bindings: &[Binding], before: &[Vec<u32>], after: &[Vec<u32>], expected
     worst
 }
 
-/// The worst distance between a kernel's definition and what its case expects, as a share of the case's bound.
-fn agreement(bindings: &[Binding], defined: &[Option<Expect>], expected: &[Option<Expect>]) -> (f64, String) {
+/// Returns the largest error ratio of the kernel's reference against the case's expectations, and its place.
+fn agreement(bindings: &[Binding], reference: &[Option<Expect>], expected: &[Option<Expect>]) -> (f64, String) {
     let mut worst = (0.0, String::new());
-    for ((binding, defined), expected) in bindings.iter().zip(defined).zip(expected) {
-        let (Some(defined), Some(expected)) = (defined, expected) else { continue };
-        if let Some(found) = expected.worst(&defined.words()).filter(|found| found.error_ratio > worst.0) {
-            worst = (found.error_ratio, format!("by the definition {}{found}", binding.name));
+    for ((binding, reference), expected) in bindings.iter().zip(reference).zip(expected) {
+        let (Some(reference), Some(expected)) = (reference, expected) else { continue };
+        if let Some(found) = expected.worst(&reference.words()).filter(|found| found.error_ratio > worst.0) {
+            worst = (found.error_ratio, format!("by the reference {}{found}", binding.name));
         }
     }
     worst
@@ -143,7 +185,7 @@ mod tests {
 
         let (worst, at) = judged(&[1, 2], y(one), &near);
         assert!(worst == 0.5 && at.starts_with("y[0] is 1.25"), "{worst} {at}");
-        assert_eq!(judged(&[1, 3], y(one), &near).1, "x[1], which is only read, was changed");
+        assert_eq!(judged(&[1, 3], y(one), &near).1, "x[1], which is read only, was changed");
         assert_eq!(judged(&[1, 2], y(one), &[None, None]).1, "the case does not say what y must hold");
         let mut overrun = y(one);
         overrun[4] = 0;

@@ -1,0 +1,10 @@
+//! Prints docs/KERNELS.md: `cargo run --example kernels_doc > docs/KERNELS.md`.
+
+mod markdown;
+#[path = "../suite/stacks.rs"]
+#[allow(dead_code, reason = "it serves other programs too")]
+mod stacks;
+
+fn main() {
+    print!("{}", markdown::kernels());
+}
