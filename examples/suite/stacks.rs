@@ -117,12 +117,7 @@ pub const STACKS: &[Stack] = &[
         test: Test::Translates,
         lacks: &[GLSL_F16, GL_MATRICES],
     },
-    Stack {
-        name: "GLSL ES 3.10",
-        what: "for OpenGL ES",
-        test: Test::Translates,
-        lacks: &[GLSL_F16, GL_MATRICES],
-    },
+    Stack { name: "GLSL ES 3.10", what: "for OpenGL ES", test: Test::Translates, lacks: &[GLSL_F16, GL_MATRICES] },
 ];
 
 impl Stack {

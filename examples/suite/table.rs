@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use ferrum_wgpu::{
-    conformance::Report,
-    gpu::Caps,
-};
+use ferrum_wgpu::{conformance::Report, gpu::Caps};
 
 use super::stacks::Stack;
 

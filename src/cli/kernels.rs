@@ -58,7 +58,8 @@ fn list(name: &str) -> Result<String, Failure> {
     if kernels.is_empty() {
         return Err(no_kernel(name));
     }
-    let mut rows = vec![["KERNEL", "VARIANT", "BINDINGS", "WORKGROUP", "MEMORY", "NEEDS", "COVERED"].map(str::to_owned)];
+    let mut rows =
+        vec![["KERNEL", "VARIANT", "BINDINGS", "WORKGROUP", "MEMORY", "NEEDS", "COVERED"].map(str::to_owned)];
     for kernel in &kernels {
         rows.extend(kernel.variants.iter().map(|variant| row(kernel.name, variant)));
     }

@@ -183,18 +183,3 @@ fn cause(error: wgpu::Error) -> Cause {
 fn cause(error: wgpu::Error) -> Cause {
     Arc::from(Box::<dyn Error + Send + Sync>::from(error.to_string()))
 }
-
-/// Joins the messages of an error and its sources, skipping those contained in an earlier one.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = error.source();
-    }
-    text
-}

@@ -62,7 +62,6 @@ pub use stage::{Scope, Stage};
 
 pub(crate) use binding::times;
 pub(crate) use context::lock;
-pub(crate) use error::chain;
 pub(crate) use declare::{kernel, param_group};
 pub(crate) use kernel::host_slots;
 pub(crate) use op::erase;

@@ -21,18 +21,22 @@ pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
     if device.matrices_cell().get().is_some() || device.is_dry_run() || !has.any() {
         return Ok(());
     }
-    let right = async |has: bool, tile, mma| match has {
-        true => passes(device, tile, mma).await,
-        false => Ok(false),
-    };
-    let trusted = Matrices {
-        f32_8: right(has.f32_8, TileType::F32, Mma::Matrices8).await?,
-        f16_8: right(has.f16_8, TileType::F16, Mma::Matrices8).await?,
-        f16_16: right(has.f16_16, TileType::F16, Mma::Matrices16).await?,
-    };
+    let trusted = test(has, async |tile, mma| passes(device, tile, mma).await).await?;
     // A concurrent test has stored the same.
     let _ = device.matrices_cell().set(trusted);
     Ok(())
+}
+
+/// Returns those of `has` for which `passes` returns true.
+async fn test(
+    has: Matrices,
+    passes: impl AsyncFn(TileType, Mma) -> Result<bool, GpuError>,
+) -> Result<Matrices, GpuError> {
+    Ok(Matrices {
+        f32_8: has.f32_8 && passes(TileType::F32, Mma::Matrices8).await?,
+        f16_8: has.f16_8 && passes(TileType::F16, Mma::Matrices8).await?,
+        f16_16: has.f16_16 && passes(TileType::F16, Mma::Matrices16).await?,
+    })
 }
 
 /// Returns whether GEMM with tiles of this type passes its cases.
@@ -85,10 +89,40 @@ mod tests {
                     );
                 }
                 assert_eq!(passes(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
-                assert!(!device.trusted_matrices().any());
-                check_matrices(&device).await.expect("a verdict");
-                assert_eq!(device.trusted_matrices(), device.caps().matrices);
             }
+        });
+    }
+
+    #[test]
+    fn only_matrices_that_pass_are_trusted() {
+        let all = Matrices { f32_8: true, f16_8: true, f16_16: true };
+        pollster::block_on(async {
+            for (fails, trusted) in [
+                ((TileType::F32, Mma::Matrices8), Matrices { f32_8: false, ..all }),
+                ((TileType::F16, Mma::Matrices8), Matrices { f16_8: false, ..all }),
+                ((TileType::F16, Mma::Matrices16), Matrices { f16_16: false, ..all }),
+            ] {
+                let found = test(all, async |tile, mma| Ok((tile, mma) != fails)).await.expect("a result");
+                assert_eq!(found, trusted);
+                // Those that the device does not have are not tested.
+                let found = test(trusted, async |tile, mma| Ok((tile, mma) != fails || panic!("tested"))).await;
+                assert_eq!(found.expect("a result"), trusted);
+            }
+        });
+    }
+
+    /// Where the driver has cooperative matrices, the self-test runs on them.
+    #[test]
+    fn the_result_is_stored_once_per_device() {
+        pollster::block_on(async {
+            let adapter = Adapter::find(None).await.expect("an adapter");
+            let device = Device::new(&adapter).await.expect("a device");
+            assert_eq!(device.trusted_matrices(), Matrices::default());
+            check_matrices(&device).await.expect("a result");
+            assert_eq!(device.matrices_cell().get().is_some(), device.caps().matrices.any());
+            assert_eq!(device.dry_run().trusted_matrices(), device.trusted_matrices());
+            let stored = device.trusted_matrices();
+            assert_eq!(stored.and(device.caps().matrices), stored);
         });
     }
 }

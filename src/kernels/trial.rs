@@ -1,7 +1,8 @@
 //! Execution of one test case, with guard words behind every buffer.
 
 use crate::gpu::{
-    Access, Binding, Buffer, Data, Device, Expect, Expected, GpuError, Kernel, Op, Plan, Program, Readback, chain, erase, host_slots,
+    Access, Binding, Buffer, Data, Device, Expect, Expected, GpuError, Kernel, Op, Plan, Program, Readback, erase,
+    error_chain, host_slots,
 };
 
 /// The result of a test case.
@@ -64,7 +65,7 @@ impl Trial {
         match self.run(device).await {
             Ok(outcome) => Ok(outcome),
             Err(error) if error.is_loss() || matches!(error, GpuError::OutOfMemory { .. }) => Err(error),
-            Err(error) => Ok(Outcome { case, worst: f64::INFINITY, at: chain(&error) }),
+            Err(error) => Ok(Outcome { case, worst: f64::INFINITY, at: error_chain(&error) }),
         }
     }
 

@@ -1,5 +1,7 @@
-//! Rules that hold for the source tree: layers, no side channels, sizes, mirrored files.
+//! Rules for the source tree: layers, no side channels, a body for every kernel.
 
+use crate::common::kernels::kernel_names;
+use ferrum_wgpu::quant::WeightType;
 use std::{
     collections::BTreeSet,
     fs,
@@ -10,7 +12,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files with the ending below a folder, with their text.
+/// Returns all files with the extension below a folder, with their text.
 fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, ending: &str, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).expect("a folder") {
@@ -30,7 +32,7 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Each module and the modules of the crate that it may use.
+/// The modules of the crate, and the modules that each may use.
 const LAYERS: [(&str, &[&str]); 13] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
@@ -39,15 +41,16 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("kv", &[]),
     ("kernels", &["gpu", "quant"]),
     ("conformance", &["gpu", "kernels", "quant"]),
-    ("model", &["conformance", "gguf", "gpu", "kernels", "quant"]),
-    ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant", "text"]),
+    ("model", &["gguf", "gpu", "kernels", "quant"]),
+    // `quant` is for random numbers in tests.
+    ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant"]),
     ("names", &["kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),
     ("cli", &["conformance", "engine", "error", "gguf", "gpu", "kernels", "model", "text", "quant"]),
 ];
 
-/// The modules of this crate that a line's `crate::` paths name.
+/// Returns the modules of this crate that `crate::` paths name.
 fn used(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, prefix) in text.match_indices("crate::") {
@@ -129,37 +132,24 @@ fn library_prints_nothing_and_reads_no_environment() {
 }
 
 #[test]
-fn files_stay_small() {
-    for (folder, ending, most) in [("src", "rs", 600), ("wgsl", "wgsl", 300)] {
-        for (path, text) in files(folder, ending) {
-            let lines = text.lines().count();
-            assert!(lines <= most, "{} has {lines} lines", path.display());
-        }
-    }
-}
-
-/// Folders of `wgsl/` whose files are slot fillings or library fragments, and not kernels' bodies.
-const FRAGMENTS: [&str; 5] = ["lib", "quant", "rows", "tiles", "kv"];
-
-#[test]
 fn every_wgsl_file_is_used_and_every_kernel_has_its_body() {
     let sources: String = files("src", "rs").into_iter().map(|(_, text)| text).collect();
     for (path, _) in files("wgsl", "wgsl") {
         let name = path.strip_prefix("wgsl").expect("below wgsl").to_str().expect("UTF-8").to_owned();
         assert!(sources.contains(&format!("wgsl!(\"{name}\")")), "{name} is used by no kernel");
-        let folder = name.split('/').next().expect("a folder");
-        let stem = name.trim_end_matches(".wgsl");
-        let is_body = sources.contains(&format!("(\"{stem}\") for "));
-        if !FRAGMENTS.contains(&folder) && is_body {
-            assert!(root().join("src/kernels").join(format!("{stem}.rs")).exists(), "{name} has no kernel of its name");
-        }
     }
+    let mut declared = BTreeSet::new();
     for (path, text) in files("src/kernels", "rs") {
         let stem = path.strip_prefix("src/kernels").expect("below kernels").with_extension("");
         if text.contains("\nkernel! {") {
             assert!(root().join("wgsl").join(&stem).with_extension("wgsl").exists(), "{} has no body", path.display());
+            let name = format!("(\"{}\") for ", stem.to_str().expect("UTF-8"));
+            assert!(text.contains(&name), "{} declares a kernel of another name", path.display());
+            declared.insert(stem.to_str().expect("UTF-8").to_owned());
         }
     }
+    let listed: BTreeSet<_> = kernel_names().into_iter().map(str::to_owned).collect();
+    assert_eq!(declared, listed, "the kernels of src/kernels and those of `kernels::visit`");
 }
 
 #[test]
@@ -171,8 +161,32 @@ fn bodies_leave_directives_and_formats_to_the_composer() {
             assert!(!directive.iter().any(|d| code.contains(d)), "{}: {line}", path.display());
         }
         if !path.starts_with("wgsl/quant") {
-            let code: String = text.lines().map(|l| l.split("//").next().unwrap_or_default()).collect();
-            assert!(!code.contains("q4_") && !code.contains("q6_"), "{} names a format", path.display());
+            for line in text.lines() {
+                let code = line.split("//").next().unwrap_or_default();
+                let named = words(code).find(|word| names_format(word));
+                assert_eq!(named, None, "{} names a format: {line}", path.display());
+            }
         }
     }
+}
+
+/// Returns the identifiers of a line.
+fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// Returns whether an identifier begins with the name of a block format, such as `q4_k_scale` or `q8_0`.
+fn names_format(word: &str) -> bool {
+    let formats = WeightType::ALL.iter().map(|ty| ty.to_string().to_lowercase()).filter(|name| name.starts_with('q'));
+    formats.into_iter().any(|name| word.to_lowercase().starts_with(&name))
+}
+
+#[test]
+fn names_of_formats_are_recognised() {
+    for ty in WeightType::ALL {
+        let name = ty.to_string().to_lowercase();
+        // Scalars are types of WGSL too.
+        assert_eq!(names_format(&format!("{name}_block")), !["f32", "f16", "bf16"].contains(&&*name), "{name}");
+    }
+    assert!(!names_format("q_header") && !names_format("queries") && !names_format("quant_block"));
 }

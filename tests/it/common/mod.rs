@@ -5,6 +5,7 @@ pub mod count_up;
 pub mod device;
 pub mod engines;
 pub mod golden;
+pub mod kernels;
 pub mod raw_gguf;
 pub mod smallest;
 pub mod tiny_model;
