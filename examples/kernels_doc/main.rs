@@ -2,7 +2,7 @@
 
 mod markdown;
 #[path = "../suite/stacks.rs"]
-#[allow(dead_code, reason = "it serves other programs too")]
+#[allow(dead_code, reason = "other programs use the rest")]
 mod stacks;
 
 fn main() {

@@ -4,6 +4,7 @@
 //! silently falls back to another one. NAME is an entry of `stacks.rs`; the device must have all
 //! features of that entry.
 
+#[allow(dead_code, reason = "other programs use the rest")]
 mod stacks;
 mod table;
 

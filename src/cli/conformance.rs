@@ -18,7 +18,7 @@ use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::kernels::short;
 use super::load;
-use super::output::{note, print, printable, table};
+use super::output::{print, printable, table};
 
 /// Test whether a device computes correctly, kernel by kernel.
 ///

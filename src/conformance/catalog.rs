@@ -53,8 +53,8 @@ pub fn catalog() -> Vec<KernelEntry> {
                 covered: covered.contains(&variant),
                 shader: shader::<K>(variant),
             });
-            let count = || covered::<K>().map(|variant| K::cases(variant).len()).sum();
-            let has_reference = || covered::<K>().next().is_some_and(has_reference::<K>);
+            let count = || covered_variants::<K>().map(|variant| K::cases(variant).len()).sum();
+            let has_reference = || covered_variants::<K>().next().is_some_and(variant_has_reference::<K>);
             let variants = variants.collect();
             self.0.push(KernelEntry { name: K::NAME, doc: K::DOC, variants, count, has_reference });
         }
@@ -65,12 +65,12 @@ pub fn catalog() -> Vec<KernelEntry> {
 }
 
 /// Returns the variants that the suite runs on a device with every feature.
-fn covered<K: Kernel>() -> impl Iterator<Item = K::Variant> {
+fn covered_variants<K: Kernel>() -> impl Iterator<Item = K::Variant> {
     K::covered(&Feature::caps(&Feature::ALL)).into_iter()
 }
 
 /// Returns whether a variant has a reference, on the inputs of its first case.
-fn has_reference<K: Kernel>(variant: K::Variant) -> bool {
+fn variant_has_reference<K: Kernel>(variant: K::Variant) -> bool {
     K::cases(variant).into_iter().next().is_some_and(|case| {
         let mut words = case.data.words();
         let before = K::Host::bind(host_slots(&K::bindings(&variant), &mut words));

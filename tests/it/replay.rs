@@ -58,7 +58,7 @@ fn every_step_is_within_its_bound() {
                 let wrong: Vec<_> = steps.iter().filter(|step| !step.passed()).collect();
                 assert!(wrong.is_empty() && steps.len() > 30, "{} steps: {wrong:#?}", steps.len());
                 // Something was really computed and compared.
-                assert!(device.is_cpu() || steps.iter().filter(|step| step.share() > 0.0).count() > 20);
+                assert!(device.is_cpu() || steps.iter().filter(|step| step.error_ratio() > 0.0).count() > 20);
             }
         }
     });

@@ -2,7 +2,7 @@
 
 mod generation;
 #[path = "../../../../examples/suite/stacks.rs"]
-#[allow(dead_code, reason = "it serves tests too")]
+#[allow(dead_code, reason = "other programs use the rest")]
 mod stacks;
 #[path = "../../../../examples/suite/table.rs"]
 mod table;
