@@ -7,7 +7,10 @@
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
     kernels::{
-        attn::{CHUNK, Cache, Tiles, attention, attention_part, part_words},
+        attn::{
+            AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_split_kv, can_fuse_rope,
+            partial_words, rope_attention, rope_attention_split_kv,
+        },
         elementwise::rms_norm,
         linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
         moe::bucket,
@@ -292,43 +295,49 @@ impl Bench {
         self.time(rms_norm::RmsNorm, rms_norm::Rows::All, &format!("[{rows}, {HIDDEN}]"), work, params, binds).await
     }
 
-    /// Times attention of rows with `depth` keys of one sequence.
+    /// Times rows that attend to `depth` positions of one sequence, from queries and, of single rows, from projections.
     async fn attention(&self, rows: u32, depth: u32) -> Result {
-        let (q_len, group, chunks, block) = (HEADS * HEAD_DIM, HEADS / KV_HEADS, depth.div_ceil(CHUNK), 32);
-        let q = self.floats("queries", rows * q_len).await?.cast();
-        let y = self.device.alloc("attended", u64::from(rows * q_len)).await?;
-        let parts = self.device.alloc("parts", u64::from(rows * HEADS * chunks * part_words(HEAD_DIM))).await?;
+        let (q_len, chunks, block) = (HEADS * HEAD_DIM, depth.div_ceil(CHUNK), 32);
+        let q = &self.floats("queries", rows * q_len).await?.cast();
+        let qkv = &self.floats("projections", rows * (q_len + 2 * KV_HEADS * HEAD_DIM)).await?.cast();
+        let norm = Some(&self.floats("norms", 2 * HEAD_DIM).await?.cast());
+        let rotations = &self.floats("rotations", depth * HEAD_DIM).await?.cast();
+        let y = &self.device.alloc("attended", u64::from(rows * q_len)).await?;
+        let words = u64::from(rows * HEADS * chunks * partial_words(HEAD_DIM));
+        let partials = &self.device.alloc("partial sums", words).await?;
         let positions: Vec<u32> = (0..rows).flat_map(|row| [depth - rows + row, 0]).collect();
-        let positions = self.device.upload("positions", &positions).await?;
-        let max_blocks = depth.div_ceil(block);
-        let table = self.device.upload("table", &(0..max_blocks).collect::<Vec<u32>>()).await?;
-        let tiles = Tiles::new(group, rows > 1);
+        let positions = &self.device.upload("positions", &positions).await?;
+        let blocks = depth.div_ceil(block);
+        let table = &self.device.upload("table", &(0..blocks).collect::<Vec<u32>>()).await?;
+        let index = KvIndex { kv_heads: KV_HEADS, capacity: depth, sequences: 1, max_blocks: blocks, block, blocks };
+        let tile = AttnTile::new(rows, HEADS, KV_HEADS, HEAD_DIM, Tiles::new(HEADS / KV_HEADS, rows > 1));
+        let head = RopeHead { head_dim: HEAD_DIM, eps: 1e-6 };
         let shape = format!("{rows} rows at {depth}");
         for v in <attention::Attention as Kernel>::supported(self.device.caps()) {
-            if v.head_dim != HEAD_DIM || v.cache != Cache::Paged {
+            if v.head_dim != HEAD_DIM {
                 continue;
             }
-            let words = 2 * u64::from(KV_HEADS) * u64::from(max_blocks * block) * u64::from(v.kv.head_words(HEAD_DIM));
-            let kv = self.device.alloc("cache", words).await?;
+            let words = 2 * u64::from(KV_HEADS) * u64::from(blocks * block) * u64::from(v.kv.head_words(HEAD_DIM));
+            let kv = &self.device.alloc("cache", words).await?;
             let work = Work {
                 bytes: 4.0 * words as f64 + 8.0 * f64::from(rows * q_len),
                 flops: 4.0 * f64::from(rows) * f64::from(q_len) * f64::from(depth),
             };
-            macro_rules! params {
-                ($kernel:ident, $($field:ident: $value:expr),*) => {
-                    $kernel::Params {
-                        rows, heads: HEADS, kv_heads: KV_HEADS, group, capacity: depth, sequences: 1, max_blocks, block,
-                        blocks: max_blocks, scale: 0.088, tile_rows: tiles.rows, tile_heads: tiles.heads,
-                        head_tiles: tiles.per_key_head, $($field: $value,)* ..Default::default()
-                    }
-                };
+            let binds = attention::Binds { q, kv, positions, table, y };
+            self.time(attention::Attention, v, &shape, work, attention::Params { tile, index }, binds).await?;
+            let binds = attention_split_kv::Binds { q, kv, positions, table, partials };
+            let params = attention_split_kv::Params { tile, index, chunks };
+            self.time(attention_split_kv::AttentionSplitKv, v, &shape, work, params, binds).await?;
+            if rows > 1 || !can_fuse_rope(HEAD_DIM, HEADS / KV_HEADS, v.reduction) {
+                continue;
             }
-            let binds = attention::Binds { q: &q, kv: &kv, positions: &positions, table: Some(&table), y: &y };
-            self.time(attention::Attention, v, &shape, work, params!(attention,), binds).await?;
-            let binds =
-                attention_part::Binds { q: &q, kv: &kv, positions: &positions, table: Some(&table), parts: &parts };
-            let params = params!(attention_part, chunks: chunks);
-            self.time(attention_part::AttentionPart, v, &shape, work, params, binds).await?;
+            let v = RopeVariant { attention: v, norm: true, interleaved: false };
+            let params = rope_attention::Params { tile, index, head };
+            let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
+            self.time(rope_attention::RopeAttention, v, &shape, work, params, binds).await?;
+            let params = rope_attention_split_kv::Params { tile, index, head, chunks };
+            let binds = rope_attention_split_kv::Binds { qkv, norm, rotations, positions, table, kv, partials };
+            self.time(rope_attention_split_kv::RopeAttentionSplitKv, v, &shape, work, params, binds).await?;
         }
         Ok(())
     }

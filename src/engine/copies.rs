@@ -11,17 +11,17 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Copies {
     program: Program,
-    /// From and to.
-    pairs: Buffer<[u32; 2]>,
-    /// How many pairs the program copies.
+    /// Source and target blocks.
+    copies: Buffer<[u32; 2]>,
+    /// How many blocks the program copies.
     prepared: Option<usize>,
 }
 
 impl Copies {
     /// For up to `most` blocks at a time.
     pub(super) async fn new(device: &Device, most: u32) -> Result<Self, GpuError> {
-        let pairs = device.alloc("blocks to copy", most.into()).await?;
-        Ok(Self { program: Program::new(device), pairs, prepared: None })
+        let copies = device.alloc("blocks to copy", most.into()).await?;
+        Ok(Self { program: Program::new(device), copies, prepared: None })
     }
 
     /// Makes the program ready that copies `copies`.
@@ -35,8 +35,8 @@ impl Copies {
             self.program.prepare(device, self.plan(kv, copies.len() as u32)?).await?;
             self.prepared = Some(copies.len());
         }
-        let pairs: Vec<[u32; 2]> = copies.iter().map(|copy| [copy.from, copy.to]).collect();
-        device.write_now(&self.pairs, 0, &pairs)
+        let copies: Vec<[u32; 2]> = copies.iter().map(|copy| [copy.from, copy.to]).collect();
+        device.write_now(&self.copies, 0, &copies)
     }
 
     /// Compiles its kernel.
@@ -44,7 +44,7 @@ impl Copies {
         self.plan(kv, 1)?.compile(device).await
     }
 
-    fn plan(&self, kv: &KvCache, pairs: u32) -> Result<Plan, GpuError> {
+    fn plan(&self, kv: &KvCache, count: u32) -> Result<Plan, GpuError> {
         let blocks = kv.shape.blocks;
         let mut rec = Recorder::new();
         rec.scope(Stage::CopyBlocks);
@@ -52,8 +52,8 @@ impl Copies {
             rec.dispatch(
                 copy_blocks::CopyBlocks,
                 (),
-                copy_blocks::Params { words: (layer.len() / u64::from(blocks)) as u32, pairs, blocks },
-                copy_blocks::Binds { pairs: &self.pairs, kv: layer },
+                copy_blocks::Params { words: (layer.len() / u64::from(blocks)) as u32, count, blocks },
+                copy_blocks::Binds { copies: &self.copies, kv: layer },
             )?;
         }
         Ok(rec.finish())

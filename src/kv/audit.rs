@@ -3,10 +3,10 @@ use std::collections::HashSet;
 use super::{Pool, Table};
 
 impl Pool {
-    /// Looks whether everything fits together, given all tables that hold blocks of the pool: for tests.
+    /// Checks the invariants of the pool, given all tables that hold its blocks. For tests.
     ///
     /// # Errors
-    /// What does not.
+    /// A description of the invariant that is broken.
     pub fn audit<'a>(&self, tables: impl IntoIterator<Item = &'a Table>) -> Result<(), String> {
         let mut holders = vec![0; self.entries.len()];
         for table in tables {
@@ -18,16 +18,16 @@ impl Pool {
         let found = self.prefixes.audit()?;
         for &(node, id) in &found {
             if self.entries[id as usize].node != Some(node) {
-                return Err(format!("block {id} is found at {node}, and does not know"));
+                return Err(format!("block {id} is at node {node}, and its entry says otherwise"));
             }
         }
         let published = self.entries.iter().filter(|entry| entry.node.is_some()).count();
         if published != found.len() {
-            return Err(format!("{published} blocks are findable, and {} found", found.len()));
+            return Err(format!("{published} blocks are published, and {} found", found.len()));
         }
         let unused: HashSet<u32> = self.unused.iter().copied().collect();
         if unused.len() != self.unused.len() {
-            return Err("a block is unused twice".to_owned());
+            return Err("a block is listed as unused twice".to_owned());
         }
         let mut free = 0;
         for (id, (entry, holders)) in (0..).zip(self.entries.iter().zip(holders)) {
@@ -51,7 +51,7 @@ impl Pool {
         let wrong = |what: &str| Err(format!("{what}: {table:?}"));
         let distinct: HashSet<u32> = table.blocks.iter().copied().collect();
         if distinct.len() != table.blocks.len() {
-            return wrong("a block is there twice");
+            return wrong("a block is listed twice");
         }
         let filled = table.len.div_ceil(self.block()) as usize;
         if filled > table.blocks.len() {
@@ -59,12 +59,12 @@ impl Pool {
         }
         let own = |id: u32| self.entries[id as usize].holders == 1 && self.entries[id as usize].node.is_none();
         if !table.blocks[filled..].iter().all(|id| own(*id)) {
-            return wrong("room is not its own");
+            return wrong("unused room is shared or published");
         }
         if let Some(copy) = table.copy
             && (table.len.is_multiple_of(self.block()) || table.blocks[filled - 1] != copy.to || !own(copy.to))
         {
-            return wrong("a copy is not of the last block");
+            return wrong("a copy is not into the last block");
         }
         Ok(())
     }

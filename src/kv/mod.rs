@@ -1,8 +1,9 @@
-//! Blocks of a KV cache: which sequence holds which, and which are found again by their content. Ids only, no data.
+//! The block pool of a paged KV cache (PagedAttention, Kwon et al. 2023): ids of blocks, no data.
 //!
-//! A [`Pool`] hands out blocks of some tokens each. A sequence's blocks are in its [`Table`], in the order of its
-//! positions. Sequences share blocks: those that were forked until one of them writes, and those with a common beginning
-//! if it was published. A contiguous cache is a pool whose blocks are as long as a whole sequence.
+//! A [`Pool`] hands out blocks of a fixed number of tokens. A sequence's [`Table`] lists its blocks in the order of its
+//! positions. Sequences share blocks copy-on-write: a fork shares all blocks until one side writes, and sequences with
+//! a common published prefix share its whole blocks. A contiguous cache is a pool whose blocks have a whole sequence
+//! each.
 
 mod audit;
 mod pool;

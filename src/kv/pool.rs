@@ -2,48 +2,48 @@ use std::collections::BTreeMap;
 
 use super::{BlockCopy, Table, prefixes::Prefixes};
 
-/// There are not enough blocks.
+/// An error: the pool has too few free blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the KV cache has {free} free blocks, and {needed} are needed")]
 pub struct Full {
-    /// Blocks that would be taken.
+    /// Blocks that the request needs.
     pub needed: u32,
-    /// Blocks that can be.
+    /// Blocks that are free.
     pub free: u32,
 }
 
 /// The blocks of a KV cache, by id.
 ///
-/// A block is held by some tables, or by none. One that none holds stays findable if it was published, until all others
-/// are taken; then the one that was held the longest time ago is the first to be used again.
+/// Tables hold blocks by reference counts. A published block that no table holds stays cached: it can be adopted until
+/// the pool needs it. Cached blocks are reused in LRU order, after all unused ones.
 #[derive(Debug)]
 pub struct Pool {
     /// Tokens of a block.
     block: u32,
-    /// By id.
+    /// The state of each block, by id.
     pub(super) entries: Vec<Entry>,
-    /// Blocks that nobody holds and nobody finds.
+    /// Blocks that no table holds and that are not published.
     pub(super) unused: Vec<u32>,
-    /// Blocks that nobody holds but that are findable, by when they were last held.
+    /// Published blocks that no table holds, in LRU order: by when they were last held.
     pub(super) cached: BTreeMap<u64, u32>,
-    /// Counts the blocks that were given back.
+    /// The number of blocks that became cached so far: the clock of the LRU order.
     clock: u64,
     pub(super) prefixes: Prefixes,
 }
 
-/// What is known of a block.
+/// The state of a block.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     /// Tables that hold it.
     pub(super) holders: u32,
-    /// Where it is found.
+    /// Its node among the published prefixes.
     pub(super) node: Option<u32>,
-    /// Where it is in `cached`.
+    /// Its key in `cached`.
     pub(super) last_held: u64,
 }
 
 impl Pool {
-    /// `blocks` free blocks of `block` tokens, which is at least 1.
+    /// Returns a pool of `blocks` free blocks with `block` tokens each, at least 1.
     pub fn new(blocks: u32, block: u32) -> Self {
         Self {
             block: block.max(1),
@@ -55,32 +55,32 @@ impl Pool {
         }
     }
 
-    /// Tokens of a block.
+    /// Returns the tokens of a block.
     pub fn block(&self) -> u32 {
         self.block
     }
 
-    /// All blocks.
+    /// Returns the number of all blocks.
     pub fn blocks(&self) -> u32 {
         self.entries.len() as u32
     }
 
-    /// Blocks that can be taken, cached ones among them.
+    /// Returns the number of blocks that can be taken, including cached ones.
     pub fn free(&self) -> u32 {
         (self.unused.len() + self.cached.len()) as u32
     }
 
-    /// Blocks that tables hold.
+    /// Returns the number of blocks that tables hold.
     pub fn held(&self) -> u32 {
         self.blocks() - self.free()
     }
 
-    /// Blocks that nobody holds, but that [`Self::adopt`] finds.
+    /// Returns the number of blocks that no table holds but that [`Self::adopt`] can find.
     pub fn cached(&self) -> u32 {
         self.cached.len() as u32
     }
 
-    /// Blocks that [`Self::grow`] would take.
+    /// Returns the number of blocks that [`Self::grow`] would take.
     pub fn needed(&self, table: &Table, tokens: u32) -> u32 {
         if tokens == 0 {
             return 0;
@@ -90,7 +90,7 @@ impl Pool {
         u32::try_from(more).unwrap_or(u32::MAX)
     }
 
-    /// The most tokens that [`Self::grow`] can make room for by taking `blocks` blocks.
+    /// Returns the most tokens that [`Self::grow`] can make room for with `blocks` more blocks.
     pub fn fits(&self, table: &Table, blocks: u32) -> u32 {
         let mut blocks = u64::from(blocks.min(self.free()));
         if self.shared_end(table).is_some() {
@@ -103,25 +103,25 @@ impl Pool {
         u32::try_from(room).unwrap_or(u32::MAX)
     }
 
-    /// The index of the table's last block if that is filled in part, and others hold it.
+    /// Returns the index of the table's last block if it is partly filled and shared.
     fn shared_end(&self, table: &Table) -> Option<usize> {
         let end = self.partial_end(table)?;
         (self.entries[table.blocks[end] as usize].holders > 1).then_some(end)
     }
 
-    /// The index of the table's last block if that is filled in part.
+    /// Returns the index of the table's last block if it is partly filled.
     fn partial_end(&self, table: &Table) -> Option<usize> {
         (!table.len.is_multiple_of(self.block)).then_some((table.len / self.block) as usize)
     }
 
-    /// Makes room for the `tokens` positions behind a table's length; [`Self::advance`] moves the length. Returns the copy
-    /// that has to run before anything is written there: the table gets a block of its own for one that is filled in part
-    /// and shared. Until the length moves, growing again gives the same room and the same copy.
+    /// Makes room for `tokens` positions after a table's length; [`Self::advance`] moves the length. Returns the copy
+    /// that must run before anything is written there: a partly filled block that is shared is replaced by an own one
+    /// (copy-on-write). Until the length moves, growing again returns the same room and the same copy.
     ///
-    /// A block that is findable and would be written again is findable no more.
+    /// A published block that would be written again is unpublished.
     ///
     /// # Errors
-    /// [`Full`]; nothing has changed then.
+    /// [`Full`]; the table and the pool are unchanged then.
     pub fn grow(&mut self, table: &mut Table, tokens: u32) -> Result<Option<BlockCopy>, Full> {
         let (needed, free) = (self.needed(table, tokens), self.free());
         if needed > free {
@@ -142,8 +142,8 @@ impl Pool {
         Ok(table.copy)
     }
 
-    /// Moves a table's length by `tokens`, as far as it has room: they are written, or will be before anything else that
-    /// is asked of the device, and the copy that [`Self::grow`] returned is too.
+    /// Extends a table's length by `tokens`, within its room. The tokens, and the copy that [`Self::grow`] returned,
+    /// must be written before any later work of the device.
     pub fn advance(&mut self, table: &mut Table, tokens: u32) {
         if tokens == 0 {
             return;
@@ -156,11 +156,11 @@ impl Pool {
         table.len = u32::try_from(len).unwrap_or(u32::MAX);
     }
 
-    /// Another table of the same tokens, which shares all blocks that they are in.
+    /// Returns a table of the same tokens that shares all their blocks.
     pub fn fork(&mut self, table: &Table) -> Table {
         let mut blocks = table.blocks[..table.len.div_ceil(self.block) as usize].to_vec();
         if let (Some(copy), Some(last)) = (table.copy, blocks.last_mut()) {
-            // The block of its own is empty as yet.
+            // The own block is still empty.
             *last = copy.from;
         }
         for &id in &blocks {
@@ -169,7 +169,7 @@ impl Pool {
         Table { blocks, len: table.len, copy: None }
     }
 
-    /// Shortens a table to `len` tokens, if it is longer. Room behind its length is given back in any case.
+    /// Shortens a table to at most `len` tokens, and returns all room after its length to the pool.
     pub fn truncate(&mut self, table: &mut Table, len: u32) {
         if let (Some(copy), Some(end)) = (table.copy.take(), self.partial_end(table)) {
             table.blocks[end] = copy.from;
@@ -177,20 +177,19 @@ impl Pool {
         }
         table.len = table.len.min(len);
         let keep = table.len.div_ceil(self.block) as usize;
-        // From the end: of blocks that stay findable the last ones are taken first, for without the first ones they are
-        // not found.
+        // From the end: a prefix is found through its first blocks, so its last ones should be evicted first.
         for id in table.blocks.drain(keep..).rev() {
             self.drop_holder(id);
         }
     }
 
-    /// Gives all blocks of a table back.
+    /// Returns all blocks of a table to the pool.
     pub fn release(&mut self, mut table: Table) {
         self.truncate(&mut table, 0);
     }
 
-    /// Makes the whole blocks of a table's first `computed` positions findable, where `tokens` are those of the sequence
-    /// from its beginning. Where a block of the same content is findable already, that one stays it.
+    /// Publishes the whole blocks of a table's first `computed` positions under the sequence's `tokens` from its
+    /// beginning. If a block of the same content is published already, it stays the published one.
     pub fn publish(&mut self, table: &Table, tokens: &[u32], computed: u32) {
         let whole = table.len.min(computed) / self.block;
         let mut node = Prefixes::ROOT;
@@ -198,7 +197,7 @@ impl Pool {
             let child = self.prefixes.child(node, tokens);
             node = match child.filter(|child| self.prefixes.block(*child).is_some()) {
                 Some(child) => child,
-                // It is found as something else: these cannot be its tokens.
+                // It is published under other tokens: these cannot be its own.
                 None if self.entries[id as usize].node.is_some() => return,
                 None => {
                     let child = self.prefixes.insert(node, tokens, id);
@@ -209,8 +208,8 @@ impl Pool {
         }
     }
 
-    /// A table of the longest beginning of `tokens` that was published, in whole blocks, and without the last token: what
-    /// follows a prompt needs that one computed.
+    /// Returns a table of the longest published prefix of `tokens`, in whole blocks and without the last token: its
+    /// logits must be computed.
     pub fn adopt(&mut self, tokens: &[u32]) -> Table {
         let mut table = Table::new();
         let most = tokens.len().saturating_sub(1) / self.block as usize;
@@ -226,7 +225,7 @@ impl Pool {
         table
     }
 
-    /// Makes all blocks unfindable: what they held is lost.
+    /// Unpublishes all blocks: their contents are lost.
     pub fn forget(&mut self) {
         self.prefixes = Prefixes::new();
         for entry in &mut self.entries {
@@ -235,7 +234,7 @@ impl Pool {
         self.unused.extend(std::mem::take(&mut self.cached).into_values());
     }
 
-    /// A free block, for one table.
+    /// Takes a free block for one table, evicting a cached one if there is no other.
     fn take(&mut self) -> Option<u32> {
         let id = match self.unused.pop() {
             Some(id) => id,

@@ -1,47 +1,48 @@
-//! Published blocks by content: a tree, in which a node's path from the root is a sequence's beginning.
+//! The published prefixes: a tree (trie) in which a node's path from the root is a sequence's prefix.
 
 use std::{collections::HashMap, sync::Arc};
 
-/// A tree of whole blocks of tokens. Children are found by their tokens themselves, so that equal hashes share nothing.
+/// A trie of whole blocks of tokens. Children are keyed by their tokens, not by hashes of them: a collision cannot
+/// share a block.
 #[derive(Debug)]
 pub(super) struct Prefixes {
-    /// The first is the root.
+    /// The first node is the root.
     nodes: Vec<Node>,
-    /// Nodes that can be used again.
+    /// Nodes that can be reused.
     unused: Vec<u32>,
 }
 
-/// The tokens from a sequence's beginning to the end of some block.
+/// A prefix of whole blocks.
 #[derive(Debug, Default)]
 struct Node {
     parent: u32,
-    /// Those of its last block.
+    /// The tokens of its last block.
     tokens: Arc<[u32]>,
-    /// Where that block is kept. A node whose block was taken away stays while there are blocks behind it: they are found
-    /// again when it gets another.
+    /// The id of that block. A node without a block stays while blocks follow it: they are found again when it gets a
+    /// block.
     block: Option<u32>,
     children: HashMap<Arc<[u32]>, u32>,
 }
 
 impl Prefixes {
-    /// The beginning of all sequences.
+    /// The empty prefix.
     pub(super) const ROOT: u32 = 0;
 
     pub(super) fn new() -> Self {
         Self { nodes: vec![Node::default()], unused: Vec::new() }
     }
 
-    /// The node that continues `node` with `tokens`.
+    /// Returns the node that continues `node` with `tokens`.
     pub(super) fn child(&self, node: u32, tokens: &[u32]) -> Option<u32> {
         self.nodes[node as usize].children.get(tokens).copied()
     }
 
-    /// Where the last block of a node is kept.
+    /// Returns the block of a node.
     pub(super) fn block(&self, node: u32) -> Option<u32> {
         self.nodes[node as usize].block
     }
 
-    /// Keeps a block under what continues `node` with `tokens`, which has none; returns its node.
+    /// Sets the block of the node that continues `node` with `tokens`, which has none, and returns that node.
     pub(super) fn insert(&mut self, node: u32, tokens: &[u32], block: u32) -> u32 {
         if let Some(child) = self.child(node, tokens) {
             self.nodes[child as usize].block = Some(block);
@@ -63,7 +64,7 @@ impl Prefixes {
         child
     }
 
-    /// Takes a node's block away, and the nodes that lead to no block any more.
+    /// Removes a node's block, and the nodes that then lead to no block.
     pub(super) fn remove(&mut self, mut node: u32) {
         self.nodes[node as usize].block = None;
         while node != Self::ROOT {
@@ -78,7 +79,7 @@ impl Prefixes {
         }
     }
 
-    /// All nodes that have a block, with it; what is wrong with the tree, if something is.
+    /// Returns all nodes that have a block, with it, or what is wrong with the tree.
     pub(super) fn audit(&self) -> Result<Vec<(u32, u32)>, String> {
         let (mut found, mut reached, mut left) = (Vec::new(), 0, vec![Self::ROOT]);
         while let Some(node) = left.pop() {

@@ -3,7 +3,7 @@
 use super::{Config, ExpertSlots, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::{attn::part_words, linear::gemv_columns::Columns, moe::bucket},
+    kernels::{attn::partial_words, linear::gemv_columns::Columns, moe::bucket},
 };
 
 /// What passes there is room for.
@@ -13,7 +13,7 @@ pub(crate) struct WorkspaceSize {
     pub(crate) rows: u32,
     /// Rows of these whose logits are wanted.
     pub(crate) logit_rows: u32,
-    /// Chunks of a context that is attended to in parts; 0 where none is.
+    /// Chunks of the longest context; 0 where contexts are not split.
     pub(crate) chunks: u32,
     /// Whether operations are fused.
     pub(crate) fused: bool,
@@ -40,8 +40,8 @@ pub(crate) struct Activations {
     pub(crate) q: Buffer<f32>,
     /// Where these operations are not fused.
     pub(crate) split: Option<Split>,
-    /// Softmax sums `[rows, heads, chunks, head_dim + 4]`.
-    pub(crate) parts: Buffer<f32>,
+    /// Partial sums of split-KV attention `[rows, heads, chunks, head_dim + 4]`.
+    pub(crate) partials: Buffer<f32>,
     /// What attention leaves `[rows, q_len]`.
     pub(crate) attended: Buffer<f32>,
     /// The gate, then the gated inner values `[rows · slots, inner]`.
@@ -56,7 +56,7 @@ pub(crate) struct Activations {
     pub(crate) logits: Buffer<f32>,
 }
 
-/// What is between the operations that `qkv_to_cache` fuses: heads of each token, and tokens of each head.
+/// What is between the operations that `rope_kv_append` fuses: heads of each token, and tokens of each head.
 #[derive(Debug)]
 pub(crate) struct Split {
     pub(crate) q: Buffer<f32>,
@@ -115,7 +115,7 @@ struct Sizes {
     q: u64,
     kv: u64,
     split: bool,
-    parts: u64,
+    partials: u64,
     inner: u64,
     up: u64,
     int8: u64,
@@ -159,7 +159,10 @@ impl Sizes {
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
             split: !room.fused,
-            parts: rows * u64::from(config.heads) * u64::from(room.chunks) * u64::from(part_words(config.head_dim)),
+            partials: rows
+                * u64::from(config.heads)
+                * u64::from(room.chunks)
+                * u64::from(partial_words(config.head_dim)),
             inner,
             up: if room.fused { inner } else { 2 * inner },
             int8: if room.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
@@ -192,7 +195,7 @@ impl Activations {
             ("the query heads of a step", s.q),
             ("the split queries of a step", split[0]),
             ("the split keys and values of a step", split[1]),
-            ("attention by chunks", s.parts),
+            ("attention by chunks", s.partials),
             ("the attended values of a step", s.q),
             ("the gates of a step", s.inner),
             ("the gated values of a step", s.up),
@@ -224,13 +227,13 @@ impl Activations {
                     q: device.alloc("split queries", s.q).await?,
                     k: device.alloc("split keys", s.kv).await?,
                     v: device.alloc("split values", s.kv).await?,
-                    q_heads: device.alloc("turned queries", s.q).await?,
-                    k_heads: device.alloc("turned keys", s.kv).await?,
-                    v_heads: device.alloc("turned values", s.kv).await?,
+                    q_heads: device.alloc("rotated queries", s.q).await?,
+                    k_heads: device.alloc("rotated keys", s.kv).await?,
+                    v_heads: device.alloc("transposed values", s.kv).await?,
                 }),
                 false => None,
             },
-            parts: device.alloc("attention of chunks", s.parts).await?,
+            partials: device.alloc("attention of chunks", s.partials).await?,
             attended: device.alloc("attended values", s.q).await?,
             gate: device.alloc("ffn gate", s.inner).await?,
             up: device.alloc("ffn up", s.up).await?,

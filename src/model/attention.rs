@@ -11,16 +11,18 @@ use crate::{
     gpu::{Buffer, GpuError, Recorder},
     kernels::{
         attn::{
-            Cache, QkvVariant, Tiles, attention, attention_merge, attention_part, kv_cache_append,
+            AttnTile, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_reduce, attention_split_kv,
+            kv_cache_append,
             qk_norm_rope::{self, Mode},
-            qkv_attention, qkv_attention_part, qkv_to_cache, split_qkv, transpose_heads,
+            rope_attention, rope_attention_split_kv, rope_kv_append, split_qkv, transpose_heads,
         },
         linear::Epilogue,
     },
 };
 
 impl Decoder<'_> {
-    /// Adds attention of the residual, `normed` already or normed here, to the residual.
+    /// Records the attention block, which adds to the residual. `normed` says that the activations hold the normed
+    /// residual already.
     pub(super) fn attention(
         &self,
         rec: &mut Recorder,
@@ -40,64 +42,106 @@ impl Decoder<'_> {
             offset += linear.matrix.n;
         }
         match (&a.split, kernels.attention) {
-            (None, AttentionKind::FusedRopeSplitKv) => self.qkv_attention_part(rec, layer, kv)?,
-            (None, AttentionKind::FusedRope) => self.qkv_attention(rec, layer, kv)?,
-            (split, kind) => {
-                match split {
-                    None => self.qkv_to_cache(rec, layer, kv)?,
-                    Some(split) => self.qkv_in_steps(rec, layer, kv, split)?,
-                }
-                if kind.splits_kv() { self.attention_part(rec, kv)? } else { self.whole_attention(rec, kv)? }
+            // Operations one by one, for comparisons: their attention is a single pass.
+            (Some(split), _) => {
+                self.qkv_in_steps(rec, layer, kv, split)?;
+                self.single_pass(rec, kv)?;
             }
-        }
-        if kernels.attention.splits_kv() {
-            self.attention_merge(rec)?;
+            (None, AttentionKind::Attention) => {
+                self.rope_kv_append(rec, layer, kv)?;
+                self.single_pass(rec, kv)?;
+            }
+            (None, AttentionKind::SplitKv) => {
+                self.rope_kv_append(rec, layer, kv)?;
+                self.attention_split_kv(rec, kv)?;
+                self.attention_reduce(rec)?;
+            }
+            (None, AttentionKind::FusedRope) => self.rope_attention(rec, layer, kv)?,
+            (None, AttentionKind::FusedRopeSplitKv) => {
+                self.rope_attention_split_kv(rec, layer, kv)?;
+                self.attention_reduce(rec)?;
+            }
         }
         self.biased(rec, &layer.o, Input::plain(&a.attended), self.residual())
     }
 
+    /// Returns the residual as an output that is added to.
     pub(super) fn residual(&self) -> Output<'_> {
         let (residual, hidden) = (&self.activations.residual, self.config.hidden);
         Output { epilogue: Epilogue::Accumulate, ..Output::new(residual, hidden) }
     }
 
-    fn qkv_to_cache(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
-        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+    /// Returns the cache's parameters.
+    fn kv_index(&self) -> KvIndex {
+        let shape = &self.kv.shape;
+        KvIndex {
+            kv_heads: self.config.kv_heads,
+            capacity: shape.context,
+            sequences: shape.slots,
+            max_blocks: shape.max_blocks(),
+            block: shape.block,
+            blocks: shape.blocks,
+        }
+    }
+
+    fn rope_head(&self) -> RopeHead {
+        RopeHead { head_dim: self.config.head_dim, eps: self.config.eps }
+    }
+
+    /// Returns the queries of attention from query heads.
+    fn tile(&self) -> AttnTile {
+        let c = self.config;
+        let tiles = Tiles::new(c.heads / c.kv_heads, self.pass.phase == Phase::Prefill);
+        AttnTile::new(self.pass.rows, c.heads, c.kv_heads, c.head_dim, tiles)
+    }
+
+    /// Returns the queries of attention from projections.
+    fn rope_tile(&self) -> AttnTile {
+        let c = self.config;
+        AttnTile::of_kv_heads(self.pass.rows, c.heads, c.kv_heads, c.head_dim)
+    }
+
+    fn attention_variant(&self) -> attention::Variant {
+        let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
+        attention::Variant { head_dim, kv, reduction: self.kernels.reduction }
+    }
+
+    fn rope_variant(&self, layer: &LayerWeights) -> RopeVariant {
+        RopeVariant {
+            attention: self.attention_variant(),
+            norm: layer.qk_norm.is_some(),
+            interleaved: self.config.rope.interleaved,
+        }
+    }
+
+    fn rope_kv_append(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let (a, c) = (self.activations, self.config);
         rec.dispatch(
-            qkv_to_cache::QkvToCache,
-            qkv_to_cache::Variant {
-                head_dim: c.head_dim,
-                bias: false,
+            rope_kv_append::RopeKvAppend,
+            rope_kv_append::Variant {
                 norm: layer.qk_norm.is_some(),
                 interleaved: c.rope.interleaved,
-                cache: Cache::Paged,
-                kv: shape.ty,
+                kv: self.kv.shape.ty,
             },
-            qkv_to_cache::Params {
+            rope_kv_append::Params {
                 rows: self.pass.rows,
                 heads: c.heads,
-                kv_heads: c.kv_heads,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-                eps: c.eps,
+                index: self.kv_index(),
+                head: self.rope_head(),
             },
-            qkv_to_cache::Binds {
+            rope_kv_append::Binds {
                 qkv: &a.qkv,
-                bias: None,
                 norm: layer.qk_norm.as_ref().map(|norm| &norm.both),
                 rotations: &self.kv.rotations,
                 positions: &a.positions,
-                table: Some(&self.kv.table),
+                table: &self.kv.table,
                 q: &a.q,
                 kv: &kv.cast(),
             },
         )
     }
 
-    /// The same by a kernel for each operation.
+    /// Records a dispatch for each operation that `rope_kv_append` fuses.
     fn qkv_in_steps(
         &self,
         rec: &mut Recorder,
@@ -105,38 +149,33 @@ impl Decoder<'_> {
         kv: &Buffer<u32>,
         split: &Split,
     ) -> Result<(), GpuError> {
-        let (a, c, shape, rows) = (self.activations, self.config, &self.kv.shape, self.pass.rows);
+        let (a, c, rows) = (self.activations, self.config, self.pass.rows);
         rec.dispatch(
             split_qkv::SplitQkv,
             split_qkv::Variant { bias: false },
             split_qkv::Params { rows, q_len: c.q_len(), kv_len: c.kv_len() },
             split_qkv::Binds { qkv: &a.qkv, bias: None, q: &split.q, k: &split.k, v: &split.v },
         )?;
-        let [q_norm, k_norm] = match &layer.qk_norm {
-            Some(norm) => [Some(&norm.both), Some(&norm.key)],
-            None => [None, None],
+        let (rope, [q_norm, k_norm]) = match &layer.qk_norm {
+            Some(norm) => (Mode::NormRope, [Some(&norm.both), Some(&norm.key)]),
+            None => (Mode::RopeInterleaved, [None, None]),
         };
-        let turn = |norm: Option<&Buffer<f32>>| if norm.is_some() { Mode::NormRope } else { Mode::Rope };
         for (x, norm, mode, heads, y) in [
-            (&split.q, q_norm, turn(q_norm), c.heads, &split.q_heads),
-            (&split.k, k_norm, turn(k_norm), c.kv_heads, &split.k_heads),
+            (&split.q, q_norm, rope, c.heads, &split.q_heads),
+            (&split.k, k_norm, rope, c.kv_heads, &split.k_heads),
             (&split.v, None, Mode::Transpose, c.kv_heads, &split.v_heads),
         ] {
-            let turned = mode != Mode::Transpose;
+            let rotated = mode != Mode::Transpose;
+            let (rotations, positions) = (&self.kv.rotations, &a.positions);
             rec.dispatch(
                 qk_norm_rope::QkNormRope,
-                qk_norm_rope::Variant {
-                    head_dim: c.head_dim,
-                    mode,
-                    interleaved: turned && c.rope.interleaved,
-                    cache: Cache::Paged,
-                },
-                qk_norm_rope::Params { rows, heads, capacity: shape.context, eps: c.eps },
+                mode,
+                qk_norm_rope::Params { rows, heads, capacity: self.kv.shape.context, head: self.rope_head() },
                 qk_norm_rope::Binds {
                     x,
                     norm,
-                    rotations: turned.then_some(&self.kv.rotations),
-                    positions: turned.then_some(&a.positions),
+                    rotations: rotated.then_some(rotations),
+                    positions: rotated.then_some(positions),
                     y,
                 },
             )?;
@@ -149,197 +188,110 @@ impl Decoder<'_> {
         )?;
         rec.dispatch(
             kv_cache_append::KvCacheAppend,
-            kv_cache_append::Variant { head_dim: c.head_dim, cache: Cache::Paged, kv: shape.ty },
-            kv_cache_append::Params {
-                rows,
-                kv_heads: c.kv_heads,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-            },
+            kv_cache_append::Variant { kv: self.kv.shape.ty },
+            kv_cache_append::Params { rows, head_dim: c.head_dim, index: self.kv_index() },
             kv_cache_append::Binds {
                 k: &split.k_heads,
                 v: &split.v_heads,
                 positions: &a.positions,
-                table: Some(&self.kv.table),
+                table: &self.kv.table,
                 kv: &kv.cast(),
             },
         )
     }
 
-    fn qkv_variant(&self, layer: &LayerWeights) -> QkvVariant {
-        QkvVariant {
-            attention: self.scores(),
-            norm: layer.qk_norm.is_some(),
-            interleaved: self.config.rope.interleaved,
-        }
-    }
-
-    fn qkv_attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
-        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+    fn rope_attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let a = self.activations;
         rec.dispatch(
-            qkv_attention::QkvAttention,
-            self.qkv_variant(layer),
-            qkv_attention::Params {
-                rows: self.pass.rows,
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                group: self.group(),
-                tile_rows: 1,
-                tile_heads: self.group(),
-                head_tiles: 1,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-                window: 0,
-                eps: c.eps,
-                scale: self.scale(),
-            },
-            qkv_attention::Binds {
+            rope_attention::RopeAttention,
+            self.rope_variant(layer),
+            rope_attention::Params { tile: self.rope_tile(), index: self.kv_index(), head: self.rope_head() },
+            rope_attention::Binds {
                 qkv: &a.qkv.cast(),
                 norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
                 rotations: &self.kv.rotations,
                 positions: &a.positions,
-                table: Some(&self.kv.table),
+                table: &self.kv.table,
                 kv: &kv.cast(),
                 y: &a.attended.cast(),
             },
         )
     }
 
-    fn qkv_attention_part(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
-        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
+    fn rope_attention_split_kv(
+        &self,
+        rec: &mut Recorder,
+        layer: &LayerWeights,
+        kv: &Buffer<u32>,
+    ) -> Result<(), GpuError> {
+        let (a, chunks) = (self.activations, self.pass.chunks);
         rec.dispatch(
-            qkv_attention_part::QkvAttentionPart,
-            self.qkv_variant(layer),
-            qkv_attention_part::Params {
-                rows: self.pass.rows,
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                group: self.group(),
-                tile_rows: 1,
-                tile_heads: self.group(),
-                head_tiles: 1,
-                chunks: self.pass.chunks,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-                window: 0,
-                eps: c.eps,
-                scale: self.scale(),
+            rope_attention_split_kv::RopeAttentionSplitKv,
+            self.rope_variant(layer),
+            rope_attention_split_kv::Params {
+                tile: self.rope_tile(),
+                index: self.kv_index(),
+                head: self.rope_head(),
+                chunks,
             },
-            qkv_attention_part::Binds {
+            rope_attention_split_kv::Binds {
                 qkv: &a.qkv.cast(),
                 norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
                 rotations: &self.kv.rotations,
                 positions: &a.positions,
-                table: Some(&self.kv.table),
+                table: &self.kv.table,
                 kv: &kv.cast(),
-                parts: &a.parts.cast(),
+                partials: &a.partials.cast(),
             },
         )
     }
 
-    fn scores(&self) -> attention::Variant {
-        let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, cache: Cache::Paged, kv, exchange: self.kernels.reduction }
-    }
-
-    /// Query heads of a key head.
-    fn group(&self) -> u32 {
-        self.config.heads / self.config.kv_heads
-    }
-
-    fn scale(&self) -> f32 {
-        (1.0 / f64::from(self.config.head_dim).sqrt()) as f32
-    }
-
-    fn whole_attention(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
-        let (a, c, shape) = (self.activations, self.config, &self.kv.shape);
-        let tiles = Tiles::new(self.group(), self.pass.phase == Phase::Prefill);
+    fn single_pass(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let a = self.activations;
         rec.dispatch(
             attention::Attention,
-            self.scores(),
-            attention::Params {
-                rows: self.pass.rows,
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                group: self.group(),
-                tile_rows: tiles.rows,
-                tile_heads: tiles.heads,
-                head_tiles: tiles.per_key_head,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-                window: 0,
-                scale: self.scale(),
-            },
+            self.attention_variant(),
+            attention::Params { tile: self.tile(), index: self.kv_index() },
             attention::Binds {
                 q: &a.q.cast(),
                 kv: &kv.cast(),
                 positions: &a.positions,
-                table: Some(&self.kv.table),
+                table: &self.kv.table,
                 y: &a.attended.cast(),
             },
         )
     }
 
-    /// The same, bit for bit, by chunks side by side: their sums.
-    fn attention_part(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
-        let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
-        let tiles = Tiles::new(self.group(), false);
+    fn attention_split_kv(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+        let a = self.activations;
         rec.dispatch(
-            attention_part::AttentionPart,
-            self.scores(),
-            attention_part::Params {
-                rows: pass.rows,
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                group: self.group(),
-                tile_rows: tiles.rows,
-                tile_heads: tiles.heads,
-                head_tiles: tiles.per_key_head,
-                chunks: pass.chunks,
-                capacity: shape.context,
-                sequences: shape.slots,
-                max_blocks: shape.max_blocks(),
-                block: shape.block,
-                blocks: shape.blocks,
-                window: 0,
-                scale: self.scale(),
-            },
-            attention_part::Binds {
+            attention_split_kv::AttentionSplitKv,
+            self.attention_variant(),
+            attention_split_kv::Params { tile: self.tile(), index: self.kv_index(), chunks: self.pass.chunks },
+            attention_split_kv::Binds {
                 q: &a.q.cast(),
                 kv: &kv.cast(),
                 positions: &a.positions,
-                table: Some(&self.kv.table),
-                parts: &a.parts.cast(),
+                table: &self.kv.table,
+                partials: &a.partials.cast(),
             },
         )
     }
 
-    /// All of attention by the sums of its chunks.
-    fn attention_merge(&self, rec: &mut Recorder) -> Result<(), GpuError> {
-        let (a, c, shape, pass) = (self.activations, self.config, &self.kv.shape, self.pass);
+    fn attention_reduce(&self, rec: &mut Recorder) -> Result<(), GpuError> {
+        let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
-            attention_merge::AttentionMerge,
-            attention_merge::Variant { head_dim: c.head_dim, cache: Cache::Paged },
-            attention_merge::Params {
+            attention_reduce::AttentionReduce,
+            (),
+            attention_reduce::Params {
                 rows: pass.rows,
                 heads: c.heads,
+                head_dim: c.head_dim,
                 chunks: pass.chunks,
-                capacity: shape.context,
+                capacity: self.kv.shape.context,
                 window: 0,
             },
-            attention_merge::Binds { parts: &a.parts.cast(), positions: &a.positions, y: &a.attended.cast() },
+            attention_reduce::Binds { partials: &a.partials.cast(), positions: &a.positions, y: &a.attended.cast() },
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and values in device memory.
+//! The KV cache in device memory.
 
 use super::{Config, Weights};
 use crate::{
@@ -6,64 +6,64 @@ use crate::{
     kernels::KvType,
 };
 
-/// How many sequences a cache serves at once, and how much of each.
+/// The shape of a KV cache: how many sequences it serves at once, and how much of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CacheShape {
-    /// Positions that a sequence can have.
+    /// Positions of a sequence, at most.
     pub(crate) context: u32,
     /// Positions of a block.
     pub(crate) block: u32,
     /// Blocks of the pool.
     pub(crate) blocks: u32,
-    /// Sequences that can run at once.
+    /// Sequences that can run at once: rows of the block table.
     pub(crate) slots: u32,
-    /// How elements are stored.
+    /// The format of the elements.
     pub(crate) ty: KvType,
 }
 
 impl CacheShape {
-    /// Blocks that a sequence can have.
+    /// Returns the blocks that a sequence can have.
     pub(crate) fn max_blocks(&self) -> u32 {
         self.context.div_ceil(self.block)
     }
 
-    /// Words of a layer's pool.
+    /// Returns the words of a layer's pool.
     fn layer_words(&self, config: &Config) -> u64 {
         let heads = 2 * u64::from(config.kv_heads) * u64::from(self.block) * u64::from(self.blocks);
         heads * u64::from(self.ty.head_words(config.head_dim))
     }
 
-    /// Bytes of a layer's pool.
+    /// Returns the bytes of a layer's pool.
     pub(crate) fn layer_bytes(&self, config: &Config) -> u64 {
         4 * self.layer_words(config)
     }
 
-    /// Bytes of the table of rotations.
+    /// Returns the bytes of the RoPE table.
     pub(crate) fn rotation_bytes(&self, config: &Config) -> u64 {
         u64::from(self.context) * u64::from(config.head_dim) * 4
     }
 
-    /// Bytes of all of it.
+    /// Returns the bytes of the whole cache: pools, RoPE table, block table.
     pub(crate) fn bytes(&self, config: &Config) -> u64 {
         let table = u64::from(self.slots) * u64::from(self.max_blocks()) * 4;
         u64::from(config.layers) * self.layer_bytes(config) + self.rotation_bytes(config) + table
     }
 }
 
-/// Keys and values of all sequences.
+/// The keys and values of all sequences, in blocks (PagedAttention).
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    /// A layer each, `[blocks, 2, kv_heads, block, head_dim]`, keys first.
+    /// The pool of each layer, `[blocks, 2, kv_heads, block, head_dim]`, keys first.
     pub(crate) layers: Vec<Buffer<u32>>,
-    /// The blocks of each running sequence, `[slots, max_blocks]`.
+    /// The block table, `[slots, max_blocks]`: the blocks of each running sequence.
     pub(crate) table: Buffer<u32>,
-    /// Cosine and sine of every position's angles, `[context, head_dim / 2]`.
+    /// The RoPE table: cosine and sine of every position's angles, `[context, head_dim / 2]`.
     pub(crate) rotations: Buffer<[f32; 2]>,
     pub(crate) shape: CacheShape,
 }
 
 impl KvCache {
-    /// A cache of which nothing is used.
+    /// Allocates an empty cache.
     pub(crate) async fn new(
         device: &Device,
         config: &Config,
@@ -78,7 +78,7 @@ impl KvCache {
         let frequencies = &weights.rope_frequencies;
         let mut rotations = Vec::with_capacity(shape.context as usize * frequencies.len());
         for position in 0..shape.context {
-            // In f64: shaders' sine and cosine are coarse, and f32 positions times frequencies too.
+            // In f64: a shader's sine and cosine are imprecise, and so is a position times a frequency in f32.
             rotations.extend(frequencies.iter().map(|frequency| {
                 let (sin, cos) = (f64::from(position) * frequency).sin_cos();
                 [cos as f32, sin as f32]

@@ -98,22 +98,22 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
     // A chunk's sums not rescaled, a key seen too early, another pair's weight.
-    ("attn/attention", "mass.lo * whole_lo.before +", "mass.lo +", "y["),
-    ("attn/attention", "< seen.end)", "<= seen.end)", "y["),
-    ("attn/attention", "scan_add_eight(a1, lo.y, v, w)", "scan_add_eight(a1, lo.x, v, w)", "y["),
-    ("attn/attention_merge", "sums.y * factors.y", "sums.y", "y["),
-    ("attn/qkv_to_cache", "- turn_kept(pair.y * angle.y)", "+ turn_kept(pair.y * angle.y)", "q["),
-    // A head's key turned as a query, one stored in another's place, the last eighth of a head left out.
-    ("attn/qkv_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
-    ("attn/qkv_attention", "turned_stored = FOURS;", "", "kv["),
-    ("attn/qkv_attention", "return turned[pair * FOURS + i];", "return turned[i];", "y["),
-    ("attn/qkv_attention_part", "i < FOURS; i += 8u", "i + 1u < FOURS; i += 8u", "parts["),
-    ("attn/qkv_attention_part", "chunk == newest", "false", "kv["),
+    ("attn/attention", "exp_sum.lo * single_lo.rescale +", "exp_sum.lo +", "y["),
+    ("attn/attention", "< visible.end)", "<= visible.end)", "y["),
+    ("attn/attention", "attn_accumulate_eight(a1, lo.y, v, w)", "attn_accumulate_eight(a1, lo.x, v, w)", "y["),
+    ("attn/attention_reduce", "stats.y * rescale.y", "stats.y", "y["),
+    ("attn/rope_kv_append", "- rope_no_contract(pair.y * angle.y)", "+ rope_no_contract(pair.y * angle.y)", "q["),
+    // A key rotated as a query, a value replaced by the key, one query for all, the last eighth of a head left out, nothing stored.
+    ("attn/rope_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
+    ("attn/rope_attention", "rope_stored = HEAD_VEC4S;", "", "kv["),
+    ("attn/rope_attention", "return rope_heads[query * HEAD_VEC4S + i];", "return rope_heads[i];", "y["),
+    ("attn/rope_attention_split_kv", "i < HEAD_VEC4S; i += 8u", "i + 1u < HEAD_VEC4S; i += 8u", "partials["),
+    ("attn/rope_attention_split_kv", "chunk == last", "false", "kv["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
     // Q8_0: another run's scale, a scale of other codes, no rounding.
-    ("attn/attention", "let run = i >> 2u;", "let run = 0u;", "y["),
+    ("attn/attention", "let group = i >> 2u;", "let group = 0u;", "y["),
     ("attn/kv_cache_append", "largest / 127.0", "largest / 126.0", "kv["),
-    ("attn/qkv_to_cache", "round(kv_four", "trunc(kv_four", "kv["),
+    ("attn/rope_kv_append", "round(kv_vec4", "trunc(kv_vec4", "kv["),
     // Ties, a bucket's border, a slot left out.
     ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
     ("moe/bucket", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
@@ -123,7 +123,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("sample/draw", "picks[p.first + row].y", "picks[row].y", "draws["),
     ("sample/penalties", "&& penalty.w != 0.0", "", "logits["),
     ("sample/argmax", "candidate.x == 0u", "false", "ids["),
-    ("attn/copy_blocks", "kv[pair.x", "kv[pair.y", "kv["),
+    ("attn/copy_blocks", "kv[blocks.x", "kv[blocks.y", "kv["),
     // No WGSL at all.
     ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
 ];
@@ -132,7 +132,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
 fn some_of(kernel: &str) -> &str {
     match kernel {
         "linear/gemv" | "linear/gemv_columns" | "linear/gemm" => "ty: Q4K, rows: Expert, epilogue: Store",
-        "attn/attention" | "attn/qkv_attention" | "attn/qkv_attention_part" => "head_dim: 128, cache: Paged",
+        "attn/attention" | "attn/rope_attention" | "attn/rope_attention_split_kv" => "head_dim: 128",
         _ => kernel,
     }
 }
@@ -187,14 +187,10 @@ const CLAMPS: [(&str, &str, &str); 13] = [
     // A tile of rows that there are not.
     ("linear/gemv_columns", "if first_row >= end", "if false"),
     ("moe/bucket", "min(ids[first + i], p.experts - 1u)", "ids[first + i]"),
-    (
-        "attn/kv_cache_append",
-        "min(positions[row * POSITION_STRIDE], p.capacity - 1u)",
-        "positions[row * POSITION_STRIDE]",
-    ),
+    ("attn/kv_cache_append", "min(positions[2u * row], p.capacity - 1u)", "positions[2u * row]"),
     ("attn/kv_cache_append", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
     ("attn/kv_cache_append", "max_blocks - 1u)], p.blocks - 1u)", "max_blocks - 1u)], 0xffffffffu)"),
-    ("attn/copy_blocks", "min(pairs[tile.y], vec2<u32>(p.blocks - 1u))", "pairs[tile.y]"),
+    ("attn/copy_blocks", "min(copies[tile.y], vec2<u32>(p.blocks - 1u))", "copies[tile.y]"),
     ("sample/argmax", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
     ("sample/draw", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),
     ("sample/penalties", "min(picks[p.first + row].y, p.sequences - 1u)", "picks[p.first + row].y"),

@@ -6,13 +6,13 @@ use ferrum_wgpu::{
     kernels::{
         KvType,
         attn::{
-            CHUNK, Cache, Exchange, QkvVariant,
+            AttnTile, CHUNK, KvIndex, Reduction, RopeHead, RopeVariant,
             attention::{self, Attention},
-            attention_part::{self, AttentionPart},
-            part_words,
-            qkv_attention::{self, QkvAttention},
-            qkv_attention_part::{self, QkvAttentionPart},
-            qkv_to_cache::{self, QkvToCache},
+            attention_split_kv::{self, AttentionSplitKv},
+            partial_words,
+            rope_attention::{self, RopeAttention},
+            rope_attention_split_kv::{self, RopeAttentionSplitKv},
+            rope_kv_append::{self, RopeKvAppend},
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
@@ -177,7 +177,7 @@ fn summed_products_have_the_bits_of_products_and_sums() {
     });
 }
 
-/// Heads of drawn tokens of two sequences, of one chunk and of two.
+/// Projections of decoded tokens of two sequences, whose contexts have one chunk and two.
 struct Heads {
     qkv: Buffer<f32>,
     norm: Buffer<f32>,
@@ -194,7 +194,7 @@ const BLOCK: u32 = 16;
 const CHUNKS: u32 = CAPACITY / CHUNK;
 
 impl Heads {
-    async fn new(device: &Device, v: QkvVariant, (heads, kv_heads): (u32, u32), rng: &mut Rng) -> Self {
+    async fn new(device: &Device, v: RopeVariant, (heads, kv_heads): (u32, u32), rng: &mut Rng) -> Self {
         let hd = v.attention.head_dim;
         let blocks = 2 * CAPACITY / BLOCK;
         let width = (heads + 2 * kv_heads) * hd;
@@ -237,80 +237,86 @@ async fn attended(
 }
 
 #[test]
-fn attention_that_turns_heads_has_the_bits_of_heads_turned_before() {
+fn fused_rope_attention_has_the_bits_of_rope_then_attention() {
     pollster::block_on(async {
         for device in [gpu().await, Device::cpu()] {
             let mut rng = Rng::new(3);
-            let exchanges: &[Exchange] =
-                if device.caps().min_subgroup_8 { &[Exchange::Memory, Exchange::Shuffle] } else { &[Exchange::Memory] };
-            for (head_dim, norm, interleaved) in [(128, true, false), (64, false, true)] {
-                // Of the second kind of model one cache is enough.
-                let kept = |kv: &KvType| (norm || *kv == KvType::F32) && (*kv != KvType::F16 || device.caps().pack_f16);
+            let reductions: &[Reduction] = if device.caps().min_subgroup_8 {
+                &[Reduction::SharedMemory, Reduction::Subgroup]
+            } else {
+                &[Reduction::SharedMemory]
+            };
+            // Sizes that are no power of two too: their norms divide by one.
+            for (head_dim, norm, interleaved) in
+                [(128, true, false), (64, false, true), (80, true, false), (112, true, false)]
+            {
+                // All formats of the first, and one of the others.
+                let kept = |kv: &KvType| {
+                    (head_dim == 128 || *kv == KvType::F32) && (*kv != KvType::F16 || device.caps().pack_f16)
+                };
                 let kvs = || KvType::ALL.into_iter().filter(kept);
-                for (exchange, kv) in exchanges.iter().flat_map(|exchange| kvs().map(|kv| (*exchange, kv))) {
-                    let attention = attention::Variant { head_dim, cache: Cache::Paged, kv, exchange };
-                    let v = QkvVariant { attention, norm, interleaved };
-                    let (heads, kv_heads, group, rows) = (6, 2, 3, 2);
-                    let h = Heads::new(&device, v, (heads, kv_heads), &mut rng).await;
+                for (reduction, kv) in reductions.iter().flat_map(|reduction| kvs().map(|kv| (*reduction, kv))) {
+                    let v = attention::Variant { head_dim, kv, reduction };
+                    let rope = RopeVariant { attention: v, norm, interleaved };
+                    let (heads, kv_heads, rows) = (6, 2, 2);
+                    let h = Heads::new(&device, rope, (heads, kv_heads), &mut rng).await;
                     let norms = norm.then_some(&h.norm);
-                    let (table, positions, rotations) = (Some(&h.table), &h.positions, &h.rotations);
-                    macro_rules! params {
-                        ($kernel:ident, $($field:ident: $value:expr),* $(,)?) => {
-                            $kernel::Params {
-                                rows, heads, kv_heads, capacity: CAPACITY, sequences: 2, max_blocks: CAPACITY / BLOCK,
-                                block: BLOCK, blocks: 2 * CAPACITY / BLOCK, $($field: $value,)*
-                            }
-                        };
-                    }
-                    macro_rules! tiled {
-                        ($kernel:ident, $($field:ident: $value:expr),* $(,)?) => {
-                            params!($kernel, group: group, tile_rows: 1, tile_heads: group, head_tiles: 1, window: 0, scale: 0.1,
-                                $($field: $value),*)
-                        };
-                    }
+                    let (table, positions, rotations) = (&h.table, &h.positions, &h.rotations);
+                    let index = KvIndex {
+                        kv_heads,
+                        capacity: CAPACITY,
+                        sequences: 2,
+                        max_blocks: CAPACITY / BLOCK,
+                        block: BLOCK,
+                        blocks: 2 * CAPACITY / BLOCK,
+                    };
+                    let tile = AttnTile { scale: 0.1, ..AttnTile::of_kv_heads(rows, heads, kv_heads, head_dim) };
+                    let (head, chunks) = (RopeHead { head_dim, eps: 1e-6 }, CHUNKS);
                     let q = output(&device, rows * heads * head_dim).await;
-                    let turn = |rec: &mut Recorder, kv_words: &Buffer<[u32; 4]>| {
-                        let (cache, bias) = (Cache::Paged, false);
-                        let variant = qkv_to_cache::Variant { head_dim, bias, norm, interleaved, cache, kv };
-                        let binds = qkv_to_cache::Binds {
-                            qkv: &h.qkv,
-                            bias: None,
+                    let append = |rec: &mut Recorder, kv_words: &Buffer<[u32; 4]>| {
+                        let (qkv, kv_buffer) = (&h.qkv, kv_words);
+                        let variant = rope_kv_append::Variant { norm, interleaved, kv };
+                        let params = rope_kv_append::Params { rows, heads, index, head };
+                        let binds = rope_kv_append::Binds {
+                            qkv,
                             norm: norms,
                             rotations,
                             positions,
                             table,
                             q: &q,
-                            kv: kv_words,
+                            kv: kv_buffer,
                         };
-                        rec.dispatch(QkvToCache, variant, params!(qkv_to_cache, eps: 1e-6), binds).expect("no aliases");
+                        rec.dispatch(RopeKvAppend, variant, params, binds).expect("no aliases");
                     };
                     let (qkv, norms) = (&h.qkv.cast(), norms.map(Buffer::cast));
                     let norm = norms.as_ref();
 
                     let two = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
-                        turn(rec, kv);
+                        append(rec, kv);
                         let binds = attention::Binds { q: &q.cast(), kv, positions, table, y };
-                        rec.dispatch(Attention, attention, tiled!(attention,), binds).expect("no aliases");
+                        rec.dispatch(Attention, v, attention::Params { tile, index }, binds).expect("no aliases");
                     });
                     let one = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
-                        let binds = qkv_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
-                        rec.dispatch(QkvAttention, v, tiled!(qkv_attention, eps: 1e-6), binds).expect("no aliases");
+                        let params = rope_attention::Params { tile, index, head };
+                        let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
+                        rec.dispatch(RopeAttention, rope, params, binds).expect("no aliases");
                     });
-                    assert!(one.await == two.await, "{v:?}");
+                    assert!(one.await == two.await, "{rope:?}");
 
-                    let len = rows * heads * CHUNKS * part_words(head_dim);
-                    let two = attended(&device, &h, len, |rec, kv, parts| {
-                        turn(rec, kv);
-                        let binds = attention_part::Binds { q: &q.cast(), kv, positions, table, parts };
-                        rec.dispatch(AttentionPart, attention, tiled!(attention_part, chunks: CHUNKS), binds)
-                            .expect("no aliases");
+                    let len = rows * heads * CHUNKS * partial_words(head_dim);
+                    let two = attended(&device, &h, len, |rec, kv, partials| {
+                        append(rec, kv);
+                        let params = attention_split_kv::Params { tile, index, chunks };
+                        let binds = attention_split_kv::Binds { q: &q.cast(), kv, positions, table, partials };
+                        rec.dispatch(AttentionSplitKv, v, params, binds).expect("no aliases");
                     });
-                    let one = attended(&device, &h, len, |rec, kv, parts| {
-                        let binds = qkv_attention_part::Binds { qkv, norm, rotations, positions, table, kv, parts };
-                        let params = tiled!(qkv_attention_part, chunks: CHUNKS, eps: 1e-6);
-                        rec.dispatch(QkvAttentionPart, v, params, binds).expect("no aliases");
+                    let one = attended(&device, &h, len, |rec, kv, partials| {
+                        let params = rope_attention_split_kv::Params { tile, index, head, chunks };
+                        let binds =
+                            rope_attention_split_kv::Binds { qkv, norm, rotations, positions, table, kv, partials };
+                        rec.dispatch(RopeAttentionSplitKv, rope, params, binds).expect("no aliases");
                     });
-                    assert!(one.await == two.await, "{v:?} in chunks");
+                    assert!(one.await == two.await, "{rope:?} in chunks");
                 }
             }
         }

@@ -6,11 +6,11 @@ use ferrum_wgpu::{
     kernels::{
         KvType,
         attn::{
-            CHUNK, Cache, Exchange, Tiles,
+            AttnTile, CHUNK, KvIndex, Reduction, Tiles,
             attention::{self, Attention},
-            attention_merge::{self, AttentionMerge},
-            attention_part::{self, AttentionPart},
-            part_words,
+            attention_reduce::{self, AttentionReduce},
+            attention_split_kv::{self, AttentionSplitKv},
+            partial_words,
         },
         elementwise::rms_norm::{self, RmsNorm},
         linear::{
@@ -293,20 +293,20 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
     });
 }
 
-/// Attention of some rows to one cache, whole or by chunks.
+/// Attention of some rows to one cache, in a single pass or split over chunks.
 struct Attended<'a> {
     device: &'a Device,
     variant: attention::Variant,
     kv: Buffer<[u32; 4]>,
     table: Buffer<u32>,
-    capacity: u32,
+    index: KvIndex,
 }
 
 impl<'a> Attended<'a> {
     const HEADS: u32 = 2;
     const BLOCK: u32 = 16;
 
-    /// A cache of one sequence whose `capacity` is a multiple of a block.
+    /// Makes a cache of one sequence whose `capacity` is a multiple of a block.
     async fn new(device: &'a Device, variant: attention::Variant, capacity: u32, rng: &mut Rng) -> Self {
         let pairs = (2 * capacity * variant.head_dim / 2) as usize;
         let words: Vec<u32> = match variant.kv {
@@ -322,44 +322,30 @@ impl<'a> Attended<'a> {
                     .collect()
             }
         };
-        // The pool's blocks are those of the sequence from the last on.
-        let table: Vec<u32> = (0..capacity / Self::BLOCK).rev().collect();
-        Self { device, variant, kv: upload(device, &words).await.cast(), table: upload(device, &table).await, capacity }
+        // The pool's blocks are the sequence's, from the last on.
+        let blocks = capacity / Self::BLOCK;
+        let table: Vec<u32> = (0..blocks).rev().collect();
+        let index = KvIndex { kv_heads: 1, capacity, sequences: 1, max_blocks: blocks, block: Self::BLOCK, blocks };
+        Self { device, variant, kv: upload(device, &words).await.cast(), table: upload(device, &table).await, index }
     }
 
-    fn paged(&self) -> bool {
-        self.variant.cache == Cache::Paged
+    /// The queries of `rows` rows, of one or of several rows to a tile.
+    fn tile(&self, rows: u32, one_sequence: bool) -> AttnTile {
+        let tiles = Tiles::new(Self::HEADS, one_sequence);
+        AttnTile { scale: 0.25, ..AttnTile::new(rows, Self::HEADS, 1, self.variant.head_dim, tiles) }
     }
 
     async fn positions(&self, contexts: &[u32]) -> Buffer<u32> {
-        let stride = if self.paged() { 2 } else { 1 };
-        let words: Vec<u32> = contexts.iter().flat_map(|context| [context - 1, 0].into_iter().take(stride)).collect();
+        let words: Vec<u32> = contexts.iter().flat_map(|context| [context - 1, 0]).collect();
         upload(self.device, &words).await
     }
 
-    async fn whole(&self, q: &[f32], contexts: &[u32]) -> Vec<u32> {
+    async fn single_pass(&self, q: &[f32], contexts: &[u32]) -> Vec<u32> {
         let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
         let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
-        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, true));
-        let params = attention::Params {
-            rows: contexts.len() as u32,
-            heads: Self::HEADS,
-            kv_heads: 1,
-            group: Self::HEADS,
-            tile_rows: tiles.rows,
-            tile_heads: tiles.heads,
-            head_tiles: tiles.per_key_head,
-            capacity: self.capacity,
-            sequences: 1,
-            max_blocks,
-            block: Self::BLOCK,
-            blocks: max_blocks,
-            window: 0,
-            scale: 0.25,
-        };
-        let table = self.paged().then_some(&self.table);
+        let params = attention::Params { tile: self.tile(contexts.len() as u32, true), index: self.index };
         let mut rec = Recorder::new();
-        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table, y: &y.cast() };
+        let binds = attention::Binds { q: &q, kv: &self.kv, positions: &positions, table: &self.table, y: &y.cast() };
         rec.dispatch(Attention, self.variant, params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
@@ -368,63 +354,51 @@ impl<'a> Attended<'a> {
         let rows = contexts.len() as u32;
         let (q, positions) = (upload(self.device, q).await.cast(), self.positions(contexts).await);
         let y = upload(self.device, &vec![f32::NAN; 4 * q.len() as usize]).await;
-        let attention::Variant { head_dim, cache, .. } = self.variant;
-        let parts = vec![f32::NAN; (rows * Self::HEADS * chunks * part_words(head_dim)) as usize];
-        let parts = upload(self.device, &parts).await.cast();
-        let (max_blocks, tiles) = (self.capacity / Self::BLOCK, Tiles::new(Self::HEADS, chunks > 3));
-        let params = attention_part::Params {
-            rows,
-            heads: Self::HEADS,
-            kv_heads: 1,
-            group: Self::HEADS,
-            tile_rows: tiles.rows,
-            tile_heads: tiles.heads,
-            head_tiles: tiles.per_key_head,
-            chunks,
-            capacity: self.capacity,
-            sequences: 1,
-            max_blocks,
-            block: Self::BLOCK,
-            blocks: max_blocks,
-            window: 0,
-            scale: 0.25,
-        };
-        let table = self.paged().then_some(&self.table);
+        let head_dim = self.variant.head_dim;
+        let partials = vec![f32::NAN; (rows * Self::HEADS * chunks * partial_words(head_dim)) as usize];
+        let partials = upload(self.device, &partials).await.cast();
+        let tile = self.tile(rows, chunks > 3);
+        let params = attention_split_kv::Params { tile, index: self.index, chunks };
         let mut rec = Recorder::new();
-        let binds = attention_part::Binds { q: &q, kv: &self.kv, positions: &positions, table, parts: &parts };
-        rec.dispatch(AttentionPart, self.variant, params, binds).expect("no aliases");
-        let variant = attention_merge::Variant { head_dim, cache };
-        let params = attention_merge::Params { rows, heads: Self::HEADS, chunks, capacity: self.capacity, window: 0 };
-        let binds = attention_merge::Binds { parts: &parts, positions: &positions, y: &y.cast() };
-        rec.dispatch(AttentionMerge, variant, params, binds).expect("no aliases");
+        let (kv, table) = (&self.kv, &self.table);
+        let binds = attention_split_kv::Binds { q: &q, kv, positions: &positions, table, partials: &partials };
+        rec.dispatch(AttentionSplitKv, self.variant, params, binds).expect("no aliases");
+        let (heads, capacity) = (Self::HEADS, self.index.capacity);
+        let params = attention_reduce::Params { rows, heads, head_dim, chunks, capacity, window: 0 };
+        let binds = attention_reduce::Binds { partials: &partials, positions: &positions, y: &y.cast() };
+        rec.dispatch(AttentionReduce, (), params, binds).expect("no aliases");
         run(self.device, rec, &y).await
     }
 }
 
-fn exchanges(device: &Device) -> Vec<Exchange> {
-    if device.caps().min_subgroup_8 { vec![Exchange::Memory, Exchange::Shuffle] } else { vec![Exchange::Memory] }
+fn reductions(device: &Device) -> &'static [Reduction] {
+    if device.caps().min_subgroup_8 {
+        &[Reduction::SharedMemory, Reduction::Subgroup]
+    } else {
+        &[Reduction::SharedMemory]
+    }
 }
 
 fn attentions(device: &Device) -> Vec<attention::Variant> {
     let kvs = if device.caps().pack_f16 { &KvType::ALL[..] } else { &[KvType::F32] };
     let mut all = Vec::new();
-    for exchange in exchanges(device) {
-        for (kv, cache) in kvs.iter().flat_map(|kv| Cache::ALL.map(|cache| (*kv, cache))) {
-            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, cache, kv, exchange }));
+    for reduction in reductions(device).iter().copied() {
+        for kv in kvs.iter().copied() {
+            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, kv, reduction }));
         }
     }
     all
 }
 
 #[test]
-fn chunks_merged_have_the_bits_of_whole_attention() {
+fn reduced_chunks_have_the_bits_of_a_single_pass() {
     pollster::block_on(async {
         compare_attention(&gpu().await, 1, 5).await;
         compare_attention(&Device::cpu(), 19, 19).await;
     });
 }
 
-/// Contexts of one chunk, `of_small` apart for the smallest heads and `of_others` for others, and some of two and three.
+/// Compares contexts of one chunk, `of_small` apart for the smallest heads and `of_others` for others, and some of two and three.
 async fn compare_attention(device: &Device, of_small: usize, of_others: usize) {
     let mut rng = Rng::new(4);
     for v in attentions(device) {
@@ -432,12 +406,12 @@ async fn compare_attention(device: &Device, of_small: usize, of_others: usize) {
         let attended = Attended::new(device, v, 3 * CHUNK, &mut rng).await;
         let contexts: Vec<u32> = (1..=CHUNK).step_by(step).chain((CHUNK..=3 * CHUNK).step_by(37 * step)).collect();
         let q = normal(&mut rng, (contexts.len() as u32 * Attended::HEADS * v.head_dim) as usize);
-        let whole = attended.whole(&q, &contexts).await;
-        assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()));
-        // WorkspaceSize for more chunks makes no difference.
+        let single = attended.single_pass(&q, &contexts).await;
+        assert!(single.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        // Room for more chunks makes no difference.
         for chunks in [3, 4] {
-            let parts = attended.by_chunks(&q, &contexts, chunks).await;
-            let differs = whole.iter().zip(&parts).position(|(whole, part)| whole != part);
+            let reduced = attended.by_chunks(&q, &contexts, chunks).await;
+            let differs = single.iter().zip(&reduced).position(|(single, reduced)| single != reduced);
             let row = differs.map(|at| at as u32 / (Attended::HEADS * v.head_dim));
             assert_eq!(row, None, "{v:?}: the row that differs first");
         }
@@ -494,9 +468,9 @@ fn normed_rows_do_not_depend_on_their_number() {
 
 #[test]
 fn orders_differ_where_sums_do() {
-    let v = |exchange| attention::Variant { head_dim: 128, cache: Cache::Paged, kv: KvType::F16, exchange };
-    let (memory, shuffle) = (v(Exchange::Memory), v(Exchange::Shuffle));
-    assert_ne!(Attention::reduction_order(memory), Attention::reduction_order(shuffle));
-    assert_eq!(Attention::reduction_order(memory), AttentionPart::reduction_order(memory));
-    assert_eq!(Attention::reduction_order(shuffle), AttentionPart::reduction_order(shuffle));
+    let v = |reduction| attention::Variant { head_dim: 128, kv: KvType::F16, reduction };
+    let (memory, subgroup) = (v(Reduction::SharedMemory), v(Reduction::Subgroup));
+    assert_ne!(Attention::reduction_order(memory), Attention::reduction_order(subgroup));
+    assert_eq!(Attention::reduction_order(memory), AttentionSplitKv::reduction_order(memory));
+    assert_eq!(Attention::reduction_order(subgroup), AttentionSplitKv::reduction_order(subgroup));
 }

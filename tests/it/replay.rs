@@ -84,13 +84,13 @@ fn a_wrong_kernel_is_named() {
     let (binding, worst) = norm.worst.expect("a deviation");
     assert!(binding == "y" && worst.error_ratio > 1.0 && worst.bound > 0.0, "{norm:?}");
 
-    let attention = found("attn/attention", "< seen.end)", "<= seen.end)");
+    let attention = found("attn/attention", "< visible.end)", "<= visible.end)");
     assert_eq!(attention.scope.to_string(), "blk.0 attention");
     assert!(attention.shape.contains("capacity: 16"), "{attention:?}");
 
     let router = found("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other < e || other == 1u");
     assert_eq!(router.scope, Scope::layer(0, Stage::Router));
     found("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k");
-    found("attn/qkv_to_cache", "p.eps", "(p.eps + 0.01)");
+    found("attn/rope_kv_append", "+ p.eps)", "+ p.eps + 0.01)");
     found("linear/gemv", "= silu(", "= 1.001 * silu(");
 }

@@ -1,4 +1,4 @@
-// Heads are normed: the factor of element i, norm having a row for each role.
+// Heads have RMS norm: the factor of element i. `norm` has a row for each role.
 fn head_scale(role: u32, i: u32, inverse_rms: f32) -> f32 {
-    return inverse_rms * norm[role * HEAD_DIM + i];
+    return inverse_rms * norm[role * p.head_dim + i];
 }

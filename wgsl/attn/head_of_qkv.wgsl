@@ -1,6 +1,6 @@
 // The heads of a row of projections: queries, keys, values.
 fn head_input(row: u32, head: u32, i: u32) -> f32 {
-    return qkv_value(row, (p.heads + 2u * p.kv_heads) * HEAD_DIM, head * HEAD_DIM + i);
+    return qkv_value(row, (p.heads + 2u * p.kv_heads) * p.head_dim, head * p.head_dim + i);
 }
 
 // 0 for a query head, 1 for a key head, 2 for a value head.

@@ -1,4 +1,4 @@
-// Element i of a row of width projections, and its bias.
+// Element i of a row of `width` projections, with its bias.
 fn qkv_value(row: u32, width: u32, i: u32) -> f32 {
     return qkv[row * width + i] + bias[i];
 }

@@ -1,4 +1,4 @@
-// Rows of q, k and v from rows of all three, an invocation an element.
+// Splits rows of projections into rows of q, k and v, an invocation an element.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let i = tile.x * WG + invocation;

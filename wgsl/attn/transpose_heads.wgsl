@@ -1,4 +1,4 @@
-// Tokens of heads to heads of tokens, an invocation an element.
+// Transposes head-major heads to token-major ones, an invocation an element.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let i = tile.x * WG + invocation;

@@ -1,6 +1,6 @@
-// A head of kv_four's elements, packed as the format has it, becomes head `to` of the cache: by a workgroup, without a barrier.
+// Packs the elements of kv_vec4 into head `to` of the cache, by a workgroup and without a barrier.
 fn kv_store_head(to: u32, invocation: u32) {
-    for (var i = invocation; i < KV_HEAD / 4u; i += WG) {
-        kv[to * (KV_HEAD / 4u) + i] = kv_packed(i);
+    for (var i = invocation; i < kv_head_words() / 4u; i += WG) {
+        kv[to * (kv_head_words() / 4u) + i] = kv_packed(i);
     }
 }

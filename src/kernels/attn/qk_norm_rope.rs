@@ -1,9 +1,9 @@
-//! Heads of tokens to tokens of heads, normed and rotated on the way.
+//! Token-major heads to head-major ones, with norm and RoPE.
 
 use super::{
-    Cache, TESTED_HEAD_DIMS,
-    head::{Turn, random, rounded, test_positions, test_rotations, test_shapes, turning},
-    workgroup,
+    RopeHead,
+    heads::{Rope, TEST_SHAPES, TestShape, copy_source, random, rope_source, rounded, test_positions, test_rotations},
+    kv_index::position_of,
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
@@ -11,12 +11,12 @@ use crate::{
 };
 
 kernel! {
-    /// `y[h, t] = x[t, h]`, RMS-normed with `norm` and rotated by the angles of `positions[t]` as the mode says.
+    /// `y[h, t] = x[t, h]`, by mode with RMS norm by `norm` and rotated by the angles of the row's position.
     ///
-    /// Shapes: `x` `[rows, heads, HD]` f32, `norm` `[HD]`, `rotations` `[capacity, HD/2]` of (cos, sin), `positions` as
-    /// [`Cache`] has them (clamped to the capacity), `y` `[heads, rows, HD]`. Bound: 3e-6 of the length of the rotated pair; a
-    /// transposition is exact. Measured worst on lavapipe: 0.1 of it.
-    pub struct QkNormRope("attn/qk_norm_rope") for Variant;
+    /// Shapes: `x` `[rows, heads, HD]` f32; `norm` `[HD]`; `rotations` `[capacity, HD/2]` of (cos, sin); `positions`
+    /// `[rows, 2]` with each row's position (clamped to the capacity) and sequence; `y` `[heads, rows, HD]`. Bound:
+    /// 3e-6 of the length of the rotated pair; a transposition is exact. Measured worst on lavapipe: 0.1 of it.
+    pub struct QkNormRope("attn/qk_norm_rope") for Mode;
     params {
         /// Tokens.
         rows: u32,
@@ -24,18 +24,18 @@ kernel! {
         heads: u32,
         /// Positions that have angles.
         capacity: u32,
-        /// Added to the mean square by the norm.
-        eps: f32,
+        /// The heads.
+        head: RopeHead,
     }
     binds {
         /// The heads of each token.
         x: read [f32],
         /// The norm's weights.
-        norm: read [f32] if |v| v.mode == Mode::NormRope,
+        norm: read [f32] if |mode| *mode == Mode::NormRope,
         /// Cosines and sines.
-        rotations: read [[f32; 2]] if |v| v.mode != Mode::Transpose,
-        /// Each token's position.
-        positions: read [u32] if |v| v.mode != Mode::Transpose,
+        rotations: read [[f32; 2]] if |mode| *mode != Mode::Transpose,
+        /// Each row's position and sequence.
+        positions: read [u32] if |mode| *mode != Mode::Transpose,
         /// The tokens of each head.
         y: write [f32],
     }
@@ -44,101 +44,81 @@ kernel! {
 /// What is done to a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// It is only put elsewhere: values.
+    /// It is only transposed: values.
     Transpose,
-    /// Norm and RoPE: queries and keys of a model with QK-norm.
+    /// Norm, and RoPE of the pairs `(i, i + HD/2)`: queries and keys of Qwen3.
     NormRope,
-    /// RoPE: those of others.
-    Rope,
-}
-
-/// Head size, mode, pairing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Variant {
-    /// Elements of a head: even, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
-    pub head_dim: u32,
-    /// What is done to it.
-    pub mode: Mode,
-    /// RoPE turns neighbours `(2i, 2i + 1)`, as Llama GGUFs have it, and not `(i, i + HD/2)`.
-    pub interleaved: bool,
-    /// Whether a sequence is behind each position.
-    pub cache: Cache,
+    /// RoPE of the pairs `(2i, 2i + 1)`: queries and keys of Llama GGUFs.
+    RopeInterleaved,
 }
 
 impl Kernel for QkNormRope {
-    fn supported(_: &Caps) -> Vec<Variant> {
-        let mut all = Vec::new();
-        for head_dim in TESTED_HEAD_DIMS {
-            for (mode, interleaved) in [Mode::NormRope, Mode::Rope].iter().flat_map(|m| [(*m, false), (*m, true)]) {
-                all.extend(Cache::ALL.map(|cache| Variant { head_dim, mode, interleaved, cache }));
-            }
-            let (mode, cache) = (Mode::Transpose, Cache::Contiguous);
-            all.push(Variant { head_dim, mode, interleaved: false, cache });
-        }
-        all
+    fn supported(_: &Caps) -> Vec<Mode> {
+        vec![Mode::Transpose, Mode::NormRope, Mode::RopeInterleaved]
     }
 
-    fn source(v: Variant) -> Source {
+    fn source(mode: Mode) -> Source {
         let body = wgsl!("attn/qk_norm_rope.wgsl");
-        match v.mode {
-            Mode::Transpose => Source::new(body, workgroup(v.head_dim))
-                .with(wgsl!("attn/head_copy.wgsl"))
-                .constant("HEAD_DIM", v.head_dim),
-            Mode::NormRope | Mode::Rope => {
-                let norm = v.mode == Mode::NormRope;
-                v.cache.positions(turning(body, v.head_dim, norm, v.interleaved))
-            }
+        match mode {
+            Mode::Transpose => copy_source(body),
+            Mode::NormRope => rope_source(body, true, false),
+            Mode::RopeInterleaved => rope_source(body, false, true),
         }
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
+    fn grid(_: Mode, p: &Params) -> Grid {
         Grid { x: p.heads, y: p.rows }
     }
 
-    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let (hd, heads) = (v.head_dim as usize, p.heads as usize);
-        let turn = Turn { norm: host.norm, eps: p.eps, interleaved: v.interleaved, rotations: host.rotations };
+    fn cpu(mode: Mode, p: &Params, host: Host<'_>) {
+        let (hd, heads) = (p.head.head_dim as usize, p.heads as usize);
+        let rope = rope(mode, p, host.norm, host.rotations);
         for (i, head) in host.x.chunks_exact(hd).take(p.rows as usize * heads).enumerate() {
             let (row, to) = (i / heads, i % heads * p.rows as usize + i / heads);
-            let head = rounded(&moved(v, p, &turn, host.positions, row, head));
+            let head = rounded(&moved(mode, p, &rope, host.positions, row, head));
             host.y[to * hd..][..hd].copy_from_slice(&head);
         }
     }
 
-    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let (hd, heads) = (v.head_dim as usize, p.heads as usize);
-        let turn = Turn { norm: before.norm, eps: p.eps, interleaved: v.interleaved, rotations: before.rotations };
+    fn reference(mode: Mode, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let (hd, heads) = (p.head.head_dim as usize, p.heads as usize);
+        let rope = rope(mode, p, before.norm, before.rotations);
         let mut y = Expect::unchanged(before.y);
         for (i, head) in before.x.chunks_exact(hd).take(p.rows as usize * heads).enumerate() {
             let (row, to) = (i / heads, i % heads * p.rows as usize + i / heads);
-            y[to * hd..][..hd].copy_from_slice(&moved(v, p, &turn, before.positions, row, head));
+            y[to * hd..][..hd].copy_from_slice(&moved(mode, p, &rope, before.positions, row, head));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(v: Variant) -> Vec<Case<Self>> {
-        test_shapes(v.head_dim).into_iter().map(|(heads, _, rows)| case(v, heads, rows)).collect()
+    fn cases(mode: Mode) -> Vec<Case<Self>> {
+        TEST_SHAPES.into_iter().map(|shape| case(mode, shape)).collect()
     }
 }
 
-/// A head as it leaves the kernel, exactly, each element with its bound.
-fn moved(v: Variant, p: &Params, turn: &Turn<'_>, positions: &[u32], row: usize, head: &[f32]) -> Vec<(f64, f64)> {
+/// Returns a dispatch's norm and RoPE.
+fn rope<'a>(mode: Mode, p: &Params, norm: &'a [f32], rotations: &'a [[f32; 2]]) -> Rope<'a> {
+    Rope { norm, eps: p.head.eps, interleaved: mode == Mode::RopeInterleaved, rotations }
+}
+
+/// Returns a head as it leaves the kernel, each element with its bound.
+fn moved(mode: Mode, p: &Params, rope: &Rope<'_>, positions: &[u32], row: usize, head: &[f32]) -> Vec<(f64, f64)> {
     let head = head.iter().map(|x| f64::from(*x));
-    match v.mode {
+    match mode {
         Mode::Transpose => head.map(|x| (x, 0.0)).collect(),
-        Mode::NormRope | Mode::Rope => turn.turn(head.collect(), v.cache.position(positions, p.capacity, row)),
+        Mode::NormRope | Mode::RopeInterleaved => rope.apply(head.collect(), position_of(positions, p.capacity, row)),
     }
 }
 
-fn case(v: Variant, heads: u32, rows: u32) -> Case<QkNormRope> {
-    let (capacity, hd) = (9, v.head_dim);
-    let p = Params { rows, heads, capacity, eps: 1e-6 };
-    let mut rng = Rng::new(u64::from(hd) + 2);
-    let x = random(&mut rng, rows * heads * hd);
-    let norm = if v.mode == Mode::NormRope { random(&mut rng, hd) } else { Vec::new() };
-    let rotations = test_rotations(capacity, hd);
-    let positions = test_positions(v.cache, rows);
+fn case(mode: Mode, shape: TestShape) -> Case<QkNormRope> {
+    let (capacity, TestShape { head_dim, heads, rows, .. }) = (9, shape);
+    let p = Params { rows, heads, capacity, head: RopeHead { head_dim, eps: 1e-6 } };
+    let mut rng = Rng::new(u64::from(head_dim) + 2);
+    let x = random(&mut rng, rows * heads * head_dim);
+    let norm = if mode == Mode::NormRope { random(&mut rng, head_dim) } else { Vec::new() };
+    let rotations = test_rotations(capacity, head_dim);
+    let positions = test_positions(rows);
     // A head more than there are, which must stay as it is.
-    let y = vec![f32::NAN; ((heads * rows + 1) * hd) as usize];
-    Case::of_reference(format!("{rows} tokens, {heads} heads"), v, p, Data { x, norm, rotations, positions, y })
+    let y = vec![f32::NAN; ((heads * rows + 1) * head_dim) as usize];
+    Case::of_reference(shape.name(), mode, p, Data { x, norm, rotations, positions, y })
 }

@@ -1,6 +1,6 @@
-//! Queries, keys and values from rows of all three.
+//! Rows of projections to queries, keys and values.
 
-use super::head::{biased, qkv, random};
+use super::heads::{bias_bound, qkv_fragment, random};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
@@ -9,8 +9,9 @@ use crate::{
 kernel! {
     /// `q[t], k[t], v[t] = qkv[t] + bias`, the bias where there is one.
     ///
-    /// Shapes: `qkv` `[rows, q_len + 2·kv_len]` f32, `bias` of a row, `q` `[rows, q_len]`, `k` and `v`
-    /// `[rows, kv_len]`. Bound: 1e-6 of `|qkv| + |bias|`; without a bias exact. Measured worst on lavapipe: 0.06 of it.
+    /// Shapes: `qkv` `[rows, q_len + 2·kv_len]` f32; `bias` of a row; `q` `[rows, q_len]`; `k` and `v`
+    /// `[rows, kv_len]`. Bound: `1e-6 · (|qkv| + |bias|)`; exact without a bias. Measured worst on lavapipe: 0.06 of
+    /// it.
     pub struct SplitQkv("attn/split_qkv") for Variant;
     params {
         /// Tokens.
@@ -23,7 +24,7 @@ kernel! {
     binds {
         /// The projections.
         qkv: read [f32],
-        /// What is added to each row of them.
+        /// The bias of a row of them.
         bias: read [f32] if |v| v.bias,
         /// The queries.
         q: write [f32],
@@ -49,7 +50,7 @@ impl Kernel for SplitQkv {
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("attn/split_qkv.wgsl"), WG).with(qkv(v.bias))
+        Source::new(wgsl!("attn/split_qkv.wgsl"), WG).with(qkv_fragment(v.bias))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -90,7 +91,7 @@ impl Kernel for SplitQkv {
     }
 }
 
-/// Queries, keys and values, exactly, each element with its bound.
+/// Returns queries, keys and values, each element with its bound.
 fn split(p: &Params, qkv: &[f32], bias: &[f32]) -> [Vec<(f64, f64)>; 3] {
     let (q_len, kv_len) = (p.q_len as usize, p.kv_len as usize);
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
@@ -98,7 +99,7 @@ fn split(p: &Params, qkv: &[f32], bias: &[f32]) -> [Vec<(f64, f64)>; 3] {
         for (i, x) in row.iter().enumerate() {
             let (x, bias) = (f64::from(*x), f64::from(bias.get(i).copied().unwrap_or_default()));
             let part = if i < q_len { 0 } else { 1 + (i - q_len) / kv_len };
-            parts[part].push((x + bias, biased(x, bias)));
+            parts[part].push((x + bias, bias_bound(x, bias)));
         }
     }
     parts

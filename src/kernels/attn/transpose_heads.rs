@@ -1,6 +1,6 @@
-//! Tokens of heads to heads of tokens.
+//! Head-major heads to token-major ones.
 
-use super::head::random;
+use super::heads::random;
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
@@ -9,7 +9,7 @@ use crate::{
 kernel! {
     /// `y[t, h] = x[h, t]`.
     ///
-    /// Shapes: `x` `[heads, rows, head_dim]` f32, `y` `[rows, heads · head_dim]`. Exact.
+    /// Shapes: `x` `[heads, rows, head_dim]` f32; `y` `[rows, heads · head_dim]`. Exact.
     pub struct TransposeHeads("attn/transpose_heads") for ();
     params {
         /// Tokens.

@@ -21,7 +21,7 @@ pub use tuning::{Tuning, TuningChoice, TuningKey};
 use crate::{
     gpu::Matrices,
     kernels::{
-        attn::Exchange,
+        attn::Reduction,
         linear::{ActivationType, Group, Lanes, Mma, TileType, gemm::TileRows, gemv_columns::Columns},
     },
 };
@@ -77,7 +77,7 @@ pub struct KernelSelection {
     /// How a GEMV shares out its work over a subgroup.
     pub split: Lanes,
     /// How attention's invocations exchange queries, scores and sums.
-    pub reduction: Exchange,
+    pub reduction: Reduction,
     /// The type of GEMM's tiles.
     pub tile: TileType,
     /// What multiplies these tiles.
@@ -113,7 +113,7 @@ impl KernelSelection {
         prefill: PrefillMatmul::Gemm,
         // Neighbours load neighbouring memory: all loads are 128 bits wide on AMD and Intel.
         split: Lanes::Units,
-        reduction: Exchange::Memory,
+        reduction: Reduction::SharedMemory,
         tile: TileType::F32,
         mma: Mma::Fma,
         // Int8 has 2.8 vector instructions a weight for 4.5 on RDNA3, 3.1 for 5.6 on Arc; its error is 3e-3 nats.
@@ -159,7 +159,7 @@ impl KernelSelection {
         // and shuffled. 16 rows of 2,560 by 1,024 in Q4_K take 50 to 60 ms for 160.
         split: Lanes::Rows,
         // Queries and scores in registers: 12.8 ms for 14.0 to 15.3 at depth 4,096.
-        reduction: Exchange::Shuffle,
+        reduction: Reduction::Subgroup,
         ..Self::SOFTWARE
     };
 

@@ -1,7 +1,7 @@
 use super::{DownProj, KernelSelection, NormPlacement, PrefillMatmul};
 use crate::{
     kernels::{
-        attn::can_turn,
+        attn::can_fuse_rope,
         linear::{
             Mma,
             gemm::{self, TileRows},
@@ -146,7 +146,7 @@ impl KernelSelection {
         if phase == Phase::Prefill {
             return AttentionKind::Attention;
         }
-        let fused = self.fused_rope && can_turn(config.head_dim, config.heads / config.kv_heads, self.reduction);
+        let fused = self.fused_rope && can_fuse_rope(config.head_dim, config.heads / config.kv_heads, self.reduction);
         match (fused, chunks >= self.split_kv_from) {
             (false, false) => AttentionKind::Attention,
             (false, true) => AttentionKind::SplitKv,

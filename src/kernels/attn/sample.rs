@@ -1,0 +1,123 @@
+//! Which head sizes and formats the attention kernels list, and the sample of them that the conformance suite runs.
+
+use super::{Reduction, RopeVariant, attention, can_fuse_rope};
+use crate::{gpu::Caps, kernels::KvType};
+
+/// The head sizes that are listed: those of the models of tests/it, one that is no multiple of eight, and those of
+/// published models. A plan may have any multiple of four up to [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM); only constants
+/// differ.
+const HEAD_DIMS: [u32; 10] = [16, 20, 32, 64, 80, 96, 112, 128, 192, 256];
+
+/// QK-norm and pairing of RoPE as the architectures have them: Qwen3's, and Llama's (interleaved).
+pub(super) const ROPES: [(bool, bool); 2] = [(true, false), (false, true)];
+
+/// Returns every variant of attention over a cache.
+pub(super) fn attentions(caps: &Caps) -> Vec<attention::Variant> {
+    let mut all = Vec::new();
+    for kv in KvType::available(caps) {
+        for reduction in Reduction::available(caps) {
+            all.extend(HEAD_DIMS.map(|head_dim| attention::Variant { head_dim, kv, reduction: *reduction }));
+        }
+    }
+    all
+}
+
+/// Returns every variant of attention from projections.
+pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
+    let of = |attention: attention::Variant| {
+        ROPES.map(move |(norm, interleaved)| RopeVariant { attention, norm, interleaved })
+    };
+    let fused = attentions(caps).into_iter().filter(|v| can_fuse_rope(v.head_dim, 1, v.reduction));
+    fused.flat_map(of).collect()
+}
+
+/// Returns whether the suite runs a variant of single-pass attention:
+/// - heads of 64 and 128, as most models have them, with every format and reduction;
+/// - heads of 16, 32 and 80, as other models of tests/it have them, with the default format and every reduction;
+/// - other sizes with the default format and the reduction of GPUs.
+pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
+    match v.head_dim {
+        64 | 128 => true,
+        16 | 32 | 80 => is_default(caps, v.kv),
+        _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
+    }
+}
+
+/// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it only where RoPE cannot be
+/// fused:
+/// - heads of 128 with every format and reduction;
+/// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
+pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
+    let fused = can_fuse_rope(v.head_dim, 1, v.reduction);
+    v.head_dim == 128 || (!fused && is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory)
+}
+
+/// Returns whether the suite runs a variant of split-KV attention from projections: what the plans of the models of
+/// tests/it/coverage.rs record.
+/// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
+/// - other models of tests/it with the default format and every reduction.
+pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
+    match (v.attention.head_dim, v.norm) {
+        (64, false) | (128, _) => true,
+        (16 | 64 | 80, _) | (32, true) => is_default(caps, v.attention.kv),
+        _ => false,
+    }
+}
+
+/// Returns whether the suite runs a variant of single-pass attention from projections: those of
+/// [`runs_rope_attention_split_kv`], and the other sizes with the default format and the first reduction that can fuse
+/// them.
+pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
+    let attention::Variant { head_dim, kv, reduction } = v.attention;
+    let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
+    let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
+    runs_rope_attention_split_kv(caps, v) || (other && is_default(caps, kv) && first == Some(reduction))
+}
+
+/// Returns whether a device keeps its cache as `kv` unless it is told otherwise.
+fn is_default(caps: &Caps, kv: KvType) -> bool {
+    KvType::available(caps).next() == Some(kv)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gpu::Kernel,
+        kernels::attn::{
+            attention::Attention, attention_split_kv::AttentionSplitKv, heads::TEST_SHAPES,
+            rope_attention::RopeAttention, rope_attention_split_kv::RopeAttentionSplitKv,
+        },
+    };
+
+    #[test]
+    fn published_head_sizes_are_decoded_and_prefilled_with_and_without_norm() {
+        let caps = Caps { min_subgroup_8: true, subgroups: true, ..Caps::portable() };
+        for head_dim in [64, 96, 112, 128, 192, 256] {
+            let attention = Attention::covered(&caps);
+            assert!(attention.iter().any(|v| v.head_dim == head_dim), "prefill of {head_dim}");
+            assert!(TEST_SHAPES.iter().any(|shape| shape.head_dim == head_dim), "cases of {head_dim}");
+            for rope in ROPES {
+                let decoded = RopeAttention::covered(&caps);
+                let mut decoded = decoded.iter().filter(|v| v.attention.head_dim == head_dim);
+                assert!(decoded.any(|v| (v.norm, v.interleaved) == rope), "decode of {head_dim}, {rope:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sample_is_part_of_what_is_listed_and_small() {
+        for min_subgroup_8 in [false, true] {
+            for pack_f16 in [false, true] {
+                let caps = Caps { pack_f16, min_subgroup_8, subgroups: min_subgroup_8, ..Caps::portable() };
+                let (queries, projections) = (attentions(&caps), rope_attentions(&caps));
+                let [attention, split] = [Attention::covered(&caps), AttentionSplitKv::covered(&caps)];
+                let [rope, rope_split] = [RopeAttention::covered(&caps), RopeAttentionSplitKv::covered(&caps)];
+                assert!(attention.iter().chain(&split).all(|v| queries.contains(v)));
+                assert!(rope.iter().chain(&rope_split).all(|v| projections.contains(v)));
+                let count = [attention.len(), split.len(), rope.len(), rope_split.len()];
+                assert!(count.iter().sum::<usize>() <= 110, "{count:?}");
+            }
+        }
+    }
+}

@@ -1,6 +1,0 @@
-// The sum over a workgroup of eight within one subgroup, by halves, for each of them.
-fn eight_sum(x: f32, invocation: u32) -> f32 {
-    var sum = x + subgroupShuffle(x, invocation ^ 4u);
-    sum += subgroupShuffle(sum, invocation ^ 2u);
-    return sum + subgroupShuffle(sum, invocation ^ 1u);
-}

@@ -1,4 +1,0 @@
-// Heads are taken as they are.
-fn turned_scale(role: u32, i: u32, inverse_rms: f32) -> vec4<f32> {
-    return vec4<f32>(1.0);
-}
