@@ -115,7 +115,7 @@ impl Pool {
     }
 
     /// Makes room for `tokens` positions after a table's length; [`Self::advance`] moves the length. Returns the copy
-    /// that must run before anything is written there: a partly filled block that is shared is replaced by an own one
+    /// that must run before anything is written there: a partly filled, shared block is replaced by a private one
     /// (copy-on-write). Until the length moves, growing again returns the same room and the same copy.
     ///
     /// A published block that would be written again is unpublished.
@@ -160,7 +160,7 @@ impl Pool {
     pub fn fork(&mut self, table: &Table) -> Table {
         let mut blocks = table.blocks[..table.len.div_ceil(self.block) as usize].to_vec();
         if let (Some(copy), Some(last)) = (table.copy, blocks.last_mut()) {
-            // The own block is still empty.
+            // The private block is still empty.
             *last = copy.from;
         }
         for &id in &blocks {
