@@ -16,7 +16,7 @@ struct Limited(AtomicUsize);
 #[global_allocator]
 static ALLOCATOR: Limited = Limited(AtomicUsize::new(0));
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Limited {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if self.0.fetch_add(layout.size(), Relaxed).saturating_add(layout.size()) > LIMIT {

@@ -457,7 +457,7 @@ fn devices_and_info_list_devices_and_tensors() -> Result {
     for part in
         ["\"qwen3moe\"", "[1504 strings: ", "blk.3.ffn_up_exps.weight", "context of 128 tokens", "f32 KV", "fits cpu"]
     {
-        assert!(info.contains(part), "{part:?} is not in: {info}");
+        assert!(info.contains(part), "{part:?} is missing in: {info}");
     }
     Ok(())
 }
@@ -468,7 +468,7 @@ fn conformance_reports_verdicts() -> Result {
         let args = [&["conformance", "-k", "elementwise/"], options].concat();
         let table = success(&ferrum(&args)?)?;
         for part in ["KERNEL", "elementwise/silu_mul", "pass", " 0 failed; worst error "] {
-            assert!(table.contains(part), "{part:?} is not in: {table}");
+            assert!(table.contains(part), "{part:?} is missing in: {table}");
         }
     }
     // The portable mask has no subgroups, nor have the CPU kernels.
@@ -495,7 +495,7 @@ fn conformance_replays_a_model() -> Result {
     let model = file("replayed.gguf", &TinyModel::default().to_bytes()?)?;
     let table = success(&ferrum(&["conformance", "--model", &model])?)?;
     for part in ["moe/router_topk", "linear/embed", "linear/gemv", " steps; worst error "] {
-        assert!(table.contains(part), "{part:?} is not in: {table}");
+        assert!(table.contains(part), "{part:?} is missing in: {table}");
     }
     let args = ["conformance", "--model", &model, "--tokens", "1,2", "--kv-type", "f32", "--device", "cpu", "--json"];
     let json: serde_json::Value = serde_json::from_str(&success(&ferrum(&args)?)?)?;
@@ -530,7 +530,7 @@ fn a_step_outside_its_bound_has_its_exit_code() -> Result {
         assert_eq!(output.status.code(), Some(7), "{log}");
         let line = log.lines().last().ok_or("empty standard error")?;
         for part in ["error: elementwise/rms_norm", "leaves its bound in blk.0 attention, step 2 of ", "n: 256"] {
-            assert!(line.contains(part), "{part:?} is not in: {line}");
+            assert!(line.contains(part), "{part:?} is missing in: {line}");
         }
         // The steps before it are reported nevertheless.
         assert!(table.contains("linear/embed") && table.contains("elementwise/rms_norm"), "{table}");

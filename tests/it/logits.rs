@@ -62,8 +62,8 @@ async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, config: Prefill
         [(KvType::F32, Tolerance::F32, &golden.f32), (KvType::F16, Tolerance::F16, &golden.f16)]
     {
         let rows = rows(&model, golden, kv_type, config).await;
-        let share = expected.check(&rows, tolerance).unwrap_or_else(|error| panic!("{}: {error}", golden.model));
-        worst = worst.max(share);
+        let ratio = expected.check(&rows, tolerance).unwrap_or_else(|error| panic!("{}: {error}", golden.model));
+        worst = worst.max(ratio);
     }
     worst
 }
@@ -72,7 +72,10 @@ async fn check_tiny_models(device: &Device, config: PrefillConfig) {
     let goldens = Golden::read_all("tiny.json").expect("goldens");
     for (name, tiny) in crate::common::tiny_model::tiny_models() {
         let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
-        println!("{name}: worst share {:.3}", check(device, tiny.to_bytes().expect("a GGUF"), golden, config).await);
+        println!(
+            "{name}: worst error {:.3} of the bound",
+            check(device, tiny.to_bytes().expect("a GGUF"), golden, config).await
+        );
     }
 }
 
@@ -87,7 +90,7 @@ fn gpu_agrees_with_the_reference() {
         let device = gpu().await;
         check_tiny_models(&device, TILES).await;
         for golden in Golden::read_all("demo_logits.json").expect("goldens") {
-            println!("demo: worst share {:.3}", check(&device, demo_bytes(), &golden, TILES).await);
+            println!("demo: worst error {:.3} of the bound", check(&device, demo_bytes(), &golden, TILES).await);
         }
     });
 }

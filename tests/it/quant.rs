@@ -157,7 +157,7 @@ fn generator_is_the_published_one() {
     assert!((0..1000).all(|_| rng.below(7) < 7 && (0.0..1.0).contains(&rng.next_f32()) && rng.normal().abs() <= 6.0));
 }
 
-/// Found by fuzzing: the place of a row far behind the last overflowed.
+/// Found by fuzzing: the offset of a row far out of range overflowed.
 #[test]
 fn rows_out_of_range_are_zero() {
     for ty in WeightType::ALL {

@@ -24,7 +24,7 @@ struct Sequence {
     counts: Vec<u32>,
     sampler: Sampler,
     /// The number of tokens sampled so far.
-    drawn: u64,
+    sampled: u64,
     /// The base logits. Each step perturbs them a little, so that likely tokens recur.
     logits: Vec<f32>,
     likely: Vec<u32>,
@@ -37,8 +37,8 @@ impl Sequence {
     }
 
     fn draws(&self) -> [u32; 4] {
-        let (seed, drawn) = (self.options.seed, self.drawn);
-        [seed as u32, (seed >> 32) as u32, drawn as u32, (drawn >> 32) as u32]
+        let (seed, sampled) = (self.options.seed, self.sampled);
+        [seed as u32, (seed >> 32) as u32, sampled as u32, (sampled >> 32) as u32]
     }
 
     fn is_penalised(&self) -> bool {
@@ -58,7 +58,7 @@ impl Sequence {
     }
 
     /// Checks a token sampled from `logits`. Returns whether the host could determine it.
-    fn check(&mut self, logits: &[f32], drawn: u32) -> bool {
+    fn check(&mut self, logits: &[f32], sampled: u32) -> bool {
         let inputs = self.bias.iter().zip(&self.counts);
         let logits: Vec<f32> = (logits.iter().zip(inputs))
             .map(|(logit, (bias, count))| penalties::penalised(*logit, *bias, *count, self.penalties))
@@ -68,11 +68,11 @@ impl Sequence {
         let nan = logits[0].is_nan();
         let clear = nan || draw::margin(&logits, self.cuts(), self.draws()) > threshold;
         let wanted = self.sampler.sample(&logits).unwrap_or(NO_TOKEN);
-        assert!(!clear || drawn == wanted, "slot {} draw {}: {drawn}, expected {wanted}", self.slot, self.drawn);
-        assert_eq!(nan, drawn == NO_TOKEN);
+        assert!(!clear || sampled == wanted, "slot {} draw {}: {sampled}, expected {wanted}", self.slot, self.sampled);
+        assert_eq!(nan, sampled == NO_TOKEN);
         if !nan {
-            self.drawn += u64::from(self.options.temperature > 0.0);
-            self.counts[drawn as usize] += u32::from(self.is_penalised());
+            self.sampled += u64::from(self.options.temperature > 0.0);
+            self.counts[sampled as usize] += u32::from(self.is_penalised());
         }
         clear
     }
@@ -109,7 +109,7 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
             counts[id] = if i % 3 == 0 { IN_PROMPT } else { 0 };
         }
         let sampler = Sampler::new(options.clone()).expect("valid options");
-        Sequence { slot, options, penalties, bias, counts, sampler, drawn: 0, logits, likely }
+        Sequence { slot, options, penalties, bias, counts, sampler, sampled: 0, logits, likely }
     })
     .collect()
 }

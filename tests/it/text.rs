@@ -136,7 +136,7 @@ fn metadata_and_their_defaults() {
     assert_eq!(template.render(&[], &RenderOptions::default()).unwrap(), "<s>|");
 }
 
-/// The expected ids are those of Hugging Face's tokenizers 0.22 with the same vocabulary, merges and pattern.
+/// Compares with the ids of Hugging Face's tokenizers 0.22 for the same vocabulary, merges and pattern.
 #[test]
 fn splits_as_hugging_face_does() {
     const TEXTS: [&str; 8] = [

@@ -53,16 +53,16 @@ impl Golden {
     /// Reads all goldens of a file in `tests/golden`.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// Returns an error if the file cannot be read or has another format.
     pub fn read_all(file: &str) -> Result<Vec<Self>, String> {
         let goldens = list(&read(file)?, Self::parse).filter(|goldens| !goldens.is_empty());
         goldens.ok_or_else(|| format!("{file}: not in the format of make_goldens.py"))
     }
 
-    /// Whether the golden is for the model with these bytes.
+    /// Checks that the golden is for the model file `bytes`.
     ///
     /// # Errors
-    /// That it is not, and what to do about it.
+    /// Returns an error if it is for another file.
     pub fn check_model(&self, bytes: &[u8]) -> Result<(), String> {
         check_model(&self.model, self.fnv1a, bytes)
     }
@@ -105,16 +105,16 @@ impl Probabilities {
     /// Reads the single golden of a file in `tests/golden`.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// Returns an error if the file cannot be read or has another format.
     pub fn read(file: &str) -> Result<Self, String> {
         let json = read(file)?;
         json.get(0).and_then(Self::parse).ok_or_else(|| format!("{file}: not in the format of make_goldens.py"))
     }
 
-    /// Whether the golden is for the model with these bytes.
+    /// Checks that the golden is for the model file `bytes`.
     ///
     /// # Errors
-    /// That it is not, and what to do about it.
+    /// Returns an error if it is for another file.
     pub fn check_model(&self, bytes: &[u8]) -> Result<(), String> {
         check_model(&self.model, self.fnv1a, bytes)
     }
@@ -182,12 +182,12 @@ impl Expected {
             let allowed = tolerance.factor * self.max_abs[i].max(10.0);
             for &(id, expected) in &self.top[i] {
                 let found = row.get(id as usize).copied().ok_or_else(|| format!("row {i} has no token {id}"))?;
-                let share = (f64::from(found) - expected).abs() / allowed;
+                let ratio = (f64::from(found) - expected).abs() / allowed;
                 // Rejects NaN as well.
-                if !matches!(share.partial_cmp(&1.0), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
+                if !matches!(ratio.partial_cmp(&1.0), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
                     return Err(format!("row {i}, token {id}: {found}, expected {expected} within {allowed:.2e}"));
                 }
-                worst = worst.max(share);
+                worst = worst.max(ratio);
             }
             if let Some(&next) = (i + 1).checked_sub(prompt_rows).and_then(|n| self.greedy.get(n)) {
                 let found = argmax(row);
