@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help:
 	@echo 'make demo    build, and ask the demo model a question'
 	@echo 'make test    check formatting, lints and documentation, and run the tests'
-	@echo 'make soak    the long forms of the soak and stress tests'
+	@echo 'make soak    the long forms of the soak, stress and mutation tests'
 	@echo 'make test-stacks'
 	@echo '             all kernels on other drivers, compilers and targets, and in a browser (Debian only; installs Python 3'
 	@echo '             and Node). STAGES="gl tint" selects stages: dxc lavapipe mesa swiftshader browser translations tint gl'
@@ -32,7 +32,7 @@ test: setup lint-tools
 	$(CARGO) test
 
 soak: setup
-	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress::
+	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress:: gguf_mutations::
 
 test-stacks: setup
 	@tools/stacks/run.sh $(STAGES)

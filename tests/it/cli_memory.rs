@@ -6,8 +6,12 @@ const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// Runs a command without autotuning, away from the user's cache.
 fn ferrum(args: &[&str]) -> Result<Output> {
-    Ok(Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu")).args(args).output()?)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
+    let tuned = matches!(args, ["run" | "bench", ..]);
+    Ok(command.args(args).args(tuned.then_some("--no-tune")).output()?)
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -361,10 +361,20 @@ fn unmutated_models_run() {
 
 #[test]
 fn mutated_models_are_refused_or_run() {
-    const CASES: u32 = 3000;
+    mutate(600);
+}
+
+#[test]
+#[ignore = "long: `make soak` runs it"]
+fn more_mutated_models_are_refused_or_run() {
+    mutate(3000);
+}
+
+/// Checks `cases` mutated models.
+fn mutate(cases: u32) {
     let models: Vec<RawGguf> =
         (0..3).map(|which| RawGguf::of(&model(which).to_bytes().expect("a valid model"), 32)).collect();
-    let config = Proptest { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Proptest::default() };
+    let config = Proptest { cases, failure_persistence: None, max_shrink_iters: 200, ..Proptest::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let outcomes = std::cell::RefCell::new(Vec::new());
     let changes = (0..3_usize, prop::collection::vec(change(), 1..4));
@@ -385,7 +395,7 @@ fn mutated_models_are_refused_or_run() {
     }
     let outcomes = outcomes.into_inner();
     let [unparsed, no_model, ran] = [Outcome::NotParsed, Outcome::NoModel, Outcome::Ran]
-        .map(|wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count());
+        .map(|wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count() as u32);
     println!("{unparsed} not parsed, {no_model} no models, {ran} run");
-    assert!(unparsed > 1000 && no_model > 300 && ran > 500, "{unparsed}, {no_model}, {ran}");
+    assert!(unparsed > cases / 3 && no_model > cases / 10 && ran > cases / 6, "{unparsed}, {no_model}, {ran}");
 }

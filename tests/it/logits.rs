@@ -1,18 +1,17 @@
 //! Logits compared with `tools/reference.py`, a float64 reference that shares no code with the engine.
 
-use crate::common::golden::{Golden, Tolerance};
+use crate::common::{
+    device::shared,
+    golden::{Golden, Tolerance},
+};
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions},
+    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
     gguf::Gguf,
-    gpu::{Adapter, Device},
+    gpu::Device,
     kernels::KvType,
     model::{DeviceProfile, KernelSelection, Model, PlanOptions, Precision, PrefillMatmul},
+    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
 };
-
-async fn gpu() -> Device {
-    let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
-    Device::new(&adapter).await.expect("a device")
-}
 
 /// A prefill configuration.
 #[derive(Clone, Copy)]
@@ -87,7 +86,7 @@ fn demo_bytes() -> Vec<u8> {
 #[test]
 fn gpu_agrees_with_the_reference() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         check_tiny_models(&device, TILES).await;
         for golden in Golden::read_all("demo_logits.json").expect("goldens") {
             println!("demo: worst error {:.3} of the bound", check(&device, demo_bytes(), &golden, TILES).await);
@@ -102,13 +101,13 @@ fn cpu_kernels_agree_with_the_reference() {
 
 #[test]
 fn chunked_prefill_stays_in_the_bound() {
-    pollster::block_on(async { check_tiny_models(&gpu().await, ROWS).await });
+    pollster::block_on(async { check_tiny_models(&shared(), ROWS).await });
 }
 
 #[test]
 fn chunking_a_prompt_changes_no_bit() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         let goldens = Golden::read_all("tiny.json").expect("goldens");
         let selected = KernelSelection {
             prefill: PrefillMatmul::Gemv,
@@ -132,15 +131,45 @@ fn chunking_a_prompt_changes_no_bit() {
     });
 }
 
+/// Reads the demo model's golden answers.
+fn demo_answers() -> serde_json::Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/demo.json");
+    serde_json::from_str(&std::fs::read_to_string(path).expect("goldens")).expect("JSON")
+}
+
+#[test]
+fn the_demo_model_gives_the_golden_answers() {
+    pollster::block_on(async {
+        let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
+        let tokenizer = Tokenizer::from_gguf(&gguf).expect("a tokenizer");
+        let template = ChatTemplate::from_metadata(gguf.metadata()).expect("a template");
+        let model = Model::load(&shared(), &gguf, |_, _| ()).await.expect("a model");
+        let options = EngineOptions { kv_type: Some(KvType::F32), context: Some(128), ..EngineOptions::default() };
+        let engine = Engine::new(&model, &options).await.expect("an engine");
+        let (sampling, stop) = (SamplingOptions::greedy(), tokenizer.stop_ids().to_vec());
+        let greedy = GenerateOptions { sampling, stop, ..GenerateOptions::default() };
+        for answer in demo_answers()["answers"].as_array().expect("answers") {
+            let prompt = answer["prompt"].as_str().expect("a prompt");
+            let text = template.render(&[Message::user(prompt)], &RenderOptions::default()).expect("a prompt");
+            let mut session = engine.session();
+            let mut reply =
+                session.generate(&tokenizer.encode_prompt(&text).expect("tokens"), &greedy).expect("a request");
+            let mut tokens = Vec::new();
+            while let Some(token) = reply.next().await.expect("a step") {
+                tokens.push(token);
+            }
+            assert_eq!(tokenizer.decode(&tokens).expect("text"), answer["answer"].as_str().expect("text"), "{prompt}");
+        }
+    });
+}
+
 /// Returns the demo model's prompts and answers as tokens.
 fn conversations() -> Vec<Vec<u32>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/demo.json");
-    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).expect("goldens")).expect("JSON");
     let tokens = |answer: &serde_json::Value| {
         let lists = ["prompt_tokens", "answer_tokens"].map(|key| answer[key].as_array().expect("tokens"));
         lists.into_iter().flatten().map(|id| id.as_u64().expect("an id") as u32).collect()
     };
-    json["answers"].as_array().expect("answers").iter().map(tokens).collect()
+    demo_answers()["answers"].as_array().expect("answers").iter().map(tokens).collect()
 }
 
 /// Returns the token with the largest logit.
@@ -178,7 +207,7 @@ async fn answered(model: &Model, kv_type: KvType) -> Vec<Vec<f32>> {
 fn a_quantised_cache_barely_changes_probabilities() {
     pollster::block_on(async {
         let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
-        let model = Model::load(&gpu().await, &gguf, |_, _| ()).await.expect("a model");
+        let model = Model::load(&shared(), &gguf, |_, _| ()).await.expect("a model");
         let (exact, quantised) = (answered(&model, KvType::F32).await, answered(&model, KvType::Q8_0).await);
         let pairs = || exact.iter().zip(&quantised);
         let tokens = exact.len() as f64;

@@ -2,7 +2,8 @@
 //! `tools/reference.py`.
 
 use crate::common::{
-    engines::{demo, engine, gpu, options},
+    device::shared,
+    engines::{demo, engine, options},
     golden::{Answer, Probabilities},
 };
 use ferrum_wgpu::{
@@ -85,7 +86,7 @@ fn of(kernels: KernelSelection) -> PlanOptions {
 #[test]
 fn exact_precision_matches_the_reference() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         check(&device, PlanOptions::default(), 1e-6).await;
         if device.caps().matrices.f32_8 {
             check(&device, of(KernelSelection { mma: Mma::Matrices8, ..KernelSelection::GPU }), 1e-6).await;
@@ -96,7 +97,7 @@ fn exact_precision_matches_the_reference() {
 #[test]
 fn fast_precision_is_near_the_reference() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         check(&device, PlanOptions { precision: Precision::Fast, ..PlanOptions::default() }, 1e-3).await;
         // Whatever this device selects, run the selections of GPUs.
         let tile = if device.caps().f16 { TileType::F16 } else { TileType::F32 };
@@ -112,7 +113,7 @@ fn fast_precision_is_near_the_reference() {
 #[test]
 fn int8_activations_are_near_the_reference() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
             check(&device, of(KernelSelection { activations: ActivationType::Int8, ..kernels }), 3e-3).await;
         }
@@ -122,7 +123,7 @@ fn int8_activations_are_near_the_reference() {
 #[test]
 fn precision_selects_tile_types() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared();
         let [exact, fast] =
             Precision::ALL.map(|precision| KernelSelection::select(&DeviceProfile::new(&device), precision));
         assert_eq!(exact.tile, TileType::F32);

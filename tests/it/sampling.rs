@@ -1,8 +1,9 @@
 //! Sampling on a device compared with the host sampler: same logits, same seed, same tokens.
 
+use crate::common::device::shared;
 use ferrum_wgpu::{
     engine::{Sampler, SamplingOptions},
-    gpu::{Adapter, Buffer, Device, Program, Readback, Recorder},
+    gpu::{Buffer, Device, Program, Readback, Recorder},
     kernels::sample::{Buffers, NO_TOKEN, Rows, Sizes, Way, draw, penalties, penalties::IN_PROMPT, record},
     quant::Rng,
 };
@@ -256,8 +257,7 @@ async fn check_all(device: &Device) {
 #[test]
 fn the_gpu_samples_as_the_host_does() {
     pollster::block_on(async {
-        let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
-        check_all(&Device::new(&adapter).await.expect("a device")).await;
+        check_all(&shared()).await;
     });
 }
 

@@ -1,5 +1,7 @@
 //! Helpers that record and run single kernels.
 
+use std::sync::OnceLock;
+
 use ferrum_wgpu::{
     gpu::{Adapter, Buffer, Device, Element, Program, Readback, Recorder},
     quant::Rng,
@@ -9,6 +11,13 @@ use ferrum_wgpu::{
 pub async fn gpu() -> Device {
     let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");
     Device::new(&adapter).await.expect("a device")
+}
+
+/// Returns the device that tests share, so that each pipeline is compiled once. Tests that lose the device, inject
+/// faults or count its objects need their own.
+pub fn shared() -> Device {
+    static SHARED: OnceLock<Device> = OnceLock::new();
+    SHARED.get_or_init(|| pollster::block_on(gpu())).clone()
 }
 
 /// Uploads `values` to a new buffer.
