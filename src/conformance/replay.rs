@@ -93,11 +93,11 @@ pub async fn replay(
 fn by_cpu_kernel(step: &Step, before: &mut [Vec<u32>]) -> Vec<Option<Expect>> {
     let (op, bindings) = (step.op(), step.op().bindings());
     let written = |i: usize| bindings.get(i).is_some_and(|b| b.present && b.access == Access::Write);
-    let kept: Vec<Option<Vec<u32>>> =
+    let saved: Vec<Option<Vec<u32>>> =
         before.iter().enumerate().map(|(i, words)| written(i).then(|| words.clone())).collect();
     op.run_cpu(host_slots(&bindings, before));
-    let near = |((binding, kept), after): ((&crate::gpu::Binding, Option<Vec<u32>>), &mut Vec<u32>)| {
-        kept.map(|kept| Expect::near_cpu_kernel(binding.element, &kept, after))
+    let near = |((binding, saved), after): ((&crate::gpu::Binding, Option<Vec<u32>>), &mut Vec<u32>)| {
+        saved.map(|saved| Expect::near_cpu_kernel(binding.element, &saved, after))
     };
-    bindings.iter().zip(kept).zip(before).map(near).collect()
+    bindings.iter().zip(saved).zip(before).map(near).collect()
 }

@@ -62,6 +62,11 @@ impl Suite {
         collect.2
     }
 
+    /// Keeps the variants for which `keep` returns true, given the kernel's name and the variant's `Debug` form.
+    pub fn retain(&mut self, mut keep: impl FnMut(&'static str, &str) -> bool) {
+        self.subjects.retain(|subject| keep(subject.kernel(), &subject.variant()));
+    }
+
     /// Returns the number of kernel variants.
     pub fn len(&self) -> usize {
         self.subjects.len()

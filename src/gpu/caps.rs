@@ -1,61 +1,59 @@
-//! What a device can do, as plain data: kernels choose their variants from it, and tests make their own.
+//! Device capabilities as plain data, from which kernel variants are chosen.
 
-/// Capabilities and limits of a device, as far as kernels care.
-///
-/// Bytes are bytes; counts are per dispatch or per shader stage as WebGPU defines them.
+/// The capabilities and limits of a device that kernels depend on. Counts are per dispatch or per shader stage, as in WebGPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// `pack2x16float` and `unpack2x16float` work, so that an f16 KV cache can be kept without the f16 type.
+    /// `pack2x16float` and `unpack2x16float`: they suffice for an f16 KV cache.
     pub pack_f16: bool,
-    /// Shaders may have WGSL's type `f16`.
+    /// WGSL's type `f16`.
     pub f16: bool,
-    /// Subgroup operations work. A shader must not assume a subgroup's size.
+    /// Subgroup operations, for subgroups of any size.
     pub subgroups: bool,
-    /// A workgroup of eight invocations is within one subgroup.
+    /// Subgroups have at least 8 invocations.
     pub min_subgroup_8: bool,
-    /// Cooperative matrices that subgroups multiply. Where there are any, a subgroup has 32 invocations at most.
+    /// Cooperative matrices. If there are any, subgroups have at most 32 invocations.
     pub matrices: Matrices,
-    /// The device can time compute passes ([`Program::profile`](super::Program::profile)).
+    /// Timestamps of compute passes, for [`Program::profile`](super::Program::profile).
     pub timestamps: bool,
-    /// Storage buffers a shader may bind.
+    /// Maximum number of storage buffers of a shader.
     pub max_storage_buffers: u32,
-    /// Largest storage binding, in bytes.
+    /// Maximum size of a storage binding in bytes.
     pub max_binding_bytes: u64,
-    /// Largest buffer, in bytes.
+    /// Maximum size of a buffer in bytes.
     pub max_buffer_bytes: u64,
-    /// Largest number of invocations of a workgroup.
+    /// Maximum number of invocations of a workgroup.
     pub max_workgroup_invocations: u32,
-    /// Workgroup memory, in bytes.
+    /// Maximum workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
-    /// Largest number of workgroups of a dispatch along one axis.
+    /// Maximum number of workgroups of a dispatch along one axis.
     pub max_workgroups_per_dimension: u32,
-    /// Alignment of a dynamic offset into a uniform buffer, in bytes.
+    /// Alignment of dynamic offsets into a uniform buffer in bytes.
     pub uniform_alignment: u32,
 }
 
-/// Square cooperative matrices, by what is multiplied and their size; their products are added in f32.
+/// Kinds of square cooperative matrices, by element type and size. All accumulate in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Matrices {
     /// f32, 8 by 8.
     pub f32_8: bool,
-    /// Halves, 8 by 8.
+    /// f16, 8 by 8.
     pub f16_8: bool,
-    /// Halves, 16 by 16.
+    /// f16, 16 by 16.
     pub f16_16: bool,
 }
 
 impl Matrices {
-    /// Whether there are any.
+    /// Returns whether there are any.
     pub fn any(self) -> bool {
         self != Self::default()
     }
 
-    /// What both have.
+    /// Returns the kinds that both have.
     pub fn and(self, other: Self) -> Self {
         Self { f32_8: self.f32_8 && other.f32_8, f16_8: self.f16_8 && other.f16_8, f16_16: self.f16_16 && other.f16_16 }
     }
 
-    /// Those that an adapter lists.
+    /// Returns the kinds that an adapter lists.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         use wgpu::CooperativeScalarType::{F16, F32};
         let listed = adapter.cooperative_matrix_properties();
@@ -70,12 +68,12 @@ impl Matrices {
 }
 
 impl Caps {
-    /// What every WebGPU device has: default limits, no optional feature.
+    /// Returns the capabilities of every WebGPU device: default limits, no optional features.
     pub fn portable() -> Self {
         Self::from_limits(&wgpu::Limits::default(), true, false)
     }
 
-    /// What both have: a device made with it can do no more than either.
+    /// Returns the capabilities that both have.
     pub fn and(&self, other: &Self) -> Self {
         Self {
             pack_f16: self.pack_f16 && other.pack_f16,
@@ -94,7 +92,7 @@ impl Caps {
         }
     }
 
-    /// The features that a device needs for it.
+    /// Returns the wgpu features that a device needs for them.
     pub(crate) fn features(&self) -> wgpu::Features {
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SHADER_F16, self.f16);
@@ -103,7 +101,7 @@ impl Caps {
         features
     }
 
-    /// The limits to ask for: WebGPU's defaults where `adapter` has them, and in what kernels use no more than these.
+    /// Returns the wgpu limits that a device needs for them. The others are WebGPU's defaults, if `adapter` has them.
     pub(crate) fn limits(&self, adapter: &wgpu::Limits) -> wgpu::Limits {
         let defaults = wgpu::Limits::default();
         let base = if defaults.check_limits(adapter) { defaults } else { adapter.clone() };
@@ -121,12 +119,12 @@ impl Caps {
         }
     }
 
-    /// The largest buffer that a kernel can bind whole, in bytes.
+    /// Returns the maximum size in bytes of a buffer that a kernel can bind.
     pub fn buffer_limit(&self) -> u64 {
         self.max_binding_bytes.min(self.max_buffer_bytes)
     }
 
-    /// The capabilities of a device made with `limits`, without the type f16, wide subgroups, matrices and timestamps.
+    /// Returns the capabilities of a device with `limits`, without f16, a minimum subgroup size, matrices and timestamps.
     pub(crate) fn from_limits(limits: &wgpu::Limits, pack_f16: bool, subgroups: bool) -> Self {
         Self {
             pack_f16,

@@ -1,5 +1,4 @@
-//! What drivers do wrong: memory that runs out, shaders that do not compile, devices that are lost, queues that hang. Each is
-//! an error value.
+//! Faults of drivers: out of memory, shaders that do not compile, lost devices, queues that hang. Each is an error value.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,8 @@ async fn devices() -> [Device; 2] {
     [Device::new(&adapter).await.expect("a device"), Device::cpu()]
 }
 
-/// A device of an application, which is waited for by polling.
-async fn lent() -> Device {
+/// Returns a device that the application has created.
+async fn of_application() -> Device {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
     let adapter = adapter.expect("`make setup` installs a software one");
@@ -38,7 +37,7 @@ async fn counts(device: &Device) {
 }
 
 #[test]
-fn memory_that_runs_out_is_an_error_and_the_device_goes_on() {
+fn out_of_memory_is_an_error_and_the_device_still_works() {
     pollster::block_on(async {
         for device in devices().await {
             let ones = device.upload("ones", &[1.0; N as usize]).await.expect("ones");
@@ -63,7 +62,7 @@ fn memory_that_runs_out_is_an_error_and_the_device_goes_on() {
 }
 
 #[test]
-fn a_shader_that_does_not_compile_is_an_error_and_the_device_goes_on() {
+fn a_shader_that_does_not_compile_is_an_error_and_the_device_still_works() {
     pollster::block_on(async {
         let [device, _] = devices().await;
         let ones = device.upload("ones", &[1.0; N as usize]).await.expect("ones");
@@ -81,7 +80,7 @@ fn a_shader_that_does_not_compile_is_an_error_and_the_device_goes_on() {
     });
 }
 
-/// Loses a device with something under way, and calls all there is of it.
+/// Loses a device with work in flight, and checks every call.
 async fn every_call_fails(device: Device, lose: impl FnOnce(&Device), is_right: impl Fn(&GpuError) -> bool) {
     let ones = device.upload("ones", &[1.0; N as usize]).await.expect("ones");
     let y = device.upload("y", &[0.0; N as usize]).await.expect("y");
@@ -89,16 +88,16 @@ async fn every_call_fails(device: Device, lose: impl FnOnce(&Device), is_right: 
     program.prepare(&device, count_up(&y, &ones)).await.expect("a program");
     let readback = Readback::new::<f32>(&device, N.into(), 2).await.expect("a ring");
     program.submit(&device).expect("it runs");
-    let mut under_way = readback.start(&device, &y, 1).expect("a place");
+    let mut in_flight = readback.start(&device, &y, 1).expect("a slot");
     lose(&device);
     let lost = |error: Option<GpuError>| {
         let error = error.expect("the device is lost");
         assert!(is_right(&error) && error.is_loss(), "{error}");
     };
-    lost(under_way.wait(&device).await.err());
+    lost(in_flight.wait(&device).await.err());
     for _ in 0..2 {
         lost(program.submit(&device).err());
-        lost(under_way.wait(&device).await.err());
+        lost(in_flight.wait(&device).await.err());
         lost(device.alloc::<f32>("late", 1).await.err());
         lost(device.write(&y, 0, &[0.0]).await.err());
         lost(device.write_now(&y, 0, &[0.0]).err());
@@ -110,7 +109,7 @@ async fn every_call_fails(device: Device, lose: impl FnOnce(&Device), is_right: 
 }
 
 #[test]
-fn every_call_on_a_lost_device_says_so() {
+fn every_call_on_a_lost_device_fails() {
     pollster::block_on(async {
         let [device, cpu] = devices().await;
         every_call_fails(device, Device::lose, |error| matches!(error, GpuError::Lost(_))).await;
@@ -121,11 +120,11 @@ fn every_call_on_a_lost_device_says_so() {
     });
 }
 
-/// How long a test waits for a queue that hangs.
+/// The deadline of a queue that hangs.
 const DEADLINE: Duration = Duration::from_millis(300);
 
 #[test]
-fn a_queue_that_hangs_is_given_up_after_the_deadline() {
+fn a_queue_that_hangs_is_lost_after_the_deadline() {
     let hang = |device: &Device| {
         device.set_deadline(Some(DEADLINE));
         device.hang();
@@ -134,12 +133,12 @@ fn a_queue_that_hangs_is_given_up_after_the_deadline() {
     for application in [false, true] {
         within(Duration::from_secs(60), move || {
             pollster::block_on(async {
-                let device = if application { lent().await } else { devices().await[0].clone() };
+                let device = if application { of_application().await } else { devices().await[0].clone() };
                 assert!(device.deadline().is_some_and(|deadline| deadline >= Duration::from_secs(30)));
                 let start = Instant::now();
                 every_call_fails(device.clone(), hang, is_right).await;
                 assert_eq!(device.deadline(), Some(DEADLINE));
-                // It is waited for once.
+                // Only the first call waits.
                 println!("{:?}", start.elapsed());
                 assert!(start.elapsed() >= DEADLINE);
                 let [fresh, cpu] = devices().await;
@@ -153,11 +152,11 @@ fn a_queue_that_hangs_is_given_up_after_the_deadline() {
 }
 
 #[test]
-fn what_waits_for_a_queue_that_hangs_need_not_be_a_result() {
+fn a_write_notices_a_queue_that_hangs() {
     within(Duration::from_secs(60), || {
         pollster::block_on(async {
-            // So much is written that some of it is waited for.
-            for device in [devices().await[0].clone(), lent().await] {
+            // Large enough that the write waits.
+            for device in [devices().await[0].clone(), of_application().await] {
                 let much = device.alloc::<f32>("much", 12 << 20).await.expect("a buffer");
                 device.set_deadline(Some(DEADLINE));
                 device.hang();
@@ -168,7 +167,7 @@ fn what_waits_for_a_queue_that_hangs_need_not_be_a_result() {
     });
 }
 
-/// Has `y += 1` spin first, so many rounds in each invocation. Software drivers end loops after 65,535.
+/// Adds a loop of `rounds` to each invocation of `y += 1`. Software drivers end loops after 65,535 iterations.
 fn spin(device: &Device, rounds: u32) {
     let begin = "fn kernel(workgroup: vec3<u32>, invocation: u32) {";
     let spin = format!(
@@ -181,11 +180,11 @@ fn spin(device: &Device, rounds: u32) {
 }
 
 #[test]
-fn work_without_an_end_in_sight_is_given_up_and_dropping_it_does_not_wait() {
+fn work_beyond_the_deadline_is_lost_and_dropping_it_does_not_wait() {
     within(Duration::from_secs(120), || {
         pollster::block_on(async {
-            for device in [devices().await[0].clone(), lent().await] {
-                // Seconds of work, that nobody ends.
+            for device in [devices().await[0].clone(), of_application().await] {
+                // Seconds of work that no driver interrupts.
                 let (rounds, times) = if device.is_software() { (20_000, 400) } else { (60_000, 60_000) };
                 spin(&device, rounds);
                 let ones = device.upload("ones", &[1.0; N as usize]).await.expect("ones");
@@ -193,11 +192,11 @@ fn work_without_an_end_in_sight_is_given_up_and_dropping_it_does_not_wait() {
                 let mut program = Program::new(&device);
                 program.prepare(&device, count_up_often(&y, &ones, times)).await.expect("a program");
                 let readback = Readback::new::<f32>(&device, 1, 1).await.expect("a ring");
-                let taken = readback.start(&device, &y, 1).expect("a place");
+                let taken = readback.start(&device, &y, 1).expect("a slot");
                 device.set_deadline(Some(DEADLINE));
                 let start = Instant::now();
                 program.submit(&device).expect("it runs");
-                // A place is waited for without a submission: Mesa's software driver does not come back from one now.
+                // Waiting for a slot submits nothing: a submission to lavapipe would block now.
                 let error = readback.read(&device, &y, 1).await.expect_err("it takes too long");
                 assert!(matches!(error, GpuError::Hung { waited: DEADLINE }), "{error}");
                 assert!(program.submit(&device).is_err_and(|error| error.is_loss()));
@@ -215,7 +214,7 @@ fn work_without_an_end_in_sight_is_given_up_and_dropping_it_does_not_wait() {
 fn a_queue_that_makes_progress_does_not_hang() {
     within(Duration::from_secs(120), || {
         pollster::block_on(async {
-            for device in [devices().await[0].clone(), lent().await] {
+            for device in [devices().await[0].clone(), of_application().await] {
                 spin(&device, 60_000);
                 let ones = device.upload("ones", &[1.0; N as usize]).await.expect("ones");
                 let y = device.upload("y", &[0.0; N as usize]).await.expect("y");

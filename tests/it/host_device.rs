@@ -1,4 +1,4 @@
-//! A device that an application made by plain wgpu, with handlers of its own, and that is ours too.
+//! A device that the application has created with its own error handlers, and shares with the library.
 
 use std::{
     pin::pin,
@@ -21,18 +21,18 @@ use ferrum_wgpu::{
     wgpu,
 };
 
-/// An application with a device.
+/// An application with a wgpu device.
 struct Application {
     adapter: wgpu::Adapter,
     device: wgpu::Device,
     queue: wgpu::Queue,
-    /// What its handlers were told.
+    /// The errors that its handler got.
     errors: Arc<Mutex<Vec<String>>>,
     lost: Arc<AtomicU32>,
 }
 
 async fn adapter() -> wgpu::Adapter {
-    // Whatever flags the application likes; ours are others.
+    // With other flags than the library's instances.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     instance
         .request_adapter(&wgpu::RequestAdapterOptions::default())
@@ -60,9 +60,9 @@ impl Application {
     async fn with(adapter: wgpu::Adapter, Requirements { features, limits }: Requirements) -> Self {
         let (device, queue) = request(&adapter, limits, features).await;
         let (errors, lost) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU32::new(0)));
-        let (told, gone) = (Arc::clone(&errors), Arc::clone(&lost));
+        let (reported, gone) = (Arc::clone(&errors), Arc::clone(&lost));
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            told.lock().expect("no panic").push(error.to_string());
+            reported.lock().expect("no panic").push(error.to_string());
         }));
         device.set_device_lost_callback(move |_, _| {
             gone.fetch_add(1, Ordering::Relaxed);
@@ -70,11 +70,11 @@ impl Application {
         Self { adapter, device, queue, errors, lost }
     }
 
-    fn lend(&self) -> Device {
+    fn share(&self) -> Device {
         Device::from_wgpu(&self.adapter, self.device.clone(), self.queue.clone()).expect("a device")
     }
 
-    /// Makes a mistake of its own, and checks that its handler is told of that and of nothing else.
+    /// Makes an invalid call, and checks that its handler gets this error and no other.
     fn err(&self) {
         let _ = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("a mistake of the application"),
@@ -114,7 +114,7 @@ impl Counter {
         Self { device, program, readback, ones, y }
     }
 
-    /// Counts some steps up from 0, and reads each.
+    /// Counts up from 0, and reads each count.
     async fn count(&self, steps: u32) {
         self.device.write_now(&self.y, 0, &[0.0; N as usize]).expect("a write");
         for step in 1..=steps {
@@ -130,22 +130,22 @@ fn an_application_keeps_its_handlers() {
     pollster::block_on(async {
         let application = Application::new().await;
         application.err();
-        let device = application.lend();
+        let device = application.share();
         application.err();
         let counter = Counter::new(device.clone()).await;
         counter.count(10).await;
         application.err();
 
-        // Our own errors stay with us.
+        // The library's errors do not reach the application.
         device.fail_allocations_after(0);
         assert!(matches!(device.alloc::<u32>("none", 1).await, Err(GpuError::OutOfMemory { .. })));
-        let other = application.lend();
+        let other = application.share();
         other.edit_shaders("elementwise/add_rows", "p.factor", "p.no_such_member");
         let (ones, y) = buffers(&other).await;
         let error = Program::new(&other).prepare(&other, count_up(&y, &ones)).await.expect_err("it does not compile");
         assert!(matches!(error, GpuError::Shader { .. }), "{error}");
-        // Buffers and programs of another device, which wgpu may not tell from this one's.
-        let stranger = Counter::new(Application::new().await.lend()).await;
+        // Buffers and programs of another device, which wgpu does not always detect.
+        let stranger = Counter::new(Application::new().await.share()).await;
         for (device, y, ones) in [(&device, &stranger.y, &ones), (&stranger.device, &y, &counter.ones)] {
             let foreign = |error| assert!(matches!(error, Some(GpuError::OutOfRange { .. })), "{error:?}");
             foreign(counter.readback.start(device, y, 1).err());
@@ -165,7 +165,7 @@ fn an_application_keeps_its_handlers() {
 fn waiting_works_when_the_application_polls() {
     pollster::block_on(async {
         let application = Application::new().await;
-        let counter = Counter::new(application.lend()).await;
+        let counter = Counter::new(application.share()).await;
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -174,9 +174,9 @@ fn waiting_works_when_the_application_polls() {
                     thread::sleep(Duration::from_micros(200));
                 }
             });
-            // Two sequences on one device, from two threads.
+            // From two threads.
             let other =
-                scope.spawn(|| pollster::block_on(async { Counter::new(application.lend()).await.count(50).await }));
+                scope.spawn(|| pollster::block_on(async { Counter::new(application.share()).await.count(50).await }));
             pollster::block_on(counter.count(50));
             let other = other.join();
             done.store(true, Ordering::Relaxed);
@@ -187,16 +187,16 @@ fn waiting_works_when_the_application_polls() {
 }
 
 #[test]
-fn nothing_blocks_and_a_wait_may_be_dropped() {
+fn no_call_blocks_and_a_wait_may_be_dropped() {
     pollster::block_on(async {
         let application = Application::new().await;
-        let counter = Counter::new(application.lend()).await;
+        let counter = Counter::new(application.share()).await;
         counter.device.write(&counter.y, 0, &[0.0; N as usize]).await.expect("a write");
         let mut polls = 0;
         for step in 1..=20 {
             counter.program.submit(&counter.device).expect("it runs");
-            let mut pending = counter.readback.start(&counter.device, &counter.y, N.into()).expect("a place");
-            // Every poll is of a new future.
+            let mut pending = counter.readback.start(&counter.device, &counter.y, N.into()).expect("a slot");
+            // Each poll is of a new future.
             let values = loop {
                 polls += 1;
                 let mut wait = pin!(pending.wait(&counter.device));
@@ -208,7 +208,7 @@ fn nothing_blocks_and_a_wait_may_be_dropped() {
         }
         println!("{polls} polls for 20 readings");
         for _ in 0..20 {
-            // Readings that are given up while they are under way.
+            // Reads that are dropped in flight.
             for _ in 0..2 {
                 counter.program.submit(&counter.device).expect("it runs");
                 let started = counter.readback.start(&counter.device, &counter.y, N.into());
@@ -218,7 +218,7 @@ fn nothing_blocks_and_a_wait_may_be_dropped() {
                 }
             }
             let read = counter.readback.read(&counter.device, &counter.y, N.into()).await;
-            assert_eq!(read.expect("both places come back").len(), N as usize);
+            assert_eq!(read.expect("both slots are free again").len(), N as usize);
         }
         counter.count(3).await;
         application.no_errors();
@@ -226,22 +226,22 @@ fn nothing_blocks_and_a_wait_may_be_dropped() {
 }
 
 #[test]
-fn an_applications_device_is_lost_for_us_too() {
+fn the_loss_of_the_applications_device_is_an_error() {
     pollster::block_on(async {
         for polled in [false, true] {
             let application = Application::new().await;
-            let Counter { device, mut program, readback, ones, y } = Counter::new(application.lend()).await;
-            let idle = application.lend();
+            let Counter { device, mut program, readback, ones, y } = Counter::new(application.share()).await;
+            let idle = application.share();
             let (idle_ones, idle_y) = buffers(&idle).await;
             program.submit(&device).expect("it runs");
-            let mut under_way = readback.start(&device, &y, 1).expect("a place");
+            let mut in_flight = readback.start(&device, &y, 1).expect("a slot");
             application.device.destroy();
             if polled {
                 application.device.poll(wgpu::PollType::wait_indefinitely()).expect("a poll");
             }
             let lost = |error: Option<GpuError>| assert!(matches!(error, Some(GpuError::Lost(_))), "{error:?}");
             lost(program.submit(&device).err());
-            lost(under_way.wait(&device).await.err());
+            lost(in_flight.wait(&device).await.err());
             lost(device.alloc::<f32>("late", 1).await.err());
             lost(device.write(&y, 0, &[0.0]).await.err());
             lost(device.write_now(&y, 0, &[0.0]).err());
@@ -249,11 +249,11 @@ fn an_applications_device_is_lost_for_us_too() {
             lost(readback.read(&device, &y, 1).await.err());
             lost(Readback::new::<f32>(&device, 1, 1).await.err());
             lost(program.prepare(&device, count_up(&y, &ones)).await.err());
-            // One that has nothing compiled yet.
+            // A device that has not compiled anything yet.
             lost(Program::new(&idle).prepare(&idle, count_up(&idle_y, &idle_ones)).await.err());
             let late = Device::from_wgpu(&application.adapter, application.device.clone(), application.queue.clone());
             lost(late.err());
-            drop((under_way, program, readback, ones, y, device));
+            drop((in_flight, program, readback, ones, y, device));
             application.device.poll(wgpu::PollType::wait_indefinitely()).expect("a poll");
             assert_eq!(application.lost.load(Ordering::Relaxed), 1);
             application.no_errors();
@@ -262,7 +262,7 @@ fn an_applications_device_is_lost_for_us_too() {
 }
 
 #[test]
-fn a_device_made_with_too_little_is_refused_by_name() {
+fn a_device_below_the_requirements_is_rejected() {
     pollster::block_on(async {
         let adapter = adapter().await;
         let (device, queue) = request(&adapter, wgpu::Limits::downlevel_defaults(), wgpu::Features::empty()).await;
@@ -277,16 +277,16 @@ fn a_device_made_with_too_little_is_refused_by_name() {
 }
 
 #[test]
-fn requirements_are_what_our_own_devices_have() {
+fn requirements_give_the_capabilities_of_own_devices() {
     pollster::block_on(async {
         let application = Application::new().await;
         let own = Adapter::find(Some(&application.adapter.get_info().name)).await.expect("the same adapter");
-        assert_eq!(application.lend().caps(), Device::new(&own).await.expect("a device").caps());
-        assert_eq!(application.lend().name(), own.name());
+        assert_eq!(application.share().caps(), Device::new(&own).await.expect("a device").caps());
+        assert_eq!(application.share().name(), own.name());
     });
 }
 
-/// What an engine on `device` answers, and the logits of the first token of that; `between` is called between its steps.
+/// Returns the reply of an engine on `device`, and the logits of its first token. Calls `between` between steps.
 async fn answer(
     device: &Device,
     gguf: &Gguf,
@@ -313,7 +313,7 @@ async fn answer(
 }
 
 #[test]
-fn an_engine_answers_on_an_applications_device_as_on_our_own() {
+fn an_engine_gives_the_same_bits_on_an_applications_device() {
     pollster::block_on(async {
         let gguf = Gguf::from_bytes(TinyModel::default().to_bytes().expect("a file")).expect("a GGUF");
         let options = EngineOptions::default();
@@ -322,7 +322,7 @@ fn an_engine_answers_on_an_applications_device_as_on_our_own() {
         let requirements = Engine::requirements(&ours, &gguf, &options).expect("it fits");
         let application = Application::with(adapter, requirements.clone()).await;
         let (device, limits) = (&application.device, application.device.limits());
-        // Exactly what was asked for.
+        // Exactly the requirements.
         assert_eq!(device.features(), requirements.features);
         assert_eq!(limits.max_storage_buffer_binding_size, requirements.limits.max_storage_buffer_binding_size);
         assert_eq!(limits.max_buffer_size, requirements.limits.max_buffer_size);
@@ -340,7 +340,7 @@ fn an_engine_answers_on_an_applications_device_as_on_our_own() {
             application.queue.submit([encoder.finish()]);
             submissions += 1;
         };
-        let (tokens, logits) = answer(&application.lend(), &gguf, &options, between).await;
+        let (tokens, logits) = answer(&application.share(), &gguf, &options, between).await;
         assert!(submissions > 0 && tokens.len() == 24, "{submissions} submissions, {tokens:?}");
         application.err();
         application.no_errors();
@@ -354,12 +354,12 @@ fn an_engine_answers_on_an_applications_device_as_on_our_own() {
 }
 
 #[test]
-fn what_an_adapter_cannot_bind_is_refused_before_a_device_is_made() {
+fn a_cache_over_the_binding_limit_is_rejected_without_a_device() {
     pollster::block_on(async {
         let gguf = Gguf::from_bytes(TinyModel::default().to_bytes().expect("a file")).expect("a GGUF");
         let ours = Adapter::from_wgpu(&adapter().await);
         let limit = ours.caps().buffer_limit();
-        // A token takes 512 bytes of a layer's cache.
+        // A token needs 512 bytes of a layer's KV cache.
         let ask = |tokens: u64| {
             let kv_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
             Engine::requirements(&ours, &gguf, &EngineOptions { kv_tokens, ..EngineOptions::default() })

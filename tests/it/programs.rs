@@ -1,4 +1,4 @@
-//! How programs run: grids from buffers, steps on the host, submissions in parts, times of stages.
+//! Execution of programs: indirect grids, steps on the host, split submissions, times of stages.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -17,7 +17,7 @@ const TOKENS: u32 = 50;
 const USED: u32 = 2;
 const PAIRS: u32 = TOKENS * USED;
 const EXPERTS: u32 = 9;
-/// More than a workgroup's 64, so that grids have more than one column.
+/// More than the 64 outputs of a workgroup, so that grids have several columns.
 const N: u32 = 130;
 const K: u32 = 64;
 
@@ -26,7 +26,7 @@ async fn gpu() -> Device {
     Device::new(&adapter).await.expect("a device")
 }
 
-/// Which steps of a [`Layer`] run on the host, and which grid its GEMM has.
+/// The steps of a [`Layer`] that run on the host, and the grid of its GEMM.
 #[derive(Clone, Copy, Debug)]
 struct How {
     indirect: bool,
@@ -37,7 +37,7 @@ struct How {
 
 const ALL_ON_DEVICE: How = How { indirect: true, host_router: false, host_bucket: false, host_gemm: false };
 
-/// Router, buckets, and the experts' GEMM.
+/// Router, token permutation, and the experts' GEMM.
 struct Layer {
     logits: Buffer<f32>,
     ids: Buffer<u32>,
@@ -63,7 +63,7 @@ impl Layer {
             words[part.start as usize..][..part.words.len()].copy_from_slice(&part.words);
         }
         let x = normals(TOKENS * K);
-        // Half of the experts have no pairs, so that there are fewer tiles than there could be.
+        // Half of the experts get no tokens, so that there are fewer tiles than the maximum.
         let mut logits = normals(TOKENS * EXPERTS);
         logits.chunks_exact_mut(EXPERTS as usize).for_each(|row| row[4..].fill(-100.0));
         let fits = "the buffer fits";
@@ -174,7 +174,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// The GEMM's output.
+/// Returns the GEMM's output.
 async fn output(device: &Device, how: How) -> Vec<f32> {
     let layer = Layer::new(device).await;
     let program = prepared(device, layer.plan(how)).await;
@@ -183,7 +183,7 @@ async fn output(device: &Device, how: How) -> Vec<f32> {
 }
 
 #[test]
-fn a_grid_from_a_buffer_gives_the_same() {
+fn an_indirect_grid_gives_the_same_bits() {
     pollster::block_on(async {
         let direct = How { indirect: false, ..ALL_ON_DEVICE };
         let validating = Adapter::enumerate_validating().await;
@@ -209,14 +209,14 @@ async fn replayed(device: &Device, how: How) -> Vec<Replayed> {
 }
 
 #[test]
-fn a_replay_sees_a_grid_that_is_too_short() {
+fn a_replay_finds_a_grid_that_is_too_small() {
     pollster::block_on(async {
         let device = gpu().await;
         for how in [ALL_ON_DEVICE, How { host_bucket: true, ..ALL_ON_DEVICE }] {
             let steps = replayed(&device, how).await;
             assert!(steps.len() == 3 && steps.iter().all(Replayed::passed), "{how:?} {steps:#?}");
         }
-        // On another device: this one has compiled the kernel.
+        // On a device that has not compiled the kernel yet.
         let device = gpu().await;
         device.edit_shaders("moe/bucket", "grids[4] = min(all_tiles, p.max_tiles);", "grids[4] = all_tiles - 1u;");
         let passed: Vec<_> = replayed(&device, ALL_ON_DEVICE).await.iter().map(Replayed::passed).collect();
@@ -228,7 +228,7 @@ fn a_replay_sees_a_grid_that_is_too_short() {
 }
 
 #[test]
-fn grids_that_cannot_be_read_are_refused() {
+fn invalid_indirect_grids_are_rejected() {
     pollster::block_on(async {
         for device in [gpu().await, Device::cpu()] {
             let layer = Layer::new(&device).await;
@@ -248,7 +248,7 @@ fn grids_that_cannot_be_read_are_refused() {
             rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
             let result = Program::new(&device).prepare(&device, rec.finish()).await;
             assert!(device.is_cpu() || matches!(result, Err(GpuError::GridTooLarge { .. })), "{result:?}");
-            // A grid in another device's buffer.
+            // A buffer of another device.
             let other = Layer::new(&if device.is_cpu() { gpu().await } else { Device::cpu() }).await;
             let mut rec = Recorder::new();
             let (variant, params, binds) = layer.gemm();
@@ -260,7 +260,7 @@ fn grids_that_cannot_be_read_are_refused() {
 }
 
 #[test]
-fn steps_on_the_host_give_the_same() {
+fn steps_on_the_host_give_the_same_results() {
     pollster::block_on(async {
         let device = gpu().await;
         let wanted = output(&device, ALL_ON_DEVICE).await;
@@ -291,7 +291,7 @@ fn steps_on_the_host_give_the_same() {
         assert!(!program.has_host_steps());
         program.submit(&device).expect("it runs");
 
-        // The CPU kernels' own device has no other steps.
+        // On the CPU device, all steps run on the host.
         let device = Device::cpu();
         let layer = Layer::new(&device).await;
         let program = prepared(&device, layer.plan(all)).await;
@@ -302,7 +302,7 @@ fn steps_on_the_host_give_the_same() {
 }
 
 #[test]
-fn pieces_of_an_indirect_grid_add_once() {
+fn each_part_of_a_split_indirect_dispatch_runs_once() {
     pollster::block_on(async {
         let device = gpu().await;
         let mut seen = Vec::new();
@@ -322,7 +322,7 @@ fn pieces_of_an_indirect_grid_add_once() {
     });
 }
 
-/// A plan of `stages` stages of two dispatches.
+/// Creates a plan of `stages` stages of two dispatches.
 async fn stages(device: &Device, stages: usize) -> Plan {
     let x = device.upload("x", &[1.0f32; 4096]).await.expect("the buffer fits");
     let y = device.upload("y", &[1.0f32; 4096]).await.expect("the buffer fits");
@@ -340,7 +340,7 @@ async fn stages(device: &Device, stages: usize) -> Plan {
 }
 
 #[test]
-fn a_program_is_sent_in_parts_of_its_work() {
+fn a_program_is_split_into_submissions() {
     pollster::block_on(async {
         assert!(Program::new(&Device::cpu()).shares().is_empty());
         for (device, indirect) in [(gpu().await, false), (gpu().await, true), (Device::cpu(), true)] {
@@ -353,14 +353,14 @@ fn a_program_is_sent_in_parts_of_its_work() {
                 program.split_submissions(&device, parts).await.expect("a program");
                 let shares = program.shares();
                 assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
-                // A workgroup of the GEMM is the largest piece that cannot be cut.
+                // A workgroup of the GEMM costs most, and cannot be split.
                 let most = shares.iter().copied().fold(0.0, f64::max);
                 assert!(most <= f64::max(1.000_001 / parts as f64, 0.05), "{parts}: {shares:?}");
                 assert!(
                     shares.len() >= parts.min(20) && shares.len() <= parts.saturating_mul(2),
                     "{parts}: {shares:?}"
                 );
-                // What it is prepared for later is cut too.
+                // Later plans are split too.
                 for _ in 0..2 {
                     device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
                     program.submit(&device).expect("it runs");
@@ -369,14 +369,14 @@ fn a_program_is_sent_in_parts_of_its_work() {
                     assert_eq!((program.submissions(), program.shares()), (parts, shares.clone()));
                 }
             }
-            // Step by step, as for steps on the host.
+            // Step by step.
             program.split_submissions(&device, usize::MAX).await.expect("a program");
             device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
             for step in 0..3 {
                 program.run_steps(&device, step..step + 1).await.expect("it runs");
             }
             assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}");
-            // Without memory for so many parameters it does nothing.
+            // A program without memory for its parameters is empty.
             let mut program = prepared(&device, stages(&device, 200).await).await;
             device.fail_allocations_after(0);
             let result = program.split_submissions(&device, usize::MAX).await;
@@ -395,7 +395,7 @@ fn stages_are_timed() {
         let times = device.caps().timestamps;
         assert!(times || !adapter.features().contains(&"timestamps"));
         for device in [&device, &Device::cpu()] {
-            // More than one query set holds, and a few.
+            // A few stages, and more than a query set holds.
             for count in if device.is_cpu() { [5, 5] } else { [5, 2500] } {
                 let program = prepared(device, stages(device, count).await).await;
                 let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Readbacks that are under way several at a time, writes that do not wait, and futures that may change threads.
+//! Several readbacks in flight, writes that do not wait, and futures that are `Send`.
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ async fn devices() -> [Device; 2] {
 }
 
 #[test]
-fn readings_started_one_after_the_other_see_their_own_moment() {
+fn each_read_returns_the_contents_of_its_submission() {
     pollster::block_on(async {
         for device in devices().await {
             let ones = device.upload("ones", &[1.0f32; N as usize]).await.expect("ones");
@@ -23,20 +23,20 @@ fn readings_started_one_after_the_other_see_their_own_moment() {
             let mut program = Program::new(&device);
             program.prepare(&device, count_up(&y, &ones)).await.expect("a program");
             let readback = Readback::new::<f32>(&device, N.into(), 3).await.expect("a ring");
-            let mut under_way = Vec::new();
+            let mut in_flight = Vec::new();
             let mut seen = Vec::new();
             for _ in 0..20 {
-                if under_way.len() == 3 {
+                if in_flight.len() == 3 {
                     let full = readback.start(&device, &y, 1).expect_err("a fourth");
                     assert!(matches!(full, GpuError::ReadbackFull { depth: 3 }), "{full}");
-                    // The one in the middle first, to mix up the places.
-                    let values = under_way.remove(1);
+                    // The second first, so that slots are reused in another order.
+                    let values = in_flight.remove(1);
                     seen.push(finished(&device, values).await);
                 }
                 program.submit(&device).expect("it runs");
-                under_way.push(readback.start(&device, &y, N.into()).expect("a place"));
+                in_flight.push(readback.start(&device, &y, N.into()).expect("a slot"));
             }
-            for pending in under_way {
+            for pending in in_flight {
                 seen.push(finished(&device, pending).await);
             }
             seen.sort_by(f32::total_cmp);
@@ -53,7 +53,7 @@ async fn finished(device: &Device, mut pending: Pending<f32>) -> f32 {
 }
 
 #[test]
-fn readings_may_be_given_up_at_any_time() {
+fn reads_may_be_dropped_at_any_time() {
     pollster::block_on(async {
         for device in devices().await {
             let y = device.upload("y", &[0u32; N as usize]).await.expect("y");
@@ -61,13 +61,13 @@ fn readings_may_be_given_up_at_any_time() {
             for i in 0..50u32 {
                 device.write_now(&y, 0, &[i; N as usize]).expect("a write");
                 drop(readback.start(&device, &y, N.into()));
-                // Both places may be held by copies that nobody waits for.
+                // Dropped reads may still use both slots.
                 drop(readback.start(&device, &y, N.into()));
                 device.write_now(&y, 0, &[i + 1000; N as usize]).expect("a write");
                 assert_eq!(readback.read(&device, &y, N.into()).await.expect("values"), [i + 1000; N as usize]);
             }
-            // A future dropped after its first poll, and another for the same values.
-            let mut pending = readback.start(&device, &y, 2).expect("a place");
+            // A future that is dropped after its first poll, then another of the same read.
+            let mut pending = readback.start(&device, &y, 2).expect("a slot");
             {
                 let first = pin!(pending.wait(&device));
                 if let Poll::Ready(values) = first.poll(&mut Context::from_waker(Waker::noop())) {
@@ -81,7 +81,7 @@ fn readings_may_be_given_up_at_any_time() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn invalid_reads_are_rejected() {
     pollster::block_on(async {
         let [gpu, cpu] = devices().await;
         for (device, other) in [(&gpu, &cpu), (&cpu, &gpu)] {
@@ -95,7 +95,7 @@ fn what_does_not_fit_is_refused() {
             assert!(outside(readback.start(device, &foreign, 1).err()));
             assert!(outside(device.write_now(&y, 5, &[1; 4]).err()));
             assert!(outside(device.write_now(&foreign, 0, &[1; 4]).err()));
-            let mut pending = readback.start(device, &y, 4).expect("the place is free after all that");
+            let mut pending = readback.start(device, &y, 4).expect("failed reads use no slot");
             assert!(outside(pending.wait(other).await.err()));
             assert_eq!(pending.wait(device).await.expect("values"), [7; 4]);
             assert_eq!(readback.read(device, &y, 0).await.expect("none"), [0u32; 0]);
@@ -108,7 +108,7 @@ fn is_send<T: Send>(value: T) -> T {
 }
 
 #[test]
-fn futures_may_change_threads() {
+fn futures_are_send() {
     pollster::block_on(async {
         for device in devices().await {
             let ones: Buffer<f32> = is_send(device.alloc("ones", N.into())).await.expect("memory");
@@ -121,24 +121,24 @@ fn futures_may_change_threads() {
                 scope.spawn(|| program.submit(&device).expect("it runs")).join().expect("no panic");
             });
             assert_eq!(is_send(readback.read(&device, &y, 1)).await.expect("values"), [1.0]);
-            let mut pending = is_send(readback.start(&device, &y, 1).expect("a place"));
+            let mut pending = is_send(readback.start(&device, &y, 1).expect("a slot"));
             assert_eq!(is_send(pending.wait(&device)).await.expect("values"), [1.0]);
         }
     });
 }
 
 #[test]
-fn large_writes_arrive_whole() {
+fn large_writes_are_complete() {
     pollster::block_on(async {
         for device in devices().await {
-            // More than is given to a driver at a time, and no multiple of it.
+            // No multiple of the chunks that are passed to the driver.
             let words: Vec<u32> = (0..(20 << 20) / 4 + 5).collect();
             let buffer = device.alloc::<u32>("words", words.len() as u64 + 3).await.expect("a buffer");
             device.write(&buffer, 3, &words).await.expect("it is written");
             let readback = Readback::new::<u32>(&device, buffer.len(), 1).await.expect("a reader");
             let read = readback.read(&device, &buffer, buffer.len()).await.expect("it is read");
             assert!(read[..3] == [0; 3] && read[3..] == words);
-            // What does not fit is not begun.
+            // A write out of bounds writes nothing.
             let outside = device.write(&buffer, 4, &words).await.expect_err("a write outside");
             assert!(matches!(outside, GpuError::OutOfRange { .. }), "{outside}");
             let read = readback.read(&device, &buffer, 8).await.expect("it is read");

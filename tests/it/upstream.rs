@@ -1,5 +1,4 @@
-//! The defects of docs/UPSTREAM.md, each pinned to what happens today: a test that fails here means that one is mended,
-//! and that what works around it can go.
+//! The upstream bugs of docs/UPSTREAM.md. A test fails here when a bug is fixed: then remove the workaround.
 
 use ferrum_wgpu::wgpu;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -12,7 +11,7 @@ fn validate(module: &naga::Module) -> Result<naga::valid::ModuleInfo, String> {
     Validator::new(ValidationFlags::all(), Capabilities::all()).validate(module).map_err(|error| format!("{error:?}"))
 }
 
-/// The entry of docs/UPSTREAM.md has the same WGSL.
+/// Returns the WGSL of an entry of docs/UPSTREAM.md.
 fn wgsl(entry: &str) -> String {
     let page = include_str!("../../docs/UPSTREAM.md");
     let section = page.split("\n## ").find(|s| s.starts_with(entry)).unwrap_or_else(|| panic!("no entry {entry}"));
@@ -22,19 +21,19 @@ fn wgsl(entry: &str) -> String {
 
 #[test]
 fn naga_refuses_enable_subgroups() {
-    let error = parse(&wgsl("naga refuses `enable subgroups;`")).expect_err("mended");
+    let error = parse(&wgsl("naga refuses `enable subgroups;`")).expect_err("fixed");
     assert!(error.contains("subgroups"), "{error}");
 }
 
 #[test]
 fn naga_accepts_a_barrier_in_divergent_flow() {
     let module = parse(&wgsl("naga accepts a barrier in divergent flow")).expect("WGSL");
-    validate(&module).expect("mended");
+    validate(&module).expect("fixed");
 }
 
 #[test]
 fn naga_takes_a_bitcast_to_halves_for_one_to_floats() {
-    let error = parse(&wgsl("naga takes a bitcast to halves for one to floats")).expect_err("mended");
+    let error = parse(&wgsl("naga takes a bitcast to halves for one to floats")).expect_err("fixed");
     assert!(error.contains("vec2<f32>"), "{error}");
 }
 
@@ -49,7 +48,7 @@ fn buffer(device: &wgpu::Device, size: u64, usage: wgpu::BufferUsages) -> wgpu::
     device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
 }
 
-/// Submits a copy of `value` to a staging buffer, behind some copies that take a while.
+/// Submits a copy of `value` to a staging buffer, after some slow copies.
 fn copy(
     (device, queue): &(wgpu::Device, wgpu::Queue),
     slow: &[wgpu::Buffer; 2],
@@ -66,7 +65,7 @@ fn copy(
 }
 
 #[test]
-#[ignore = "a race, which does not show on every machine at every time"]
+#[ignore = "a race that does not occur on every machine"]
 fn wgpu_maps_a_buffer_for_a_copy_that_is_not_done() {
     let ours = pollster::block_on(device());
     let (device, queue) = &ours;
@@ -74,7 +73,7 @@ fn wgpu_maps_a_buffer_for_a_copy_that_is_not_done() {
     let slow = [(); 2].map(|()| buffer(device, 32 << 20, moved));
     let value = buffer(device, 4, moved);
     let staging = buffer(device, 4, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-    // The first copy must be under way when the second mapping is asked for: on a busy machine for longer.
+    // The first copy must be in flight when the second mapping is requested. A busy machine needs more copies.
     let stale = (1..=20u8).any(|attempt| {
         queue.write_buffer(&value, 0, &[0; 4]);
         copy(&ours, &slow, &value, &staging, 8 * usize::from(attempt));
@@ -92,15 +91,15 @@ fn wgpu_maps_a_buffer_for_a_copy_that_is_not_done() {
         device.poll(wgpu::PollType::wait_indefinitely()).expect("a poll");
         read != attempt
     });
-    assert!(stale, "mended");
+    assert!(stale, "fixed");
 }
 
 #[test]
 fn wgpu_takes_one_instances_buffers_for_anothers() {
     let [(one, queue), (other, _)] = [(); 2].map(|()| pollster::block_on(device()));
-    one.on_uncaptured_error(std::sync::Arc::new(|error: wgpu::Error| panic!("mended: {error}")));
+    one.on_uncaptured_error(std::sync::Arc::new(|error: wgpu::Error| panic!("fixed: {error}")));
     let usage = wgpu::BufferUsages::COPY_DST;
-    // Both are the first of their instance.
+    // Both are the first buffer of their instance.
     let [_own, strange] = [&one, &other].map(|device| buffer(device, 4, usage));
     queue.write_buffer(&strange, 0, &[1; 4]);
 }
