@@ -3,7 +3,7 @@
 use crate::common::kernels::kernel_names;
 use ferrum_wgpu::quant::WeightType;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -189,4 +189,51 @@ fn names_of_formats_are_recognised() {
         assert_eq!(names_format(&format!("{name}_block")), !["f32", "f16", "bf16"].contains(&&*name), "{name}");
     }
     assert!(!names_format("q_header") && !names_format("queries") && !names_format("quant_block"));
+}
+
+/// Returns the files of `src/gpu` that a file imports by `use super::`, by the names that `mod.rs` exports.
+fn imports(text: &str, exports: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    for (at, prefix) in code.match_indices("use super::") {
+        let rest = &code[at + prefix.len()..];
+        let list = rest.split(';').next().unwrap_or_default();
+        found.extend(words(list).filter_map(|word| exports.get(word).cloned()));
+    }
+    found
+}
+
+#[test]
+fn files_of_gpu_have_no_circles() {
+    let files = files("src/gpu", "rs");
+    let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).expect("UTF-8").to_owned();
+    let (_, root) = files.iter().find(|(path, _)| stem(path) == "mod").expect("mod.rs");
+    let mut exports = BTreeMap::new();
+    for (path, _) in &files {
+        exports.insert(stem(path), stem(path));
+    }
+    for statement in root.split(';').filter_map(|text| text.split_once("use ").map(|(_, names)| names)) {
+        let Some((file, names)) = statement.split_once("::") else { continue };
+        exports.extend(words(names).map(|name| (name.to_owned(), file.to_owned())));
+    }
+    assert_eq!(exports.get("Device").map(String::as_str), Some("device"));
+    let mut left: BTreeMap<String, BTreeSet<String>> = files
+        .iter()
+        .map(|(path, text)| (stem(path), imports(text, &exports)))
+        .filter(|(file, _)| file != "mod")
+        .collect();
+    left.iter_mut().for_each(|(file, imports)| drop(imports.remove(file)));
+    assert!(left["program"].contains("device") && left["context"].contains("watchdog"), "{left:?}");
+    // Files are removed once all that they import are.
+    loop {
+        let before = left.len();
+        let free: Vec<_> =
+            left.iter().filter(|(_, imports)| imports.iter().all(|file| !left.contains_key(file))).collect();
+        let free: Vec<String> = free.into_iter().map(|(file, _)| file.clone()).collect();
+        left.retain(|file, _| !free.contains(file));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "these files depend on each other: {left:#?}");
 }
