@@ -210,7 +210,7 @@ impl Device {
     }
 
     /// Returns the cooperative matrices that passed the self-test on this device: none before
-    /// [`check_matrices`](crate::kernels::check_matrices) has run.
+    /// `kernels::check_matrices` has run.
     pub fn trusted_matrices(&self) -> Matrices {
         self.matrices_cell().get().copied().unwrap_or_default()
     }
