@@ -1,11 +1,11 @@
-//! Blocks of a KV cache against a model that simulates what is in them.
+//! The block pool of the KV cache against a simulation of the blocks' contents.
 
 use ferrum_wgpu::{
     kv::{BlockCopy, Full, Pool, Table},
     quant::Rng,
 };
 
-/// What a position of a sequence holds: it depends on all tokens up to it.
+/// Returns what each position of a sequence holds: a hash of all tokens up to it.
 fn contents(tokens: &[u32]) -> Vec<u64> {
     let step = |hash: &mut u64, token: &u32| {
         *hash = Rng::new(*hash ^ u64::from(*token)).next_u64();
@@ -14,7 +14,7 @@ fn contents(tokens: &[u32]) -> Vec<u64> {
     tokens.iter().scan(1, step).collect()
 }
 
-/// A pool, the memory of its blocks, and sequences that use them.
+/// A pool, the contents of its blocks, and the sequences that use it.
 struct World {
     pool: Pool,
     memory: Vec<Vec<u64>>,
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// Makes room in a table; one that gets none must be as it was.
+    /// Makes room in a table, and checks that a refusal changes nothing.
     fn grow(&mut self, at: usize, tokens: u32) -> Option<Option<BlockCopy>> {
         let (table, _) = &mut self.sequences[at];
         let (needed, free) = (self.pool.needed(table, tokens), self.pool.free());
@@ -61,7 +61,7 @@ impl World {
         }
     }
 
-    /// Appends tokens, as a device would compute them.
+    /// Appends tokens as a device would write them.
     fn write(&mut self, at: usize, tokens: &[u32]) {
         let Some(copy) = self.grow(at, tokens.len() as u32) else { return };
         let (table, all) = &mut self.sequences[at];
@@ -78,7 +78,7 @@ impl World {
         self.pool.advance(table, tokens.len() as u32);
     }
 
-    /// Every table reads its own tokens' contents.
+    /// Checks that every table reads its own tokens' contents, and the pool's invariants.
     fn check(&self) {
         let block = self.pool.block() as usize;
         for (table, tokens) in &self.sequences {
@@ -91,7 +91,7 @@ impl World {
         self.pool.audit(self.sequences.iter().map(|(table, _)| table)).expect("a sound pool");
     }
 
-    /// A random operation.
+    /// Does a random operation.
     fn step(&mut self, rng: &mut Rng) {
         let tokens = |rng: &mut Rng, most: u32| -> Vec<u32> { (0..rng.below(most)).map(|_| rng.below(2)).collect() };
         let block = self.pool.block();
@@ -128,7 +128,7 @@ impl World {
                 self.pool.publish(table, tokens, rng.below(tokens.len() as u32 + block));
             }
             5 => {
-                // Planned, and not done; the copy has not run, so that only another plan or an end can follow.
+                // Growth without a write: the copy has not run, so only more growth or an end may follow.
                 let more = rng.below(2 * block);
                 if self.grow(at, more).is_some() {
                     let more = more + rng.below(2 * block);
@@ -177,7 +177,7 @@ fn tables_read_what_was_written_into_them() {
     assert!(totals.iter().all(|total| *total > 1000), "adopted, refused, copied, evicted: {totals:?}");
 }
 
-/// A table of these tokens, as if they were computed.
+/// Returns a table of these tokens, as if they had been computed.
 fn filled(pool: &mut Pool, tokens: &[u32]) -> Table {
     let mut table = Table::new();
     pool.grow(&mut table, tokens.len() as u32).expect("room");
@@ -186,12 +186,12 @@ fn filled(pool: &mut Pool, tokens: &[u32]) -> Table {
 }
 
 #[test]
-fn the_longest_published_beginning_is_adopted_without_the_last_token() {
+fn the_longest_published_prefix_is_adopted_without_the_last_token() {
     let mut pool = Pool::new(8, 2);
     let first = filled(&mut pool, &[1, 2, 3, 4, 5]);
     pool.publish(&first, &[1, 2, 3, 4, 5], 3);
     let one = pool.adopt(&[1, 2, 3, 4, 5]);
-    assert_eq!(one.blocks(), &first.blocks()[..1], "only whole blocks of what is computed");
+    assert_eq!(one.blocks(), &first.blocks()[..1], "only whole blocks of computed positions");
     pool.publish(&first, &[1, 2, 3, 4, 5], 5);
     let two = pool.adopt(&[1, 2, 3, 4, 5, 6]);
     assert_eq!((two.blocks(), two.len()), (&first.blocks()[..2], 4));
@@ -204,14 +204,14 @@ fn the_longest_published_beginning_is_adopted_without_the_last_token() {
 }
 
 #[test]
-fn of_blocks_with_the_same_content_the_first_stays() {
+fn the_first_of_equal_blocks_stays_published() {
     let mut pool = Pool::new(8, 2);
     let (first, second) = (filled(&mut pool, &[1, 2]), filled(&mut pool, &[1, 2, 3, 4]));
     pool.publish(&first, &[1, 2], 2);
     pool.publish(&second, &[1, 2, 3, 4], 4);
     let adopted = pool.adopt(&[1, 2, 3, 4, 5]);
     assert_eq!(adopted.blocks(), [first.blocks()[0], second.blocks()[1]]);
-    // Without its beginning a block is not found, and found again with another.
+    // A block is not found without its prefix, and found again with an equal one.
     for table in [first, adopted] {
         pool.release(table);
     }
@@ -225,7 +225,7 @@ fn of_blocks_with_the_same_content_the_first_stays() {
 }
 
 #[test]
-fn the_block_not_held_the_longest_is_taken_first() {
+fn cached_blocks_are_evicted_in_lru_order() {
     let mut pool = Pool::new(4, 1);
     for tokens in [[1], [2], [3]] {
         let table = filled(&mut pool, &tokens);
@@ -235,26 +235,26 @@ fn the_block_not_held_the_longest_is_taken_first() {
     assert_eq!((pool.free(), pool.cached(), pool.held()), (4, 3, 0));
     let used_again = pool.adopt(&[1, 0]);
     pool.release(used_again);
-    // One was never used; then 2 goes, the others stay.
+    // One block was never used; then 2 is evicted, and the others stay.
     let table = filled(&mut pool, &[7, 8]);
     let found: Vec<u32> = [1, 2, 3].map(|token| pool.adopt(&[token, 0]).len()).to_vec();
     assert_eq!((found, table.len()), (vec![1, 0, 1], 2));
 }
 
 #[test]
-fn a_block_that_is_written_again_is_found_no_more() {
+fn a_block_that_is_written_again_is_unpublished() {
     let mut pool = Pool::new(8, 4);
     let mut table = filled(&mut pool, &[1, 2, 3, 4]);
     pool.publish(&table, &[1, 2, 3, 4], 4);
     pool.truncate(&mut table, 3);
     let reader = pool.adopt(&[1, 2, 3, 4, 5]);
-    assert_eq!(reader.len(), 4, "as long as nothing is written there");
-    let copy = pool.grow(&mut table, 1).expect("room").expect("a copy, for another reads it");
+    assert_eq!(reader.len(), 4, "until something is written there");
+    let copy = pool.grow(&mut table, 1).expect("room").expect("a copy: another table reads it");
     assert_eq!((copy.from, copy.to), (reader.blocks()[0], table.blocks()[0]));
     pool.truncate(&mut table, 3);
     assert_eq!(table.blocks(), reader.blocks(), "a copy that did not run");
     pool.release(reader);
-    assert_eq!(pool.grow(&mut table, 1), Ok(None), "nobody else reads it");
+    assert_eq!(pool.grow(&mut table, 1), Ok(None), "no other table reads it");
     assert!(pool.adopt(&[1, 2, 3, 4, 5]).is_empty());
     pool.advance(&mut table, 1);
     pool.publish(&table, &[1, 2, 3, 9], 4);
@@ -262,7 +262,7 @@ fn a_block_that_is_written_again_is_found_no_more() {
 }
 
 #[test]
-fn blocks_of_whole_sequences_are_a_contiguous_cache() {
+fn a_contiguous_cache_has_one_block_for_each_sequence() {
     let mut pool = Pool::new(2, 4096);
     let mut table = filled(&mut pool, &[1; 100]);
     let mut fork = pool.fork(&table);

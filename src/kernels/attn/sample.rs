@@ -33,33 +33,36 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 
 /// Returns whether the suite runs a variant of single-pass attention:
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
-/// - heads of 16, 32 and 80, as other models of tests/it have them, with the default format and every reduction;
+/// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
         64 | 128 => true,
-        16 | 32 | 80 => is_default(caps, v.kv),
+        16 | 32 | 80 => v.kv != KvType::Q8_0,
         _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
     }
 }
 
 /// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it only where RoPE cannot be
 /// fused:
-/// - heads of 128 with every format and reduction;
+/// - heads of 128 with every format and the reduction of GPUs, and with the default format and every reduction;
 /// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
 pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
-    let fused = can_fuse_rope(v.head_dim, 1, v.reduction);
-    v.head_dim == 128 || (!fused && is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory)
+    let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
+    match v.head_dim {
+        128 => is_default || shared,
+        head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
+    }
 }
 
 /// Returns whether the suite runs a variant of split-KV attention from projections: what the plans of the models of
 /// tests/it/coverage.rs record.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
-/// - other models of tests/it with the default format and every reduction.
-pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
+/// - other models of tests/it with their formats and every reduction.
+pub(super) fn runs_rope_attention_split_kv(v: RopeVariant) -> bool {
     match (v.attention.head_dim, v.norm) {
         (64, false) | (128, _) => true,
-        (16 | 64 | 80, _) | (32, true) => is_default(caps, v.attention.kv),
+        (16 | 64 | 80, _) | (32, true) => v.attention.kv != KvType::Q8_0,
         _ => false,
     }
 }
@@ -71,7 +74,7 @@ pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
     let attention::Variant { head_dim, kv, reduction } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
     let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
-    runs_rope_attention_split_kv(caps, v) || (other && is_default(caps, kv) && first == Some(reduction))
+    runs_rope_attention_split_kv(v) || (other && is_default(caps, kv) && first == Some(reduction))
 }
 
 /// Returns whether a device keeps its cache as `kv` unless it is told otherwise.
@@ -116,7 +119,7 @@ mod tests {
                 assert!(attention.iter().chain(&split).all(|v| queries.contains(v)));
                 assert!(rope.iter().chain(&rope_split).all(|v| projections.contains(v)));
                 let count = [attention.len(), split.len(), rope.len(), rope_split.len()];
-                assert!(count.iter().sum::<usize>() <= 110, "{count:?}");
+                assert!(count.iter().sum::<usize>() <= 130, "{count:?}");
             }
         }
     }
