@@ -42,7 +42,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
         let mut session = engine.session();
         let mut prefill = f64::INFINITY;
         for _ in 0..=ROUNDS {
-            session.truncate(0);
+            session.truncate(0)?;
             let start = Instant::now();
             session.forward(&prompt).await?;
             prefill = prefill.min(start.elapsed().as_secs_f64());
@@ -67,7 +67,7 @@ async fn decode(sessions: &mut [Session]) -> Result<f64, Box<dyn std::error::Err
     for _ in 0..=ROUNDS {
         let mut replies = Vec::new();
         for (session, token) in sessions.iter_mut().zip(1..) {
-            session.truncate(0);
+            session.truncate(0)?;
             replies.push(session.generate(&[token], &options)?);
         }
         // The first token of each reply ends its prefill.

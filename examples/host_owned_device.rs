@@ -121,7 +121,7 @@ impl Application {
 async fn load(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<Engine, EngineError> {
     let model = Model::load(device, gguf, |_sent, _total| ()).await?;
     let engine = Engine::new(&model, options).await?;
-    engine.prepare().await?;
+    engine.warm_up().await?;
     Ok(engine)
 }
 
@@ -147,7 +147,7 @@ async fn answer(engine: &Engine, tokenizer: &Tokenizer, prompt: &str) -> Result<
                 print!("{}", text.push(token)?.unwrap_or_default());
                 tokens += 1;
             }
-            Progress::Ended(_) => break,
+            Progress::Finished(_) => break,
         }
         yield_now().await;
     }

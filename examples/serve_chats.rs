@@ -43,7 +43,7 @@ impl Service {
         let sequences = CHATS.len() as u32;
         let options = EngineOptions { sequences, kv_tokens: Some(4096), ..Default::default() };
         let engine = Engine::new(&model, &options).await?;
-        engine.prepare().await?;
+        engine.warm_up().await?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let stop = tokenizer.stop_ids().to_vec();
         let options = GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(200), stop };
@@ -62,7 +62,7 @@ impl Service {
             // The session goes on from what it has; a template may have changed the end of that.
             let common = session.tokens().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
             let held = common.min(prompt.len() - 1);
-            session.truncate(held as u32);
+            session.truncate(held as u32)?;
             let mut reply = session.generate(&prompt[held..], &self.options)?;
             let mut answer = Vec::new();
             while let Some(token) = reply.next().await? {

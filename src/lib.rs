@@ -33,9 +33,7 @@
 //!
 //! The library prints nothing, reads no environment and keeps no globals. All functions that touch a device are async;
 //! natively any executor drives them, and with the feature `blocking` there is `block_on` for callers without one. They are
-//! `Send`, so that it may be done from any thread. Waiting
-//! for a device of ours blocks the thread for as long as the GPU takes; for an application's own device
-//! ([`gpu::Device::from_wgpu`]) nothing blocks, nor in a browser.
+//! `Send`. No future blocks its thread while a GPU computes, unless [`gpu::Device::set_wait_mode`] says so.
 // wgpu's types are deeply nested, which matters for the `Send` check of futures.
 #![recursion_limit = "256"]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -63,11 +61,12 @@ mod error;
 mod names;
 
 pub use engine::{
-    Engine, EngineError, EngineOptions, Fit, GenerateOptions, Profile, Progress, Reply, SamplingOptions, Session,
+    BlockUsage, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress, Reply,
+    SamplingOptions, Session,
 };
 pub use error::Error;
 pub use gguf::{Gguf, GgufError};
-pub use gpu::{Adapter, AdapterKind, Device, GpuError, Requirements};
+pub use gpu::{Adapter, AdapterKind, Device, GpuError, Requirements, WaitMode};
 pub use kernels::KvType;
 pub use model::{Architecture, Config, MemoryPlan, Model, ModelError, Precision, Tuning};
 pub use names::UnknownName;

@@ -41,7 +41,7 @@ fn check(file: &Gguf, input: &mut Input) {
         kv_tokens: Some(u32::MAX),
         sequences: u32::MAX,
         prefill_rows: u32::MAX,
-        logit_rows: u32::MAX,
+        max_logit_rows: u32::MAX,
         ..EngineOptions::default()
     };
     let any = |input: &mut Input| {
@@ -55,7 +55,7 @@ fn check(file: &Gguf, input: &mut Input) {
             },
             sequences: number(input),
             prefill_rows: number(input),
-            logit_rows: number(input),
+            max_logit_rows: number(input),
             ..EngineOptions::default()
         }
     };
@@ -71,7 +71,7 @@ fn check(file: &Gguf, input: &mut Input) {
     // Records plans without allocating memory.
     let small =
         EngineOptions { context: Some(longest.min(64)), prefill_rows: 4, sequences: 2, ..EngineOptions::default() };
-    if let Err(error) = ferrum_wgpu::block_on(Engine::compile(&Device::cpu(), file, &small)) {
+    if let Err(error) = ferrum_wgpu::block_on(Engine::precompile(&Device::cpu(), file, &small)) {
         check_line(error);
     }
 }

@@ -1,6 +1,6 @@
 //! Selecting and opening a device.
 
-use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError};
+use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError, WaitMode};
 use ferrum_wgpu::kernels::KvType;
 
 use super::exit::Failure;
@@ -72,6 +72,7 @@ impl DeviceChoice {
             return Ok(Device::cpu());
         };
         let device = Device::masked(adapter, &self.caps(mask)).await?;
+        device.set_wait_mode(WaitMode::Blocking);
         let (name, backend, kind, driver) = (adapter.name(), adapter.backend(), adapter.kind(), adapter.driver());
         note(format_args!("device: {name} ({backend}, {kind}, {driver})"));
         if kind == AdapterKind::Software {

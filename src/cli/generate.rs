@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ferrum_wgpu::engine::{GenerateOptions, Progress, Reply as Tokens, Session, Stop as EngineStop};
+use ferrum_wgpu::engine::{FinishReason, GenerateOptions, Progress, Reply as Tokens, Session};
 use ferrum_wgpu::text::{StopStrings, Tokenizer};
 
 use super::exit::Failure;
@@ -93,7 +93,7 @@ impl Generator<'_> {
     async fn generate(&mut self, prompt: &[u32], text: &mut String) -> Result<(Stop, ReplyStats), Failure> {
         let mut stats = ReplyStats::default();
         let cached = common_prefix(&self.session.tokens(), prompt).min(prompt.len().saturating_sub(1));
-        self.session.truncate(cached as u32);
+        self.session.truncate(cached as u32)?;
         let mut start = Instant::now();
         let mut stream = self.tokenizer.decode_stream();
         let mut stops = self.stops.clone();
@@ -117,9 +117,9 @@ impl Generator<'_> {
                         break Stop::Text;
                     }
                 }
-                Progress::Ended(EngineStop::Token(_)) => break Stop::EndOfTurn,
-                Progress::Ended(EngineStop::Limit) => break Stop::Limit,
-                Progress::Ended(EngineStop::ContextFull) => break Stop::ContextFull,
+                Progress::Finished(FinishReason::StopToken(_)) => break Stop::EndOfTurn,
+                Progress::Finished(FinishReason::ContextFull) => break Stop::ContextFull,
+                Progress::Finished(_) => break Stop::Limit,
             }
         };
         stats.cached = cached + tokens.cached() as usize;
@@ -139,7 +139,7 @@ impl Generator<'_> {
 }
 
 /// Returns the next event of a reply; `None` after Ctrl-C.
-async fn next(tokens: &mut Tokens<'_>, interrupt: &Interrupt) -> Result<Option<Progress>, Failure> {
+async fn next(tokens: &mut Tokens, interrupt: &Interrupt) -> Result<Option<Progress>, Failure> {
     if interrupt.requested() { Ok(None) } else { Ok(Some(tokens.step().await?)) }
 }
 

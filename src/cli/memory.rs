@@ -51,8 +51,8 @@ impl MemoryArgs {
             return Ok(Fit { options, memory });
         };
         Ok(match self.fit {
-            true => Engine::fit(gguf, &options, kv_type, budget)?,
-            false => Engine::within(gguf, &options, kv_type, budget)?,
+            true => Engine::plan_best(gguf, &options, kv_type, budget)?,
+            false => Engine::plan_within(gguf, &options, kv_type, budget)?,
         })
     }
 

@@ -55,7 +55,7 @@ pub async fn start(device: &Device, gguf: Gguf, fit: &Fit, tune: TuneArg) -> Res
     let before = cache::read(cache::PIPELINES, &fingerprint, "").unwrap_or_default();
     let cached = device.restore_pipelines(&before);
     let (loaded, compiled) = thread::scope(|scope| {
-        let compiling = scope.spawn(|| timed(|| block_on(Engine::compile(device, &gguf, &options))));
+        let compiling = scope.spawn(|| timed(|| block_on(Engine::precompile(device, &gguf, &options))));
         let loaded = timed(|| block_on(load::load(device, &gguf, slots)));
         (loaded, compiling.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });

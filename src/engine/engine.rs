@@ -1,27 +1,31 @@
-//! Many sequences over one model.
+//! The engine: a scheduler and an executor behind locks, shared by sessions.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
 
 use super::{
     DecodePass, EngineError, EngineOptions, Profile, Session,
-    drive::{Drive, Woken, Work},
-    runner::{Runner, workspace_sizes},
-    schedule::{News, Schedule},
-    scheduler::SequenceId,
-    turn::{SharedSchedule, Turn, lock},
+    executor::{Executor, workspace_sizes},
+    scheduler::{Limits, Scheduler, SequenceId, SessionEvent},
+    shared_executor::{SharedExecutor, StepFuture, Waited},
+    step_runner::{SharedScheduler, StepRunner},
+    wakers::{NotifyingGuard, WaiterId, Waiting},
 };
 use crate::{
     gguf::Gguf,
     gpu::{Device, Program},
     kernels::KvType,
+    kv::Pool,
     model::{Config, MemoryPlan, Model},
 };
 
-/// Computes many sequences with one model: their KV cache, and whose turn it is. Clones share it.
+/// Computes many sequences with one model, by continuous batching over a paged KV cache. Clones share it.
 ///
-/// No thread and no task works for it. Whoever awaits something of a [`Session`] drives the device for all sessions until
-/// that is there, so that sessions can be awaited from any number of tasks or threads, on any executor, and in a browser.
-/// Futures may be dropped at any time.
+/// An engine has no thread or task of its own. Whoever awaits something of a [`Session`] or [`Reply`](super::Reply) drives the
+/// device for all sessions until that is there, so that sessions can be awaited from any number of tasks or threads, on any
+/// executor, and in a browser. Futures may be dropped at any time.
 #[derive(Clone, Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -32,214 +36,244 @@ struct Shared {
     config: Config,
     options: EngineOptions,
     context: u32,
-    schedule: Arc<SharedSchedule>,
-    drive: Drive<Box<Runner>>,
+    scheduler: Arc<SharedScheduler>,
+    executor: SharedExecutor<Box<Executor>>,
+}
+
+/// The blocks of an engine's KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockUsage {
+    /// All blocks.
+    pub total: u32,
+    /// Blocks that no sequence holds; they may hold cached prefixes.
+    pub free: u32,
 }
 
 impl Engine {
-    /// An engine without sequences.
+    /// Returns an engine without sequences.
     ///
     /// # Errors
-    /// [`EngineError`] for options that cannot be, or when memory runs out.
+    /// [`EngineError`] for invalid options, or when memory runs out.
     pub async fn new(model: &Model, options: &EngineOptions) -> Result<Self, EngineError> {
-        let runner = Box::new(Runner::new(model, options).await?);
-        let shape = runner.kv().shape;
-        let schedule = Schedule::new(options, shape.context, shape.block, shape.blocks, one_order(model, options));
+        let executor = Box::new(Executor::new(model, options).await?);
+        let shape = executor.kv().shape;
+        let limits = Limits {
+            context: shape.context,
+            slots: options.sequences,
+            prefill_rows: options.prefill_rows,
+            max_logit_rows: options.max_logit_rows,
+            prefix_sharing: options.prefix_sharing,
+            share_decode_blocks: shares_decode_blocks(model, options),
+            pipelined: options.pipelined && !options.host_sampling,
+        };
+        let scheduler = SharedScheduler::new(Scheduler::new(limits, Pool::new(shape.blocks, shape.block)));
+        let executor = SharedExecutor::new(executor, Arc::clone(&scheduler.wakers));
         Ok(Self {
             shared: Arc::new(Shared {
                 config: model.config().clone(),
                 options: options.clone(),
                 context: shape.context,
-                schedule: Arc::new(Mutex::new(schedule)),
-                drive: Drive::new(runner),
+                scheduler: Arc::new(scheduler),
+                executor,
             }),
         })
     }
 
-    /// The memory that an engine for `gguf` takes, before anything is allocated. `kv_type`: how the cache is stored on the
-    /// device that is meant.
+    /// Plans the memory of an engine for `gguf`, before anything is allocated. `kv_type` is the storage type of the KV cache on
+    /// the intended device.
     ///
     /// # Errors
-    /// [`EngineError::Model`] when the file is no model that can be run; others for options that cannot be.
+    /// [`EngineError::Model`] when the file is not a model that can be run; others for invalid options.
     pub fn memory(gguf: &Gguf, options: &EngineOptions, kv_type: KvType) -> Result<MemoryPlan, EngineError> {
         let config = Config::from_gguf(gguf)?;
         let shape = options.cache(&config, kv_type)?;
         Ok(MemoryPlan::new(gguf, shape, workspace_sizes(options, shape.context))?)
     }
 
-    /// Compiles all kernels that an engine for `gguf` needs on `device`, as [`Engine::prepare`] does, but before there is a
-    /// model: it takes no memory of the device, and may go on in a thread while another loads the weights.
+    /// Compiles all kernels that an engine for `gguf` needs on `device`, as [`Engine::warm_up`] does, but before there is a
+    /// model. It takes no device memory, and may run in a thread while another one loads the weights.
     ///
     /// # Errors
-    /// [`EngineError::Model`] when the file is no model that can be run, [`EngineError::Gpu`]; others for options that cannot
-    /// be.
-    pub async fn compile(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<(), EngineError> {
+    /// [`EngineError::Model`] when the file is not a model that can be run, [`EngineError::Gpu`]; others for invalid options.
+    pub async fn precompile(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<(), EngineError> {
         let model = Model::dry_run(device, gguf).await?;
-        Ok(Runner::new(&model, options).await?.compile(device).await?)
+        Ok(Executor::new(&model, options).await?.precompile(device).await?)
     }
 
-    /// A sequence of no tokens; it takes no room yet.
+    /// Opens an empty sequence. It takes no memory yet.
     pub fn session(&self) -> Session {
-        let mut schedule = self.schedule();
-        let id = schedule.scheduler.open();
-        schedule.open(id);
-        drop(schedule);
+        let id = self.scheduler().open();
         Session::new(self.clone(), id)
     }
 
-    /// The model's shape.
+    /// Returns the shape of the model.
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// The options that it was made with.
+    /// Returns the options that it was made with.
     pub fn options(&self) -> &EngineOptions {
         &self.shared.options
     }
 
-    /// Tokens that a sequence can have.
+    /// Returns the most tokens of a sequence.
     pub fn context(&self) -> u32 {
         self.shared.context
     }
 
-    /// Blocks of the KV cache: all, and those that no sequence has.
-    pub fn blocks(&self) -> (u32, u32) {
-        let schedule = self.schedule();
-        let pool = schedule.scheduler.pool();
-        (pool.blocks(), pool.free())
+    /// Returns how many blocks of the KV cache are in use.
+    pub fn blocks(&self) -> BlockUsage {
+        let scheduler = self.scheduler();
+        BlockUsage { total: scheduler.pool().blocks(), free: scheduler.pool().free() }
     }
 
-    /// Requests that are served or wait.
+    /// Returns the number of waiting and running requests.
     pub fn requests(&self) -> usize {
-        self.schedule().scheduler.requests()
+        self.scheduler().requests()
     }
 
-    /// How the KV cache is stored.
+    /// Returns the storage type of the KV cache.
     pub async fn kv_type(&self) -> KvType {
-        self.shared.drive.with(|runner| runner.kv().shape.ty).await
+        self.shared.executor.with(|executor| executor.kv().shape.ty).await
     }
 
-    /// Compiles all kernels that requests of any kind and size need, so that none waits for them: natively on several
-    /// threads, while the caller's waits. Touches no sequence.
+    /// Compiles all kernels that requests of any kind and size need, so that none waits for them: natively on several threads,
+    /// while the caller's waits. Touches no sequence.
     ///
     /// # Errors
     /// [`EngineError::Gpu`].
-    pub async fn prepare(&self) -> Result<(), EngineError> {
-        let told = Arc::new(Mutex::new(None));
-        let told_by_work = Arc::clone(&told);
-        let work = |runner: Box<Runner>| -> Work<Box<Runner>> {
+    pub async fn warm_up(&self) -> Result<(), EngineError> {
+        let done = Arc::new(Mutex::new(None));
+        let done_by_step = Arc::clone(&done);
+        let step = |executor: Box<Executor>| -> StepFuture<Box<Executor>> {
             Box::pin(async move {
-                let result = runner.compile(runner.device()).await;
-                *told_by_work.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-                (runner, true)
+                let result = executor.precompile(executor.device()).await;
+                *done_by_step.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                (executor, true)
             })
         };
-        self.shared.drive.begin(work).await;
-        let result = || told.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.executor.begin(step).await;
+        let result = || done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waiter = self.shared.scheduler.wakers.caller();
         loop {
-            if let Woken::News(result) = self.shared.drive.step(result, |runner| self.turn(runner)).await {
+            let waited = self.shared.executor.event(waiter, result, |executor| self.begin_step(executor), false).await;
+            if let Waited::Event(result) = waited {
                 return Ok(result?);
             }
         }
     }
 
-    /// Where the time of the steps went until now; empty unless [`EngineOptions::profile`] is set.
+    /// Returns the times of all steps so far; empty unless [`EngineOptions::profile`] is set.
     pub async fn profile(&self) -> Profile {
-        self.shared.drive.with(|runner| runner.profile.clone()).await
+        self.shared.executor.with(|executor| executor.profile.clone()).await
     }
 
-    /// Dispatches of the pass that computed drawn tokens last; zero before the first.
+    /// Returns the number of dispatches of the last decode pass; zero before the first.
     pub async fn decode_dispatches(&self) -> usize {
-        self.shared.drive.with(|runner| runner.decode_dispatches()).await
+        self.shared.executor.with(|executor| executor.decode_dispatches()).await
     }
 
-    /// The pass that computed drawn tokens last, counting the bytes of `experts` different experts in a layer
+    /// Describes the last decode pass, counting the bytes of `experts` different experts in a layer
     /// ([`MemoryTraffic::experts`](crate::model::MemoryTraffic::experts)); all zero before the first.
     pub async fn decode_pass(&self, experts: f64) -> DecodePass {
-        self.shared.drive.with(|runner| runner.decode_pass(experts)).await
+        self.shared.executor.with(|executor| executor.decode_pass(experts)).await
     }
 
-    /// Goes on with another device after the first was lost ([`EngineError::needs_recovery`]): loads the model's weights
-    /// again, from the same file. Requests that are under way end with [`EngineError::DeviceLost`]; sequences keep their
-    /// tokens, which are computed again with their next request.
+    /// Continues on another device after the first was lost ([`EngineError::needs_recovery`]): loads the model's weights again,
+    /// from the same file. Requests in progress fail with [`EngineError::DeviceLost`]; sequences keep their tokens, which are
+    /// computed again with their next request.
     ///
     /// # Errors
     /// Those of [`Model::load`] and [`Engine::new`]; [`EngineError::OtherModel`] for a file of another shape. The engine is
-    /// then as before, and so it is when the future is dropped.
+    /// then unchanged, as it is when the future is dropped.
     pub async fn recover(&self, device: &Device, gguf: &Gguf) -> Result<(), EngineError> {
         if Config::from_gguf(gguf)? != self.shared.config {
             return Err(EngineError::OtherModel);
         }
-        let before = self.shared.drive.with(|runner| runner.model().clone()).await;
+        let before = self.shared.executor.with(|executor| executor.model().clone()).await;
         let model = before.load_again(device, gguf).await?;
-        let new = Runner::new(&model, &self.shared.options).await?;
-        let one_order = one_order(&model, &self.shared.options);
+        let new = Executor::new(&model, &self.shared.options).await?;
+        let share_decode_blocks = shares_decode_blocks(&model, &self.shared.options);
         self.shared
-            .drive
-            .with(|runner| {
-                **runner = new;
-                let mut schedule = self.schedule();
-                schedule.forget_device(&EngineError::DeviceLost);
-                schedule.scheduler.set_share_drawn(one_order);
+            .executor
+            .with(|executor| {
+                **executor = new;
+                let mut scheduler = self.scheduler();
+                scheduler.forget_device(&EngineError::DeviceLost);
+                scheduler.set_share_decode_blocks(share_decode_blocks);
             })
             .await;
         Ok(())
     }
 
-    pub(super) fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        lock(&self.shared.schedule)
+    /// Locks the scheduler.
+    pub(super) fn scheduler(&self) -> NotifyingGuard<'_> {
+        self.shared.scheduler.lock()
     }
 
-    /// News of a sequence: if there are none, drives the device a step further. `None` when there are still none. May be
-    /// dropped at any time.
+    /// Polls for the next event of a sequence, running steps if there is none. With `go_on` it is pending until there is one;
+    /// else it is `None` after a step that brought none.
     ///
     /// # Errors
-    /// [`EngineError::NoRequest`] when there can be none.
-    pub(super) async fn step(&self, id: SequenceId) -> Result<Option<News>, EngineError> {
-        let news = || self.schedule().news(id);
-        match self.shared.drive.step(news, |runner| self.turn(runner)).await {
-            Woken::News(news) => Ok(Some(news)),
-            Woken::Worked(busy) => match self.schedule().news(id) {
-                None if !busy => Err(EngineError::NoRequest),
-                news => Ok(news),
+    /// [`EngineError::NoRequest`] when no event can come.
+    pub(super) fn poll_event(
+        &self,
+        id: SequenceId,
+        context: &mut Context<'_>,
+        go_on: bool,
+    ) -> Poll<Result<Option<SessionEvent>, EngineError>> {
+        let next_event = || self.scheduler().next_event(id);
+        let begin = |executor| self.begin_step(executor);
+        let waited = ready!(self.shared.executor.poll_event(WaiterId::Session(id), context, next_event, begin, go_on));
+        Poll::Ready(match waited {
+            Waited::Event(event) => Ok(Some(event)),
+            Waited::Step(worked) => match next_event() {
+                None if !worked => Err(EngineError::NoRequest),
+                event => Ok(event),
             },
-        }
-    }
-
-    fn turn(&self, mut runner: Box<Runner>) -> Work<Box<Runner>> {
-        let schedule = Arc::clone(&self.shared.schedule);
-        Box::pin(async move {
-            let busy = Turn { schedule, runner: &mut runner }.run().await;
-            (runner, busy)
         })
     }
 
-    /// News of a sequence, for a caller who runs the programs; other sequences wait.
+    /// Returns a guard that ends the wait for a sequence's events when it is dropped.
+    pub(super) fn waiting(&self, id: SequenceId) -> Waiting<'_> {
+        Waiting { wakers: &self.shared.scheduler.wakers, id: WaiterId::Session(id) }
+    }
+
+    fn begin_step(&self, mut executor: Box<Executor>) -> StepFuture<Box<Executor>> {
+        let scheduler = Arc::clone(&self.shared.scheduler);
+        Box::pin(async move {
+            let worked = StepRunner { scheduler, executor: &mut executor }.run().await;
+            (executor, worked)
+        })
+    }
+
+    /// Returns the next event of a sequence, for a caller who runs the programs; other sequences wait.
     ///
     /// # Errors
-    /// [`EngineError::NoPlace`] while requests of others have all places or blocks, [`EngineError::NoRequest`], and those
-    /// of `run`.
-    pub(super) async fn next_by<E: From<EngineError>>(
+    /// [`EngineError::NoFreeSlot`] while requests of others have all slots or blocks, [`EngineError::NoRequest`], and those of
+    /// `run`.
+    pub(super) async fn next_event_by<E: From<EngineError>>(
         &self,
         id: SequenceId,
         run: &mut impl AsyncFnMut(&Device, &Program) -> Result<(), E>,
-    ) -> Result<News, E> {
-        let mut lent = self.shared.drive.lend().await;
-        let Some(runner) = lent.get() else { return Err(EngineError::NoRequest.into()) };
-        let mut turn = Turn { schedule: &*self.shared.schedule, runner };
+    ) -> Result<SessionEvent, E> {
+        let mut lent = self.shared.executor.lend().await;
+        let Some(executor) = lent.get() else { return Err(EngineError::NoRequest.into()) };
+        let mut runner = StepRunner { scheduler: &*self.shared.scheduler, executor };
         loop {
-            while turn.land().await {}
-            if let Some(news) = self.schedule().news(id) {
-                return Ok(news);
+            while runner.finish_step().await {}
+            if let Some(event) = self.scheduler().next_event(id) {
+                return Ok(event);
             }
-            if !turn.run_by(id, run).await? {
-                return Err(EngineError::NoPlace.into());
+            if !runner.run_by(id, run).await? {
+                return Err(EngineError::NoFreeSlot.into());
             }
         }
     }
 }
 
-/// Whether drawn tokens and prompts have one order of sums where `model` is.
-fn one_order(model: &Model, options: &EngineOptions) -> bool {
-    options.plan.selection_on(model.device()).one_order() || options.order_crossing
+/// Returns whether blocks filled by decode are shared: where decode and prefill reduce in the same order, or on request.
+fn shares_decode_blocks(model: &Model, options: &EngineOptions) -> bool {
+    options.plan.selection_on(model.device()).one_order() || options.share_decode_blocks
 }

@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use super::scheduler::Refusal;
 use crate::{gpu::GpuError, model::ModelError};
 
 /// An error of an engine or a session. Sessions are unchanged by a call that fails.
@@ -87,9 +86,9 @@ pub enum EngineError {
     /// The session has no request.
     #[error("the session has no request")]
     NoRequest,
-    /// [`Session::forward_by`](super::Session::forward_by) finds no place or no blocks beside other sequences.
+    /// [`Session::forward_by`](super::Session::forward_by) finds no free slot or blocks beside other sequences.
     #[error("no free batch slot or KV cache blocks: other sessions use them all")]
-    NoPlace,
+    NoFreeSlot,
     /// The request was lost with its device, and the engine has recovered on another one. It can be repeated.
     #[error("the request was lost with its device; the engine has recovered and it can be repeated")]
     DeviceLost,
@@ -125,18 +124,6 @@ impl From<ModelError> for EngineError {
         match error {
             ModelError::Gpu(error) => error.into(),
             error => Self::Model(Arc::new(error)),
-        }
-    }
-}
-
-impl From<Refusal> for EngineError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NoTokens => Self::NoTokens,
-            Refusal::Unknown => Self::NoRequest,
-            Refusal::Busy => Self::Busy,
-            Refusal::Context { needed, capacity } => Self::ContextFull { needed, capacity },
-            Refusal::Pool { needed, blocks } => Self::NeverFits { needed, blocks },
         }
     }
 }

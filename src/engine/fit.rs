@@ -1,4 +1,4 @@
-//! What of a model fits into a device's memory.
+//! Planning of an engine for the memory of a device.
 
 use super::{Engine, EngineError, EngineOptions};
 use crate::{
@@ -7,41 +7,41 @@ use crate::{
     model::{Config, MemoryPlan},
 };
 
-/// An engine that fits into some memory.
+/// The plan of an engine that fits into some memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// Its options: those that were asked for, with a context and a KV cache that fit.
+    /// Its options: the given ones, with a context and a KV cache that fit.
     pub options: EngineOptions,
-    /// Its memory. Where [`MemoryPlan::slots`] says so, the model must be loaded with
+    /// Its memory. If [`MemoryPlan::slots`] is `Some`, the model must be loaded with
     /// [`Model::load_offloaded`](crate::model::Model::load_offloaded).
     pub memory: MemoryPlan,
 }
 
-/// Below this many tokens a context is of little use: experts are paged first.
+/// Shorter contexts are of little use: experts are offloaded first.
 const USEFUL_CONTEXT: u32 = 4096;
-/// The shortest context that is tried.
+/// The shortest context to try.
 const SHORTEST_CONTEXT: u32 = 512;
 
 impl Engine {
-    /// The engine for `gguf` with these options that `budget` bytes of device memory have room for: what does not fit of the
-    /// experts is paged. `kv_type`: how the cache is stored unless the options say it.
+    /// Plans an engine for `gguf` with these options in `budget` bytes of device memory: experts that do not fit are offloaded.
+    /// `kv_type` is the default storage type of the KV cache.
     ///
     /// # Errors
-    /// [`EngineError::DoesNotFit`] when that is not enough; those of [`Engine::memory`].
-    pub fn within(gguf: &Gguf, options: &EngineOptions, kv_type: KvType, budget: u64) -> Result<Fit, EngineError> {
+    /// [`EngineError::DoesNotFit`] when it does not fit in any case; those of [`Engine::memory`].
+    pub fn plan_within(gguf: &Gguf, options: &EngineOptions, kv_type: KvType, budget: u64) -> Result<Fit, EngineError> {
         let memory = Self::memory(gguf, options, options.kv_type.unwrap_or(kv_type))?;
         let (needed, options) = (memory.least(), options.clone());
         let memory = memory.within(budget).ok_or(EngineError::DoesNotFit { needed, budget })?;
         Ok(Fit { options, memory })
     }
 
-    /// The best engine for `gguf` that `budget` bytes of device memory have room for. What the options leave open is chosen,
-    /// in this order: the longest context of which the model is capable, halved down to 4,096 tokens until all weights fit;
-    /// then a KV cache in q8_0; then as many experts as there is room for, the others being paged; then shorter contexts.
+    /// Plans the best engine for `gguf` in `budget` bytes of device memory. It chooses what the options leave open, in this
+    /// order: the model's own context, halved down to 4,096 tokens until all weights fit; then a KV cache in q8_0; then expert
+    /// offloading, with as many experts on the device as fit; then shorter contexts.
     ///
     /// # Errors
-    /// [`EngineError::DoesNotFit`] when nothing does; those of [`Engine::memory`].
-    pub fn fit(gguf: &Gguf, options: &EngineOptions, kv_type: KvType, budget: u64) -> Result<Fit, EngineError> {
+    /// [`EngineError::DoesNotFit`] when none fits; those of [`Engine::memory`].
+    pub fn plan_best(gguf: &Gguf, options: &EngineOptions, kv_type: KvType, budget: u64) -> Result<Fit, EngineError> {
         let longest = Config::from_gguf(gguf)?.context_length;
         let contexts = match options.context {
             Some(context) => vec![context],
@@ -57,7 +57,7 @@ impl Engine {
             contexts.iter().partition(|context| options.context.is_some() || **context >= USEFUL_CONTEXT.min(longest));
         let with = |context: u32, ty: KvType| {
             let options = EngineOptions { context: Some(context), kv_type: Some(ty), ..options.clone() };
-            Self::within(gguf, &options, ty, budget)
+            Self::plan_within(gguf, &options, ty, budget)
         };
         let each = |contexts: &[u32]| -> Vec<(u32, KvType)> {
             types.iter().flat_map(|ty| contexts.iter().map(|context| (*context, *ty))).collect()
@@ -69,7 +69,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        // Where experts are paged, every byte is theirs.
+        // With offloading, all other memory goes to experts.
         let (shortest, smallest) =
             (useful.last().copied().unwrap_or(longest), types.last().copied().unwrap_or(kv_type));
         let mut error = None;

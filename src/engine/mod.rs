@@ -1,7 +1,11 @@
-//! Many sequences over one model: whose turn it is, and the choice of tokens.
+//! The engine: continuous batching of many sequences over one model.
 //!
-//! An [`Engine`] has the KV cache and the schedule, a [`Session`] is a sequence of it, and a [`Reply`] what is generated at
-//! its end. Sessions are awaited from any number of tasks or threads; whoever awaits drives the device for all.
+//! An [`Engine`] has the KV cache and schedules requests. A [`Session`] is a sequence of tokens, and a [`Reply`] a stream of
+//! tokens generated at its end. Sessions can be awaited from any number of tasks or threads; whoever awaits drives the device
+//! for all.
+//!
+//! Inside, a [`Scheduler`](scheduler::Scheduler) plans steps, an [`Executor`](executor::Executor) computes them, and the engine
+//! adds locks and wakers.
 //!
 //! ```
 //! # use ferrum_wgpu::{Error, gguf::Gguf, gpu::Device, model::Model};
@@ -19,8 +23,7 @@
 //! while let Some(token) = reply.next().await? {
 //!     println!("{token}");
 //! }
-//! drop(reply);
-//! // The reply is a part of the sequence now. A fork shares what is computed of it, and goes on for itself.
+//! // The reply is a part of the sequence now. A fork shares its KV blocks, and goes on for itself.
 //! assert_eq!(session.len(), 5);
 //! let mut other = session.fork()?;
 //! let logits = other.forward(&[4]).await?;
@@ -31,30 +34,30 @@
 //! # pollster::block_on(example()).unwrap();
 //! ```
 
-mod copies;
-mod drive;
-#[expect(clippy::module_inception, reason = "the engine is what the module is about")]
+#[expect(clippy::module_inception, reason = "the module is named after its main type")]
 mod engine;
 mod error;
+mod executor;
 mod fit;
-mod lane;
 mod options;
-mod pace;
 mod profile;
+mod reply;
 mod requirements;
-mod runner;
 mod sampler;
-mod schedule;
 mod scheduler;
 mod session;
+mod shared_executor;
+mod step_runner;
 mod tune;
-mod turn;
+mod wakers;
 
-pub use engine::Engine;
+pub use engine::{BlockUsage, Engine};
 pub use error::EngineError;
 pub use fit::Fit;
 pub use options::{EngineOptions, KvLayout};
 pub use profile::{DecodePass, PassKind, PhaseTotal, Profile, Stage, StageTotal};
+pub use reply::{Progress, Reply};
 pub use sampler::{Sampler, SamplingOptions, argmax};
-pub use session::{GenerateOptions, Progress, Reply, Session, Stop};
+pub use scheduler::FinishReason;
+pub use session::{GenerateOptions, Session};
 pub use tune::{Timing, Tuned};

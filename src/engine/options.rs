@@ -1,4 +1,4 @@
-//! How an engine is made.
+//! The options of an engine.
 
 use std::time::Duration;
 
@@ -9,59 +9,59 @@ use crate::{
     model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Tuning},
 };
 
-/// How an [`Engine`](super::Engine) is made. Those from `plan` on change how something is computed, and nothing else.
+/// The options of an [`Engine`](super::Engine). Those from `plan` on change how something is computed, but not the result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
-    /// Tokens of the longest sequence. `None`: the model's own context, 4,096 at most.
+    /// The most tokens of a sequence. `None`: the model's own context, 4,096 at most.
     pub context: Option<u32>,
-    /// Tokens that all sequences together have room for. `None`: as many as the longest has; with
-    /// [`KvLayout::Contiguous`] always as many as `sequences` of the longest have.
+    /// The most tokens of all sequences together. `None`: `context`; with [`KvLayout::Contiguous`] always
+    /// `sequences · context`.
     pub kv_tokens: Option<u32>,
-    /// How the KV cache is stored. `None`: f16 where the device can, else f32.
+    /// The storage type of the KV cache. `None`: f16 where the device supports it, else f32.
     pub kv_type: Option<KvType>,
-    /// How the KV cache is laid out.
+    /// The layout of the KV cache.
     pub kv_layout: KvLayout,
-    /// Sequences that are computed at once; more wait for their turn.
+    /// Sequences that run at once (the batch size); more wait for a slot.
     pub sequences: u32,
-    /// The most tokens of prompts that are computed in a step; fewer are taken where a step would last too long.
+    /// The most prefill tokens of a step; a step that would last too long has fewer (chunked prefill).
     pub prefill_rows: u32,
-    /// Tokens whose logits are kept at a time by [`Session::forward_each`](super::Session::forward_each): it computes no
-    /// more in a step.
-    pub logit_rows: u32,
-    /// Sequences with a common prefix share its whole blocks.
+    /// The most rows of logits of a step that [`Session::forward_each`](super::Session::forward_each) gets, and so the most
+    /// tokens that it computes in one.
+    pub max_logit_rows: u32,
+    /// Sequences with a common prefix share its whole KV blocks.
     pub prefix_sharing: bool,
-    /// Blocks may be shared though their rows' sums were taken in another order than a prompt's are: what a sequence says
-    /// may then depend on what was said before it.
-    pub order_crossing: bool,
-    /// The longest time that a submission should hold the device's queue: longer steps are sent in parts, and what is too long
-    /// by itself in pieces.
+    /// Also share KV blocks filled during decode. Prefill and decode may reduce in different orders, so that output may then
+    /// depend on what is in the cache.
+    pub share_decode_blocks: bool,
+    /// The longest time that a submission should occupy the device's queue: longer steps are split into several submissions,
+    /// and long dispatches into parts of their grids.
     pub max_submit: Duration,
-    /// Which kernels a pass is made of.
+    /// The choice of kernels.
     pub plan: PlanOptions,
-    /// Measured choices, which refine the selected kernels if they are of this device and model.
-    /// [`Engine::tune`](super::Engine::tune) measures. They may change the order of sums.
+    /// Tuning results of [`Engine::tune`](super::Engine::tune), which refine the selected kernels if they are of this device
+    /// and model. They may change the reduction order.
     pub tuning: Tuning,
-    /// A step is submitted before the tokens of the last are read.
-    pub run_ahead: bool,
-    /// Tokens are drawn by the host, from logits that are read back.
+    /// A step is submitted before the tokens of the last one are read.
+    pub pipelined: bool,
+    /// Tokens are sampled on the host, from logits that are read back.
     pub host_sampling: bool,
-    /// Stages are timed: see [`Engine::profile`](super::Engine::profile).
+    /// Stages are timed ([`Engine::profile`](super::Engine::profile)).
     pub profile: bool,
 }
 
-/// How a KV cache is laid out.
+/// The layout of a KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvLayout {
-    /// In blocks of so many tokens, which sequences take as they grow.
+    /// In blocks that sequences take as they grow (PagedAttention).
     Paged {
-        /// Tokens of a block.
+        /// The tokens of a block.
         block: u32,
     },
-    /// Each sequence has room for the whole context from the start.
+    /// One block of the whole context for each sequence.
     Contiguous,
 }
 
-/// The longest context that is taken by itself: memory grows with it.
+/// The longest default context: memory grows with it.
 const DEFAULT_CONTEXT: u32 = 4096;
 
 impl Default for EngineOptions {
@@ -73,13 +73,13 @@ impl Default for EngineOptions {
             kv_layout: KvLayout::Paged { block: 32 },
             sequences: 1,
             prefill_rows: 128,
-            logit_rows: 1,
+            max_logit_rows: 1,
             prefix_sharing: true,
-            order_crossing: false,
+            share_decode_blocks: false,
             max_submit: Duration::from_millis(100),
             plan: PlanOptions::default(),
             tuning: Tuning::default(),
-            run_ahead: true,
+            pipelined: true,
             host_sampling: false,
             profile: false,
         }
@@ -87,10 +87,10 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// The context that a model of `longest` tokens gets.
+    /// Returns the context for a model whose own is `longest`.
     ///
     /// # Errors
-    /// [`EngineError::Context`] when it is more than the model has.
+    /// [`EngineError::Context`] when it exceeds the model's.
     pub fn context_for(&self, longest: u32) -> Result<u32, EngineError> {
         match self.context {
             None => Ok(longest.min(DEFAULT_CONTEXT)),
@@ -99,7 +99,7 @@ impl EngineOptions {
         }
     }
 
-    /// The KV cache for a model on a device that `can_f16` or cannot keep halves.
+    /// Returns the shape of the KV cache for a model, stored as `ty`.
     ///
     /// # Errors
     /// [`EngineError::Context`]; [`EngineError::Option`] for sizes of zero.
@@ -112,7 +112,7 @@ impl EngineOptions {
         let zero = [
             ("sequences", self.sequences),
             ("prefill_rows", self.prefill_rows),
-            ("logit_rows", self.logit_rows),
+            ("max_logit_rows", self.max_logit_rows),
             ("block", block),
         ];
         if let Some((option, _)) = zero.iter().find(|(_, value)| *value == 0) {
@@ -131,10 +131,10 @@ impl EngineOptions {
         self.plan.selection_on(device).refined(&self.tuning, &DeviceProfile::new(device), self.plan.precision)
     }
 
-    /// How the cache is stored on `device`, which can do `caps`.
+    /// Returns the storage type of the cache on `device`.
     ///
     /// # Errors
-    /// [`EngineError::KvType`] when it cannot be.
+    /// [`EngineError::KvType`] when the device does not support it.
     pub(crate) fn kv_type_on(&self, device: &str, caps: &Caps) -> Result<KvType, EngineError> {
         let can_f16 = caps.pack_f16;
         match self.kv_type {

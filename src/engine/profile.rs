@@ -1,4 +1,4 @@
-//! Where the time of steps goes.
+//! Profiles: the time of steps by phase and stage.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +25,7 @@ impl PassKind {
         }
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Prefill => "prefill",
@@ -35,43 +35,43 @@ impl PassKind {
     }
 }
 
-/// What a stage took in all passes of a phase.
+/// The totals of a stage over all passes of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTotal {
-    /// By the device's clock.
+    /// The time by the device's clock.
     pub time: Duration,
     /// Dispatches.
     pub dispatches: u64,
 }
 
-/// What the passes of a phase took.
+/// The totals of the passes of a kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PhaseTotal {
     /// Passes.
     pub passes: u64,
-    /// Tokens of all passes.
+    /// The tokens of all passes.
     pub rows: u64,
     /// The stages in order.
     pub stages: BTreeMap<Stage, StageTotal>,
 }
 
-/// What the pass is made of that computes a drawn token of each of some sequences.
+/// A decode pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DecodePass {
-    /// Tokens that it computes, each of another sequence.
+    /// Its tokens, each of another sequence.
     pub rows: u32,
     /// Dispatches.
     pub dispatches: usize,
-    /// Those of them that belong to a layer.
+    /// Dispatches of the layers.
     pub layer_dispatches: usize,
-    /// Bytes of weights that its dispatches read: of each those that its grid covers, once.
+    /// Bytes of weights that its dispatches read, each counted once per dispatch whose grid covers it.
     pub weight_bytes: f64,
 }
 
-/// Where the time of an engine's steps went, by phase and stage.
+/// The time of an engine's steps by kind of pass and stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
-    /// The phases that there were.
+    /// The kinds of passes so far.
     pub phases: BTreeMap<PassKind, PhaseTotal>,
 }
 

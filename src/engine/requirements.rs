@@ -1,4 +1,4 @@
-//! What an application asks for when it makes a device that a model is to run on too.
+//! The requirements of an engine on an application's device.
 
 use super::{Engine, EngineError, EngineOptions};
 use crate::{
@@ -8,14 +8,14 @@ use crate::{
 };
 
 impl Engine {
-    /// The features and limits that a device of `adapter` has to have so that an engine for `gguf` computes on it as on one
-    /// of ours: what kernels can use, bindings for the largest buffer and no larger, but WebGPU's defaults at least, and
-    /// timestamps where stages are to be timed. [`Device::from_wgpu`](crate::gpu::Device::from_wgpu) then takes the device.
+    /// Returns the features and limits that a device of `adapter` needs for an engine for `gguf`: those that kernels can use,
+    /// bindings for the largest buffer (at least WebGPU's defaults), and timestamps if stages are to be timed.
+    /// [`Device::from_wgpu`](crate::gpu::Device::from_wgpu) takes a device created with them.
     ///
-    /// Matrices that the adapter cannot bind whole are split; all else must fit.
+    /// Matrices that the adapter cannot bind as a whole are split; all else must fit.
     ///
     /// # Errors
-    /// Those of [`Engine::memory`]; [`EngineError::KvType`], and [`GpuError::TooLarge`] for what does not fit.
+    /// Those of [`Engine::memory`]; [`EngineError::KvType`]; [`GpuError::TooLarge`] for a buffer that does not fit.
     pub fn requirements(adapter: &Adapter, gguf: &Gguf, options: &EngineOptions) -> Result<Requirements, EngineError> {
         let caps = adapter.caps();
         let plan = Self::memory(gguf, options, options.kv_type_on(adapter.name(), &caps)?)?;
@@ -23,7 +23,7 @@ impl Engine {
     }
 }
 
-/// What a device needs of all that its adapter can do.
+/// Returns what a device needs of the capabilities of its adapter.
 fn needed(adapter: &Caps, plan: &MemoryPlan, profile: bool) -> Result<Caps, GpuError> {
     let ((label, bytes), limit) = (plan.largest.clone(), adapter.buffer_limit());
     if bytes > limit {
@@ -62,7 +62,7 @@ mod tests {
             assert!(!caps.timestamps);
             (caps.max_binding_bytes, caps.max_buffer_bytes)
         };
-        // The defaults, for a small model.
+        // WebGPU's defaults are enough for a small model.
         assert_eq!(needs(1024 * MIB, MIB, 2 * MIB), (128 * MIB, 256 * MIB));
         // The largest matrix is bound whole.
         assert_eq!(needs(1024 * MIB, MIB, 243 * MIB + 16), (243 * MIB + 16, 256 * MIB));

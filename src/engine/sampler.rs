@@ -1,4 +1,4 @@
-//! Choosing the next token from logits, on the host.
+//! Sampling: the choice of the next token from logits, on the host, and its options.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,33 +8,32 @@ use crate::{
     kernels::sample::{draw, penalties, philox},
 };
 
-/// How tokens are drawn. To each logit its bias is added, then the penalties change those of tokens that were seen; the
-/// results are divided by the temperature, then cut by `top_k`, `top_p` and `min_p` in this order, as Hugging Face's
-/// generation does, for which model authors recommend their values.
+/// The options of sampling, applied in the order of Hugging Face's generation, for which model authors recommend values: the
+/// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p` and `min_p`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingOptions {
-    /// 0 takes the likeliest token always; of equal ones the lowest id.
+    /// Divides the logits. 0 is greedy: always the most likely token, of equal ones the lowest id.
     pub temperature: f32,
-    /// Keeps the `top_k` likeliest tokens; 0 keeps all.
+    /// Keeps the `top_k` most likely tokens; 0 keeps all.
     pub top_k: u32,
-    /// Keeps the likeliest tokens until their mass reaches it; 1 keeps all.
+    /// Keeps the most likely tokens until their probabilities sum up to it (nucleus sampling); 1 keeps all.
     pub top_p: f32,
-    /// Drops tokens less likely than `min_p` times the likeliest; 0 drops none.
+    /// Drops tokens less likely than `min_p` times the most likely one; 0 drops none.
     pub min_p: f32,
-    /// Positive logits of tokens in the prompt or the reply are divided by it, negative ones multiplied; 1 changes none.
+    /// Divides positive logits of tokens in the prompt or the reply, and multiplies negative ones; 1 changes none.
     pub repetition_penalty: f32,
-    /// Is taken from the logits of tokens in the reply.
+    /// Is subtracted from the logits of tokens in the reply.
     pub presence_penalty: f32,
-    /// Is taken from the logit of a token for each time that it is in the reply.
+    /// Is subtracted from the logit of a token for each of its occurrences in the reply.
     pub frequency_penalty: f32,
-    /// What is added to the logits of some tokens.
+    /// Is added to the logits of some tokens, by id.
     pub logit_bias: Vec<(u32, f32)>,
-    /// The draws' seed: equal seeds draw equal tokens.
+    /// The seed of the random numbers: equal seeds give equal tokens.
     pub seed: u64,
 }
 
 impl Default for SamplingOptions {
-    /// What Qwen3's authors recommend.
+    /// Returns the values recommended by Qwen3's authors.
     fn default() -> Self {
         Self {
             temperature: 0.6,
@@ -51,12 +50,12 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    /// The likeliest token always.
+    /// Returns options for greedy decoding.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// The options that a file recommends (`general.sampling.*`), the default for those it does not name.
+    /// Returns the options that a file recommends (`general.sampling.*`), with defaults for the others.
     ///
     /// # Errors
     /// [`GgufError::WrongType`].
@@ -72,7 +71,7 @@ impl SamplingOptions {
         })
     }
 
-    /// Checks every value's range; ids of biased tokens are below `vocab`.
+    /// Checks the range of every value, and the ids of biased tokens against `vocab`.
     ///
     /// # Errors
     /// [`EngineError::Option`] for a value out of its range, [`EngineError::TokenId`].
@@ -96,7 +95,7 @@ impl SamplingOptions {
         Ok(())
     }
 
-    /// Whether logits are changed before they are divided by the temperature.
+    /// Returns whether there are penalties or biases.
     pub(crate) fn penalises(&self) -> bool {
         let neutral = Self::default();
         self.repetition_penalty != neutral.repetition_penalty
@@ -105,32 +104,33 @@ impl SamplingOptions {
             || !self.logit_bias.is_empty()
     }
 
-    /// What the kernels take: repetition, presence and frequency penalty, and whether there is any of them or a bias.
+    /// Returns the parameters of the kernels: repetition, presence and frequency penalty, and whether there is any of them or a
+    /// bias.
     pub(crate) fn penalties(&self) -> [f32; 4] {
         let any = if self.penalises() { 1.0 } else { 0.0 };
         [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, any]
     }
 
-    /// What the kernels take: temperature, top-k, top-p, min-p.
+    /// Returns the parameters of the kernels: temperature, top-k, top-p and min-p.
     pub(crate) fn cuts(&self) -> [f32; 4] {
-        // Below it a temperature takes the likeliest anyway, and the kernels' divisions stay finite.
+        // Smaller temperatures are greedy anyway, and so the kernels' divisions stay finite.
         let temperature = if self.temperature < 1e-30 { 0.0 } else { self.temperature };
         [temperature, self.top_k as f32, self.top_p, self.min_p]
     }
 }
 
-/// Draws tokens.
+/// Samples tokens on the host, by the algorithm of the kernels.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplingOptions,
-    /// Draws so far: with the seed it determines the next.
+    /// Tokens sampled so far: the counter of the random numbers (Philox).
     drawn: u64,
-    /// How often each token was drawn, and whether it is in the prompt, as [`penalties`] counts them.
+    /// Occurrences of each token in the reply, and whether it is in the prompt, as [`penalties`] counts them.
     counts: HashMap<u32, u32>,
 }
 
 impl Sampler {
-    /// A sampler at its first draw.
+    /// Returns a sampler before its first token.
     ///
     /// # Errors
     /// [`EngineError::Option`] for a value out of its range.
@@ -139,22 +139,22 @@ impl Sampler {
         Ok(Self { options, drawn: 0, counts: HashMap::new() })
     }
 
-    /// The options.
+    /// Returns the options.
     pub fn options(&self) -> &SamplingOptions {
         &self.options
     }
 
-    /// Tells it the prompt's tokens, for the repetition penalty.
+    /// Adds tokens of the prompt, for the repetition penalty.
     pub fn seen(&mut self, prompt: &[u32]) {
         if self.options.penalises() {
             prompt.iter().for_each(|id| *self.counts.entry(*id).or_default() |= penalties::IN_PROMPT);
         }
     }
 
-    /// The next token for `logits`, one for each id.
+    /// Samples the next token from `logits`, one for each id.
     ///
     /// # Errors
-    /// [`EngineError::NotANumber`] when a logit is none; [`EngineError::NoTokens`] when there are none.
+    /// [`EngineError::NotANumber`] for a NaN; [`EngineError::NoTokens`] for no logits.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
         let penalised = self.penalised(logits);
         let logits = penalised.as_deref().unwrap_or(logits);
@@ -176,13 +176,13 @@ impl Sampler {
         Ok(id)
     }
 
-    /// The draws' state as the kernels take it: seed and counter, low words first.
+    /// Returns the random state for the kernels: seed and counter, low words first.
     pub(crate) fn seed_and_counter(&self) -> [u32; 4] {
         let [seed, drawn] = [self.options.seed, self.drawn].map(|n| [n as u32, (n >> 32) as u32]);
         [seed[0], seed[1], drawn[0], drawn[1]]
     }
 
-    /// How often each of `vocab` tokens was seen, as the kernels take it.
+    /// Returns the counts of `vocab` tokens for the kernels.
     pub(crate) fn counts(&self, vocab: u32) -> Vec<u32> {
         let mut counts = vec![0; vocab as usize];
         for (id, count) in &self.counts {
@@ -191,7 +191,7 @@ impl Sampler {
         counts
     }
 
-    /// The bias of each of `vocab` tokens.
+    /// Returns the biases of `vocab` tokens.
     pub(crate) fn biases(&self, vocab: u32) -> Vec<f32> {
         let mut biases = vec![0.0; vocab as usize];
         for (id, by) in &self.options.logit_bias {
@@ -200,7 +200,7 @@ impl Sampler {
         biases
     }
 
-    /// The logits with bias and penalties, where there are any.
+    /// Returns the logits with bias and penalties, if there are any.
     fn penalised(&self, logits: &[f32]) -> Option<Vec<f32>> {
         let options = &self.options;
         if !options.penalises() {
@@ -220,7 +220,7 @@ impl Sampler {
         Some(changed)
     }
 
-    /// The tokens that are kept with their unnormalised probabilities, likeliest first.
+    /// Returns the tokens that are kept, with their unnormalised probabilities, most likely first.
     fn candidates(&self, logits: &[f32], likeliest: u32) -> Vec<(u32, f64)> {
         let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
         let largest = f64::from(logits[likeliest as usize]);
@@ -238,7 +238,7 @@ impl Sampler {
     }
 }
 
-/// The id of the largest logit, of equal ones the lowest.
+/// Returns the id of the largest logit, of equal ones the lowest.
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (id, logit) in (0u32..).zip(logits) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Engine, EngineError, EngineOptions, runner::Runner};
+use super::{Engine, EngineError, EngineOptions, executor::Executor};
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Stage, Step},
     model::{DeviceProfile, KernelSelection, Model, Phase, Tuning, TuningChoice, TuningKey},
@@ -76,7 +76,7 @@ impl Engine {
         if TuningKey::ALL.iter().all(|key| candidates(*key, &tuned.tuning).is_none()) {
             return Ok(tuned);
         }
-        let mut tuner = Tuner { runner: Runner::new(model, options).await?, clock, end };
+        let mut tuner = Tuner { executor: Executor::new(model, options).await?, clock, end };
         for key in TuningKey::ALL {
             let Some(candidates) = candidates(key, &tuned.tuning) else { continue };
             let kernels = refined(&tuned.tuning);
@@ -119,7 +119,7 @@ fn fastest(times: &[Duration]) -> usize {
 }
 
 struct Tuner<'a> {
-    runner: Runner,
+    executor: Executor,
     clock: &'a mut (dyn FnMut() -> Duration + Send),
     end: Duration,
 }
@@ -137,10 +137,10 @@ impl Tuner<'_> {
         if (self.clock)() >= self.end {
             return Ok(None);
         }
-        let device = self.runner.device().clone();
+        let device = self.executor.device().clone();
         // A pass has no more rows than the engine has room for.
-        let rows = self.runner.trial_rows(phase, rows);
-        let plan = |choice: TuningChoice| self.runner.trial_plan(phase, rows, kernels.with(choice));
+        let rows = self.executor.trial_rows(phase, rows);
+        let plan = |choice: TuningChoice| self.executor.trial_plan(phase, rows, kernels.with(choice));
         let plans = candidates.iter().map(|choice| plan(*choice)).collect::<Result<Vec<_>, _>>()?;
         let Some(parts) = differing(&plans) else {
             // The pass has none of the kernels that the key is about.
@@ -155,7 +155,7 @@ impl Tuner<'_> {
             programs.push(program);
         }
         // The router's choice needs its inputs.
-        self.runner.write_trial(phase, rows)?;
+        self.executor.write_trial(phase, rows)?;
         before.run(&device).await?;
         let mut runs = Vec::new();
         for program in &programs {
@@ -186,7 +186,7 @@ impl Tuner<'_> {
         for _ in 0..runs {
             program.run(device).await?;
         }
-        self.runner.wait().await?;
+        self.executor.wait().await?;
         Ok(Some((self.clock)().saturating_sub(start) / runs))
     }
 }

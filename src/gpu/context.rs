@@ -21,6 +21,8 @@ pub(crate) struct Context {
     pub(super) counters: Counters,
     pub(super) watchdog: Watchdog,
     pub(super) hooks: Arc<Hooks>,
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) poller: super::poller::Poller,
     owner: Owner,
     /// The reason for the device's loss, or the first error that no scope caught.
     fault: Arc<Mutex<Option<Fault>>>,
@@ -31,9 +33,9 @@ pub(crate) struct Context {
 /// The owner of a wgpu device.
 #[derive(Debug)]
 enum Owner {
-    /// This library. The device reports its loss, and waiting may block.
+    /// This library. The device reports its loss.
     Library,
-    /// The application. Its error handlers stay installed, and no call blocks.
+    /// The application. Its error handlers stay installed.
     Application {
         /// The buffer that [`Context::is_lost_silently`] writes to.
         probe: wgpu::Buffer,
@@ -74,6 +76,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Context {
     fn new(device: wgpu::Device, queue: wgpu::Queue, software: bool, hooks: Arc<Hooks>, owner: Owner) -> Self {
         Self {
+            #[cfg(not(target_arch = "wasm32"))]
+            poller: super::poller::Poller::new(&device, Arc::clone(&hooks), matches!(owner, Owner::Application { .. })),
             device,
             queue,
             counters: Counters::default(),

@@ -20,6 +20,7 @@ use super::{
     context::Context,
     hooks::Hooks,
     pipeline::Pipelines,
+    wait::WaitMode,
 };
 
 /// The bytes that [`Device::write`] passes to the driver at a time.
@@ -140,8 +141,8 @@ impl Device {
     /// limits to create it with.
     ///
     /// The application's handlers for errors and for the loss of the device stay installed, and get none of this library's
-    /// errors. No call blocks: a future that waits polls the device and wakes itself, so that it completes even if the
-    /// application never polls. After the loss of the device every call returns [`GpuError::Lost`].
+    /// errors. Futures that wait complete even if the application never polls the device: a thread of the library polls it while
+    /// there are some, and may run callbacks of the application. After the loss of the device every call returns [`GpuError::Lost`].
     ///
     /// # Errors
     /// [`GpuError::Unsuited`] when the device has less than kernels need and its adapter offers; errors of the device.
@@ -253,6 +254,17 @@ impl Device {
         if let Some(context) = self.context() {
             context.watchdog.set_deadline(deadline);
         }
+    }
+
+    /// Sets how futures wait for the device, on all clones: pending, as they do by default, or blocking their thread. Without
+    /// effect on the CPU kernels, which compute when they are polled, and in a browser, where nothing can block.
+    pub fn set_wait_mode(&self, mode: WaitMode) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(context) = self.context() {
+            context.poller.set_mode(mode);
+        }
+        #[cfg(target_arch = "wasm32")]
+        let _ = mode;
     }
 
     /// Returns the deadline; `None` for the CPU kernels.

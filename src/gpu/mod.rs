@@ -5,7 +5,7 @@
 //! module that calls wgpu.
 //!
 //! Files depend on each other in this order: `error`, `caps`, `binding`, `source`, `kernel`, `op`, `plan` (data);
-//! `adapter`, `context`, `wait`, `pipeline`, `backend` (wgpu); `device`; `readback`, `encode`, `program`, `profile`.
+//! `adapter`, `context`, `poller`, `wait`, `pipeline`, `backend` (wgpu); `device`; `readback`, `encode`, `program`, `profile`.
 
 mod adapter;
 mod adapter_memory;
@@ -31,6 +31,8 @@ mod op;
 mod pipeline;
 mod pipeline_cache;
 mod plan;
+#[cfg(not(target_arch = "wasm32"))]
+mod poller;
 mod profile;
 mod program;
 mod readback;
@@ -59,6 +61,7 @@ pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 pub use stage::{Scope, Stage};
+pub use wait::WaitMode;
 
 pub(crate) use binding::times;
 pub(crate) use context::lock;

@@ -1,9 +1,13 @@
 //! A plan prepared for a device, and its execution: compute passes on a GPU, or the CPU kernels.
 
-use std::{mem, ops::Range};
+use std::{mem, ops::Range, sync::Arc};
 
 use super::{
-    Device, GpuError, Plan, Step, buffer::Identity, cpu_kernel, encode, encode::GpuProgram, host_steps::HostSteps,
+    Device, GpuError, Plan, Step,
+    buffer::Identity,
+    cpu_kernel, encode,
+    encode::{GpuProgram, ParamGroup},
+    host_steps::HostSteps,
     submissions::split,
 };
 
@@ -36,7 +40,17 @@ impl Plan {
 impl Program {
     /// Creates an empty program.
     pub fn new(device: &Device) -> Self {
-        let gpu = device.gpu().map(|_| GpuProgram::default());
+        Self::in_group(device, &ParamGroup::new(1), 0)
+    }
+
+    /// Creates empty programs that share bind groups and a parameter buffer: for plans over the same buffers.
+    pub(crate) fn group(device: &Device, programs: usize) -> Vec<Self> {
+        let group = ParamGroup::new(programs);
+        (0..programs).map(|number| Self::in_group(device, &group, number)).collect()
+    }
+
+    fn in_group(device: &Device, group: &Arc<ParamGroup>, number: usize) -> Self {
+        let gpu = device.gpu().map(|_| GpuProgram::new(group, number));
         Self { device: device.identity().clone(), plan: Plan::default(), submissions: 1, gpu, host: None }
     }
 

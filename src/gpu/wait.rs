@@ -1,4 +1,4 @@
-//! Waiting for a queue, and giving one up that hangs.
+//! Waiting for a queue, and giving up one that hangs.
 
 use std::{
     any::Any,
@@ -19,6 +19,18 @@ use super::{
     context::{Context, Loss},
     watchdog::StallTimer,
 };
+
+/// How a future waits for a device ([`Device::set_wait_mode`](super::Device::set_wait_mode)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitMode {
+    /// The future is pending until the device has finished: it never blocks the thread of an executor. A thread of the device's
+    /// own polls wgpu meanwhile.
+    #[default]
+    Pending,
+    /// The future blocks its thread in the driver. For callers who would block anyway, such as a command line: it saves the
+    /// other thread.
+    Blocking,
+}
 
 impl Context {
     /// Submits commands and has it counted when they are done; among calls whose errors are caught.
@@ -56,8 +68,8 @@ impl Context {
         Ok(())
     }
 
-    /// Drives the device until `receiver` has its answer, which comes when `submission` is done, or all are. May be dropped
-    /// and called again. A queue that makes no progress before the deadline is given up, and the device lost.
+    /// Waits until `receiver` has its answer, which comes when `submission` is finished, or all submitted work is. May be
+    /// dropped and called again. A queue that makes no progress before the deadline is given up, and the device lost.
     pub(crate) async fn finish<T>(
         &self,
         receiver: &mut oneshot::Receiver<T>,
@@ -66,49 +78,74 @@ impl Context {
         self.check()?;
         self.counters.waits.add(1);
         self.deferred_errors().await?;
-        let mut progress = StallTimer::new(&self.watchdog);
-        if self.is_of_application() {
-            return poll_fn(|context| self.look(receiver, &mut progress, context)).await;
+        let mut timer = StallTimer::new(&self.watchdog);
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            if self.poller.mode() == WaitMode::Blocking {
+                return self.block(receiver, submission, &mut timer).await;
+            }
+            let mut registered = None;
+            poll_fn(|context| {
+                let answer = self.poll_answer(receiver, &mut timer, context)?;
+                // Natively callbacks run inside poll.
+                if answer.is_none() && !self.poller.wait(&mut registered, submission.as_ref(), context.waker()) {
+                    // There is no thread to poll: come back as soon as the executor likes.
+                    thread::yield_now();
+                    context.waker().wake_by_ref();
+                }
+                answer.map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)))
+            })
+            .await
         }
-        // Natively callbacks run inside poll; in a browser the event loop runs them.
+        // In a browser the event loop runs callbacks.
+        #[cfg(target_arch = "wasm32")]
+        {
+            let _ = (submission, &mut timer);
+            receiver.await.map_err(|_| self.dropped())
+        }
+    }
+
+    /// Waits in the driver.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn block<T>(
+        &self,
+        receiver: &mut oneshot::Receiver<T>,
+        submission: Option<wgpu::SubmissionIndex>,
+        timer: &mut StallTimer<'_>,
+    ) -> Result<T, GpuError> {
         loop {
             let how = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: self.watchdog.deadline() };
             if self.poll(how)?.is_some() {
                 break;
             }
-            self.give_up(&mut progress)?;
+            self.give_up(timer)?;
         }
         self.check()?;
         receiver.await.map_err(|_| self.dropped())
     }
 
-    /// Looks for an answer without blocking. Natively nobody else may be polling, so that it is looked for again as soon as
-    /// the executor likes; in a browser that would keep the event loop from running.
-    fn look<T>(
+    /// Polls the device and looks for an answer, without blocking.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn poll_answer<T>(
         &self,
         receiver: &mut oneshot::Receiver<T>,
-        progress: &mut StallTimer<'_>,
+        timer: &mut StallTimer<'_>,
         context: &mut task::Context<'_>,
-    ) -> Poll<Result<T, GpuError>> {
-        let polled = if cfg!(target_arch = "wasm32") { None } else { self.poll(wgpu::PollType::Poll)? };
+    ) -> Result<Option<T>, GpuError> {
+        let status = self.poll(wgpu::PollType::Poll)?;
         if !self.hooks.hangs()
             && let Poll::Ready(answer) = Pin::new(receiver).poll(context)
         {
-            return Poll::Ready(answer.map_err(|_| self.dropped()));
+            return answer.map(Some).map_err(|_| self.dropped());
         }
-        if let Some(status) = polled {
-            if status.is_queue_empty() {
-                // The answer is on its way from another thread's poll, or the device is lost.
-                self.check()?;
-            }
-            self.give_up(progress)?;
-            thread::yield_now();
-            context.waker().wake_by_ref();
+        if status.is_some_and(|status| status.is_queue_empty()) {
+            // The answer is on its way from another thread's poll, or the device is lost.
+            self.check()?;
         }
-        Poll::Pending
+        self.give_up(timer).map(|()| None)
     }
 
-    /// An error, and the device's loss, where the queue makes no progress.
+    /// Returns an error, and takes the device for lost, where the queue makes no progress.
     fn give_up(&self, progress: &mut StallTimer<'_>) -> Result<(), GpuError> {
         match self.watchdog.deadline() {
             Some(waited) if progress.has_stalled() => Err(self.lose(Loss::Hung(waited))),
@@ -116,24 +153,15 @@ impl Context {
         }
     }
 
-    /// Runs the callbacks of what is done. `None`: what was waited for was not done in time.
+    /// Runs the callbacks of finished work. Returns `None` when a wait timed out.
     pub(crate) fn poll(&self, how: wgpu::PollType) -> Result<Option<wgpu::PollStatus>, GpuError> {
         if self.hooks.hangs() {
             return Ok(hanging(&how));
         }
-        // wgpu panics where a driver reports here that the device is lost. What panics in a callback is not ours.
-        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
-            Ok(Ok(status)) => Ok(Some(status)),
-            Ok(Err(wgpu::PollError::Timeout)) => Ok(None),
-            Ok(Err(error)) => Err(self.lose(Loss::Reported(error.to_string()))),
-            Err(panic) if is_of_poll(&*panic) => {
-                Err(self.lose(Loss::Reported("the driver reported it in a wait".to_owned())))
-            }
-            Err(panic) => resume_unwind(panic),
-        }
+        poll(&self.device, how).map_err(|message| self.lose(Loss::Reported(message)))
     }
 
-    /// Whether what is submitted may be under way for ever.
+    /// Returns whether submitted work may never end.
     pub(super) fn never_ends(&self) -> bool {
         let is_empty = |polled: Option<wgpu::PollStatus>| polled.is_some_and(|status| status.is_queue_empty());
         cfg!(not(target_arch = "wasm32")) && self.has_hung() && !self.poll(wgpu::PollType::Poll).is_ok_and(is_empty)
@@ -149,7 +177,19 @@ impl Drop for Context {
     }
 }
 
-/// What polling a queue that hangs gives.
+/// Runs the callbacks of finished work. Returns `None` when a wait timed out, and an error when the device is lost.
+pub(super) fn poll(device: &wgpu::Device, how: wgpu::PollType) -> Result<Option<wgpu::PollStatus>, String> {
+    // wgpu panics where a driver reports here that the device is lost. Panics of an application's callbacks go on.
+    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
+        Ok(Ok(status)) => Ok(Some(status)),
+        Ok(Err(wgpu::PollError::Timeout)) => Ok(None),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) if is_of_poll(&*panic) => Err("the driver reported it in a wait".to_owned()),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Polls a queue that hangs.
 fn hanging(how: &wgpu::PollType) -> Option<wgpu::PollStatus> {
     match how {
         wgpu::PollType::Poll => Some(wgpu::PollStatus::Poll),
@@ -160,7 +200,7 @@ fn hanging(how: &wgpu::PollType) -> Option<wgpu::PollStatus> {
     }
 }
 
-/// Whether a panic is wgpu's way to say that a poll failed.
+/// Returns whether a panic is wgpu's way to report that a poll failed.
 fn is_of_poll(panic: &(dyn Any + Send)) -> bool {
     panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("Error in Device::poll"))
 }

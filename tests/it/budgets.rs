@@ -172,7 +172,7 @@ fn a_token_creates_no_device_objects() {
                 ),
             )
             .await;
-            engine.prepare().await.expect("shaders compile");
+            engine.warm_up().await.expect("shaders compile");
             let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
             replies(&engine, &requests(4)).await;
             let before = device.created();

@@ -115,7 +115,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
         let prompt = session.forward(&probe.sequence).await.expect("a prompt");
         let next = session.decode(probe.token).await.expect("a step");
         // From run to run.
-        session.truncate(probe.sequence.len() as u32);
+        session.truncate(probe.sequence.len() as u32).expect("an idle session").expect("an idle session");
         assert!(bits(&next) == bits(&session.decode(probe.token).await.expect("a step")), "{name}: run to run");
         expected.push([bits(&prompt), bits(&next)]);
         probing.push(session);
@@ -129,7 +129,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
         running.push(reply);
         for (p, (probe, session)) in probes.iter().zip(&mut probing).enumerate() {
             let with = i + 2;
-            session.truncate(probe.sequence.len() as u32);
+            session.truncate(probe.sequence.len() as u32).expect("an idle session").expect("an idle session");
             let next = session.decode(probe.token).await.expect("a step");
             assert!(bits(&next) == expected[p][1], "{name}: probe {p} as one of {with} drawn rows");
             // A long prompt only at first and with many.
@@ -174,7 +174,7 @@ fn cpu_kernels_give_the_same_bits_whoever_is_computed_with_them() {
 
 /// Logits of a prompt's tokens and of three after it, the prompt cut into chunks.
 async fn cut(model: &Model, kernels: KernelSelection, (len, prefill_rows): (u32, u32)) -> Vec<Vec<u32>> {
-    let options = EngineOptions { prefill_rows, logit_rows: prefill_rows, ..options(2, len + 3, kernels) };
+    let options = EngineOptions { prefill_rows, max_logit_rows: prefill_rows, ..options(2, len + 3, kernels) };
     let mut session = engine(model, &options).await.session();
     let mut rows = Vec::new();
     session.forward_each(&prompt(model, len, 1), |row| rows.push(bits(row))).await.expect("a prompt");

@@ -33,7 +33,7 @@ fn prompt(first: u32, len: u32) -> Vec<u32> {
 }
 
 /// The next few tokens of a reply.
-fn some(reply: &mut Reply<'_>, tokens: usize) -> Vec<u32> {
+fn some(reply: &mut Reply, tokens: usize) -> Vec<u32> {
     (0..tokens).map(|_| block_on(reply.next()).expect("a step").expect("a token")).collect()
 }
 
@@ -53,7 +53,7 @@ fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
     let mut holder = engine.session();
     let given = prompt(1, 15);
     block_on(holder.forward(&given)).expect("logits");
-    assert_eq!(engine.blocks(), (8, 4));
+    assert_eq!((engine.blocks().total, engine.blocks().free), (8, 4));
 
     // Two that both need more than there is: the younger one ends, the older one goes on.
     let (mut older, mut younger) = (engine.session(), engine.session());
@@ -76,11 +76,11 @@ fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
     let error = block_on(younger.forward(&prompt(50, 17))).map(drop).expect_err("the holder has too many");
     assert!(matches!(error, EngineError::PoolFull { .. }), "{error}");
     assert_eq!(younger.tokens(), so_far);
-    holder.truncate(2);
+    holder.truncate(2).expect("an idle session").expect("an idle session");
     speaks(&mut younger, &mut alone, 50);
     speaks(&mut holder, &mut alone, 70);
     drop((holder, younger));
-    assert_eq!(engine.blocks(), (8, 8));
+    assert_eq!((engine.blocks().total, engine.blocks().free), (8, 8));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn what_cannot_be_is_refused_at_once() {
         let error = session.forward_each(&prompt(0, 99), |_| ()).await.expect_err("too long");
         assert!(matches!(error, EngineError::ContextFull { .. }), "{error}");
     });
-    assert_eq!(engine.blocks(), (4, 4));
+    assert_eq!((engine.blocks().total, engine.blocks().free), (4, 4));
     speaks(&mut session, &mut alone, 9);
 }
 
@@ -146,7 +146,7 @@ fn options_that_cannot_be_are_refused() {
     for (options, option) in [
         (EngineOptions { sequences: 0, kv_tokens: None, ..base() }, "sequences"),
         (EngineOptions { prefill_rows: 0, ..base() }, "prefill_rows"),
-        (EngineOptions { logit_rows: 0, ..base() }, "logit_rows"),
+        (EngineOptions { max_logit_rows: 0, ..base() }, "max_logit_rows"),
         (EngineOptions { kv_layout: paged(0), ..base() }, "block"),
     ] {
         let error = block_on(Engine::new(&model, &options)).expect_err("it cannot be");
@@ -161,7 +161,7 @@ fn options_that_cannot_be_are_refused() {
     for options in [
         EngineOptions { kv_tokens: Some(u32::MAX), ..base() },
         EngineOptions { sequences: u32::MAX, ..base() },
-        EngineOptions { prefill_rows: u32::MAX, logit_rows: u32::MAX, ..base() },
+        EngineOptions { prefill_rows: u32::MAX, max_logit_rows: u32::MAX, ..base() },
         EngineOptions { kv_layout: paged(u32::MAX), ..base() },
     ] {
         for device in [Device::cpu(), block_on(gpu())] {
@@ -210,7 +210,7 @@ fn memory_that_runs_out_when_something_is_made_is_an_error() {
         let error = block_on(session.forward(&[1, 2, 3])).err();
         assert_eq!(error.is_some(), !device.is_cpu(), "{error:?}");
         device.fail_allocations_after(u64::MAX);
-        session.truncate(0);
+        session.truncate(0).expect("an idle session").expect("an idle session");
         speaks(&mut session, &mut block_on(Alone::new(&model)), 4);
     }
 }
@@ -224,7 +224,7 @@ fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl F
     // All that greedy replies need is there then.
     for session in [&mut *first, &mut *second, &mut *third] {
         speaks(session, &mut alone, 100);
-        session.truncate(0);
+        session.truncate(0).expect("an idle session").expect("an idle session");
     }
     let mut one = first.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
     let mut two = second.generate(&prompt(2, 7), &Way::Greedy.tokens(20)).expect("a request");
@@ -321,8 +321,8 @@ fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
                 drop(going);
                 assert_eq!(tokens, alone.reply(&prompt(1, 5), way, 16));
                 assert_eq!(said, alone.reply(&prompt(2, 7), way, 16));
-                good.truncate(0);
-                bad.truncate(0);
+                good.truncate(0).expect("an idle session").expect("an idle session");
+                bad.truncate(0).expect("an idle session").expect("an idle session");
             }
         }
     }
@@ -400,7 +400,7 @@ fn lost_and_recovered(first: &Device, second: &Device, end: End) {
             drop(reply);
             assert!(end.is_told(&error) && session.tokens() == before, "{error}");
         }
-        let error = block_on(engine.prepare()).expect_err("the device is lost");
+        let error = block_on(engine.warm_up()).expect_err("the device is lost");
         assert!(end.is_told(&error), "{error}");
     };
     still_lost(&mut sessions);
@@ -436,8 +436,8 @@ fn lost_and_recovered(first: &Device, second: &Device, end: End) {
         assert_eq!([said, rest].concat(), alone.reply(&given, Way::Greedy, 20));
     }
     drop(sessions);
-    let (blocks, free) = engine.blocks();
-    assert_eq!(blocks, free);
+    let blocks = engine.blocks();
+    assert_eq!(blocks.free, blocks.total);
 }
 
 #[test]
@@ -466,7 +466,7 @@ fn holds_nobody_up(end: End) {
                 let mut session = engine.session();
                 scope.spawn(move || {
                     let error = loop {
-                        session.truncate(0);
+                        session.truncate(0).expect("an idle session").expect("an idle session");
                         let mut reply = session.generate(&prompt(i, 9), &Way::Greedy.tokens(100)).expect("a request");
                         if let Err(error) = block_on(all(&mut reply)) {
                             break error;

@@ -14,7 +14,7 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, GenerateOptions, KvLayout, Progress, Session, Stop, argmax},
+    engine::{Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, KvLayout, Progress, Session, argmax},
     gpu::Device,
     quant::Rng,
 };
@@ -29,7 +29,7 @@ struct Asked {
     given: Vec<u32>,
     drawn: Vec<u32>,
     logits: Vec<Vec<f32>>,
-    end: Option<Result<Option<Stop>, EngineError>>,
+    end: Option<Result<Option<FinishReason>, EngineError>>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ async fn answer(mut away: Away, asked: Rc<RefCell<Option<Asked>>>, pauses: bool)
                     match reply.step().await {
                         Ok(Progress::Computed) => {}
                         Ok(Progress::Token(token)) => saw(&|asked| asked.drawn.push(token)),
-                        Ok(Progress::Ended(stop)) => break Ok(Some(stop)),
+                        Ok(Progress::Finished(stop)) => break Ok(Some(stop)),
                         Err(error) => break Err(error),
                     }
                     if pauses {
@@ -220,21 +220,21 @@ impl World {
             let mut over = || *most == 0 || stops.contains(&self.alone.reply(&all, *way, 1)[0]);
             assert!(ended || !kept.is_empty() || tokens == *before || over(), "{tokens:?} {asked:?}");
             assert!(kept.starts_with(drawn) && kept.len() <= *most as usize, "{tokens:?} {asked:?}");
-            let stopped = usize::from(matches!(end, Some(Ok(Some(Stop::Token(_))))));
+            let stopped = usize::from(matches!(end, Some(Ok(Some(FinishReason::StopToken(_))))));
             let alone = self.alone.reply(&all, *way, kept.len() + stopped);
             assert_eq!(kept, &alone[..kept.len()], "{asked:?}");
             assert!(kept.iter().all(|token| !stops.contains(token)));
             counts.tokens += kept.len() as u32;
             match end {
-                Some(Ok(Some(Stop::Token(token)))) => {
+                Some(Ok(Some(FinishReason::StopToken(token)))) => {
                     assert!(*token == alone[kept.len()] && stops.contains(token));
                     counts.stopped += 1;
                 }
-                Some(Ok(Some(Stop::Limit))) => {
+                Some(Ok(Some(FinishReason::MaxTokens))) => {
                     assert_eq!(kept.len(), *most as usize);
                     counts.limit += 1;
                 }
-                Some(Ok(Some(Stop::ContextFull))) => {
+                Some(Ok(Some(FinishReason::ContextFull))) => {
                     assert_eq!(tokens.len(), CONTEXT as usize + 1);
                     counts.context_full += 1;
                 }
@@ -278,7 +278,7 @@ impl World {
                 let mut home = self.places[at].home.borrow_mut();
                 let session = home.as_mut().expect("at home");
                 let (mut tokens, len) = (session.tokens(), rng.below(CONTEXT));
-                session.truncate(len);
+                session.truncate(len).expect("an idle session").expect("an idle session");
                 tokens.truncate(len as usize);
                 assert_eq!(session.tokens(), tokens);
             }
@@ -323,8 +323,8 @@ impl World {
             busy.into_iter().for_each(|at| self.poll(at, counts));
         }
         self.places.clear();
-        let (blocks, free) = self.engine.blocks();
-        assert_eq!(blocks, free, "blocks are lost");
+        let blocks = self.engine.blocks();
+        assert_eq!(blocks.free, blocks.total, "blocks are lost");
     }
 }
 
@@ -334,13 +334,13 @@ fn all_options() -> Vec<EngineOptions> {
         kv_layout: KvLayout::Paged { block },
         kv_tokens: Some(tokens),
         prefill_rows: 8,
-        logit_rows: 3,
+        max_logit_rows: 3,
         ..options(sequences, CONTEXT)
     };
     vec![
         paged(3, 4, 64),
         paged(2, 4, 36),
-        EngineOptions { run_ahead: false, ..paged(4, 5, 200) },
+        EngineOptions { pipelined: false, ..paged(4, 5, 200) },
         EngineOptions { host_sampling: true, ..paged(3, 3, 48) },
         EngineOptions { prefix_sharing: false, ..paged(5, 2, 60) },
         EngineOptions { kv_layout: KvLayout::Contiguous, ..paged(3, 4, 64) },

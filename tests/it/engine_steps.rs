@@ -90,18 +90,18 @@ fn nothing_is_compiled_after_preparing() {
             // A device of its own: pipelines are a device's.
             let device = gpu().await;
             let model = tiny(&device, name).await;
-            let options = EngineOptions { plan, logit_rows: 4, ..options(9, 300, KernelSelection::GPU) };
+            let options = EngineOptions { plan, max_logit_rows: 4, ..options(9, 300, KernelSelection::GPU) };
             let engine = engine(&model, &options).await;
             assert_eq!(device.created().pipelines, 0);
             let start = Instant::now();
-            engine.prepare().await.expect("shaders compile");
+            engine.warm_up().await.expect("shaders compile");
             let (made, took) = (device.created().pipelines, start.elapsed());
             println!("{name}: {made} pipelines in {took:?}");
             assert!(made > 10);
-            engine.prepare().await.expect("shaders compile");
+            engine.warm_up().await.expect("shaders compile");
             assert_eq!((device.created().pipelines, engine.decode_dispatches().await), (made, 0));
-            let (blocks, free) = engine.blocks();
-            assert_eq!(blocks, free);
+            let blocks = engine.blocks();
+            assert_eq!(blocks.free, blocks.total);
 
             let requests: Vec<_> = (0..9)
                 .map(|i| (prompt(&model, 1 + 30 * i as u32, i as u64), drawn(2 + i as u32, sampling(i))))
@@ -116,7 +116,7 @@ fn nothing_is_compiled_after_preparing() {
         }
         let cpu = Device::cpu();
         let model = tiny(&cpu, "moe-f32").await;
-        engine(&model, &options(2, 64, KernelSelection::GPU)).await.prepare().await.expect("nothing to compile");
+        engine(&model, &options(2, 64, KernelSelection::GPU)).await.warm_up().await.expect("nothing to compile");
         assert_eq!(cpu.created().pipelines, 0);
     });
 }
@@ -128,7 +128,7 @@ fn preparing_tells_of_a_kernel_that_does_not_compile() {
         let model = tiny(&device, "moe-f32").await;
         device.edit_shaders("moe/router_topk", "fn kernel", "fn krenel");
         let engine = engine(&model, &options(1, 64, KernelSelection::GPU)).await;
-        let error = engine.prepare().await.expect_err("a broken kernel");
+        let error = engine.warm_up().await.expect_err("a broken kernel");
         assert!(matches!(&error, EngineError::Gpu(_)) && error.to_string().contains("router_topk"), "{error}");
     });
 }
@@ -138,7 +138,8 @@ fn all_logits_of_one_sequence_leave_room_for_a_row_of_each_other() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { logit_rows: 4, prefix_sharing: false, ..options(4, 64, KernelSelection::GPU) };
+        let options =
+            EngineOptions { max_logit_rows: 4, prefix_sharing: false, ..options(4, 64, KernelSelection::GPU) };
         let engine = engine(&model, &options).await;
         let mut others: Vec<_> = (0..3).map(|_| engine.session()).collect();
         let (prompt, asked) = (prompt(&model, 20, 0), greedy(3));
@@ -195,7 +196,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
         let mut session = engine.session();
         let expected = bits(&session.forward(&second).await.expect("a prompt"));
         for polls in [1, 2, 4, 7, 12, 20] {
-            session.truncate(0);
+            session.truncate(0).expect("an idle session").expect("an idle session");
             {
                 let mut given_up = pin!(session.forward(&first));
                 for _ in 0..polls {
@@ -204,7 +205,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
                     }
                 }
             }
-            session.truncate(0);
+            session.truncate(0).expect("an idle session").expect("an idle session");
             let logits = session.forward(&second).await.expect("a prompt");
             assert!(bits(&logits) == expected, "after {polls} polls");
         }

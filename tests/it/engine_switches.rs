@@ -45,7 +45,7 @@ async fn see(model: &Model, golden: &Golden, options: &EngineOptions) -> Seen {
 
 fn options_for(golden: &Golden, kernels: KernelSelection) -> EngineOptions {
     let context = (golden.tokens.len() + golden.f32.greedy.len() + 16) as u32;
-    EngineOptions { logit_rows: 128, ..options(2, context, kernels) }
+    EngineOptions { max_logit_rows: 128, ..options(2, context, kernels) }
 }
 
 fn planned(options: &EngineOptions, change: impl FnOnce(&mut PlanOptions)) -> EngineOptions {
@@ -72,7 +72,7 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
         ("blocks of 1", paged(1)),
         ("blocks of 7", paged(7)),
         ("direct grids", planned(base, |plan| plan.kernels = Some(direct(kernels)))),
-        ("no run-ahead", EngineOptions { run_ahead: false, ..base.clone() }),
+        ("not pipelined", EngineOptions { pipelined: false, ..base.clone() }),
         ("host sampling", EngineOptions { host_sampling: true, ..base.clone() }),
         ("no sharing of prefixes", EngineOptions { prefix_sharing: false, ..base.clone() }),
         ("every dispatch in pieces", EngineOptions { max_submit: Duration::ZERO, ..base.clone() }),

@@ -1,14 +1,14 @@
 //! Sessions of one engine in several threads, and owners that look after something else.
 
 use std::{
-    future::Future,
-    pin::pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
-        Barrier,
-        atomic::{AtomicU32, Ordering},
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    task::{Context, Poll, Waker},
-    thread,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -17,11 +17,12 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, Progress},
-    gpu::Device,
+    engine::{Engine, EngineError, EngineOptions, FinishReason, Progress},
+    gpu::{Device, WaitMode},
     model::Model,
     quant::Rng,
 };
+use futures_core::Stream;
 use pollster::block_on;
 
 fn model_on(device: &Device) -> Model {
@@ -48,7 +49,7 @@ fn sessions_and_their_futures_may_go_to_other_threads() {
     let file = gguf(&smallest(Arch::Qwen3Moe));
     let engine = block_on(send(Engine::new(&model, &options))).expect("an engine");
     shared(&engine);
-    block_on(send(engine.prepare())).expect("it compiles");
+    block_on(send(engine.warm_up())).expect("it compiles");
     block_on(send(engine.recover(&device, &file))).expect("it is as good as another");
     block_on(send(engine.profile()));
     let mut session = send(engine.session());
@@ -77,7 +78,7 @@ fn eight_threads_get_what_each_gets_alone() {
                 for turn in 0..12 {
                     let way = [Way::Greedy, Way::Sampled, Way::Penalised][(turn % 3) as usize];
                     if session.len() > 30 {
-                        session.truncate(rng.below(5));
+                        session.truncate(rng.below(5)).expect("an idle session").expect("an idle session");
                     }
                     let before = session.tokens();
                     let given = prompt(10 * i + turn, 1 + rng.below(9));
@@ -90,7 +91,7 @@ fn eight_threads_get_what_each_gets_alone() {
                             None => break,
                         }
                     }
-                    given_up.fetch_add(u32::from(reply.stop().is_none()), Ordering::Relaxed);
+                    given_up.fetch_add(u32::from(reply.finish_reason().is_none()), Ordering::Relaxed);
                     drop(reply);
                     said.push(([before, given].concat(), way, tokens));
                 }
@@ -104,8 +105,8 @@ fn eight_threads_get_what_each_gets_alone() {
             assert_eq!(tokens, alone.reply(&prompt, way, tokens.len()), "{way:?} after {prompt:?}");
         }
         assert!(given_up.load(Ordering::Relaxed) > 5);
-        let (blocks, free) = engine.blocks();
-        assert_eq!(blocks, free);
+        let blocks = engine.blocks();
+        assert_eq!(blocks.free, blocks.total);
     }
 }
 
@@ -115,7 +116,7 @@ fn threads_get_equal_shares() {
     for device in [block_on(gpu()), block_on(lent())] {
         let model = model_on(&device);
         let engine = engine(&model, &options(THREADS as u32, 256));
-        block_on(engine.prepare()).expect("it compiles");
+        block_on(engine.warm_up()).expect("it compiles");
         let begin = Barrier::new(THREADS);
         let speak = |i: usize| {
             let mut session = engine.session();
@@ -123,7 +124,7 @@ fn threads_get_equal_shares() {
             begin.wait();
             let (start, mut last) = (Instant::now(), Instant::now());
             while start.elapsed() < Duration::from_secs(2) {
-                session.truncate(0);
+                session.truncate(0).expect("an idle session").expect("an idle session");
                 let mut reply = session.generate(&prompt(i as u32, 5), &Way::Greedy.tokens(200)).expect("a request");
                 while start.elapsed() < Duration::from_secs(2) && block_on(reply.next()).expect("a step").is_some() {
                     tokens += 1;
@@ -218,7 +219,7 @@ fn one_executor_serves_many_sessions() {
                     loop {
                         match reply.step().await.expect("a step") {
                             Progress::Token(token) => tokens.push(token),
-                            Progress::Ended(_) => return tokens,
+                            Progress::Finished(_) => return tokens,
                             Progress::Computed => {}
                         }
                     }
@@ -242,4 +243,159 @@ fn one_executor_serves_many_sessions() {
     for (i, tokens) in (0..).zip(said) {
         assert_eq!(tokens, alone.reply(&prompt(i, 6), Way::Sampled, 8 + i as usize));
     }
+}
+
+/// Polls futures in this thread, each when it was woken, until all are ready. Returns the number of polls.
+fn poll_all(mut futures: Vec<Option<Pin<Box<dyn Future<Output = ()> + '_>>>>) -> u64 {
+    struct Woken {
+        woken: AtomicBool,
+        thread: Thread,
+    }
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.woken.store(true, Ordering::SeqCst);
+            self.thread.unpark();
+        }
+    }
+    let woken: Vec<_> =
+        futures.iter().map(|_| Arc::new(Woken { woken: AtomicBool::new(true), thread: thread::current() })).collect();
+    let mut polls = 0;
+    while futures.iter().any(Option::is_some) {
+        let mut idle = true;
+        for (future, woken) in futures.iter_mut().zip(&woken) {
+            let Some(pending) = future.as_mut().filter(|_| woken.woken.swap(false, Ordering::SeqCst)) else { continue };
+            (idle, polls) = (false, polls + 1);
+            if pending.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(woken)))).is_ready() {
+                *future = None;
+            }
+        }
+        if idle {
+            thread::park_timeout(Duration::from_secs(60));
+        }
+    }
+    polls
+}
+
+#[test]
+fn a_step_costs_a_few_polls_for_each_session() {
+    const TOKENS: u32 = 40;
+    for device in [block_on(gpu()), block_on(lent())] {
+        let model = model_on(&device);
+        let mut each = Vec::new();
+        for count in [2_u32, 16] {
+            // Half of the sessions wait for a slot.
+            let engine = engine(&model, &EngineOptions { kv_tokens: Some(16 * 64), ..options(count / 2, 64) });
+            block_on(engine.warm_up()).expect("it compiles");
+            let start = Instant::now();
+            let replies = (0..count).map(|i| {
+                let mut reply =
+                    engine.session().generate(&prompt(i, 6), &Way::Greedy.tokens(TOKENS)).expect("a request");
+                let future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                    assert_eq!(all(&mut reply).await.expect("tokens").len(), TOKENS as usize);
+                });
+                Some(future)
+            });
+            let polls = poll_all(replies.collect());
+            // Who drives is polled for heartbeats too.
+            let heartbeats = start.elapsed().as_millis() as u64 / 5;
+            let per_token = polls.saturating_sub(heartbeats) as f64 / f64::from(count * TOKENS);
+            println!("{}: {count} sessions, {polls} polls, {heartbeats} heartbeats at most", device.name());
+            each.push(per_token);
+        }
+        assert!(each.iter().all(|polls| *polls <= 5.0), "{each:?} polls for a token");
+    }
+}
+
+#[test]
+fn a_reply_is_a_stream_that_outlives_its_session() {
+    fn owned<T: Stream<Item = Result<u32, EngineError>> + Send + Unpin + 'static>(stream: T) -> T {
+        stream
+    }
+    for device in [Device::cpu(), block_on(gpu())] {
+        let model = model_on(&device);
+        let engine = engine(&model, &options(2, 64));
+        let reply = owned(engine.session().generate(&prompt(1, 6), &Way::Sampled.tokens(9)).expect("a request"));
+        let tokens = thread::spawn(move || {
+            let mut reply = reply;
+            let mut tokens = Vec::new();
+            while let Some(token) = block_on(poll_fn(|context| Pin::new(&mut reply).poll_next(context))) {
+                tokens.push(token.expect("a token"));
+            }
+            assert!(block_on(poll_fn(|context| Pin::new(&mut reply).poll_next(context))).is_none());
+            assert_eq!(reply.finish_reason(), Some(FinishReason::MaxTokens));
+            tokens
+        });
+        let tokens = tokens.join().expect("no panic");
+        assert_eq!(tokens, block_on(Alone::new(&model)).reply(&prompt(1, 6), Way::Sampled, 9));
+        // Its sequence went with it.
+        assert_eq!(engine.blocks().free, engine.blocks().total);
+
+        // One that is dropped midway is cancelled.
+        let mut reply = engine.session().generate(&prompt(2, 6), &Way::Greedy.tokens(50)).expect("a request");
+        block_on(reply.next()).expect("a token");
+        assert!(engine.requests() == 1 && engine.blocks().free < engine.blocks().total);
+        drop(reply);
+        assert!(engine.requests() == 0 && engine.blocks().free == engine.blocks().total);
+    }
+}
+
+#[test]
+fn a_session_is_busy_while_its_reply_is_in_progress() {
+    let device = Device::cpu();
+    let model = model_on(&device);
+    let engine = engine(&model, &options(2, 64));
+    let mut session = engine.session();
+    let greedy = Way::Greedy.tokens(4);
+    let mut reply = session.generate(&prompt(1, 5), &greedy).expect("a request");
+    let busy = |error: Option<EngineError>| assert!(matches!(error, Some(EngineError::Busy)), "{error:?}");
+    for _ in 0..4 {
+        busy(session.fork().err());
+        busy(session.truncate(0).err()).expect("an idle session");
+        busy(block_on(session.forward(&[1])).err());
+        busy(session.generate(&[1], &greedy).err());
+        assert!(block_on(reply.next()).expect("a step").is_some());
+    }
+    // All is computed, but the reply's end was not seen.
+    busy(session.fork().err());
+    assert_eq!(block_on(reply.next()).expect("a step"), None);
+    block_on(session.forward(&[1])).expect("logits");
+    drop(session);
+    // The reply still has the sequence.
+    let mut session = reply.into_session();
+    assert_eq!(session.len(), 5 + 4 + 1);
+    let mut reply = session.generate(&[2], &greedy).expect("a request");
+    block_on(reply.next()).expect("a step");
+    reply.cancel();
+    assert!(matches!(block_on(reply.next()), Err(EngineError::NoRequest)) && reply.finish_reason().is_none());
+    // A cancelled reply does not disturb the next one.
+    let mut next = session.generate(&[3], &greedy).expect("a request");
+    drop(reply);
+    assert_eq!(block_on(all(&mut next)).expect("tokens").len(), 4);
+}
+
+#[test]
+fn futures_block_only_if_they_are_told_to() {
+    let device = block_on(gpu());
+    let engine_on = |device: &Device| {
+        let engine = engine(&model_on(device), &options(2, 64));
+        block_on(engine.warm_up()).expect("it compiles");
+        engine
+    };
+    let engine = engine_on(&device);
+    device.hang();
+    let mut session = engine.session();
+    let given = prompt(1, 5);
+    let mut future = pin!(session.forward(&given));
+    let start = Instant::now();
+    for _ in 0..10 {
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+    let device = block_on(gpu());
+    device.set_wait_mode(WaitMode::Blocking);
+    let engine = engine_on(&device);
+    let mut session = engine.session();
+    let logits = pin!(session.forward(&given)).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(logits, Poll::Ready(Ok(_))));
 }

@@ -21,7 +21,7 @@ fn memory(context: u32, ty: KvType) -> MemoryPlan {
 }
 
 fn fit(budget: u64) -> Result<(u32, KvType, Option<u32>), EngineError> {
-    let fit = Engine::fit(&file(), &EngineOptions::default(), KvType::F16, budget)?;
+    let fit = Engine::plan_best(&file(), &EngineOptions::default(), KvType::F16, budget)?;
     assert!(fit.memory.total() <= budget);
     let (context, ty) = (fit.options.context.expect("a context"), fit.options.kv_type.expect("a type"));
     Ok((context, ty, fit.memory.slots()))
@@ -54,12 +54,12 @@ fn requested_options_are_kept() {
     let asked = EngineOptions { context: Some(1000), kv_type: Some(KvType::F32), ..EngineOptions::default() };
     let whole = Engine::memory(&file(), &asked, KvType::F32).expect("a plan");
     let budget = whole.total() - whole.expert - 1;
-    let fit = Engine::fit(&file(), &asked, KvType::F16, budget).expect("it fits");
+    let fit = Engine::plan_best(&file(), &asked, KvType::F16, budget).expect("it fits");
     assert_eq!((fit.options.context, fit.options.kv_type), (Some(1000), Some(KvType::F32)));
     assert_eq!((fit.memory.slots(), fit.memory.experts), (Some(14), 16));
     assert!(fit.memory.total() <= budget && whole.paged(15).total() > budget);
     // `within` keeps the options and offloads experts only.
-    assert_eq!(Engine::within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
+    assert_eq!(Engine::plan_within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn dense_models_cannot_be_offloaded() {
     let file = Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file");
     let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
     let total = Engine::memory(&file, &options, KvType::F16).expect("a plan").total();
-    assert_eq!(Engine::within(&file, &options, KvType::F16, total).expect("it fits").memory.slots(), None);
-    let error = Engine::within(&file, &options, KvType::F16, total - 1).expect_err("too little");
+    assert_eq!(Engine::plan_within(&file, &options, KvType::F16, total).expect("it fits").memory.slots(), None);
+    let error = Engine::plan_within(&file, &options, KvType::F16, total - 1).expect_err("too little");
     assert!(matches!(error, EngineError::DoesNotFit { needed, .. } if needed == total), "{error}");
 }

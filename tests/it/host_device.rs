@@ -298,7 +298,7 @@ async fn answer(
     let prompt: Vec<u32> = (1..40).collect();
     let mut session = engine.session();
     let logits = session.forward(&prompt).await.expect("logits");
-    session.truncate(0);
+    session.truncate(0).expect("an idle session").expect("an idle session");
     let asked =
         GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(24), ..GenerateOptions::default() };
     let mut reply = session.generate(&prompt, &asked).expect("a reply");
@@ -307,7 +307,7 @@ async fn answer(
         match reply.step().await.expect("a step") {
             Progress::Computed => between(),
             Progress::Token(token) => tokens.push(token),
-            Progress::Ended(_) => return (tokens, logits),
+            Progress::Finished(_) => return (tokens, logits),
         }
     }
 }

@@ -50,7 +50,7 @@ fn refused(gguf: &Gguf, message: &str) {
     let loaded =
         pollster::block_on(Model::load(&Device::cpu(), gguf, |bytes, _| uploaded += bytes)).expect_err(message);
     assert_eq!((loaded.to_string().as_str(), uploaded), (message, 0));
-    assert!(pollster::block_on(Engine::compile(&Device::cpu(), gguf, &options)).is_err(), "{message}");
+    assert!(pollster::block_on(Engine::precompile(&Device::cpu(), gguf, &options)).is_err(), "{message}");
 }
 
 /// Defines tests that a model with edited metadata is refused.

@@ -54,7 +54,7 @@ async fn paged(device: &Device, slots: u32) -> Model {
 }
 
 fn with(kernels: KernelSelection, change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
-    let mut options = EngineOptions { prefill_rows: 32, logit_rows: 32, ..options(3, 64, kernels) };
+    let mut options = EngineOptions { prefill_rows: 32, max_logit_rows: 32, ..options(3, 64, kernels) };
     change(&mut options);
     options
 }

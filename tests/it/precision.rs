@@ -48,11 +48,11 @@ fn divergence(expected: &[(u32, f64)], row: &[f32]) -> f64 {
 
 async fn agreement_with(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Agreement {
     let model = demo(device).await;
-    let options = EngineOptions { plan, logit_rows: 64, ..options(1, 128, KernelSelection::GPU) };
+    let options = EngineOptions { plan, max_logit_rows: 64, ..options(1, 128, KernelSelection::GPU) };
     let mut session = engine(&model, &options).await.session();
     let (mut rows, mut same, mut sum) = (0, 0, 0.0);
     for answer in answers {
-        session.truncate(0);
+        session.truncate(0).expect("an idle session").expect("an idle session");
         let mut expected = answer.top.iter();
         let mut see = |row: &[f32]| {
             let expected = expected.next().expect("a row for each token");

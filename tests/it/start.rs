@@ -21,7 +21,7 @@ fn precompilation_covers_all_pipelines_of_an_engine() {
         let options = EngineOptions { sequences: 2, context: Some(64), ..EngineOptions::default() };
         for (name, gguf) in ggufs() {
             let device = gpu().await;
-            Engine::compile(&device, &gguf, &options).await.expect("pipelines");
+            Engine::precompile(&device, &gguf, &options).await.expect("pipelines");
             let compiled = device.created();
             assert!(
                 compiled.pipelines > 10 && compiled.buffers == 0 && compiled.bind_groups == 0,
@@ -29,11 +29,11 @@ fn precompilation_covers_all_pipelines_of_an_engine() {
             );
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
             let engine = Engine::new(&model, &options).await.expect("an engine");
-            engine.prepare().await.expect("an engine");
+            engine.warm_up().await.expect("an engine");
             assert_eq!(device.created().pipelines, compiled.pipelines, "{name}");
         }
         // CPU kernels need no compilation.
-        Engine::compile(&Device::cpu(), &ggufs()[0].1, &options).await.expect("no pipelines");
+        Engine::precompile(&Device::cpu(), &ggufs()[0].1, &options).await.expect("no pipelines");
     });
 }
 
@@ -42,7 +42,7 @@ fn loading_and_precompilation_run_concurrently() {
     let (device, gguf) = (pollster::block_on(gpu()), ggufs().remove(0).1);
     let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
     let model = std::thread::scope(|scope| {
-        let compiling = scope.spawn(|| pollster::block_on(Engine::compile(&device, &gguf, &options)));
+        let compiling = scope.spawn(|| pollster::block_on(Engine::precompile(&device, &gguf, &options)));
         let model = pollster::block_on(Model::load(&device, &gguf, |_, _| ())).expect("a model");
         compiling.join().expect("a thread").expect("pipelines");
         model
@@ -61,13 +61,13 @@ fn pipeline_caches_are_restored_on_the_same_device_only() {
         let device = gpu().await;
         assert_eq!(device.compiled_pipelines(), None, "caching is off by default");
         assert!(!device.restore_pipelines(&[]));
-        Engine::compile(&device, &gguf, &options).await.expect("pipelines");
+        Engine::precompile(&device, &gguf, &options).await.expect("pipelines");
         // Some drivers have no pipeline cache.
         let Some(kept) = device.compiled_pipelines() else { return };
 
         let other = gpu().await;
         assert!(other.restore_pipelines(&kept));
-        Engine::compile(&other, &gguf, &options).await.expect("pipelines");
+        Engine::precompile(&other, &gguf, &options).await.expect("pipelines");
         assert!(other.compiled_pipelines().is_some());
 
         let fresh = gpu().await;

@@ -191,7 +191,7 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
                 let tuning = tuning.clone();
                 let options = EngineOptions { tuning, ..args.options(context, batch)? };
                 let engine = Engine::new(&model, &options).await?;
-                engine.prepare().await?;
+                engine.warm_up().await?;
                 engine
             }
         };

@@ -78,12 +78,12 @@ impl<'a> Sequences<'a> {
 
     /// Truncates each sequence to `depth`, and requests `max_tokens` greedy tokens after `n` given ones, without stop
     /// tokens.
-    fn begin(&mut self, n: u32, max_tokens: u32) -> Result<Vec<Reply<'_>>, Failure> {
+    fn begin(&mut self, n: u32, max_tokens: u32) -> Result<Vec<Reply>, Failure> {
         let (depth, vocab) = (self.depth, self.vocab);
         let sampling = SamplingOptions::greedy();
         let options = GenerateOptions { sampling, max_tokens: Some(max_tokens), stop: Vec::new() };
         let begun = self.sessions.iter_mut().zip(0..).map(|(session, sequence)| {
-            session.truncate(depth);
+            session.truncate(depth)?;
             let given: Vec<_> = (depth..depth + n).map(|position| token(sequence, position, vocab)).collect();
             Ok(session.generate(&given, &options)?)
         });
@@ -98,7 +98,7 @@ fn token(sequence: u32, position: u32, vocab: u32) -> u32 {
 }
 
 /// Waits for the first token of each reply; returns that of the first sequence.
-async fn firsts(replies: &mut [Reply<'_>], interrupt: &Interrupt) -> Result<Vec<u32>, Failure> {
+async fn firsts(replies: &mut [Reply], interrupt: &Interrupt) -> Result<Vec<u32>, Failure> {
     let mut first = None;
     for reply in replies {
         let token = next(reply, interrupt).await?;
@@ -108,7 +108,7 @@ async fn firsts(replies: &mut [Reply<'_>], interrupt: &Interrupt) -> Result<Vec<
 }
 
 /// Returns the next token of a reply.
-async fn next(reply: &mut Reply<'_>, interrupt: &Interrupt) -> Result<Option<u32>, Failure> {
+async fn next(reply: &mut Reply, interrupt: &Interrupt) -> Result<Option<u32>, Failure> {
     loop {
         if interrupt.requested() {
             return Err(Failure::Error(Code::Interrupted, "interrupted".to_owned()));
@@ -116,7 +116,7 @@ async fn next(reply: &mut Reply<'_>, interrupt: &Interrupt) -> Result<Option<u32
         match reply.step().await? {
             Progress::Computed => {}
             Progress::Token(token) => return Ok(Some(token)),
-            Progress::Ended(_) => return Ok(None),
+            Progress::Finished(_) => return Ok(None),
         }
     }
 }

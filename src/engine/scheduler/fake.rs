@@ -1,30 +1,30 @@
-//! A device of integers: what it computes at a position depends on everything that the position's sequence should have in
-//! its blocks, so that a wrong block, position or order gives wrong tokens.
+//! A fake device of integers: the value of a position depends on everything that its sequence should have in its blocks, so
+//! that a wrong block, position or order gives wrong tokens.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Give, SequenceId, Step};
+use super::{LogitRow, LogitsUse, StepOutput, StepPlan};
 use crate::quant::Rng;
 
-/// Tokens that are drawn are below this.
+/// Sampled tokens are below this.
 pub(super) const VOCAB: u64 = 7;
 
-/// What a position holds, given what those before it hold.
+/// Returns the value of a position, given those before it.
 pub(super) fn value(before: &[u64], token: u32) -> u64 {
     before.iter().fold(Rng::new(u64::from(token) + 1).next_u64(), |hash, value| Rng::new(hash ^ value).next_u64())
 }
 
-/// The token that follows a position.
+/// Returns the token that follows a position.
 pub(super) fn token_of(value: u64) -> u32 {
     (value % VOCAB) as u32
 }
 
-/// The token that follows `tokens`, by one sequence alone.
+/// Returns the token that follows `tokens`, for a sequence alone.
 pub(super) fn next_token(tokens: &[u32]) -> u32 {
     token_of(values(tokens).last().copied().expect("a token"))
 }
 
-/// What all positions of a sequence alone hold.
+/// Returns the values of all positions of a sequence alone.
 pub(super) fn values(tokens: &[u32]) -> Vec<u64> {
     let mut values = Vec::new();
     for &token in tokens {
@@ -33,29 +33,35 @@ pub(super) fn values(tokens: &[u32]) -> Vec<u64> {
     values
 }
 
-/// What is at a place of a block.
+/// A position of a block.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     value: u64,
-    /// It depends on a row that was computed as a drawn one.
-    drawn: bool,
+    /// It depends on a decode row.
+    decoded: bool,
 }
 
 pub(super) struct Device {
     block: u32,
     cells: Vec<Cell>,
-    /// By slot: the list of blocks, and the token that was drawn last.
+    /// By slot: the block table, and the token sampled last.
     slots: BTreeMap<u32, (Vec<u32>, u32)>,
     pub(super) copies: u32,
     /// Decode rows by request.
     pub(super) decode_rows: BTreeMap<u64, u32>,
 }
 
-/// What a step gave: tokens, and values of positions with the requests that want them.
-#[derive(Default)]
-pub(super) struct Given {
-    pub(super) tokens: Vec<(SequenceId, u32)>,
-    pub(super) logits: Vec<(SequenceId, u64, u32, u64)>,
+/// A step's output, and the position and value of each of its rows of logits.
+pub(super) struct Computed {
+    pub(super) output: StepOutput,
+    pub(super) values: Vec<(LogitRow, u32, u64)>,
+}
+
+impl Computed {
+    /// Returns the sampled tokens.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.output.tokens.iter().filter_map(|(_, token)| *token)
+    }
 }
 
 impl Device {
@@ -64,7 +70,7 @@ impl Device {
         Self { block, cells, slots: BTreeMap::new(), copies: 0, decode_rows: BTreeMap::new() }
     }
 
-    /// Loses everything.
+    /// Loses all data.
     pub(super) fn lose(&mut self) {
         self.cells.fill(Cell::default());
         self.slots.clear();
@@ -74,68 +80,73 @@ impl Device {
         (blocks[(position / self.block) as usize] * self.block + position % self.block) as usize
     }
 
-    /// Whether none of the first `len` positions depends on a row that was computed as a drawn one.
-    pub(super) fn is_as_prompt(&self, blocks: &[u32], len: u32) -> bool {
-        (0..len).all(|position| !self.cells[self.cell(blocks, position)].drawn)
+    /// Returns whether none of the first `len` positions depends on a decode row.
+    pub(super) fn is_prefilled(&self, blocks: &[u32], len: u32) -> bool {
+        (0..len).all(|position| !self.cells[self.cell(blocks, position)].decoded)
     }
 
-    /// What is written before a step is submitted.
-    pub(super) fn write(&mut self, step: &Step) {
-        for list in &step.blocks {
-            let (blocks, _) = self.slots.entry(list.slot).or_default();
-            let end = list.first as usize + list.blocks.len();
-            // What is behind stays, and what was never written is no block.
+    /// Applies what is written before a step is submitted.
+    pub(super) fn write(&mut self, step: &StepPlan) {
+        for table in &step.block_tables {
+            let (blocks, _) = self.slots.entry(table.slot).or_default();
+            let end = table.first as usize + table.blocks.len();
+            // Entries behind stay, and entries never written name no block.
             blocks.resize(blocks.len().max(end), u32::MAX);
-            blocks[list.first as usize..end].copy_from_slice(&list.blocks);
+            blocks[table.first as usize..end].copy_from_slice(&table.blocks);
         }
     }
 
-    pub(super) fn run(&mut self, step: &Step) -> Given {
-        let written: HashSet<u32> = step.copies.iter().map(|copy| copy.to).collect();
-        assert_eq!(written.len(), step.copies.len(), "a block is copied to twice");
-        assert!(step.copies.iter().all(|copy| !written.contains(&copy.from)), "copies depend on their order");
-        for copy in &step.copies {
+    /// Computes a step.
+    pub(super) fn run(&mut self, step: &StepPlan) -> Computed {
+        let written: HashSet<u32> = step.block_copies.iter().map(|copy| copy.to).collect();
+        assert_eq!(written.len(), step.block_copies.len(), "a block is copied to twice");
+        assert!(step.block_copies.iter().all(|copy| !written.contains(&copy.from)), "copies depend on their order");
+        for copy in &step.block_copies {
             let from = (copy.from * self.block) as usize;
             self.cells.copy_within(from..from + self.block as usize, (copy.to * self.block) as usize);
             self.copies += 1;
         }
-        // Slot, position, token, and whether it is a drawn one.
+        // Slot, position, token, and whether it is a decode row.
         let mut rows = Vec::new();
         for row in &step.decode {
             let (_, last) = self.slots[&row.slot];
-            let token = if row.given { row.token.expect("a token that is given") } else { last };
+            let token = if row.forced { row.token.expect("a forced token") } else { last };
             assert!(row.token.is_none_or(|known| known == token), "the host knows another token");
             rows.push((row.slot, row.position, token, true));
             *self.decode_rows.entry(row.request).or_default() += 1;
         }
-        for prompt in &step.prompts {
+        for prompt in &step.prefill {
             rows.extend((prompt.position..).zip(&prompt.tokens).map(|(at, token)| (prompt.slot, at, *token, false)));
         }
         assert_eq!(rows.len(), step.rows() as usize);
         self.no_slot_reads_what_another_writes(&rows);
         let mut values = Vec::new();
-        for (slot, position, token, drawn) in rows {
+        for (slot, position, token, decode) in rows {
             let blocks = &self.slots[&slot].0;
             let before: Vec<Cell> = (0..position).map(|at| self.cells[self.cell(blocks, at)]).collect();
-            let drawn = drawn || before.iter().any(|cell| cell.drawn);
+            let decoded = decode || before.iter().any(|cell| cell.decoded);
             let before: Vec<u64> = before.iter().map(|cell| cell.value).collect();
             let (cell, value) = (self.cell(blocks, position), value(&before, token));
-            self.cells[cell] = Cell { value, drawn };
+            self.cells[cell] = Cell { value, decoded };
             values.push((position, value));
         }
-        let mut given = Given::default();
-        for pick in &step.picks {
-            let (position, value) = values[pick.row as usize];
-            match pick.give {
-                Give::Draw => {
+        let mut output = StepOutput { step: step.id, tokens: Vec::new(), logits: Vec::new() };
+        let mut of_logits = Vec::new();
+        for row in &step.logit_rows {
+            let (position, value) = values[row.row as usize];
+            match row.usage {
+                LogitsUse::Sample => {
                     let token = token_of(value);
-                    self.slots.get_mut(&pick.slot).expect("a slot with blocks").1 = token;
-                    given.tokens.push((pick.sequence, token));
+                    self.slots.get_mut(&row.slot).expect("a slot with blocks").1 = token;
+                    output.tokens.push((*row, Some(token)));
                 }
-                Give::Logits { .. } => given.logits.push((pick.sequence, pick.request, position, value)),
+                LogitsUse::Return { .. } => {
+                    output.logits.push((*row, Vec::new()));
+                    of_logits.push((*row, position, value));
+                }
             }
         }
-        given
+        Computed { output, values: of_logits }
     }
 
     fn no_slot_reads_what_another_writes(&self, rows: &[(u32, u32, u32, bool)]) {

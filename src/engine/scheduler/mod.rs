@@ -1,19 +1,24 @@
-//! Which rows the next step computes, for all sequences together: plain data, without a device.
+//! Continuous batching: chooses the rows of each step for all sequences together. Plain data, without a device.
 //!
-//! A sequence is idle, or has one request, which waits until it is admitted, and then runs in a slot. A turn is: [`plan`]
-//! a step, write what it needs and submit it, [`commit`] it; later, when the host has read its tokens, tell what was
-//! [`drawn`], and deliver the [`events`]. Only a commit moves a sequence on, so that a step which is abandoned, or dropped
-//! with the future that had it, is planned again; what happens to its sequences in between is allowed for.
+//! A sequence is idle or has one request. A request waits until it is admitted, and then runs in a slot. For each step,
+//! the engine calls [`plan`], writes and submits what the plan asks for, and calls [`commit`]; when the host has read the
+//! step's tokens, it calls [`finish_step`]. Sessions take their events with [`next_event`]; [`take_notified`] names the
+//! sequences that got some.
 //!
-//! What is freed can be used by the next step while the device still writes there: it runs steps in their order.
+//! Only a commit advances a sequence, so that an abandoned step is planned again. Sequences may be cancelled, released or
+//! forked between any two calls.
+//!
+//! Freed blocks may be used by the next step while the device still writes to them: the device runs steps in order.
 //!
 //! [`plan`]: Scheduler::plan
 //! [`commit`]: Scheduler::commit
-//! [`drawn`]: Scheduler::drawn
-//! [`events`]: Scheduler::take_events
+//! [`finish_step`]: Scheduler::finish_step
+//! [`next_event`]: Scheduler::next_event
+//! [`take_notified`]: Scheduler::take_notified
 
 #[cfg(test)]
 mod fake;
+mod mailbox;
 mod plan;
 #[cfg(test)]
 mod property;
@@ -26,77 +31,79 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use request::{End, Event, Refusal, SequenceId, Want};
+use mailbox::Mailbox;
+pub(crate) use mailbox::SessionEvent;
+pub use request::FinishReason;
+pub(crate) use request::{Output, SequenceId};
 use sequence::Sequence;
-pub(crate) use step::{DecodeRow, Give, Pick, PromptRows, SlotBlocks, Stale, Step, StepId};
+pub(crate) use step::{
+    BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, StaleStep, StepId, StepOutput, StepPlan,
+};
 
+use super::{EngineError, Sampler};
 use crate::kv::Pool;
 
-/// What steps are bound by.
+/// The bounds of steps, and switches of scheduling.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Positions of a sequence.
     pub(crate) context: u32,
-    /// Sequences that can run at once; at least 1.
+    /// Sequences that run at once; at least 1.
     pub(crate) slots: u32,
-    /// Rows of prompts in a step; at least 1.
+    /// Prefill rows of a step; at least 1.
     pub(crate) prefill_rows: u32,
-    /// Rows of a step whose logits requests for [`Want::Each`] may have together; at least 1.
-    pub(crate) logit_rows: u32,
-    /// Sequences with a common beginning share its blocks.
-    pub(crate) sharing: bool,
-    /// Blocks with rows that were computed one by one are shared too: for kernels that sum drawn rows and prompts' rows in
-    /// one order, or callers who do not mind another. Else what a prompt is computed from would depend on who was first.
-    pub(crate) share_drawn: bool,
+    /// Rows of a step whose logits [`Output::AllLogits`] requests get together; at least 1.
+    pub(crate) max_logit_rows: u32,
+    /// Sequences with a common prefix share its blocks.
+    pub(crate) prefix_sharing: bool,
+    /// Blocks filled by decode passes are shared too: for kernels whose decode and prefill reduce in the same order, or
+    /// callers who accept other rounding. Else a reply would depend on who computed its prompt first.
+    pub(crate) share_decode_blocks: bool,
     /// A step is planned while the tokens of the one before are unknown.
-    pub(crate) run_ahead: bool,
+    pub(crate) pipelined: bool,
 }
 
-/// All sequences, and the blocks of their KV cache.
+/// All sequences and their requests, and the blocks of the KV cache.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
     pool: Pool,
     sequences: BTreeMap<SequenceId, Sequence>,
-    /// The sequences with a request, by its number: in order of arrival. Those that run are before those that wait.
+    /// The sequences with a request, by its number: in order of arrival. Running ones come before waiting ones.
     requests: BTreeMap<u64, SequenceId>,
     slots: Vec<Slot>,
-    /// The last step that was planned, while it is neither committed nor abandoned.
-    planned: Option<Planned>,
-    /// Steps whose tokens the host does not know, oldest first.
-    flights: VecDeque<Flight>,
-    events: Vec<Event>,
+    /// The last planned step, until it is committed or abandoned.
+    planned: Option<PlannedStep>,
+    /// Steps whose sampled tokens the host does not know, oldest first.
+    in_flight: VecDeque<StepId>,
+    /// Sequences to be tried alone, after a step with others could not be prepared.
+    retry_alone: VecDeque<SequenceId>,
+    /// A sequence for each event sent since the last [`Scheduler::take_notified`].
+    notified: Vec<SequenceId>,
     /// The number of the next sequence, request or step.
     next_number: u64,
 }
 
-/// A place for a sequence's state on the device.
+/// The place of a running sequence's state on the device.
 #[derive(Debug, Default)]
 struct Slot {
     sequence: Option<SequenceId>,
-    /// The blocks that the device was given last.
+    /// The block table that the device has.
     blocks: Vec<u32>,
 }
 
 /// A step that may still be committed.
 #[derive(Debug)]
-struct Planned {
+struct PlannedStep {
     step: StepId,
-    /// Those that were given room.
+    /// The sequences that got blocks for it.
     sequences: Vec<SequenceId>,
-    /// Slots whose lists of blocks it changes, and from where on.
-    lists: Vec<(u32, u32)>,
-}
-
-/// A committed step: the sequences for which it draws, with the numbers of the requests.
-#[derive(Debug)]
-struct Flight {
-    step: StepId,
-    draws: Vec<(SequenceId, u64)>,
+    /// The slots whose block tables it changes, and the first changed entries.
+    block_tables: Vec<(u32, u32)>,
 }
 
 impl Scheduler {
-    /// No sequences, in a cache of these blocks.
+    /// Returns a scheduler without sequences.
     pub(crate) fn new(limits: Limits, pool: Pool) -> Self {
         Self {
             limits,
@@ -105,52 +112,73 @@ impl Scheduler {
             requests: BTreeMap::new(),
             slots: (0..limits.slots.max(1)).map(|_| Slot::default()).collect(),
             planned: None,
-            flights: VecDeque::new(),
-            events: Vec::new(),
+            in_flight: VecDeque::new(),
+            retry_alone: VecDeque::new(),
+            notified: Vec::new(),
             next_number: 0,
         }
     }
 
-    /// Changes how many rows of prompts a step may have, from the next one on.
+    /// Sets the most prefill rows of a step, from the next one on.
     pub(crate) fn set_prefill_rows(&mut self, rows: u32) {
         self.limits.prefill_rows = rows;
     }
 
-    /// Changes whether blocks with drawn rows are shared; for when no block has anything in it.
-    pub(crate) fn set_share_drawn(&mut self, share: bool) {
-        self.limits.share_drawn = share;
+    /// Sets whether blocks filled by decode passes are shared. No block may hold anything.
+    pub(crate) fn set_share_decode_blocks(&mut self, share: bool) {
+        self.limits.share_decode_blocks = share;
     }
 
-    /// The blocks, to ask how many are free.
+    /// Returns the blocks of the KV cache.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The tokens of a sequence that are known: those of prompts, and drawn ones.
+    /// Returns the known tokens of a sequence: those of prompts, and sampled ones.
     pub(crate) fn tokens(&self, id: SequenceId) -> Option<&[u32]> {
         self.sequences.get(&id).map(|sequence| &*sequence.tokens)
     }
 
-    /// Whether a sequence has a request.
-    #[cfg(test)]
-    pub(crate) fn is_busy(&self, id: SequenceId) -> bool {
-        self.sequences.get(&id).is_some_and(|sequence| sequence.request.is_some())
+    /// Returns the sampler of a row's request; `None` where none samples, or the request is over: the sequence may have
+    /// another one.
+    pub(crate) fn sampler_of(&self, row: &LogitRow) -> Option<&Sampler> {
+        let request = self.sequences.get(&row.sequence)?.request.as_ref()?;
+        (row.usage == LogitsUse::Sample && row.request == request.number).then_some(request.sampler.as_ref()).flatten()
     }
 
-    /// Requests that wait or run.
+    /// Returns whether a sequence has a request, or events of one that the session has not taken.
+    #[cfg(test)]
+    pub(crate) fn is_busy(&self, id: SequenceId) -> bool {
+        self.sequences.get(&id).is_some_and(Sequence::is_busy)
+    }
+
+    /// Returns the number of waiting and running requests.
     pub(crate) fn requests(&self) -> usize {
         self.requests.len()
     }
 
-    /// Steps whose tokens the host does not know yet.
+    /// Returns the number of steps whose sampled tokens the host does not know.
     #[cfg(test)]
-    pub(crate) fn under_way(&self) -> usize {
-        self.flights.len()
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
-    /// What has happened since the last call, in order.
-    pub(crate) fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
+    /// Removes and returns the oldest event of a sequence.
+    pub(crate) fn next_event(&mut self, id: SequenceId) -> Option<SessionEvent> {
+        self.sequences.get_mut(&id).and_then(|sequence| sequence.mailbox.take())
+    }
+
+    /// Returns a sequence for each event sent since the last call, in order.
+    pub(crate) fn take_notified(&mut self) -> Vec<SequenceId> {
+        std::mem::take(&mut self.notified)
+    }
+
+    /// Sends an event to the session of a sequence, if there is one.
+    fn send(&mut self, id: SequenceId, event: SessionEvent) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.mailbox.send(event);
+            self.notified.push(id);
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -164,11 +192,11 @@ impl Scheduler {
         id
     }
 
-    /// A sequence that has no request.
-    fn idle(&mut self, id: SequenceId) -> Result<&mut Sequence, Refusal> {
+    /// Returns a sequence without a request.
+    fn idle(&mut self, id: SequenceId) -> Result<&mut Sequence, EngineError> {
         match self.sequences.get_mut(&id) {
-            None => Err(Refusal::Unknown),
-            Some(Sequence { request: Some(_), .. }) => Err(Refusal::Busy),
+            None => Err(EngineError::NoRequest),
+            Some(sequence) if sequence.is_busy() => Err(EngineError::Busy),
             Some(sequence) => Ok(sequence),
         }
     }

@@ -1,14 +1,15 @@
-//! Random schedules on a device of integers, against each sequence alone.
+//! Random schedules on a fake device, against each sequence alone.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    End, Event, Limits, Refusal, Scheduler, SequenceId, Step, StepId, Want,
+    EngineError, FinishReason, Limits, Output, Scheduler, SequenceId, SessionEvent, StepOutput, StepPlan,
     fake::{Device, token_of, value},
+    tests::take_events,
 };
 use crate::{kv::Pool, quant::Rng};
 
-/// What a sequence must be.
+/// The expected state of a sequence.
 #[derive(Clone, Default)]
 struct Alone {
     tokens: Vec<u32>,
@@ -18,12 +19,14 @@ struct Alone {
 
 #[derive(Clone)]
 struct Asked {
-    want: Want,
+    output: Output,
     number: u64,
     /// Tokens before it.
     start: usize,
-    drawn: u32,
+    sampled: u32,
     logits: u32,
+    /// All its logits were computed.
+    computed: bool,
 }
 
 impl Alone {
@@ -39,7 +42,7 @@ impl Alone {
 
     /// Ends the request early.
     fn give_up(&mut self) {
-        if let Some(asked) = self.request.take().filter(|asked| asked.drawn == 0) {
+        if let Some(asked) = self.request.take().filter(|asked| asked.sampled == 0 && !asked.computed) {
             self.truncate(asked.start);
         }
     }
@@ -49,7 +52,7 @@ impl Alone {
     }
 }
 
-/// How often something happened, over all schedules.
+/// Counts of what happened, over all schedules.
 #[derive(Default, Debug)]
 struct Counts {
     tokens: u32,
@@ -75,8 +78,8 @@ struct World {
     scheduler: Scheduler,
     device: Device,
     alone: BTreeMap<SequenceId, Alone>,
-    flights: VecDeque<(StepId, Vec<(SequenceId, u32)>)>,
-    /// Most decode rows that requests may have had.
+    in_flight: VecDeque<StepOutput>,
+    /// The most decode rows that requests may have had.
     bounds: BTreeMap<u64, u32>,
     admitted: u64,
 }
@@ -88,17 +91,17 @@ impl World {
             context: 1 + rng.below(40),
             slots: 1 + rng.below(5),
             prefill_rows: 1 + rng.below(12),
-            logit_rows: 1 + rng.below(4),
-            sharing: rng.below(4) > 0,
-            share_drawn: rng.below(2) > 0,
-            run_ahead: rng.below(3) > 0,
+            max_logit_rows: 1 + rng.below(4),
+            prefix_sharing: rng.below(4) > 0,
+            share_decode_blocks: rng.below(2) > 0,
+            pipelined: rng.below(3) > 0,
         };
         Self {
             limits,
             scheduler: Scheduler::new(limits, Pool::new(blocks, block)),
             device: Device::new(blocks, block),
             alone: BTreeMap::new(),
-            flights: VecDeque::new(),
+            in_flight: VecDeque::new(),
             bounds: BTreeMap::new(),
             admitted: 0,
         }
@@ -126,74 +129,83 @@ impl World {
     }
 
     fn events(&mut self, counts: &mut Counts) {
-        for event in self.scheduler.take_events() {
-            let alone = self.alone.get_mut(&event.sequence()).expect("a sequence");
+        for (id, event) in take_events(&mut self.scheduler) {
+            let alone = self.alone.get_mut(&id).expect("a sequence");
             let asked = alone.request.as_mut().expect("a request");
             match event {
-                Event::Admitted { sequence, cached } => {
+                SessionEvent::Admitted { cached } => {
                     assert!(asked.number > self.admitted, "a later request was admitted before");
                     self.admitted = asked.number;
                     counts.cached += u32::from(cached > 0);
-                    let table = &self.scheduler.sequences[&sequence].table;
-                    assert!(cached == 0 || self.limits.sharing);
-                    assert!(self.limits.share_drawn || self.device.is_as_prompt(table.blocks(), cached));
+                    let table = &self.scheduler.sequences[&id].table;
+                    assert!(cached == 0 || self.limits.prefix_sharing);
+                    assert!(self.limits.share_decode_blocks || self.device.is_prefilled(table.blocks(), cached));
                 }
-                Event::Token { token, .. } => {
-                    asked.drawn += 1;
+                SessionEvent::Token(token) => {
+                    asked.sampled += 1;
                     assert_eq!(token, alone.next());
                     alone.push(token);
                     counts.tokens += 1;
                 }
-                Event::Ended { end, .. } => {
-                    let Asked { want, number, drawn, .. } = asked.clone();
-                    let Want::Draw { most, stops } = want else {
-                        assert!(matches!(end, End::PoolFull { .. } | End::DeviceLost));
-                        alone.give_up();
-                        continue;
-                    };
-                    // The first token is the prompt's.
-                    let mut bound = drawn.saturating_sub(1);
-                    match end {
-                        End::Stop(token) => {
-                            assert!(token == alone.next() && stops.contains(&token));
-                            bound = drawn + u32::from(self.limits.run_ahead);
+                SessionEvent::Logits { last, .. } => {
+                    assert!(!last || asked.computed);
+                    if last {
+                        alone.request = None;
+                    }
+                }
+                SessionEvent::Finished(reason) => {
+                    let Asked { output, number, sampled, .. } = asked.clone();
+                    let Output::Tokens { max_tokens, stop_tokens } = output else { panic!("no tokens were requested") };
+                    // The first token comes from the prompt's last row.
+                    let mut bound = sampled.saturating_sub(1);
+                    match reason {
+                        FinishReason::StopToken(token) => {
+                            assert!(token == alone.next() && stop_tokens.contains(&token));
+                            bound = sampled + u32::from(self.limits.pipelined);
                             counts.stopped += 1;
                         }
-                        End::Limit => {
-                            assert_eq!(drawn, most);
+                        FinishReason::MaxTokens => {
+                            assert_eq!(sampled, max_tokens);
                             counts.limit += 1;
                         }
-                        End::ContextFull => {
-                            assert!(alone.tokens.len() as u32 == self.limits.context + 1 && drawn < most);
+                        FinishReason::ContextFull => {
+                            assert!(alone.tokens.len() as u32 == self.limits.context + 1 && sampled < max_tokens);
                             counts.context_full += 1;
-                        }
-                        End::PoolFull { needed, free } => {
-                            assert!(needed > free);
-                            counts.pool_full += 1;
-                            counts.pool_full_later += u32::from(drawn > 0);
-                        }
-                        End::NoToken => panic!("all tokens are told"),
-                        End::DeviceLost => {
-                            counts.lost += 1;
-                            bound += 2;
                         }
                     }
                     self.bounds.insert(number, bound);
-                    if drawn == 0 && matches!(end, End::PoolFull { .. } | End::DeviceLost) {
-                        alone.give_up();
-                    }
                     alone.request = None;
+                }
+                SessionEvent::Failed(error) => {
+                    let Asked { output, number, sampled, .. } = asked.clone();
+                    let mut bound = sampled.saturating_sub(1);
+                    match error {
+                        EngineError::PoolFull { needed, free } => {
+                            assert!(needed > free);
+                            counts.pool_full += 1;
+                            counts.pool_full_later += u32::from(sampled > 0);
+                        }
+                        EngineError::DeviceLost => {
+                            counts.lost += 1;
+                            bound += 2;
+                        }
+                        error => panic!("{error}"),
+                    }
+                    if matches!(output, Output::Tokens { .. }) {
+                        self.bounds.insert(number, bound);
+                    }
+                    alone.give_up();
                 }
             }
         }
     }
 
-    /// A sequence by chance.
+    /// Returns a random sequence.
     fn any(&self, rng: &mut Rng) -> Option<SequenceId> {
         self.alone.keys().nth(rng.below(self.alone.len() as u32) as usize).copied()
     }
 
-    /// Something that callers do, or that the device tells.
+    /// Does something that callers or the device do.
     fn call(&mut self, rng: &mut Rng, counts: &mut Counts) {
         match (rng.below(16), self.any(rng)) {
             (0, _) | (_, None) => {
@@ -212,20 +224,20 @@ impl World {
                     self.alone.insert(fork, self.alone[&id].clone());
                     counts.forks += 1;
                 }
-                Err(refusal) => assert!(refusal == Refusal::Busy && self.alone[&id].request.is_some()),
+                Err(error) => assert!(matches!(error, EngineError::Busy) && self.alone[&id].request.is_some()),
             },
             (4, Some(id)) => {
                 let len = rng.below(self.limits.context + 2);
                 match self.scheduler.truncate(id, len) {
                     Ok(()) => self.alone.get_mut(&id).expect("a sequence").truncate(len as usize),
-                    Err(refusal) => assert!(refusal == Refusal::Busy && self.alone[&id].request.is_some()),
+                    Err(error) => assert!(matches!(error, EngineError::Busy) && self.alone[&id].request.is_some()),
                 }
             }
             (5, Some(_)) => self.scheduler.set_prefill_rows(rng.below(self.limits.prefill_rows + 1)),
             (6, Some(_)) if rng.below(8) == 0 => {
-                self.scheduler.forget_device();
+                self.scheduler.forget_device(&EngineError::DeviceLost);
                 self.device.lose();
-                self.flights.clear();
+                self.in_flight.clear();
             }
             (7..10, Some(_)) => self.deliver(),
             (_, Some(id)) => self.submit(id, rng),
@@ -236,58 +248,60 @@ impl World {
 
     fn submit(&mut self, id: SequenceId, rng: &mut Rng) {
         let mut tokens: Vec<u32> = (0..rng.below(self.limits.context.min(20) + 2)).map(|_| rng.below(2)).collect();
-        let want = match rng.below(7) {
-            0 => Want::Last,
-            1 => Want::Each,
+        let output = match rng.below(7) {
+            0 => Output::LastLogits,
+            1 => Output::AllLogits,
             2 if !tokens.is_empty() => {
                 tokens.truncate(1);
-                Want::Next
+                Output::DecodeLogits
             }
-            _ => Want::Draw { most: rng.below(12), stops: if rng.below(3) == 0 { vec![] } else { vec![3, 4] } },
+            _ => Output::Tokens {
+                max_tokens: rng.below(12),
+                stop_tokens: if rng.below(3) == 0 { vec![] } else { vec![3, 4] },
+            },
         };
         let alone = self.alone.get_mut(&id).expect("a sequence");
         let all = alone.tokens.len() + tokens.len();
-        match self.scheduler.submit(id, &tokens, want.clone()) {
+        match self.scheduler.submit(id, &tokens, output.clone(), None) {
             Ok(_) => {
                 assert!(alone.request.is_none() && all <= self.limits.context as usize);
                 let number = self.scheduler.sequences[&id].request.as_ref().expect("a request").number;
                 let start = alone.tokens.len();
                 tokens.into_iter().for_each(|token| alone.push(token));
-                alone.request = Some(Asked { want, number, start, drawn: 0, logits: 0 });
+                alone.request = Some(Asked { output, number, start, sampled: 0, logits: 0, computed: false });
             }
-            Err(Refusal::NoTokens) => assert!(tokens.is_empty()),
-            Err(Refusal::Busy) => assert!(alone.request.is_some()),
-            Err(Refusal::Context { needed, capacity }) => {
+            Err(EngineError::NoTokens) => assert!(tokens.is_empty()),
+            Err(EngineError::Busy) => assert!(alone.request.is_some()),
+            Err(EngineError::ContextFull { needed, capacity }) => {
                 assert!(needed == all as u64 && all > capacity as usize);
             }
-            Err(Refusal::Pool { needed, blocks }) => assert!(needed > u64::from(blocks)),
-            Err(Refusal::Unknown) => panic!("an unknown sequence"),
+            Err(EngineError::NeverFits { needed, blocks }) => assert!(needed > u64::from(blocks)),
+            Err(error) => panic!("{error}"),
         }
     }
 
     fn deliver(&mut self) {
-        if let Some((step, tokens)) = self.flights.pop_front() {
-            self.scheduler.drawn(step, &tokens).expect("the oldest step");
+        if let Some(output) = self.in_flight.pop_front() {
+            let samples = !output.tokens.is_empty();
+            assert_eq!(self.scheduler.finish_step(output).is_ok(), samples, "it is the oldest step");
         }
     }
 
-    /// Runs a step and looks at the logits that it gives.
-    fn run(&mut self, step: &Step, counts: &mut Counts) {
-        let given = self.device.run(step);
-        if !given.tokens.is_empty() {
-            assert_eq!(given.tokens.iter().map(|(id, _)| *id).collect::<Vec<_>>(), step.draws().collect::<Vec<_>>());
-            self.flights.push_back((step.id, given.tokens));
-        }
-        for (id, number, position, value) in given.logits {
-            let Some(alone) = self.alone.get_mut(&id) else { continue };
-            let Some(asked) = alone.request.as_mut().filter(|asked| asked.number == number) else { continue };
+    /// Runs a step and checks its logits.
+    fn run(&mut self, step: &StepPlan, counts: &mut Counts) {
+        let computed = self.device.run(step);
+        assert_eq!(computed.tokens().count(), step.sampled().count());
+        self.in_flight.push_back(computed.output);
+        for (row, position, value) in computed.values {
+            let Some(alone) = self.alone.get_mut(&row.sequence) else { continue };
+            let Some(asked) = alone.request.as_mut().filter(|asked| asked.number == row.request) else { continue };
             assert_eq!(value, alone.values[position as usize]);
             asked.logits += 1;
             counts.logits += 1;
             if position as usize + 1 == alone.tokens.len() {
                 let all = (alone.tokens.len() - asked.start) as u32;
-                assert_eq!(asked.logits, if asked.want == Want::Each { all } else { 1 });
-                alone.request = None;
+                assert_eq!(asked.logits, if asked.output == Output::AllLogits { all } else { 1 });
+                asked.computed = true;
             }
         }
     }
@@ -300,17 +314,17 @@ impl World {
             None => self.scheduler.plan(),
         };
         counts.alone += u32::from(planned.is_some() && alone.is_some());
-        assert!(planned.iter().flat_map(Step::sequences).all(|id| alone.is_none_or(|alone| alone == id)));
+        assert!(planned.iter().flat_map(StepPlan::sequences).all(|id| alone.is_none_or(|alone| alone == id)));
         self.events(counts);
         self.audit();
         let Some(step) = planned else { return false };
         assert!(step.decode.len() <= self.limits.slots as usize && step.rows() > 0);
         assert!(step.rows() - step.decode.len() as u32 <= self.limits.prefill_rows);
-        let drawing = self.scheduler.sequences.values().filter(|sequence| {
+        let decoding = self.scheduler.sequences.values().filter(|sequence| {
             let request = sequence.request.as_ref();
-            request.is_some_and(|request| request.draws > 0 && request.draws < request.most())
+            request.is_some_and(|request| request.sampled > 0 && request.sampled < request.max_tokens())
         });
-        counts.paused += u32::from(drawing.count() > step.decode.len());
+        counts.paused += u32::from(decoding.count() > step.decode.len());
         for _ in 0..rng.below(calls + 1) {
             self.call(rng, counts);
         }
@@ -351,7 +365,7 @@ fn schedule(seed: u64, counts: &mut Counts) {
             world.call(&mut rng, counts);
         }
     }
-    // Whatever was asked for ends.
+    // All requests end.
     let mut turns = 0;
     while world.scheduler.requests() > 0 {
         turns += 1;
@@ -361,8 +375,9 @@ fn schedule(seed: u64, counts: &mut Counts) {
             world.events(counts);
         }
     }
-    while !world.flights.is_empty() {
+    while !world.in_flight.is_empty() {
         world.deliver();
+        world.events(counts);
     }
     for (number, bound) in &world.bounds {
         let rows = world.device.decode_rows.get(number).copied().unwrap_or(0);
@@ -370,13 +385,13 @@ fn schedule(seed: u64, counts: &mut Counts) {
         counts.wasted += u32::from(rows == *bound && rows > 0);
     }
     counts.copies += world.device.copies;
-    assert_eq!(world.scheduler.under_way(), 0);
+    assert_eq!(world.scheduler.in_flight(), 0);
     for id in std::mem::take(&mut world.alone).into_keys() {
         world.scheduler.release(id);
     }
     world.audit();
     assert_eq!(world.scheduler.pool().held(), 0);
-    assert!(world.scheduler.take_events().is_empty());
+    assert!(take_events(&mut world.scheduler).is_empty());
 }
 
 #[test]

@@ -1,15 +1,21 @@
-//! What committed and computed steps change.
+//! The effects of committed and finished steps.
 
-use super::{End, Event, Flight, Give, Scheduler, SequenceId, Stale, Step, StepId, Want};
+use std::sync::Arc;
+
+use super::{
+    EngineError, FinishReason, LogitRow, LogitsUse, Output, Scheduler, SequenceId, SessionEvent, StaleStep, StepOutput,
+    StepPlan, request::Request,
+};
+use crate::gpu::GpuError;
 
 impl Scheduler {
-    /// The device has taken the step that was planned last.
+    /// Advances the sequences of the step that was planned last: the device takes it.
     ///
     /// # Errors
-    /// [`Stale`] when another was planned since, or the device was forgotten: the step must not be submitted then.
-    pub(crate) fn commit(&mut self, step: &Step) -> Result<(), Stale> {
-        self.planned.take_if(|planned| planned.step == step.id).ok_or(Stale)?;
-        for changed in &step.blocks {
+    /// [`StaleStep`] when another step was planned since, or the device was forgotten: the step must not be submitted then.
+    pub(crate) fn commit(&mut self, step: &StepPlan) -> Result<(), StaleStep> {
+        self.planned.take_if(|planned| planned.step == step.id).ok_or(StaleStep)?;
+        for changed in &step.block_tables {
             if let Some(slot) = self.slots.get_mut(changed.slot as usize) {
                 slot.blocks.truncate(changed.first as usize);
                 slot.blocks.extend(&changed.blocks);
@@ -18,105 +24,161 @@ impl Scheduler {
         for row in &step.decode {
             self.advance(row.sequence, row.request, 1, false);
         }
-        for rows in &step.prompts {
+        for rows in &step.prefill {
             self.advance(rows.sequence, rows.request, rows.tokens.len() as u32, true);
         }
-        let mut draws = Vec::new();
-        for pick in step.picks.iter().filter(|pick| pick.give == Give::Draw) {
-            let sequence = self.sequences.get_mut(&pick.sequence);
+        for row in step.sampled() {
+            let sequence = self.sequences.get_mut(&row.sequence);
             if let Some(request) = sequence.and_then(|sequence| sequence.request.as_mut())
-                && request.number == pick.request
+                && request.number == row.request
             {
-                request.draws += 1;
+                request.sampled += 1;
             }
-            draws.push((pick.sequence, pick.request));
         }
-        if !draws.is_empty() {
-            self.flights.push_back(Flight { step: step.id, draws });
+        if step.sampled().next().is_some() {
+            self.in_flight.push_back(step.id);
         }
-        let of_prompts = step.prompts.iter().map(|rows| (rows.sequence, rows.request));
-        for (id, request) in of_prompts.chain(step.decode.iter().map(|row| (row.sequence, row.request))) {
-            self.end_without_draws(id, request);
+        for (id, request) in step.requests() {
+            self.finish_without_samples(id, request);
         }
         Ok(())
     }
 
     /// Counts rows as submitted, unless their request is over.
-    fn advance(&mut self, id: SequenceId, number: u64, rows: u32, of_prompt: bool) {
+    fn advance(&mut self, id: SequenceId, number: u64, rows: u32, prefill: bool) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         if sequence.request.as_ref().is_none_or(|request| request.number != number) {
             return;
         }
-        if of_prompt && sequence.as_prompt == sequence.table.len() {
-            sequence.as_prompt += rows;
+        if prefill && sequence.prefilled_len == sequence.table.len() {
+            sequence.prefilled_len += rows;
         }
         self.pool.advance(&mut sequence.table, rows);
-        if self.limits.sharing {
-            sequence.publish(&mut self.pool, self.limits.share_drawn);
+        if self.limits.prefix_sharing {
+            sequence.publish(&mut self.pool, self.limits.share_decode_blocks);
         }
     }
 
-    /// Ends a request that draws nothing, once all its rows are submitted.
-    fn end_without_draws(&mut self, id: SequenceId, number: u64) {
+    /// Ends a request that samples nothing, once all its rows are submitted.
+    fn finish_without_samples(&mut self, id: SequenceId, number: u64) {
         let Some(sequence) = self.sequences.get(&id) else { return };
         let Some(request) = sequence.request.as_ref().filter(|request| request.number == number) else { return };
-        if request.most() == 0 && request.has_prompt(&sequence.table) {
-            let draws = matches!(request.want, Want::Draw { .. });
+        if request.max_tokens() == 0 && request.has_prompt(&sequence.table) {
+            let is_reply = matches!(request.output, Output::Tokens { .. });
             self.finish(id);
-            if draws {
-                self.events.push(Event::Ended { sequence: id, end: End::Limit });
+            if is_reply {
+                self.send(id, SessionEvent::Finished(FinishReason::MaxTokens));
             }
         }
     }
 
-    /// The host has read the tokens of a step: one for each of the step's [`Step::draws`], unless none could be drawn. Steps are told in their order,
-    /// those in which nothing is drawn left out.
+    /// Takes in what a step computed. Steps finish in the order of their commits.
     ///
     /// # Errors
-    /// [`Stale`] when the step is not the oldest whose tokens are unknown; nothing has changed then.
-    pub(crate) fn drawn(&mut self, step: StepId, tokens: &[(SequenceId, u32)]) -> Result<(), Stale> {
-        if self.flights.front().is_none_or(|flight| flight.step != step) {
-            return Err(Stale);
+    /// [`StaleStep`] when the step is not the oldest in flight, or samples nothing; no token is appended then.
+    pub(crate) fn finish_step(&mut self, output: StepOutput) -> Result<(), StaleStep> {
+        let mut tokens = output.tokens;
+        for (row, logits) in output.logits {
+            match row.usage {
+                LogitsUse::Return { last } => {
+                    let mailbox = self.sequences.get(&row.sequence).map(|sequence| &sequence.mailbox);
+                    if mailbox.is_some_and(|mailbox| mailbox.awaits(Some(row.request))) {
+                        self.send(row.sequence, SessionEvent::Logits { logits, last });
+                    }
+                }
+                LogitsUse::Sample => {
+                    let token = self.request_mut(&row).and_then(|request| request.sampler.as_mut());
+                    tokens.push((row, token.and_then(|sampler| sampler.sample(&logits).ok())));
+                }
+            }
         }
-        for (id, number) in self.flights.pop_front().into_iter().flat_map(|flight| flight.draws) {
-            match tokens.iter().find(|(sequence, _)| *sequence == id) {
-                Some((_, token)) => self.append(id, number, *token),
-                // Without it what follows cannot be told from what it is.
-                None if self.runs(id, number) => self.fail(id, End::NoToken),
+        if self.in_flight.front() != Some(&output.step) {
+            return Err(StaleStep);
+        }
+        self.in_flight.pop_front();
+        for (row, token) in tokens {
+            match token {
+                Some(token) => self.append(&row, token),
+                // Nothing can follow a token that is unknown.
+                None if self.request_mut(&row).is_some() => self.fail(row.sequence, EngineError::NotANumber),
                 None => {}
             }
         }
         Ok(())
     }
 
-    fn runs(&self, id: SequenceId, number: u64) -> bool {
-        let request = self.sequences.get(&id).and_then(|sequence| sequence.request.as_ref());
-        request.is_some_and(|request| request.number == number)
+    /// Returns the request of a row, unless it is over.
+    fn request_mut(&mut self, row: &LogitRow) -> Option<&mut Request> {
+        let request = self.sequences.get_mut(&row.sequence)?.request.as_mut()?;
+        (request.number == row.request).then_some(request)
     }
 
-    /// Appends a drawn token, unless it was drawn for a request that is over.
-    fn append(&mut self, id: SequenceId, number: u64, token: u32) {
-        let context = self.limits.context as usize;
+    /// Appends a sampled token, unless its request is over.
+    fn append(&mut self, row: &LogitRow, token: u32) {
+        let (id, context) = (row.sequence, self.limits.context as usize);
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        let Some(request) = sequence.request.as_mut().filter(|request| request.number == number) else { return };
+        let Some(request) = sequence.request.as_mut().filter(|request| request.number == row.request) else { return };
         request.confirmed += 1;
-        let end = if matches!(&request.want, Want::Draw { stops, .. } if stops.contains(&token)) {
-            Some(End::Stop(token))
+        let stops = matches!(&request.output, Output::Tokens { stop_tokens, .. } if stop_tokens.contains(&token));
+        let reason = if stops {
+            Some(FinishReason::StopToken(token))
         } else {
             sequence.tokens.push(token);
-            self.events.push(Event::Token { sequence: id, token });
-            if request.confirmed >= request.most() {
-                Some(End::Limit)
+            sequence.mailbox.send(SessionEvent::Token(token));
+            self.notified.push(id);
+            if request.confirmed >= request.max_tokens() {
+                Some(FinishReason::MaxTokens)
             } else {
-                (sequence.tokens.len() > context).then_some(End::ContextFull)
+                (sequence.tokens.len() > context).then_some(FinishReason::ContextFull)
             }
         };
-        if self.limits.sharing {
-            sequence.publish(&mut self.pool, self.limits.share_drawn);
+        if self.limits.prefix_sharing {
+            sequence.publish(&mut self.pool, self.limits.share_decode_blocks);
         }
-        if let Some(end) = end {
+        if let Some(reason) = reason {
             self.finish(id);
-            self.events.push(Event::Ended { sequence: id, end });
+            self.send(id, SessionEvent::Finished(reason));
+        }
+    }
+
+    /// Takes in that a step could not be prepared: nothing was computed. Its requests are tried alone; one that was alone
+    /// fails.
+    pub(crate) fn preparation_failed(&mut self, step: &StepPlan, error: &Arc<GpuError>) {
+        let ids: Vec<_> = step.sequences().collect();
+        match ids[..] {
+            [_] => self.fail_step(step, error),
+            _ => self.retry_alone.extend(ids),
+        }
+    }
+
+    /// Fails the requests of a step.
+    pub(crate) fn fail_step(&mut self, step: &StepPlan, error: &Arc<GpuError>) {
+        for (id, number) in step.requests() {
+            let mailbox = self.sequences.get(&id).map(|sequence| &sequence.mailbox);
+            if mailbox.is_some_and(|mailbox| mailbox.awaits(Some(number))) {
+                self.fail(id, EngineError::Gpu(Arc::clone(error)));
+            }
+        }
+    }
+
+    /// Forgets all that the device knew: requests fail, also those of which only the logits are missing. Sequences keep their
+    /// tokens, which are computed again with the next request.
+    pub(crate) fn forget_device(&mut self, error: &EngineError) {
+        self.planned = None;
+        self.in_flight.clear();
+        self.retry_alone.clear();
+        let ids: Vec<_> = self.sequences.keys().copied().collect();
+        for id in ids {
+            if self.sequences.get(&id).is_some_and(|sequence| sequence.mailbox.awaits(None)) {
+                self.fail(id, error.clone());
+            }
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.truncate(&mut self.pool, 0);
+            }
+        }
+        self.pool.forget();
+        for slot in &mut self.slots {
+            slot.blocks.clear();
         }
     }
 }

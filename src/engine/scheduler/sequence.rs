@@ -1,75 +1,84 @@
-//! Sequences and their requests: what callers start and end.
+//! Sequences and the start and end of their requests: what callers ask for.
 
-use super::{End, Event, Refusal, Scheduler, SequenceId, Want, request::Request};
-use crate::kv::{Pool, Table};
+use super::{EngineError, Mailbox, Output, Scheduler, SequenceId, SessionEvent, request::Request};
+use crate::{
+    engine::Sampler,
+    kv::{Pool, Table},
+};
 
 /// A sequence of tokens.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
-    /// Those that the host knows.
+    /// The tokens that the host knows.
     pub(super) tokens: Vec<u32>,
-    /// Its blocks, and as its length the positions that are submitted.
+    /// Its blocks, and the number of submitted positions.
     pub(super) table: Table,
-    /// Positions from the beginning that were all computed as prompts' rows.
-    pub(super) as_prompt: u32,
+    /// Positions from the start that were all computed by prefill rows.
+    pub(super) prefilled_len: u32,
     /// Blocks that need not be published any more.
-    pub(super) published: u32,
+    pub(super) published_blocks: u32,
     pub(super) request: Option<Request>,
+    pub(super) mailbox: Mailbox,
 }
 
 impl Sequence {
-    /// Positions, of those submitted, that hold tokens which the host knows.
+    /// Returns whether it has a request, or events of one that the session has not taken.
+    pub(super) fn is_busy(&self) -> bool {
+        self.request.is_some() || self.mailbox.is_open()
+    }
+
+    /// Returns the submitted positions whose tokens the host knows.
     fn known(&self) -> u32 {
         (self.tokens.len() as u32).min(self.table.len())
     }
 
-    /// Gives back what is behind `len` positions.
-    pub(super) fn cut(&mut self, pool: &mut Pool, len: u32) {
+    /// Gives back the blocks behind the first `len` positions.
+    pub(super) fn truncate(&mut self, pool: &mut Pool, len: u32) {
         pool.truncate(&mut self.table, len);
-        self.as_prompt = self.as_prompt.min(self.table.len());
-        self.published = self.published.min(self.table.len() / pool.block());
+        self.prefilled_len = self.prefilled_len.min(self.table.len());
+        self.published_blocks = self.published_blocks.min(self.table.len() / pool.block());
     }
 
-    /// Makes the blocks that were filled since the last time findable.
-    pub(super) fn publish(&mut self, pool: &mut Pool, with_drawn: bool) {
-        let computed = if with_drawn { self.known() } else { self.known().min(self.as_prompt) };
-        if computed / pool.block() > self.published {
-            self.published = computed / pool.block();
+    /// Publishes the blocks filled since the last call, for other sequences to find.
+    pub(super) fn publish(&mut self, pool: &mut Pool, with_decode: bool) {
+        let computed = if with_decode { self.known() } else { self.known().min(self.prefilled_len) };
+        if computed / pool.block() > self.published_blocks {
+            self.published_blocks = computed / pool.block();
             pool.publish(&self.table, &self.tokens, computed);
         }
     }
 }
 
 impl Scheduler {
-    /// A new sequence, of no tokens.
+    /// Adds an empty sequence.
     pub(crate) fn open(&mut self) -> SequenceId {
         self.add(Sequence::default())
     }
 
-    /// A new sequence of the same tokens as an idle one. They share what is computed.
+    /// Adds a sequence with the tokens of an idle one. They share what is computed.
     ///
     /// # Errors
-    /// [`Refusal::Unknown`] or [`Refusal::Busy`].
-    pub(crate) fn fork(&mut self, id: SequenceId) -> Result<SequenceId, Refusal> {
-        let Sequence { tokens, as_prompt, published, .. } = self.idle(id)?;
-        let (tokens, as_prompt, published) = (tokens.clone(), *as_prompt, *published);
+    /// [`EngineError::Busy`]; [`EngineError::NoRequest`] when there is no such sequence.
+    pub(crate) fn fork(&mut self, id: SequenceId) -> Result<SequenceId, EngineError> {
+        let Sequence { tokens, prefilled_len, published_blocks, .. } = self.idle(id)?;
+        let (tokens, prefilled_len, published_blocks) = (tokens.clone(), *prefilled_len, *published_blocks);
         let table = self.sequences.get(&id).map(|sequence| self.pool.fork(&sequence.table)).unwrap_or_default();
-        Ok(self.add(Sequence { tokens, table, as_prompt, published, request: None }))
+        Ok(self.add(Sequence { tokens, table, prefilled_len, published_blocks, ..Sequence::default() }))
     }
 
     /// Shortens an idle sequence to `len` tokens, if it is longer.
     ///
     /// # Errors
-    /// [`Refusal::Unknown`] or [`Refusal::Busy`].
-    pub(crate) fn truncate(&mut self, id: SequenceId, len: u32) -> Result<(), Refusal> {
+    /// Those of [`Scheduler::fork`].
+    pub(crate) fn truncate(&mut self, id: SequenceId, len: u32) -> Result<(), EngineError> {
         self.idle(id)?.tokens.truncate(len as usize);
         if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.cut(&mut self.pool, len);
+            sequence.truncate(&mut self.pool, len);
         }
         Ok(())
     }
 
-    /// Ends a sequence, and its request without an event.
+    /// Removes a sequence with its request.
     pub(crate) fn release(&mut self, id: SequenceId) {
         self.cancel(id);
         if let Some(sequence) = self.sequences.remove(&id) {
@@ -77,85 +86,86 @@ impl Scheduler {
         }
     }
 
-    /// Asks for `tokens` to be appended to a sequence, and for what is wanted of them. `tokens` may be empty where a token
-    /// was drawn and is not computed: as after [`End::Limit`], or an error. Gives the number of the request.
+    /// Appends `tokens` to an idle sequence and requests `output`; `sampler` holds the state of sampling, where tokens are
+    /// sampled. `tokens` may be empty where the last token is not computed: after a reply, or an error.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub(crate) fn submit(&mut self, id: SequenceId, tokens: &[u32], want: Want) -> Result<u64, Refusal> {
+    /// [`EngineError::NoTokens`], [`EngineError::ContextFull`], [`EngineError::NeverFits`], and those of
+    /// [`Scheduler::fork`]; nothing has changed then.
+    pub(crate) fn submit(
+        &mut self,
+        id: SequenceId,
+        tokens: &[u32],
+        output: Output,
+        sampler: Option<Sampler>,
+    ) -> Result<(), EngineError> {
         let (context, block, blocks) = (self.limits.context, self.pool.block(), self.pool.blocks());
         let number = self.number();
         let sequence = self.idle(id)?;
-        let (start, base) = (sequence.tokens.len() as u32, sequence.table.len());
-        if tokens.is_empty() && (base == start || want == Want::Each) {
-            return Err(Refusal::NoTokens);
+        let (start, computed_before) = (sequence.tokens.len() as u32, sequence.table.len());
+        if tokens.is_empty() && (computed_before == start || output == Output::AllLogits) {
+            return Err(EngineError::NoTokens);
         }
         let needed = u64::from(start) + tokens.len() as u64;
         if needed > u64::from(context) {
-            return Err(Refusal::Context { needed, capacity: context });
+            return Err(EngineError::ContextFull { needed, capacity: context });
         }
         let needed_blocks = needed.div_ceil(u64::from(block));
         if needed_blocks > u64::from(blocks) {
-            return Err(Refusal::Pool { needed: needed_blocks, blocks });
+            return Err(EngineError::NeverFits { needed: needed_blocks, blocks });
         }
         sequence.tokens.extend(tokens);
-        let prompt_end = needed as u32;
-        sequence.request = Some(Request { number, start, base, prompt_end, want, slot: None, draws: 0, confirmed: 0 });
+        sequence.mailbox = Mailbox::new(number);
+        sequence.request = Some(Request {
+            number,
+            start,
+            computed_before,
+            prompt_end: needed as u32,
+            output,
+            sampler,
+            slot: None,
+            sampled: 0,
+            confirmed: 0,
+        });
         self.requests.insert(number, id);
-        Ok(number)
+        Ok(())
     }
 
-    /// Ends the request of a sequence, if it has one, without an event; events that were not taken are dropped. If some
-    /// token was drawn, the sequence keeps all of them that are known; else it is as before the request.
+    /// Ends the request of a sequence, if it has one, and drops its events. If some token was sampled, the sequence keeps all
+    /// known ones; else it is as before the request.
     pub(crate) fn cancel(&mut self, id: SequenceId) {
         self.undo(id);
-        self.events.retain(|event| event.sequence() != id);
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.mailbox = Mailbox::default();
+        }
+        self.notified.retain(|notified| *notified != id);
     }
 
     /// Ends the request of a sequence because of an error.
-    pub(super) fn fail(&mut self, id: SequenceId, end: End) {
-        if self.undo(id).is_some() {
-            self.events.push(Event::Ended { sequence: id, end });
-        }
+    pub(super) fn fail(&mut self, id: SequenceId, error: EngineError) {
+        self.undo(id);
+        self.send(id, SessionEvent::Failed(error));
     }
 
-    /// Ends the request of a sequence as it was meant to end.
-    pub(super) fn finish(&mut self, id: SequenceId) -> Option<Request> {
-        let sequence = self.sequences.get_mut(&id)?;
-        let request = sequence.request.take()?;
-        // What is under way for it is computed for nothing.
+    /// Ends the request of a sequence.
+    pub(super) fn finish(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let Some(request) = sequence.request.take() else { return };
+        // Rows in flight for it are computed in vain.
         let len = sequence.tokens.len() as u32;
-        sequence.cut(&mut self.pool, len);
+        sequence.truncate(&mut self.pool, len);
         self.requests.remove(&request.number);
         if let Some(slot) = request.slot.and_then(|slot| self.slots.get_mut(slot as usize)) {
             slot.sequence = None;
         }
-        Some(request)
     }
 
-    fn undo(&mut self, id: SequenceId) -> Option<Request> {
-        let sequence = self.sequences.get_mut(&id)?;
-        let request = sequence.request.as_ref()?;
-        if request.confirmed == 0 {
+    /// Ends the request of a sequence early.
+    fn undo(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        if let Some(request) = sequence.request.as_ref().filter(|request| request.confirmed == 0) {
             sequence.tokens.truncate(request.start as usize);
         }
-        self.finish(id)
-    }
-
-    /// Forgets all that the device knew, and ends all requests with [`End::DeviceLost`]. Sequences keep their tokens; they
-    /// are computed again with the next request.
-    pub(crate) fn forget_device(&mut self) {
-        self.planned = None;
-        self.flights.clear();
-        for id in self.requests.clone().into_values() {
-            self.fail(id, End::DeviceLost);
-        }
-        for sequence in self.sequences.values_mut() {
-            sequence.cut(&mut self.pool, 0);
-        }
-        self.pool.forget();
-        for slot in &mut self.slots {
-            slot.blocks.clear();
-        }
+        self.finish(id);
     }
 }

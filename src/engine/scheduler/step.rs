@@ -1,99 +1,116 @@
+//! A step's plan, and what the executor computed for it: plain data.
+
 use super::SequenceId;
 use crate::kv::BlockCopy;
 
-/// A step's number.
+/// The number of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct StepId(pub(super) u64);
 
-/// A step that is not the one that is expected: it is to be dropped.
+/// A step that is not the expected one: drop it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the step is out of date")]
-pub(crate) struct Stale;
+pub(crate) struct StaleStep;
 
-/// The rows that are computed together. They are numbered: first those of `decode`, then those of `prompts`, in order.
+/// The rows of one batch. They are numbered: first those of `decode`, then those of `prefill`, in order.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(crate) struct StepPlan {
     pub(crate) id: StepId,
     /// Run before anything else. No block is both read and written, nor written twice.
-    pub(crate) copies: Vec<BlockCopy>,
-    /// What changes in the slots' lists of blocks, before any row is computed.
-    pub(crate) blocks: Vec<SlotBlocks>,
-    /// A row for each sequence that draws.
+    pub(crate) block_copies: Vec<BlockCopy>,
+    /// Changes of the slots' block tables, applied before any row is computed.
+    pub(crate) block_tables: Vec<BlockTableUpdate>,
+    /// A row for each sequence in its decode phase.
     pub(crate) decode: Vec<DecodeRow>,
-    /// Rows of prompts.
-    pub(crate) prompts: Vec<PromptRows>,
-    /// What is done with some rows' logits, in order of the rows.
-    pub(crate) picks: Vec<Pick>,
+    /// Chunks of prompts.
+    pub(crate) prefill: Vec<PrefillRows>,
+    /// The rows whose logits are used, in order of the rows.
+    pub(crate) logit_rows: Vec<LogitRow>,
 }
 
-/// The blocks of a slot from number `first` on.
+/// The block table of a slot from entry `first` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SlotBlocks {
+pub(crate) struct BlockTableUpdate {
     pub(crate) slot: u32,
     pub(crate) first: u32,
     pub(crate) blocks: Vec<u32>,
 }
 
-/// The row of a token that was drawn.
+/// The row of a sampled token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeRow {
     pub(crate) sequence: SequenceId,
     pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) position: u32,
-    /// The token, if the host knows it. Unless it is given it is what was drawn last for the slot.
+    /// The token, if the host knows it. Unless it is forced, it is the last one sampled for the slot.
     pub(crate) token: Option<u32>,
-    /// The token was not drawn: the device does not know it.
-    pub(crate) given: bool,
+    /// The caller chose the token: the device does not know it.
+    pub(crate) forced: bool,
 }
 
-/// Some of a prompt's rows.
+/// A chunk of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PromptRows {
+pub(crate) struct PrefillRows {
     pub(crate) sequence: SequenceId,
     pub(crate) request: u64,
     pub(crate) slot: u32,
-    /// The position of the first.
+    /// The position of the first row.
     pub(crate) position: u32,
     pub(crate) tokens: Vec<u32>,
 }
 
-/// A row whose logits are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pick {
+/// A row whose logits are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogitRow {
     pub(crate) row: u32,
     pub(crate) sequence: SequenceId,
     pub(crate) request: u64,
     pub(crate) slot: u32,
-    pub(crate) give: Give,
+    pub(crate) usage: LogitsUse,
 }
 
-/// What is done with a row's logits.
+/// The use of a row's logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Give {
-    /// A token is drawn for the slot, and told to the host.
-    Draw,
-    /// The host gets them.
-    Logits {
+pub(crate) enum LogitsUse {
+    /// A token is sampled for the slot.
+    Sample,
+    /// The session gets them.
+    Return {
         /// They are the last of their request.
         last: bool,
     },
 }
 
-impl Step {
-    /// Its rows.
+/// What the executor computed for a step.
+#[derive(Debug)]
+pub(crate) struct StepOutput {
+    pub(crate) step: StepId,
+    /// The token sampled on the device for each row; `None` where every logit is NaN.
+    pub(crate) tokens: Vec<(LogitRow, Option<u32>)>,
+    /// The rows read back: for sessions, or to sample from on the host.
+    pub(crate) logits: Vec<(LogitRow, Vec<f32>)>,
+}
+
+impl StepPlan {
+    /// Returns the number of rows.
     pub(crate) fn rows(&self) -> u32 {
-        (self.decode.len() + self.prompts.iter().map(|rows| rows.tokens.len()).sum::<usize>()) as u32
+        (self.decode.len() + self.prefill.iter().map(|rows| rows.tokens.len()).sum::<usize>()) as u32
     }
 
-    /// The sequences that have rows in it.
+    /// Returns the requests with rows in the step.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = (SequenceId, u64)> {
+        let decode = self.decode.iter().map(|row| (row.sequence, row.request));
+        decode.chain(self.prefill.iter().map(|rows| (rows.sequence, rows.request)))
+    }
+
+    /// Returns the sequences with rows in the step.
     pub(crate) fn sequences(&self) -> impl Iterator<Item = SequenceId> {
-        self.decode.iter().map(|row| row.sequence).chain(self.prompts.iter().map(|rows| rows.sequence))
+        self.requests().map(|(sequence, _)| sequence)
     }
 
-    /// The sequences for which a token is drawn, in order of the rows.
-    #[cfg(test)]
-    pub(crate) fn draws(&self) -> impl Iterator<Item = SequenceId> {
-        self.picks.iter().filter(|pick| pick.give == Give::Draw).map(|pick| pick.sequence)
+    /// Returns the rows a token is sampled from.
+    pub(crate) fn sampled(&self) -> impl Iterator<Item = &LogitRow> {
+        self.logit_rows.iter().filter(|row| row.usage == LogitsUse::Sample)
     }
 }

@@ -122,7 +122,7 @@ pub struct Alone {
 
 impl Alone {
     pub async fn new(model: &Model) -> Self {
-        let options = EngineOptions { prefix_sharing: false, run_ahead: false, ..options(1, 256) };
+        let options = EngineOptions { prefix_sharing: false, pipelined: false, ..options(1, 256) };
         Self { engine: Engine::new(model, &options).await.expect("an engine"), known: HashMap::new() }
     }
 
@@ -146,7 +146,7 @@ impl Alone {
 }
 
 /// Collects the tokens of a reply.
-pub async fn all(reply: &mut ferrum_wgpu::engine::Reply<'_>) -> Result<Vec<u32>, ferrum_wgpu::engine::EngineError> {
+pub async fn all(reply: &mut ferrum_wgpu::engine::Reply) -> Result<Vec<u32>, ferrum_wgpu::engine::EngineError> {
     let mut tokens = Vec::new();
     while let Some(token) = reply.next().await? {
         tokens.push(token);

@@ -60,7 +60,7 @@ async fn replies(device: &Device, gguf: &Gguf, prompts: &[Vec<u32>; 3]) -> Resul
         ..EngineOptions::default()
     };
     let engine = Engine::new(&model, &engine_options).await?;
-    engine.prepare().await?;
+    engine.warm_up().await?;
     let sampled = SamplingOptions { repetition_penalty: 1.2, seed: 7, ..SamplingOptions::default() };
     let reply = async |prompt: &[u32], sampling: SamplingOptions| -> Result<_, Error> {
         let options = GenerateOptions { sampling, max_tokens: Some(REPLY), ..GenerateOptions::default() };

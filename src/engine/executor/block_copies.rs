@@ -1,4 +1,4 @@
-//! Copies of blocks that a sequence writes to and another one has too.
+//! Copy-on-write of KV blocks: a sequence that writes to a shared block gets a copy of it.
 
 use crate::{
     gpu::{Buffer, Device, GpuError, Plan, Program, Recorder, Stage},
@@ -9,22 +9,22 @@ use crate::{
 
 /// The program that copies blocks, in all layers.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct BlockCopies {
     program: Program,
-    /// Source and target blocks.
+    /// Source and target of each copy.
     copies: Buffer<[u32; 2]>,
-    /// How many blocks the program copies.
+    /// The number of copies that the program is prepared for.
     prepared: Option<usize>,
 }
 
-impl Copies {
-    /// For up to `most` blocks at a time.
-    pub(super) async fn new(device: &Device, most: u32) -> Result<Self, GpuError> {
-        let copies = device.alloc("blocks to copy", most.into()).await?;
+impl BlockCopies {
+    /// Allocates room for up to `max_copies` copies at a time.
+    pub(super) async fn new(device: &Device, max_copies: u32) -> Result<Self, GpuError> {
+        let copies = device.alloc("block copies", max_copies.into()).await?;
         Ok(Self { program: Program::new(device), copies, prepared: None })
     }
 
-    /// Makes the program ready that copies `copies`.
+    /// Prepares the program for `copies`.
     pub(super) async fn prepare(&mut self, model: &Model, kv: &KvCache, copies: &[BlockCopy]) -> Result<(), GpuError> {
         if copies.is_empty() {
             return Ok(());
@@ -40,11 +40,11 @@ impl Copies {
     }
 
     /// Compiles its kernel.
-    pub(super) async fn compile(&self, device: &Device, kv: &KvCache) -> Result<(), GpuError> {
+    pub(super) async fn precompile(&self, device: &Device, kv: &KvCache) -> Result<(), GpuError> {
         self.plan(kv, 1)?.compile(device).await
     }
 
-    fn plan(&self, kv: &KvCache, count: u32) -> Result<Plan, GpuError> {
+    fn plan(&self, kv: &KvCache, copies: u32) -> Result<Plan, GpuError> {
         let blocks = kv.shape.blocks;
         let mut rec = Recorder::new();
         rec.scope(Stage::CopyBlocks);
@@ -52,7 +52,7 @@ impl Copies {
             rec.dispatch(
                 copy_blocks::CopyBlocks,
                 (),
-                copy_blocks::Params { words: (layer.len() / u64::from(blocks)) as u32, count, blocks },
+                copy_blocks::Params { words: (layer.len() / u64::from(blocks)) as u32, count: copies, blocks },
                 copy_blocks::Binds { copies: &self.copies, kv: layer },
             )?;
         }

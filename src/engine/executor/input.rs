@@ -1,0 +1,127 @@
+//! The input of a step: its plan in the arrays that programs read.
+
+use super::PHASES;
+use crate::{
+    engine::{
+        Sampler,
+        scheduler::{LogitRow, LogitsUse, StepPlan},
+    },
+    kernels::{attn::CHUNK, sample},
+    model::{Pass, Phase},
+};
+
+/// The state of sampling that a slot is to get.
+#[derive(Clone, Debug)]
+pub(super) struct SamplingState {
+    pub(super) slot: u32,
+    /// The number of the request.
+    pub(super) request: u64,
+    pub(super) sampler: Sampler,
+}
+
+/// The input of a step. Arrays are indexed as [`PHASES`].
+#[derive(Debug, Default)]
+pub(in crate::engine) struct StepInput {
+    pub(super) passes: [PassInput; 2],
+    /// The rows of logits to read back, each with its place among the rows of logits of its pass.
+    pub(super) read_back: [Vec<(LogitRow, usize)>; 2],
+    /// The rows that tokens are sampled from on the device.
+    pub(super) sampled: Vec<LogitRow>,
+    /// The slots whose state of sampling the device does not have.
+    pub(super) loads: Vec<SamplingState>,
+}
+
+/// The input of a step's pass of one phase.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PassInput {
+    /// Token ids of prefill rows.
+    pub(super) ids: Vec<u32>,
+    /// Position and slot of each row.
+    pub(super) positions: Vec<[u32; 2]>,
+    /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those to read back.
+    pub(super) logit_rows: Vec<[u32; 2]>,
+    /// How many rows are sampled in which way.
+    pub(super) sampled: sample::Rows,
+}
+
+impl PassInput {
+    /// Returns the number of rows.
+    pub(super) fn len(&self) -> u32 {
+        self.positions.len() as u32
+    }
+
+    /// Returns the number of rows of logits to read back.
+    pub(super) fn read_back(&self) -> u32 {
+        self.logit_rows.len() as u32 - self.sampled.count()
+    }
+
+    /// Returns the pass's shape.
+    pub(super) fn pass(&self, phase: Phase) -> Pass {
+        let longest = self.positions.iter().map(|[position, _]| position + 1).max().unwrap_or(0);
+        // Prefill attention does not split the context: its plan does not depend on it.
+        let chunks = if phase == Phase::Decode { longest.div_ceil(CHUNK) } else { 0 };
+        Pass { phase, rows: self.len(), chunks, logit_rows: self.logit_rows.len() as u32, draws: self.sampled }
+    }
+}
+
+/// What [`StepInput::new`] needs to know of the executor.
+pub(super) struct InputOptions<'a> {
+    pub(super) host_sampling: bool,
+    pub(super) slots: u32,
+    pub(super) vocab: u32,
+    /// The request whose state of sampling each slot has.
+    pub(super) loaded: &'a [Option<u64>],
+}
+
+impl StepInput {
+    /// Returns the input for a plan: its rows by phase, and the rows of logits by use. `sampler_of` finds the sampler of a
+    /// row's request; a row whose request is over has none, and is read back in vain.
+    pub(super) fn new<'s>(
+        plan: &StepPlan,
+        options: &InputOptions<'_>,
+        sampler_of: impl Fn(&LogitRow) -> Option<&'s Sampler>,
+    ) -> Self {
+        let mut input = Self::default();
+        let [prefill, decode] = &mut input.passes;
+        for rows in &plan.prefill {
+            prefill.ids.extend(&rows.tokens);
+            prefill.positions.extend((rows.position..).take(rows.tokens.len()).map(|position| [position, rows.slot]));
+        }
+        decode.positions.extend(plan.decode.iter().map(|row| [row.position, row.slot]));
+        // The plan numbers decode rows first.
+        let first_prefill = plan.decode.len() as u32;
+        let mut sorted: [Vec<_>; PHASES.len()] = Default::default();
+        for logits in &plan.logit_rows {
+            let (phase, row) = match logits.row.checked_sub(first_prefill) {
+                Some(row) => (0, row),
+                None => (1, logits.row),
+            };
+            let on_device = logits.usage == LogitsUse::Sample && !options.host_sampling;
+            let path = sampler_of(logits).filter(|_| on_device).map(|sampler| {
+                let (slot, request) = (logits.slot, logits.request);
+                input.sampled.push(*logits);
+                if options.loaded.get(slot as usize) != Some(&Some(request)) {
+                    input.loads.push(SamplingState { slot, request, sampler: sampler.clone() });
+                }
+                let sampled = &mut input.passes[phase].sampled;
+                (sampled.sequences, sampled.vocab) = (options.slots, options.vocab);
+                sampled.penalised |= sampler.options().penalises();
+                sample::Way::of(sampler.options().cuts())
+            });
+            sorted[phase].push((path, row, logits));
+        }
+        for (phase, mut rows) in sorted.into_iter().enumerate() {
+            // Rows to read back come last.
+            rows.sort_by_key(|(path, row, _)| (path.is_none(), *path, *row));
+            let pass = &mut input.passes[phase];
+            for (place, (path, row, logits)) in rows.into_iter().enumerate() {
+                pass.logit_rows.push([row, logits.slot]);
+                match path {
+                    Some(path) => pass.sampled.add(path),
+                    None => input.read_back[phase].push((*logits, place)),
+                }
+            }
+        }
+        input
+    }
+}

@@ -1,0 +1,254 @@
+//! A thread that polls a device while futures wait for it, so that these neither block nor spin.
+//!
+//! wgpu runs the callbacks of finished work inside [`wgpu::Device::poll`]. The thread starts with the first wait, blocks in the
+//! driver while there are some, and ends when there was none for a while.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    hooks::Hooks,
+    wait::{WaitMode, poll},
+};
+
+/// A pending wait is woken at least this often, until it is polled: for its deadline, and as the task that got the last wake
+/// may not poll it.
+const HEARTBEAT: Duration = Duration::from_millis(5);
+
+/// The thread ends after so long without a wait.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The shortest and the longest time between two polls of a driver that is not to be blocked in; in between they take an eighth
+/// of the time waited so far.
+const SLEEP: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
+
+/// The waits for a device, and its thread.
+#[derive(Debug)]
+pub(super) struct Poller {
+    shared: Arc<Shared>,
+    blocks: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    device: wgpu::Device,
+    hooks: Arc<Hooks>,
+    /// Whether the thread may block in the driver: OpenGL's waits keep other threads from submitting, and an application may
+    /// have callbacks of its own to run.
+    may_block: bool,
+    state: Mutex<State>,
+    /// There is a new wait, or the device is dropped.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In order of their registration.
+    waits: BTreeMap<u64, Wait>,
+    next: u64,
+    is_running: bool,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct Wait {
+    /// `None`: all submitted work.
+    submission: Option<wgpu::SubmissionIndex>,
+    waker: Waker,
+    /// When it was woken or polled last.
+    touched: Instant,
+    /// When it was registered.
+    since: Instant,
+    /// Its submission is finished: it need only be polled.
+    is_finished: bool,
+}
+
+/// A registered wait, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Registered {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        drop(self.shared.lock().waits.remove(&self.number));
+    }
+}
+
+impl Poller {
+    pub(super) fn new(device: &wgpu::Device, hooks: Arc<Hooks>, is_of_application: bool) -> Self {
+        let may_block = !is_of_application && device.adapter_info().backend != wgpu::Backend::Gl;
+        Self {
+            shared: Arc::new(Shared {
+                device: device.clone(),
+                hooks,
+                may_block,
+                state: Mutex::default(),
+                changed: Condvar::new(),
+            }),
+            blocks: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn set_mode(&self, mode: WaitMode) {
+        self.blocks.store(mode == WaitMode::Blocking, Ordering::Relaxed);
+    }
+
+    pub(super) fn mode(&self) -> WaitMode {
+        if self.blocks.load(Ordering::Relaxed) { WaitMode::Blocking } else { WaitMode::Pending }
+    }
+
+    /// Has `waker` woken when `submission` is finished, or all submitted work is, and now and then before. Returns whether a
+    /// thread does so. `registered` keeps the wait from one poll of a future to the next.
+    pub(super) fn wait(
+        &self,
+        registered: &mut Option<Registered>,
+        submission: Option<&wgpu::SubmissionIndex>,
+        waker: &Waker,
+    ) -> bool {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if !state.is_running {
+            let shared = Arc::clone(shared);
+            let thread = thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(move || run(&shared));
+            if thread.is_err() {
+                return false;
+            }
+            state.is_running = true;
+        }
+        let now = Instant::now();
+        match registered.as_ref().and_then(|registered| state.waits.get_mut(&registered.number)) {
+            Some(wait) => {
+                wait.waker.clone_from(waker);
+                (wait.touched, wait.is_finished) = (now, false);
+            }
+            None => {
+                state.next += 1;
+                let number = state.next;
+                let (submission, waker) = (submission.cloned(), waker.clone());
+                state.waits.insert(number, Wait { submission, waker, touched: now, since: now, is_finished: false });
+                drop(state);
+                *registered = Some(Registered { shared: Arc::clone(shared), number });
+            }
+        }
+        shared.changed.notify_one();
+        true
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+/// Says that the thread has ended, also by a panic in an application's callback, and wakes all waits to start another.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_running = false;
+        let wakers = state.touch(|_| true);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn run(shared: &Shared) {
+    let _ended = Ended(shared);
+    while let Some((number, submission, waited)) = shared.next_wait() {
+        shared.poll(number, submission, waited);
+        shared.heartbeat();
+    }
+}
+
+impl State {
+    /// Returns the wakers of some waits, which are to be woken now.
+    fn touch(&mut self, which: impl Fn(&Wait) -> bool) -> Vec<Waker> {
+        let now = Instant::now();
+        let waits = self.waits.values_mut().filter(|wait| which(wait));
+        waits
+            .map(|wait| {
+                wait.touched = now;
+                wait.waker.clone()
+            })
+            .collect()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a wait whose submission is not finished; returns its number, its submission and how long it has waited. Returns
+    /// `None` when the thread is to end.
+    fn next_wait(&self) -> Option<(u64, Option<wgpu::SubmissionIndex>, Duration)> {
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            if let Some((number, wait)) = state.waits.iter().find(|(_, wait)| !wait.is_finished) {
+                return Some((*number, wait.submission.clone(), wait.since.elapsed()));
+            }
+            let is_idle = state.waits.is_empty();
+            let time = if is_idle { LINGER } else { HEARTBEAT };
+            let (changed, timeout) = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+            state = changed;
+            if timeout.timed_out() && is_idle && state.waits.is_empty() {
+                return None;
+            }
+            drop(state);
+            self.heartbeat();
+            state = self.lock();
+        }
+    }
+
+    /// Polls the device, for a heartbeat at most, and takes in whether the wait's submission is finished: its callback has woken
+    /// it then.
+    fn poll(&self, number: u64, submission: Option<wgpu::SubmissionIndex>, waited: Duration) {
+        if self.hooks.hangs() {
+            return thread::sleep(HEARTBEAT);
+        }
+        let how = match self.may_block {
+            true => wgpu::PollType::Wait { submission_index: submission, timeout: Some(HEARTBEAT) },
+            false => wgpu::PollType::Poll,
+        };
+        let [least, most] = SLEEP;
+        match poll(&self.device, how) {
+            Ok(Some(status)) if self.may_block || status.is_queue_empty() => {
+                if let Some(wait) = self.lock().waits.get_mut(&number) {
+                    (wait.is_finished, wait.touched) = (true, Instant::now());
+                }
+            }
+            Ok(_) if self.may_block => {}
+            Ok(_) => thread::sleep((waited / 8).clamp(least, most)),
+            // The waits find it out themselves.
+            Err(_) => {
+                let mut state = self.lock();
+                state.waits.values_mut().for_each(|wait| wait.is_finished = true);
+                let wakers = state.touch(|_| true);
+                drop(state);
+                wakers.into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+
+    /// Wakes the waits that were not touched for a while.
+    fn heartbeat(&self) {
+        let wakers = self.lock().touch(|wait| wait.touched.elapsed() >= HEARTBEAT);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
