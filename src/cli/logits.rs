@@ -71,7 +71,7 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let options = EngineOptions {
         context: Some(context),
         kv_type: Some(args.kv_type),
-        max_logit_rows: max_logit_rows,
+        max_logit_rows: logit_rows,
         plan: args.precision.plan(),
         ..defaults
     };

@@ -115,7 +115,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
         let prompt = session.forward(&probe.sequence).await.expect("a prompt");
         let next = session.decode(probe.token).await.expect("a step");
         // From run to run.
-        session.truncate(probe.sequence.len() as u32).expect("an idle session").expect("an idle session");
+        session.truncate(probe.sequence.len() as u32).expect("an idle session");
         assert!(bits(&next) == bits(&session.decode(probe.token).await.expect("a step")), "{name}: run to run");
         expected.push([bits(&prompt), bits(&next)]);
         probing.push(session);
@@ -129,7 +129,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
         running.push(reply);
         for (p, (probe, session)) in probes.iter().zip(&mut probing).enumerate() {
             let with = i + 2;
-            session.truncate(probe.sequence.len() as u32).expect("an idle session").expect("an idle session");
+            session.truncate(probe.sequence.len() as u32).expect("an idle session");
             let next = session.decode(probe.token).await.expect("a step");
             assert!(bits(&next) == expected[p][1], "{name}: probe {p} as one of {with} drawn rows");
             // A long prompt only at first and with many.

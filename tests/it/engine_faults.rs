@@ -76,7 +76,7 @@ fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
     let error = block_on(younger.forward(&prompt(50, 17))).map(drop).expect_err("the holder has too many");
     assert!(matches!(error, EngineError::PoolFull { .. }), "{error}");
     assert_eq!(younger.tokens(), so_far);
-    holder.truncate(2).expect("an idle session").expect("an idle session");
+    holder.truncate(2).expect("an idle session");
     speaks(&mut younger, &mut alone, 50);
     speaks(&mut holder, &mut alone, 70);
     drop((holder, younger));
@@ -210,7 +210,7 @@ fn memory_that_runs_out_when_something_is_made_is_an_error() {
         let error = block_on(session.forward(&[1, 2, 3])).err();
         assert_eq!(error.is_some(), !device.is_cpu(), "{error:?}");
         device.fail_allocations_after(u64::MAX);
-        session.truncate(0).expect("an idle session").expect("an idle session");
+        session.truncate(0).expect("an idle session");
         speaks(&mut session, &mut block_on(Alone::new(&model)), 4);
     }
 }
@@ -224,7 +224,7 @@ fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl F
     // All that greedy replies need is there then.
     for session in [&mut *first, &mut *second, &mut *third] {
         speaks(session, &mut alone, 100);
-        session.truncate(0).expect("an idle session").expect("an idle session");
+        session.truncate(0).expect("an idle session");
     }
     let mut one = first.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
     let mut two = second.generate(&prompt(2, 7), &Way::Greedy.tokens(20)).expect("a request");
@@ -321,8 +321,8 @@ fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
                 drop(going);
                 assert_eq!(tokens, alone.reply(&prompt(1, 5), way, 16));
                 assert_eq!(said, alone.reply(&prompt(2, 7), way, 16));
-                good.truncate(0).expect("an idle session").expect("an idle session");
-                bad.truncate(0).expect("an idle session").expect("an idle session");
+                good.truncate(0).expect("an idle session");
+                bad.truncate(0).expect("an idle session");
             }
         }
     }
@@ -466,7 +466,7 @@ fn holds_nobody_up(end: End) {
                 let mut session = engine.session();
                 scope.spawn(move || {
                     let error = loop {
-                        session.truncate(0).expect("an idle session").expect("an idle session");
+                        session.truncate(0).expect("an idle session");
                         let mut reply = session.generate(&prompt(i, 9), &Way::Greedy.tokens(100)).expect("a request");
                         if let Err(error) = block_on(all(&mut reply)) {
                             break error;

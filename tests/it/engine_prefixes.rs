@@ -190,7 +190,7 @@ fn both_halves_of_a_fork_go_on_rightly() {
                 }
                 assert_eq!(said, before[45..]);
                 // Back to where they parted, and on another way.
-                session.truncate(50).expect("an idle session").expect("an idle session");
+                session.truncate(50).expect("an idle session");
                 let (again, _) = reply(&mut session, &third, 3).await;
                 let context = [&before[..], &third].concat();
                 assert_eq!(again, alone(&model, KernelSelection::SOFTWARE, &context, 3).await, "{name}, {kv_layout:?}");

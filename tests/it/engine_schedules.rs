@@ -278,7 +278,7 @@ impl World {
                 let mut home = self.places[at].home.borrow_mut();
                 let session = home.as_mut().expect("at home");
                 let (mut tokens, len) = (session.tokens(), rng.below(CONTEXT));
-                session.truncate(len).expect("an idle session").expect("an idle session");
+                session.truncate(len).expect("an idle session");
                 tokens.truncate(len as usize);
                 assert_eq!(session.tokens(), tokens);
             }

@@ -196,7 +196,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
         let mut session = engine.session();
         let expected = bits(&session.forward(&second).await.expect("a prompt"));
         for polls in [1, 2, 4, 7, 12, 20] {
-            session.truncate(0).expect("an idle session").expect("an idle session");
+            session.truncate(0).expect("an idle session");
             {
                 let mut given_up = pin!(session.forward(&first));
                 for _ in 0..polls {
@@ -205,7 +205,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
                     }
                 }
             }
-            session.truncate(0).expect("an idle session").expect("an idle session");
+            session.truncate(0).expect("an idle session");
             let logits = session.forward(&second).await.expect("a prompt");
             assert!(bits(&logits) == expected, "after {polls} polls");
         }

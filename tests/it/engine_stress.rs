@@ -213,13 +213,13 @@ impl Chat<'_> {
                 Some(Err(error)) => panic!("{error}"),
                 None => count(&self.counts.given_up),
             }
-            session.truncate(0).expect("an idle session").expect("an idle session");
+            session.truncate(0).expect("an idle session");
         }
         let way = WAYS[self.rng.below(3) as usize];
         self.speak(&mut session, first, way);
         let next = first.len() + KEPT;
         while session.len() as usize >= next && !self.one_in(4) {
-            session.truncate(next as u32).expect("an idle session").expect("an idle session");
+            session.truncate(next as u32).expect("an idle session");
             let fork = self.one_in(3).then(|| session.fork().expect("an idle session"));
             let mut both = [Some(session), fork];
             if self.one_in(2) {
@@ -239,7 +239,7 @@ impl Chat<'_> {
         }
         if self.one_in(5) {
             // Its request is dropped with it.
-            session.truncate(0).expect("an idle session").expect("an idle session");
+            session.truncate(0).expect("an idle session");
             drop(session.generate(first, &way.tokens(LEN as u32)).expect("a request"));
         }
     }

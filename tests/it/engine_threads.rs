@@ -78,7 +78,7 @@ fn eight_threads_get_what_each_gets_alone() {
                 for turn in 0..12 {
                     let way = [Way::Greedy, Way::Sampled, Way::Penalised][(turn % 3) as usize];
                     if session.len() > 30 {
-                        session.truncate(rng.below(5)).expect("an idle session").expect("an idle session");
+                        session.truncate(rng.below(5)).expect("an idle session");
                     }
                     let before = session.tokens();
                     let given = prompt(10 * i + turn, 1 + rng.below(9));
@@ -124,7 +124,7 @@ fn threads_get_equal_shares() {
             begin.wait();
             let (start, mut last) = (Instant::now(), Instant::now());
             while start.elapsed() < Duration::from_secs(2) {
-                session.truncate(0).expect("an idle session").expect("an idle session");
+                session.truncate(0).expect("an idle session");
                 let mut reply = session.generate(&prompt(i as u32, 5), &Way::Greedy.tokens(200)).expect("a request");
                 while start.elapsed() < Duration::from_secs(2) && block_on(reply.next()).expect("a step").is_some() {
                     tokens += 1;

@@ -298,7 +298,7 @@ async fn answer(
     let prompt: Vec<u32> = (1..40).collect();
     let mut session = engine.session();
     let logits = session.forward(&prompt).await.expect("logits");
-    session.truncate(0).expect("an idle session").expect("an idle session");
+    session.truncate(0).expect("an idle session");
     let asked =
         GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(24), ..GenerateOptions::default() };
     let mut reply = session.generate(&prompt, &asked).expect("a reply");

@@ -197,7 +197,7 @@ async fn answered(model: &Model, kv_type: KvType) -> Vec<Vec<f32>> {
     let mut session = Engine::new(model, &options).await.expect("an engine").session();
     let mut rows = Vec::new();
     for tokens in conversations() {
-        session.truncate(0).expect("an idle session").expect("an idle session");
+        session.truncate(0).expect("an idle session");
         session.forward_each(&tokens, |row| rows.push(row.to_vec())).await.expect("a forward pass");
     }
     rows

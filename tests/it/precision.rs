@@ -52,7 +52,7 @@ async fn agreement_with(device: &Device, plan: PlanOptions, answers: &[Answer]) 
     let mut session = engine(&model, &options).await.session();
     let (mut rows, mut same, mut sum) = (0, 0, 0.0);
     for answer in answers {
-        session.truncate(0).expect("an idle session").expect("an idle session");
+        session.truncate(0).expect("an idle session");
         let mut expected = answer.top.iter();
         let mut see = |row: &[f32]| {
             let expected = expected.next().expect("a row for each token");
