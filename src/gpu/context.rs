@@ -10,6 +10,7 @@ use super::{
     counters::Counters,
     error_scope::{Caught, caught},
     hooks::Hooks,
+    poller::Poller,
     watchdog::Watchdog,
 };
 
@@ -21,8 +22,7 @@ pub(crate) struct Context {
     pub(super) counters: Counters,
     pub(super) watchdog: Watchdog,
     pub(super) hooks: Arc<Hooks>,
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(super) poller: super::poller::Poller,
+    pub(super) poller: Poller,
     owner: Owner,
     /// The reason for the device's loss, or the first error that no scope caught.
     fault: Arc<Mutex<Option<Fault>>>,
@@ -76,8 +76,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Context {
     fn new(device: wgpu::Device, queue: wgpu::Queue, software: bool, hooks: Arc<Hooks>, owner: Owner) -> Self {
         Self {
-            #[cfg(not(target_arch = "wasm32"))]
-            poller: super::poller::Poller::new(&device, Arc::clone(&hooks), matches!(owner, Owner::Application { .. })),
+            poller: Poller::new(&device, Arc::clone(&hooks), matches!(owner, Owner::Application { .. })),
             device,
             queue,
             counters: Counters::default(),

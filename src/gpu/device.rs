@@ -20,7 +20,7 @@ use super::{
     context::Context,
     hooks::Hooks,
     pipeline::Pipelines,
-    wait::WaitMode,
+    poller::WaitMode,
 };
 
 /// The bytes that [`Device::write`] passes to the driver at a time.
@@ -259,12 +259,9 @@ impl Device {
     /// Sets how futures wait for the device, on all clones: pending, as they do by default, or blocking their thread. Without
     /// effect on the CPU kernels, which compute when they are polled, and in a browser, where nothing can block.
     pub fn set_wait_mode(&self, mode: WaitMode) {
-        #[cfg(not(target_arch = "wasm32"))]
         if let Some(context) = self.context() {
             context.poller.set_mode(mode);
         }
-        #[cfg(target_arch = "wasm32")]
-        let _ = mode;
     }
 
     /// Returns the deadline; `None` for the CPU kernels.

@@ -5,7 +5,7 @@
 //! module that calls wgpu.
 //!
 //! Files depend on each other in this order: `error`, `caps`, `binding`, `source`, `kernel`, `op`, `plan` (data);
-//! `adapter`, `context`, `poller`, `wait`, `pipeline`, `backend` (wgpu); `device`; `readback`, `encode`, `program`, `profile`.
+//! `adapter`, `poller`, `context`, `wait`, `pipeline`, `backend` (wgpu); `device`; `readback`, `encode`, `program`, `profile`.
 
 mod adapter;
 mod adapter_memory;
@@ -31,7 +31,7 @@ mod op;
 mod pipeline;
 mod pipeline_cache;
 mod plan;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
 mod poller;
 mod profile;
 mod program;
@@ -56,12 +56,12 @@ pub use inspect::workgroup_bytes;
 pub use kernel::{Binds, Case, Data, Declaration, Expected, Host, HostSlot, Kernel, Param, Variant};
 pub use op::{Op, PipelineKey, shader};
 pub use plan::{Plan, Recorder, Step};
+pub use poller::WaitMode;
 pub use profile::StageTime;
 pub use program::Program;
 pub use readback::{Pending, Readback};
 pub use source::{Constant, Fragment, Shader, Source};
 pub use stage::{Scope, Stage};
-pub use wait::WaitMode;
 
 pub(crate) use binding::times;
 pub(crate) use context::lock;

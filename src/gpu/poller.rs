@@ -4,7 +4,9 @@
 //! driver while there are some, and ends when there was none for a while.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,10 +16,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    hooks::Hooks,
-    wait::{WaitMode, poll},
-};
+use super::hooks::Hooks;
+
+/// How a future waits for a device ([`Device::set_wait_mode`](super::Device::set_wait_mode)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitMode {
+    /// The future is pending until the device has finished: it never blocks the thread of an executor. A thread of the device's
+    /// own polls wgpu meanwhile.
+    #[default]
+    Pending,
+    /// The future blocks its thread in the driver. For callers who would block anyway, such as a command line: it saves the
+    /// other thread.
+    Blocking,
+}
 
 /// A pending wait is woken at least this often, until it is polled: for its deadline, and as the task that got the last wake
 /// may not poll it.
@@ -118,12 +129,10 @@ impl Poller {
         let shared = &self.shared;
         let mut state = shared.lock();
         if !state.is_running {
-            let shared = Arc::clone(shared);
-            let thread = thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(move || run(&shared));
-            if thread.is_err() {
+            state.is_running = start(shared);
+            if !state.is_running {
                 return false;
             }
-            state.is_running = true;
         }
         let now = Instant::now();
         match registered.as_ref().and_then(|registered| state.waits.get_mut(&registered.number)) {
@@ -163,6 +172,19 @@ impl Drop for Ended<'_> {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
+}
+
+/// Starts the thread; returns whether it could be started.
+#[cfg(not(target_arch = "wasm32"))]
+fn start(shared: &Arc<Shared>) -> bool {
+    let shared = Arc::clone(shared);
+    thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(move || run(&shared)).is_ok()
+}
+
+/// Returns that there are no threads in a browser.
+#[cfg(target_arch = "wasm32")]
+fn start(_: &Arc<Shared>) -> bool {
+    false
 }
 
 fn run(shared: &Shared) {
@@ -251,4 +273,21 @@ impl Shared {
         let wakers = self.lock().touch(|wait| wait.touched.elapsed() >= HEARTBEAT);
         wakers.into_iter().for_each(Waker::wake);
     }
+}
+
+/// Runs the callbacks of finished work. Returns `None` when a wait timed out, and an error when the device is lost.
+pub(super) fn poll(device: &wgpu::Device, how: wgpu::PollType) -> Result<Option<wgpu::PollStatus>, String> {
+    // wgpu panics where a driver reports here that the device is lost. Panics of an application's callbacks go on.
+    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
+        Ok(Ok(status)) => Ok(Some(status)),
+        Ok(Err(wgpu::PollError::Timeout)) => Ok(None),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) if is_of_poll(&*panic) => Err("the driver reported it in a wait".to_owned()),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Returns whether a panic is wgpu's way to report that a poll failed.
+fn is_of_poll(panic: &(dyn Any + Send)) -> bool {
+    panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("Error in Device::poll"))
 }

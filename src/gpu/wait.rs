@@ -1,10 +1,8 @@
 //! Waiting for a queue, and giving up one that hangs.
 
 use std::{
-    any::Any,
     future::poll_fn,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
@@ -17,20 +15,9 @@ use futures_channel::oneshot;
 use super::{
     GpuError,
     context::{Context, Loss},
+    poller::{WaitMode, poll},
     watchdog::StallTimer,
 };
-
-/// How a future waits for a device ([`Device::set_wait_mode`](super::Device::set_wait_mode)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WaitMode {
-    /// The future is pending until the device has finished: it never blocks the thread of an executor. A thread of the device's
-    /// own polls wgpu meanwhile.
-    #[default]
-    Pending,
-    /// The future blocks its thread in the driver. For callers who would block anyway, such as a command line: it saves the
-    /// other thread.
-    Blocking,
-}
 
 impl Context {
     /// Submits commands and has it counted when they are done; among calls whose errors are caught.
@@ -78,35 +65,28 @@ impl Context {
         self.check()?;
         self.counters.waits.add(1);
         self.deferred_errors().await?;
+        if cfg!(target_arch = "wasm32") {
+            // The event loop runs callbacks.
+            return receiver.await.map_err(|_| self.dropped());
+        }
         let mut timer = StallTimer::new(&self.watchdog);
-        #[cfg(not(target_arch = "wasm32"))]
-        {
-            if self.poller.mode() == WaitMode::Blocking {
-                return self.block(receiver, submission, &mut timer).await;
+        if self.poller.mode() == WaitMode::Blocking {
+            return self.block(receiver, submission, &mut timer).await;
+        }
+        let mut registered = None;
+        poll_fn(|context| {
+            let answer = self.poll_answer(receiver, &mut timer, context)?;
+            if answer.is_none() && !self.poller.wait(&mut registered, submission.as_ref(), context.waker()) {
+                // There is no thread to poll: come back as soon as the executor likes.
+                thread::yield_now();
+                context.waker().wake_by_ref();
             }
-            let mut registered = None;
-            poll_fn(|context| {
-                let answer = self.poll_answer(receiver, &mut timer, context)?;
-                // Natively callbacks run inside poll.
-                if answer.is_none() && !self.poller.wait(&mut registered, submission.as_ref(), context.waker()) {
-                    // There is no thread to poll: come back as soon as the executor likes.
-                    thread::yield_now();
-                    context.waker().wake_by_ref();
-                }
-                answer.map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)))
-            })
-            .await
-        }
-        // In a browser the event loop runs callbacks.
-        #[cfg(target_arch = "wasm32")]
-        {
-            let _ = (submission, &mut timer);
-            receiver.await.map_err(|_| self.dropped())
-        }
+            answer.map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)))
+        })
+        .await
     }
 
     /// Waits in the driver.
-    #[cfg(not(target_arch = "wasm32"))]
     async fn block<T>(
         &self,
         receiver: &mut oneshot::Receiver<T>,
@@ -125,7 +105,6 @@ impl Context {
     }
 
     /// Polls the device and looks for an answer, without blocking.
-    #[cfg(not(target_arch = "wasm32"))]
     fn poll_answer<T>(
         &self,
         receiver: &mut oneshot::Receiver<T>,
@@ -177,18 +156,6 @@ impl Drop for Context {
     }
 }
 
-/// Runs the callbacks of finished work. Returns `None` when a wait timed out, and an error when the device is lost.
-pub(super) fn poll(device: &wgpu::Device, how: wgpu::PollType) -> Result<Option<wgpu::PollStatus>, String> {
-    // wgpu panics where a driver reports here that the device is lost. Panics of an application's callbacks go on.
-    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
-        Ok(Ok(status)) => Ok(Some(status)),
-        Ok(Err(wgpu::PollError::Timeout)) => Ok(None),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) if is_of_poll(&*panic) => Err("the driver reported it in a wait".to_owned()),
-        Err(panic) => resume_unwind(panic),
-    }
-}
-
 /// Polls a queue that hangs.
 fn hanging(how: &wgpu::PollType) -> Option<wgpu::PollStatus> {
     match how {
@@ -198,9 +165,4 @@ fn hanging(how: &wgpu::PollType) -> Option<wgpu::PollStatus> {
             None
         }
     }
-}
-
-/// Returns whether a panic is wgpu's way to report that a poll failed.
-fn is_of_poll(panic: &(dyn Any + Send)) -> bool {
-    panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("Error in Device::poll"))
 }
