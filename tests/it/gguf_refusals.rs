@@ -188,20 +188,20 @@ refused! {
     ghsa_96jg_bytes_wrap: one_tensor(&[1 << 62], F32, 0, 64) => GgufError::TensorSize { .. },
         "the size of tensor t of shape [4611686018427387904] overflows";
     ghsa_96jg_padded_end_wraps: one_tensor(&[4], F32, u64::MAX - 31, 64) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes at offset 18446744073709551584 of the data section, which has only 64 in this file";
+        "tensor t has 16 bytes at offset 18446744073709551584 of the data section, which has only 64 bytes";
     cve_2025_53630_sum_of_sizes_wraps:
         (0..4).fold(Raw::header(4, 0), |raw, i| raw.tensor(&format!("t{i}"), &[1 << 60], F32, i << 62)).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor t0 has 4611686018427387904 bytes at offset 0 of the data section, which has only 64 in this file";
+        "tensor t0 has 4611686018427387904 bytes at offset 0 of the data section, which has only 64 bytes";
     // Each size is valid, but the sum of in-memory or padded sizes would wrap.
     cve_2026_27940_memory_of_all_tensors_wraps:
         (0..2).fold(Raw::header(2, 0), |raw, i| raw.tensor(&format!("t{i}"), &[(1 << 61) - 1], F32, i << 63)).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor t0 has 9223372036854775804 bytes at offset 0 of the data section, which has only 64 in this file";
+        "tensor t0 has 9223372036854775804 bytes at offset 0 of the data section, which has only 64 bytes";
     cve_2026_27940_last_tensor_wraps:
         Raw::header(2, 0).tensor("a", &[8], F32, 0).tensor("b", &[(1 << 60) - 8], F32, 32).data(64)
         => GgufError::OutOfFile { .. },
-        "tensor b has 4611686018427387872 bytes at offset 32 of the data section, which has only 64 in this file";
+        "tensor b has 4611686018427387872 bytes at offset 32 of the data section, which has only 64 bytes";
     unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 16, 0).data(66)
         => GgufError::TensorType { id: 16, .. },
         "tensor blk.0.ffn_down_exps.weight has type IQ2_XXS, which is not supported (supported: F32, F16, BF16, Q8_0, \
@@ -214,9 +214,9 @@ refused! {
     misaligned_tensor: one_tensor(&[4], F32, 16, 64) => GgufError::Misaligned { .. },
         "tensor t has the data offset 16, not a multiple of the alignment 32";
     cve_2026_7482_tensor_past_the_end: one_tensor(&[4], F32, 0, 15) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes at offset 0 of the data section, which has only 15 in this file";
+        "tensor t has 16 bytes at offset 0 of the data section, which has only 15 bytes";
     tensor_data_missing: Raw::header(1, 0).tensor("t", &[4], F32, 0) => GgufError::OutOfFile { .. },
-        "tensor t has 16 bytes at offset 0 of the data section, which has only 0 in this file";
+        "tensor t has 16 bytes at offset 0 of the data section, which has only 0 bytes";
     overlapping_tensors: Raw::header(2, 0).tensor("late", &[4], F32, 32).tensor("early", &[9], F32, 0).data(64)
         => GgufError::Overlap { .. }, "the data of tensors early and late overlap";
     tensors_in_one_place: Raw::header(2, 0).tensor("a", &[4], F32, 0).tensor("b", &[4], F32, 0).data(64)
