@@ -6,10 +6,8 @@
 use std::time::Instant;
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions, Session},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    model::{KernelSelection, Model, PlanOptions},
+    Adapter, Device, Engine, EngineOptions, GenerateOptions, Gguf, Model, SamplingOptions, Session,
+    low_level::model::{KernelSelection, PlanOptions},
 };
 
 const PROMPT: usize = 128;
@@ -37,7 +35,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     for (name, kernels) in [("GEMV", KernelSelection::SOFTWARE), ("GEMM", KernelSelection::GPU)] {
         let plan = PlanOptions { kernels: Some(kernels), ..Default::default() };
         let context = Some(256);
-        let options = EngineOptions { plan, context, prefix_sharing: false, ..Default::default() };
+        let options = EngineOptions::default().plan(plan).context(context).prefix_sharing(false);
         let engine = Engine::new(&model, &options).await?;
         let mut session = engine.session();
         let mut prefill = f64::INFINITY;
@@ -51,7 +49,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
         println!("  pp{PROMPT:<12} {:>8.1} t/s", PROMPT as f64 / prefill);
         println!("  tg{GENERATED:<12} {:>8.1} t/s", decode(&mut [session]).await?);
         println!("  dispatches    {:>8} per token", engine.decode_dispatches().await);
-        let many = EngineOptions { sequences: BATCH, kv_tokens: Some(BATCH * 64), ..options };
+        let many = options.sequences(BATCH).kv_tokens(BATCH * 64);
         let engine = Engine::new(&model, &many).await?;
         let mut sessions: Vec<_> = (0..BATCH).map(|_| engine.session()).collect();
         println!("  tg{GENERATED} x {BATCH:<7} {:>8.1} t/s", decode(&mut sessions).await?);
@@ -61,8 +59,7 @@ async fn bench(path: &str) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Returns the tokens per second of all sequences together in the best round, decoded after a short prompt.
 async fn decode(sessions: &mut [Session]) -> Result<f64, Box<dyn std::error::Error>> {
-    let options =
-        GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(GENERATED), ..Default::default() };
+    let options = GenerateOptions::default().sampling(SamplingOptions::greedy()).max_tokens(GENERATED);
     let mut best = f64::INFINITY;
     for _ in 0..=ROUNDS {
         let mut replies = Vec::new();

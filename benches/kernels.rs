@@ -5,17 +5,20 @@
 //! written; and the rate of multiplications and additions in GFLOP/s.
 
 use ferrum_wgpu::{
-    gpu::{Adapter, Buffer, Device, GpuError, Kernel, Program, Recorder},
-    kernels::{
-        attn::{
-            AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_split_kv, can_fuse_rope,
-            partial_words, rope_attention, rope_attention_split_kv,
+    Adapter, Device, GpuError,
+    low_level::{
+        gpu::{Buffer, Kernel, Program, Recorder},
+        kernels::{
+            attn::{
+                AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_split_kv, can_fuse_rope,
+                partial_words, rope_attention, rope_attention_split_kv,
+            },
+            elementwise::rms_norm,
+            linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
+            moe::bucket,
         },
-        elementwise::rms_norm,
-        linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
-        moe::bucket,
+        quant::{Planes, WeightType, random_blocks},
     },
-    quant::{Planes, WeightType, random_blocks},
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;

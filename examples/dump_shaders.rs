@@ -7,7 +7,7 @@
 
 use std::{error::Error, fs, path::Path};
 
-use ferrum_wgpu::conformance::{Feature, catalog};
+use ferrum_wgpu::low_level::conformance::{Feature, catalog};
 use naga::{
     back::{glsl, hlsl, spv},
     proc::BoundsCheckPolicies,

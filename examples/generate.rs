@@ -1,11 +1,8 @@
 //! Answers a question: `cargo run --release --example generate -- models/demo-q4_k_m.gguf "Who are you?"`.
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    model::Model,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    Adapter, ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, Message, Model, RenderOptions,
+    SamplingOptions, Tokenizer,
 };
 
 async fn generate(path: &str, question: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -15,11 +12,9 @@ async fn generate(path: &str, question: &str) -> Result<(), Box<dyn std::error::
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_metadata(gguf.metadata())?;
     let prompt = template.render(&[Message::user(question)], &RenderOptions::default())?;
-    let options = GenerateOptions {
-        sampling: SamplingOptions::from_metadata(gguf.metadata())?,
-        stop: tokenizer.stop_ids().to_vec(),
-        ..Default::default()
-    };
+    let options = GenerateOptions::default()
+        .sampling(SamplingOptions::from_metadata(gguf.metadata())?)
+        .stop(tokenizer.stop_ids().to_vec());
     let engine = Engine::new(&model, &EngineOptions::default()).await?;
     let mut session = engine.session();
     let mut text = tokenizer.decode_stream();

@@ -16,12 +16,8 @@ use std::{
 };
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, GenerateOptions, Progress},
-    gguf::Gguf,
-    gpu::{Adapter, Device, Requirements},
-    model::Model,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
-    wgpu,
+    Adapter, ChatTemplate, Device, Engine, EngineError, EngineOptions, GenerateOptions, Gguf, Message, Model, Progress,
+    RenderOptions, Requirements, Tokenizer, wgpu,
 };
 
 /// The time between two frames.
@@ -135,7 +131,7 @@ async fn yield_now() {
 /// Prints an answer as it is generated. Returns its number of tokens.
 async fn answer(engine: &Engine, tokenizer: &Tokenizer, prompt: &str) -> Result<u32, Box<dyn Error>> {
     let stop = tokenizer.stop_ids().to_vec();
-    let options = GenerateOptions { stop, ..Default::default() };
+    let options = GenerateOptions::default().stop(stop);
     let mut session = engine.session();
     let mut text = tokenizer.decode_stream();
     let mut reply = session.generate(&tokenizer.encode_prompt(prompt)?, &options)?;
@@ -165,7 +161,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let template = ChatTemplate::from_metadata(gguf.metadata())?;
     let prompt = template.render(&[Message::user(question)], &RenderOptions::default())?;
     // The longest time for which a submission of the model may delay a frame.
-    let options = EngineOptions { max_submit: FRAME / 2, ..Default::default() };
+    let options = EngineOptions::default().max_submit(FRAME / 2);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))?;
     let needed = Engine::requirements(&Adapter::from_wgpu(&adapter), &gguf, &options)?;

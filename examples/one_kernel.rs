@@ -1,8 +1,11 @@
 //! Runs a single kernel on a device that the application created with wgpu: `cargo run --example one_kernel`.
 
 use ferrum_wgpu::{
-    gpu::{Device, Program, Readback, Recorder, Requirements},
-    kernels::elementwise::add_rows::{AddRows, Binds, Params},
+    Device, Requirements,
+    low_level::{
+        gpu::{Program, Readback, Recorder},
+        kernels::elementwise::add_rows::{AddRows, Binds, Params},
+    },
     wgpu,
 };
 

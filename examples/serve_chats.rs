@@ -4,11 +4,8 @@
 use std::{error::Error, thread, time::Instant};
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    model::Model,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    Adapter, ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, Message, Model, RenderOptions,
+    SamplingOptions, Tokenizer,
 };
 
 /// Who talks, and what about.
@@ -41,12 +38,12 @@ impl Service {
         let model = Model::load(&device, &gguf, |_sent, _total| ()).await?;
         // All are computed at once, and share the room for tokens as they need it.
         let sequences = CHATS.len() as u32;
-        let options = EngineOptions { sequences, kv_tokens: Some(4096), ..Default::default() };
+        let options = EngineOptions::default().sequences(sequences).kv_tokens(4096);
         let engine = Engine::new(&model, &options).await?;
         engine.warm_up().await?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let stop = tokenizer.stop_ids().to_vec();
-        let options = GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(200), stop };
+        let options = GenerateOptions::default().sampling(SamplingOptions::greedy()).max_tokens(200).stop(stop);
         Ok(Self { engine, tokenizer, template: ChatTemplate::from_metadata(gguf.metadata())?, options })
     }
 

@@ -1,27 +1,34 @@
-//! Runs mixture-of-experts language models (and dense Qwen3 and Llama) from GGUF files on any GPU: every kernel in WGSL,
+//! Runs mixture-of-experts language models (and dense Qwen3 and Llama) from GGUF files on any GPU. Every kernel is WGSL,
 //! run through wgpu.
 //!
-//! A file is a [`gguf::Gguf`]; with a [`gpu::Device`] it becomes a [`model::Model`], and for that an [`engine::Engine`]
-//! computes any number of sequences. [`text`] has the file's tokenizer and chat template.
+//! [`Chat`] is the front door:
 //!
 //! ```no_run
-//! use ferrum_wgpu::{
-//!     Error,
-//!     engine::{Engine, EngineOptions, GenerateOptions},
-//!     gguf::Gguf,
-//!     gpu::{Adapter, Device},
-//!     model::Model,
-//!     text::Tokenizer,
-//! };
+//! # async fn example() -> Result<(), ferrum_wgpu::Error> {
+//! let mut chat = ferrum_wgpu::Chat::open("model.gguf").await?;
+//! let mut reply = chat.say("What is the capital of France?");
+//! while let Some(text) = reply.next().await? {
+//!     print!("{text}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
-//! async fn go_on(path: &str, beginning: &str) -> Result<String, Error> {
+//! Behind it is the full API: a [`Gguf`] file is loaded to a [`Device`] as a [`Model`]. An [`Engine`] computes any number
+//! of [`Session`]s over it, in common batches, and each [`Reply`] is a stream of tokens. The file's [`Tokenizer`] and
+//! [`ChatTemplate`] convert between text and tokens.
+//!
+//! ```no_run
+//! use ferrum_wgpu::{Adapter, Device, Engine, EngineOptions, Error, GenerateOptions, Gguf, Model, Tokenizer};
+//!
+//! async fn complete(path: &str, beginning: &str) -> Result<String, Error> {
 //!     let gguf = Gguf::open(path)?;
 //!     let device = Device::new(&Adapter::find(None).await?).await?;
 //!     let model = Model::load(&device, &gguf, |_sent, _total| ()).await?;
 //!     let tokenizer = Tokenizer::from_gguf(&gguf)?;
-//!     let engine = Engine::new(&model, &EngineOptions::default()).await?;
+//!     let engine = Engine::new(&model, &EngineOptions::default().context(4096)).await?;
 //!     let mut session = engine.session();
-//!     let options = GenerateOptions { max_tokens: Some(100), ..GenerateOptions::default() };
+//!     let options = GenerateOptions::default().max_tokens(100);
 //!     let mut reply = session.generate(&tokenizer.encode_prompt(beginning)?, &options)?;
 //!     let mut tokens = Vec::new();
 //!     while let Some(token) = reply.next().await? {
@@ -31,13 +38,27 @@
 //! }
 //! ```
 //!
-//! The library prints nothing, reads no environment and keeps no globals. All functions that touch a device are async;
-//! natively any executor drives them, and with the feature `blocking` there is `block_on` for callers without one. They are
-//! `Send`. No future blocks its thread while a GPU computes, unless [`gpu::Device::set_wait_mode`] says so.
+//! The library prints nothing, reads no environment and keeps no globals. All functions that use a device are async and
+//! their futures are `Send`; any executor can run them. No future blocks its thread
+//! while a GPU computes, unless [`Device::set_wait_mode`] says so. With the feature `blocking` there is `block_on` for programs
+//! without an executor.
+//!
+//! # Features
+//!
+//! - `cli` (default): the command line program. Libraries depend with `default-features = false`.
+//! - `blocking`: `block_on`.
+//! - `serde`: `Serialize` and `Deserialize` for options, messages, roles and tuning.
+//! - `test-util`: hooks for tests: fault injection, counters, random weights, a GGUF writer. Not covered by semantic
+//!   versioning.
+//!
+//! wgpu is part of the public API and re-exported as [`wgpu`]: a new major version of it is one of this crate.
 // wgpu's types are deeply nested, which matters for the `Send` check of futures.
 #![recursion_limit = "256"]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs, unsafe_code)]
+
+#[macro_use]
+mod setters;
 
 #[doc(hidden)]
 pub mod conformance;
@@ -57,9 +78,11 @@ pub mod quant;
 #[doc(hidden)]
 pub mod text;
 
+mod chat;
 mod error;
 mod names;
 
+pub use chat::{Chat, ChatBuilder, ChatReply};
 pub use engine::{
     BlockUsage, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress, Reply,
     SamplingOptions, Session,

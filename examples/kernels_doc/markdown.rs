@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ferrum_wgpu::conformance::{Feature, KernelEntry, VariantEntry, catalog};
+use ferrum_wgpu::low_level::conformance::{Feature, KernelEntry, VariantEntry, catalog};
 
 use super::stacks::{STACKS, Test};
 

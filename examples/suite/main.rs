@@ -10,10 +10,7 @@ mod table;
 
 use std::error::Error;
 
-use ferrum_wgpu::{
-    conformance::Suite,
-    gpu::{Adapter, Device},
-};
+use ferrum_wgpu::{Adapter, Device, low_level::conformance::Suite};
 use stacks::Stack;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,7 +1,7 @@
 //! The drivers, compilers and languages that the kernels are tested on (`make test-stacks`, `tests/it/shaders.rs`), and the
 //! features that each lacks.
 
-use ferrum_wgpu::{conformance::Feature, gpu::Caps};
+use ferrum_wgpu::low_level::{conformance::Feature, gpu::Caps};
 
 /// How a stack tests shaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

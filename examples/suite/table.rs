@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use ferrum_wgpu::{conformance::Report, gpu::Caps};
+use ferrum_wgpu::low_level::{conformance::Report, gpu::Caps};
 
 use super::stacks::Stack;
 

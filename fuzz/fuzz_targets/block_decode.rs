@@ -1,7 +1,7 @@
 //! Decodes arbitrary blocks of every format, in the file's layout and in device memory's.
 #![no_main]
 
-use ferrum_wgpu::quant::{Planes, ROW_STEP, WeightType, decode, decode_block};
+use ferrum_wgpu::low_level::quant::{decode, decode_block, Planes, ROW_STEP, WeightType};
 use ferrum_wgpu_fuzz::{Input, check_line};
 use libfuzzer_sys::fuzz_target;
 

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions};
+use ferrum_wgpu::{ChatTemplate, Message, RenderOptions};
 use ferrum_wgpu_fuzz::check_line;
 use libfuzzer_sys::fuzz_target;
 
@@ -24,8 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         .collect();
     let message_bytes: usize = messages.iter().map(|message| message.content.len() + 64).sum();
     let dated =
-        RenderOptions { now: Some(UNIX_EPOCH + Duration::from_secs(1_735_603_200)), ..RenderOptions::default() };
-    let silent = RenderOptions { add_generation_prompt: false, enable_thinking: Some(false), now: None };
+        RenderOptions::default().now(UNIX_EPOCH + Duration::from_secs(1_735_603_200));
+    let silent = RenderOptions::default().add_generation_prompt(false).enable_thinking(false).now(None);
     for options in [dated, silent] {
         match template.render(&messages, &options) {
             Ok(rendered) => assert!(rendered.len() <= (16 << 20) + 64 * message_bytes, "{} bytes", rendered.len()),

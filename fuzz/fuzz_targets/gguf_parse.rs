@@ -1,7 +1,7 @@
 //! Parses arbitrary bytes as a file: an error of one line, or a file that keeps its invariants.
 #![no_main]
 
-use ferrum_wgpu::{gguf::Gguf, quant::decode};
+use ferrum_wgpu::{Gguf, low_level::quant::decode};
 use ferrum_wgpu_fuzz::check_line;
 use libfuzzer_sys::fuzz_target;
 

@@ -8,14 +8,7 @@ mod tiny_model;
 
 use std::sync::OnceLock;
 
-use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, KvLayout},
-    gguf::{Array, Gguf, GgufWriter, Value},
-    gpu::Device,
-    kernels::KvType,
-    model::Config,
-    quant::WeightType,
-};
+use ferrum_wgpu::{Config, Device, Engine, EngineOptions, Gguf, gguf::{Array, GgufWriter, Value}, KvType, low_level::{engine::KvLayout, quant::WeightType}};
 use ferrum_wgpu_fuzz::{Input, check_line};
 use libfuzzer_sys::fuzz_target;
 use tiny_model::{Arch, TinyModel};
@@ -36,30 +29,15 @@ fn check(file: &Gguf, input: &mut Input) {
         Ok(config) => config.context_length,
         Err(error) => return check_line(error),
     };
-    let largest = EngineOptions {
-        context: Some(longest),
-        kv_tokens: Some(u32::MAX),
-        sequences: u32::MAX,
-        prefill_rows: u32::MAX,
-        max_logit_rows: u32::MAX,
-        ..EngineOptions::default()
-    };
+    let largest = EngineOptions::default().context(longest).kv_tokens(u32::MAX).sequences(u32::MAX).prefill_rows(u32::MAX).max_logit_rows(u32::MAX);
     let any = |input: &mut Input| {
         let number = |input: &mut Input| u32::try_from(input.number()).unwrap_or(u32::MAX);
-        EngineOptions {
-            context: Some(number(input)),
-            kv_tokens: Some(number(input)),
-            kv_layout: match input.byte() % 2 {
+        EngineOptions::default().context(number(input)).kv_tokens(number(input)).kv_layout(match input.byte() % 2 {
                 0 => KvLayout::Contiguous,
                 _ => KvLayout::Paged { block: number(input) },
-            },
-            sequences: number(input),
-            prefill_rows: number(input),
-            max_logit_rows: number(input),
-            ..EngineOptions::default()
-        }
+            }).sequences(number(input)).prefill_rows(number(input)).max_logit_rows(number(input))
     };
-    let contiguous = EngineOptions { kv_layout: KvLayout::Contiguous, ..largest.clone() };
+    let contiguous = largest.clone().kv_layout(KvLayout::Contiguous);
     for options in [EngineOptions::default(), any(input), largest, contiguous] {
         for kv_type in [KvType::F16, KvType::F32, KvType::Q8_0] {
             match Engine::memory(file, &options, kv_type) {
@@ -70,7 +48,7 @@ fn check(file: &Gguf, input: &mut Input) {
     }
     // Records plans without allocating memory.
     let small =
-        EngineOptions { context: Some(longest.min(64)), prefill_rows: 4, sequences: 2, ..EngineOptions::default() };
+        EngineOptions::default().context(longest.min(64)).prefill_rows(4).sequences(2);
     if let Err(error) = ferrum_wgpu::block_on(Engine::precompile(&Device::cpu(), file, &small)) {
         check_line(error);
     }

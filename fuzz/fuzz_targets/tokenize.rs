@@ -1,10 +1,7 @@
 //! Encodes, decodes and streams arbitrary text with arbitrary vocabularies in a file's metadata.
 #![no_main]
 
-use ferrum_wgpu::{
-    gguf::{Array, Gguf, GgufWriter, Value},
-    text::{ChatTemplate, Tokenizer},
-};
+use ferrum_wgpu::{ChatTemplate, Gguf, gguf::{Array, GgufWriter, Value}, Tokenizer};
 use ferrum_wgpu_fuzz::{Input, check_line};
 use libfuzzer_sys::fuzz_target;
 

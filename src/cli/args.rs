@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ferrum_wgpu::model::{PlanOptions, Precision};
 use ferrum_wgpu::{KvType, UnknownName};
+use ferrum_wgpu::{Precision, low_level::model::PlanOptions};
 
 /// The device option.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use ferrum_wgpu::model::Tuning;
+use ferrum_wgpu::Tuning;
 
 /// Extension of a device's pipeline cache.
 pub const PIPELINES: &str = "pipelines.bin";
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn tunings_are_read_back_and_unknown_ones_are_not() {
-        use ferrum_wgpu::model::TuningChoice;
+        use ferrum_wgpu::low_level::model::TuningChoice;
         let mut tuning = Tuning { device: "a GPU".to_owned(), model: "a model".to_owned(), ..Tuning::default() };
         tuning.set(TuningChoice::FourRowsFrom(256));
         let json = serde_json::to_string(&tuning).expect("JSON");

@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::model::Config;
-use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
+use ferrum_wgpu::Config;
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
 
 use super::exit::Failure;
 
@@ -30,7 +30,7 @@ impl Chat {
         };
         // The same time for all turns, so the rendered prefix stays the same and the KV cache valid.
         let now = Some(SystemTime::now());
-        let options = RenderOptions { enable_thinking: think, now, ..Default::default() };
+        let options = RenderOptions::default().enable_thinking(think).now(now);
         Ok(Self { tokenizer, template, options, vocab: config.vocab, assumed_chatml })
     }
 

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ferrum_wgpu::conformance::{Replayed, Report, Suite, replay};
-use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, Session};
-use ferrum_wgpu::gpu::{Caps, Device};
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::Config;
+use ferrum_wgpu::Config;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::low_level::conformance::{Replayed, Report, Suite, replay};
+use ferrum_wgpu::{Device, low_level::gpu::Caps};
+use ferrum_wgpu::{Engine, EngineError, EngineOptions, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -188,7 +188,7 @@ fn totals(reports: &[Report]) -> (usize, usize) {
 fn suite_json(reports: &[Report], about: &About, mask: Option<Mask>) -> String {
     let entry = |report: &Report| {
         // An error without a size is null: JSON has no infinity.
-        let case = |o: &ferrum_wgpu::conformance::Outcome| json!({ "name": o.case, "passed": o.passed(), "worst": o.worst, "at": o.at });
+        let case = |o: &ferrum_wgpu::low_level::conformance::Outcome| json!({ "name": o.case, "passed": o.passed(), "worst": o.worst, "at": o.at });
         json!({
             "kernel": report.kernel,
             "variant": report.variant,
@@ -229,12 +229,7 @@ async fn replay_model(args: &ConformanceArgs, path: &Path) -> Result<Code, Failu
     if needed > u64::from(capacity) {
         return Err(EngineError::ContextFull { needed, capacity }.into());
     }
-    let options = EngineOptions {
-        context: Some(needed as u32),
-        kv_type: args.kv_type,
-        plan: args.precision.plan(),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::default().context(needed as u32).kv_type(args.kv_type).plan(args.precision.plan());
     let mask = args.mask.map(Mask::caps);
     let device = DeviceChoice::choose(args.device.device.as_deref()).await?.open_masked(mask.as_ref()).await?;
     if args.unchecked {

@@ -1,7 +1,10 @@
 //! Selecting and opening a device.
 
-use ferrum_wgpu::gpu::{Adapter, AdapterKind, Caps, Device, GpuError, WaitMode};
-use ferrum_wgpu::kernels::KvType;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{
+    Adapter, AdapterKind, Device, GpuError,
+    low_level::gpu::{Caps, WaitMode},
+};
 
 use super::exit::Failure;
 use super::output::note;

@@ -1,7 +1,7 @@
 //! The command `devices`.
 
 use clap::Args;
-use ferrum_wgpu::gpu::{Adapter, GpuError};
+use ferrum_wgpu::{Adapter, GpuError};
 use serde_json::json;
 
 use super::device::with_hint;

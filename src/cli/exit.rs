@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
-use ferrum_wgpu::{engine::EngineError, gguf::GgufError, gpu::GpuError, model::ModelError, text::TextError};
+use ferrum_wgpu::{EngineError, GgufError, GpuError, ModelError, TextError};
 
 use ferrum_wgpu::low_level::gpu::error_chain;
 

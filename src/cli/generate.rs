@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ferrum_wgpu::engine::{FinishReason, GenerateOptions, Progress, Reply as Tokens, Session};
-use ferrum_wgpu::text::{StopStrings, Tokenizer};
+use ferrum_wgpu::{FinishReason, GenerateOptions, Progress, Reply as Tokens, Session};
+use ferrum_wgpu::{StopStrings, Tokenizer};
 
 use super::exit::Failure;
 use super::interrupt::Interrupt;

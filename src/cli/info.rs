@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineOptions};
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::GpuError;
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, MemoryPlan, SplitMatrix};
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::GpuError;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{Config, MemoryPlan, low_level::model::SplitMatrix};
+use ferrum_wgpu::{Engine, EngineOptions};
 
 use super::args::{DeviceArg, kv_type};
 use super::device::{DeviceChoice, with_hint};
@@ -42,7 +42,7 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     print(&contents(&gguf))?;
 
     let config = Config::from_gguf(&gguf)?;
-    let mut options = EngineOptions { context: args.ctx, kv_type: args.kv_type, ..Default::default() };
+    let mut options = EngineOptions::default().context(args.ctx).kv_type(args.kv_type);
     options.context_for(config.context_length)?;
     let device_choice = choose_device(args.device.device.as_deref()).await?;
     let budget = args.memory.budget(device_choice.as_ref().unwrap_or(&DeviceChoice::Cpu));

@@ -1,8 +1,8 @@
 //! The command `kernels`: lists the kernels and prints their shaders.
 
 use clap::{Args, Subcommand};
-use ferrum_wgpu::conformance::{KernelEntry, VariantEntry, catalog};
-use ferrum_wgpu::gpu::{Access, workgroup_bytes};
+use ferrum_wgpu::low_level::conformance::{KernelEntry, VariantEntry, catalog};
+use ferrum_wgpu::low_level::gpu::{Access, workgroup_bytes};
 
 use super::exit::{Code, Failure};
 use super::output::{print, table};

@@ -3,9 +3,9 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::Device;
-use ferrum_wgpu::model::Model;
+use ferrum_wgpu::Device;
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::Model;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::Failure;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, argmax};
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::Config;
+use ferrum_wgpu::Config;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{Engine, EngineError, EngineOptions, low_level::engine::argmax};
 
 use super::args::{DeviceArg, PrecisionArg, kv_type};
 use super::device::DeviceChoice;
@@ -68,13 +68,8 @@ pub async fn logits(args: &LogitsArgs) -> Result<Code, Failure> {
     let context = args.ctx.unwrap_or(needed as u32);
     let defaults = EngineOptions::default();
     let logit_rows = (MAX_LOGITS / config.vocab).clamp(1, defaults.prefill_rows);
-    let options = EngineOptions {
-        context: Some(context),
-        kv_type: Some(args.kv_type),
-        max_logit_rows: logit_rows,
-        plan: args.precision.plan(),
-        ..defaults
-    };
+    let options =
+        defaults.context(context).kv_type(args.kv_type).max_logit_rows(logit_rows).plan(args.precision.plan());
     Engine::memory(&gguf, &options, args.kv_type)?;
 
     let device_choice = DeviceChoice::choose(args.device.device.as_deref()).await?;

@@ -1,10 +1,10 @@
 //! The device memory budget, and fitting a model into it.
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineOptions, Fit};
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{ExpertCacheStats, MemoryPlan};
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{Engine, EngineOptions, Fit};
+use ferrum_wgpu::{MemoryPlan, low_level::model::ExpertCacheStats};
 
 use super::device::DeviceChoice;
 use super::exit::Failure;
@@ -48,7 +48,7 @@ impl MemoryArgs {
                 return Err(Failure::usage("--fit needs --vram: this device does not report its memory"));
             }
             let memory = Engine::memory(gguf, &options, options.kv_type.unwrap_or(kv_type))?;
-            return Ok(Fit { options, memory });
+            return Ok(Fit::new(options, memory));
         };
         Ok(match self.fit {
             true => Engine::plan_best(gguf, &options, kv_type, budget)?,

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use ferrum_wgpu::text::{Message, Role};
+use ferrum_wgpu::{Message, Role};
 
 use super::chat::Chat;
 use super::exit::{Code, Failure};

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineOptions, GenerateOptions, Profile};
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::Config;
-use ferrum_wgpu::text::{Message, StopStrings};
+use ferrum_wgpu::Config;
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{Engine, EngineOptions, GenerateOptions, Profile};
+use ferrum_wgpu::{Message, StopStrings};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::chat::Chat;
@@ -76,13 +76,11 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let prompt = prompt::read(args.prompt.as_deref())?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
-    let mut options = EngineOptions {
-        context: args.ctx,
-        kv_type: args.kv_type,
-        plan: args.precision.plan(),
-        profile: args.profile,
-        ..Default::default()
-    };
+    let mut options = EngineOptions::default()
+        .context(args.ctx)
+        .kv_type(args.kv_type)
+        .plan(args.precision.plan())
+        .profile(args.profile);
     let mut device_choice = None;
     if args.memory.fit() {
         // The context size depends on the device.
@@ -126,7 +124,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let mut generator = Generator {
         session: engine.session(),
         tokenizer: &chat.tokenizer,
-        options: GenerateOptions { sampling, max_tokens: args.max_tokens, stop },
+        options: GenerateOptions::default().sampling(sampling).max_tokens(args.max_tokens).stop(stop),
         stops: StopStrings::new(&args.stop),
         interrupt,
     };

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ferrum_wgpu::engine::SamplingOptions;
+use ferrum_wgpu::SamplingOptions;
 use ferrum_wgpu::gguf::Metadata;
 
 use super::exit::Failure;
@@ -61,7 +61,7 @@ impl SamplingArgs {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let from_file = SamplingOptions::from_metadata(metadata)?;
         from_file.check(vocab).map_err(|error| Failure::model(format!("general.sampling: {error}")))?;
-        let options = SamplingOptions { seed: self.seed.unwrap_or_else(clock), ..self.over(from_file) };
+        let options = self.over(from_file).seed(self.seed.unwrap_or_else(clock));
         options.check(vocab)?;
         let description = self.describe(&options, metadata);
         Ok((options, description))
@@ -69,17 +69,16 @@ impl SamplingArgs {
 
     /// Returns the options given, with the others from `base`.
     fn over(&self, base: SamplingOptions) -> SamplingOptions {
-        SamplingOptions {
-            temperature: self.temp.unwrap_or(base.temperature),
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
-            logit_bias: self.logit_bias.clone(),
-            seed: self.seed.unwrap_or(base.seed),
-        }
+        SamplingOptions::default()
+            .temperature(self.temp.unwrap_or(base.temperature))
+            .top_k(self.top_k.unwrap_or(base.top_k))
+            .top_p(self.top_p.unwrap_or(base.top_p))
+            .min_p(self.min_p.unwrap_or(base.min_p))
+            .repetition_penalty(self.repeat_penalty.unwrap_or(base.repetition_penalty))
+            .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
+            .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
+            .logit_bias(self.logit_bias.clone())
+            .seed(self.seed.unwrap_or(base.seed))
     }
 
     fn describe(&self, options: &SamplingOptions, metadata: &Metadata) -> String {

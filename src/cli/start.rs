@@ -4,11 +4,11 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferrum_wgpu::Device;
+use ferrum_wgpu::Gguf;
 use ferrum_wgpu::block_on;
-use ferrum_wgpu::engine::{Engine, Fit};
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::gpu::Device;
-use ferrum_wgpu::model::{Model, Tuning};
+use ferrum_wgpu::{Engine, Fit};
+use ferrum_wgpu::{Model, Tuning};
 
 use super::args::TuneArg;
 use super::exit::Failure;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineOptions};
-use ferrum_wgpu::model::{Config, Tuning};
+use ferrum_wgpu::{Config, Tuning};
+use ferrum_wgpu::{Engine, EngineOptions};
 
 use super::args::DeviceArg;
 use super::device::DeviceChoice;
@@ -37,13 +37,11 @@ pub struct TuneArgs {
 pub async fn tune(args: &TuneArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     Config::from_gguf(&gguf)?;
-    let defaults = EngineOptions::default();
-    let options = EngineOptions {
-        sequences: args.npl,
-        prefill_rows: defaults.prefill_rows.max(args.npl),
-        kv_tokens: Some(args.npl.saturating_mul(64).max(256)),
-        ..defaults
-    };
+    let prefill_rows = EngineOptions::default().prefill_rows.max(args.npl);
+    let options = EngineOptions::default()
+        .sequences(args.npl)
+        .prefill_rows(prefill_rows)
+        .kv_tokens(args.npl.saturating_mul(64).max(256));
     let device = DeviceChoice::choose(args.device.device.as_deref()).await?.open().await?;
     if device.is_software() {
         note(format_args!("{} is a software driver: its kernels are not tuned", device.name()));

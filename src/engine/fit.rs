@@ -9,12 +9,20 @@ use crate::{
 
 /// The plan of an engine that fits into some memory.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Fit {
     /// Its options: the given ones, with a context and a KV cache that fit.
     pub options: EngineOptions,
     /// Its memory. If [`MemoryPlan::slots`] is `Some`, the model must be loaded with
     /// [`Model::load_offloaded`](crate::model::Model::load_offloaded).
     pub memory: MemoryPlan,
+}
+
+impl Fit {
+    /// Combines options with the memory they need.
+    pub fn new(options: EngineOptions, memory: MemoryPlan) -> Self {
+        Self { options, memory }
+    }
 }
 
 /// Shorter contexts are of little use: experts are offloaded first.

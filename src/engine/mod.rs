@@ -8,17 +8,17 @@
 //! adds locks and wakers.
 //!
 //! ```
-//! # use ferrum_wgpu::{Error, gguf::Gguf, gpu::Device, model::Model};
-//! use ferrum_wgpu::engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions};
+//! # use ferrum_wgpu::{Device, Error, Gguf, Model};
+//! use ferrum_wgpu::{Engine, EngineOptions, GenerateOptions, SamplingOptions};
 //!
 //! # async fn example() -> Result<(), Error> {
 //! # let gguf = Gguf::open("models/demo-q4_k_m.gguf")?;
 //! # let model = Model::load(&Device::cpu(), &gguf, |_, _| ()).await?;
-//! let options = EngineOptions { sequences: 2, context: Some(64), ..EngineOptions::default() };
+//! let options = EngineOptions::default().sequences(2).context(64);
 //! let engine = Engine::new(&model, &options).await?;
 //! let mut session = engine.session();
 //! let greedy = SamplingOptions::greedy();
-//! let options = GenerateOptions { sampling: greedy, max_tokens: Some(2), ..GenerateOptions::default() };
+//! let options = GenerateOptions::default().sampling(greedy).max_tokens(2);
 //! let mut reply = session.generate(&[1, 2, 3], &options)?;
 //! while let Some(token) = reply.next().await? {
 //!     println!("{token}");

@@ -6,11 +6,13 @@ use super::EngineError;
 use crate::{
     gpu::{Caps, Device},
     kernels::KvType,
-    model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Tuning},
+    model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Precision, Tuning},
 };
 
 /// The options of an [`Engine`](super::Engine). Those from `plan` on change how something is computed, but not the result.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// The most tokens of a sequence. `None`: the model's own context, 4,096 at most.
     pub context: Option<u32>,
@@ -49,8 +51,41 @@ pub struct EngineOptions {
     pub profile: bool,
 }
 
+setters! {
+    EngineOptions {
+        kv_layout: KvLayout,
+        sequences: u32,
+        prefill_rows: u32,
+        max_logit_rows: u32,
+        prefix_sharing: bool,
+        share_decode_blocks: bool,
+        max_submit: Duration,
+        plan: PlanOptions,
+        tuning: Tuning,
+        pipelined: bool,
+        host_sampling: bool,
+        profile: bool,
+    }
+    optional {
+        context: u32,
+        kv_tokens: u32,
+        kv_type: KvType,
+    }
+}
+
+impl EngineOptions {
+    /// Sets the numeric precision.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.plan.precision = precision;
+        self
+    }
+}
+
 /// The layout of a KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum KvLayout {
     /// In blocks that sequences take as they grow (PagedAttention).
     Paged {

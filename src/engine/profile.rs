@@ -70,6 +70,7 @@ pub struct DecodePass {
 
 /// The time of an engine's steps by kind of pass and stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Profile {
     /// The kinds of passes so far.
     pub phases: BTreeMap<PassKind, PhaseTotal>,

@@ -11,6 +11,8 @@ use crate::{
 /// The options of sampling, applied in the order of Hugging Face's generation, for which model authors recommend values: the
 /// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p` and `min_p`.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct SamplingOptions {
     /// Divides the logits. 0 is greedy: always the most likely token, of equal ones the lowest id.
     pub temperature: f32,
@@ -30,6 +32,22 @@ pub struct SamplingOptions {
     pub logit_bias: Vec<(u32, f32)>,
     /// The seed of the random numbers: equal seeds give equal tokens.
     pub seed: u64,
+}
+
+setters! {
+    SamplingOptions {
+        temperature: f32,
+        top_k: u32,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        presence_penalty: f32,
+        frequency_penalty: f32,
+        logit_bias: Vec<(u32, f32)>,
+        seed: u64,
+    }
+    optional {
+    }
 }
 
 impl Default for SamplingOptions {

@@ -32,6 +32,8 @@ impl Drop for SequenceHandle {
 
 /// The options of [`Session::generate`].
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// How tokens are sampled.
     pub sampling: SamplingOptions,
@@ -39,6 +41,16 @@ pub struct GenerateOptions {
     pub max_tokens: Option<u32>,
     /// Tokens that end the reply; they are not part of it.
     pub stop: Vec<u32>,
+}
+
+setters! {
+    GenerateOptions {
+        sampling: SamplingOptions,
+        stop: Vec<u32>,
+    }
+    optional {
+        max_tokens: u32,
+    }
 }
 
 impl Session {

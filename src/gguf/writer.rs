@@ -9,8 +9,8 @@ use crate::quant::WeightType;
 /// A builder of a GGUF file of version 3 in memory.
 ///
 /// ```
-/// # use ferrum_wgpu::{gguf::{Gguf, GgufWriter}, quant::WeightType};
-/// # fn main() -> Result<(), ferrum_wgpu::gguf::GgufError> {
+/// # use ferrum_wgpu::{Gguf, gguf::GgufWriter, low_level::quant::WeightType};
+/// # fn main() -> Result<(), ferrum_wgpu::GgufError> {
 /// let mut writer = GgufWriter::new();
 /// writer.metadata("general.name", "tiny").tensor("t", WeightType::F16, &[3], vec![0; 6]);
 /// let file = Gguf::from_bytes(writer.to_bytes()?)?;

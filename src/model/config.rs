@@ -11,6 +11,7 @@ use crate::{
 
 /// The decoders that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Architecture {
     /// Qwen3 mixture of experts.
     Qwen3Moe,
@@ -69,6 +70,7 @@ pub struct Rope {
 
 /// The shape of a decoder.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// Which decoder it is.
     pub architecture: Architecture,

@@ -7,6 +7,7 @@ use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryPlan {
     /// Weights; of experts only those that are on the device.
     pub weights: u64,

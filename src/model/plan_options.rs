@@ -3,6 +3,7 @@ use crate::gpu::Device;
 
 /// The kernels of forward passes. Everything but `precision` and `kernels` changes speed only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct PlanOptions {
     /// The kernels. `None`: those that [`KernelSelection::select`] returns for the device and `precision`.
     pub kernels: Option<KernelSelection>,

@@ -79,6 +79,8 @@ impl Message {
 
 /// Options for rendering a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct RenderOptions {
     /// Whether to end with the header of the assistant's next turn (default: `true`).
     pub add_generation_prompt: bool,
@@ -87,6 +89,16 @@ pub struct RenderOptions {
     /// The time, in UTC, for templates that write the date with `strftime_now`. The library does not read the clock:
     /// with `None`, such templates omit the date or write a fixed one.
     pub now: Option<SystemTime>,
+}
+
+setters! {
+    RenderOptions {
+        add_generation_prompt: bool,
+    }
+    optional {
+        enable_thinking: bool,
+        now: SystemTime,
+    }
 }
 
 impl Default for RenderOptions {

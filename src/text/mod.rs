@@ -6,7 +6,7 @@
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let file = ferrum_wgpu::gguf::Gguf::open("model.gguf")?;
-//! use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, Tokenizer};
+//! use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, Tokenizer};
 //!
 //! let tokenizer = Tokenizer::from_gguf(&file)?;
 //! let template = ChatTemplate::from_metadata(file.metadata())?;

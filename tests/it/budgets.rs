@@ -5,12 +5,13 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    engine::{DecodePass, Engine, EngineOptions, PassKind, Stage},
-    gguf::Gguf,
-    gpu::Device,
-    kernels::attn::CHUNK,
-    model::{DeviceProfile, KernelSelection, MemoryTraffic, Model, Precision, PrefillMatmul},
-    quant::WeightType,
+    Device, Engine, EngineOptions, Gguf, Model, Precision,
+    low_level::{
+        engine::{DecodePass, PassKind, Stage},
+        kernels::attn::CHUNK,
+        model::{DeviceProfile, KernelSelection, MemoryTraffic, PrefillMatmul},
+        quant::WeightType,
+    },
 };
 
 /// Returns one layer of Qwen3-30B-A3B in a Q4_K_M file, where `big` is Q6_K in half of the layers and Q4_K in the
@@ -92,7 +93,7 @@ fn a_token_reads_at_most_2_percent_more_weights_than_it_needs() {
 async fn counts(device: &Device, tiny: &TinyModel, kernels: KernelSelection, len: u32) -> [u64; 4] {
     let (_, model) = load(device, tiny).await;
     let measure = async |kernels, sequences: u32| {
-        let options = EngineOptions { profile: true, ..options(sequences, 400, kernels) };
+        let options = options(sequences, 400, kernels).profile(true);
         let engine = engine(&model, &options).await;
         let mut sessions: Vec<_> = (0..sequences).map(|_| engine.session()).collect();
         let mut running = Vec::new();

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::tiny_model::{Arch, TinyModel};
-use ferrum_wgpu::gguf::{Array, Gguf, GgufWriter, Value};
-use ferrum_wgpu::text::Tokenizer;
+use ferrum_wgpu::Tokenizer;
+use ferrum_wgpu::{
+    Gguf,
+    gguf::{Array, GgufWriter, Value},
+};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
 

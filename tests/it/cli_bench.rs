@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::tiny_model::TinyModel;
-use ferrum_wgpu::gguf::Gguf;
+use ferrum_wgpu::Gguf;
 use serde_json::Value;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;

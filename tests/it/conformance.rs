@@ -9,9 +9,12 @@ use crate::{
     stacks::{STACKS, Stack},
 };
 use ferrum_wgpu::{
-    conformance::{Feature, Outcome, Report, Suite, VariantEntry, catalog},
-    gpu::{Adapter, Caps, Device},
-    quant::WeightType,
+    Adapter, Device,
+    low_level::{
+        conformance::{Feature, Outcome, Report, Suite, VariantEntry, catalog},
+        gpu::Caps,
+        quant::WeightType,
+    },
 };
 
 /// The largest number of variants that the suite may run on a device.

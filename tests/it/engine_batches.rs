@@ -6,9 +6,11 @@ use crate::common::engines::{
     bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, replies_alone, sampling, tiny,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, KvLayout, PassKind},
-    gpu::Device,
-    model::{FeedForward, KernelSelection, Model},
+    Device, Engine, EngineOptions, GenerateOptions, Model,
+    low_level::{
+        engine::{KvLayout, PassKind},
+        model::{FeedForward, KernelSelection},
+    },
 };
 
 const MODELS: [&str; 3] = ["moe-q4_k-q6_k", "qwen3-q6_k-q5_k", "llama-q4_0-q5_1-freqs"];
@@ -42,7 +44,7 @@ fn lengths_of_replies(i: usize) -> u32 {
 }
 
 fn with_blocks(block: u32, kernels: KernelSelection) -> EngineOptions {
-    EngineOptions { kv_layout: KvLayout::Paged { block }, ..options(16, 310, kernels) }
+    options(16, 310, kernels).kv_layout(KvLayout::Paged { block })
 }
 
 #[test]
@@ -102,11 +104,9 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
     // A longer one comes to those that are short, and they to it.
     let lengths = [3u32, 40, 270, 32, 9, 63, 255];
     let context = 900;
-    let options = EngineOptions {
-        prefix_sharing: false,
-        kv_layout: KvLayout::Paged { block: 7 },
-        ..options(most + probes.len() as u32, context, kernels)
-    };
+    let options = options(most + probes.len() as u32, context, kernels)
+        .prefix_sharing(false)
+        .kv_layout(KvLayout::Paged { block: 7 });
     let engine = engine(&model, &options).await;
     let mut probing = Vec::new();
     let mut expected = Vec::new();
@@ -174,7 +174,7 @@ fn cpu_kernels_give_the_same_bits_whoever_is_computed_with_them() {
 
 /// Logits of a prompt's tokens and of three after it, the prompt cut into chunks.
 async fn cut(model: &Model, kernels: KernelSelection, (len, prefill_rows): (u32, u32)) -> Vec<Vec<u32>> {
-    let options = EngineOptions { prefill_rows, max_logit_rows: prefill_rows, ..options(2, len + 3, kernels) };
+    let options = options(2, len + 3, kernels).prefill_rows(prefill_rows).max_logit_rows(prefill_rows);
     let mut session = engine(model, &options).await.session();
     let mut rows = Vec::new();
     session.forward_each(&prompt(model, len, 1), |row| rows.push(bits(row))).await.expect("a prompt");
@@ -252,7 +252,7 @@ fn dispatches_do_not_depend_on_how_many_sequences_draw() {
                 FeedForward::Dense { .. } => true,
             };
             // A profile tells how many rows there were.
-            let options = EngineOptions { profile: true, ..options(most, 460, KernelSelection::GPU) };
+            let options = options(most, 460, KernelSelection::GPU).profile(true);
             let engine = engine(&model, &options).await;
             let short = dispatches(&engine, &model, 3, most).await;
             let long = dispatches(&engine, &model, 257, most).await;

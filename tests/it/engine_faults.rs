@@ -9,10 +9,8 @@ use crate::common::{
     within::within,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, GenerateOptions, KvLayout, Reply, SamplingOptions, Session},
-    gguf::Gguf,
-    gpu::{Device, GpuError},
-    model::{Model, ModelError},
+    Device, Engine, EngineError, EngineOptions, GenerateOptions, Gguf, GpuError, Model, ModelError, Reply,
+    SamplingOptions, Session, low_level::engine::KvLayout,
 };
 use pollster::block_on;
 
@@ -49,7 +47,7 @@ fn speaks(session: &mut Session, alone: &mut Alone, first: u32) {
 fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
     let (model, mut alone) = model_on(&Device::cpu());
     let paged = KvLayout::Paged { block: 4 };
-    let engine = engine(&model, &EngineOptions { kv_layout: paged, kv_tokens: Some(32), ..options(2, 32) });
+    let engine = engine(&model, &options(2, 32).kv_layout(paged).kv_tokens(32));
     let mut holder = engine.session();
     let given = prompt(1, 15);
     block_on(holder.forward(&given)).expect("logits");
@@ -86,7 +84,7 @@ fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
 #[test]
 fn what_cannot_be_is_refused_at_once() {
     let (model, mut alone) = model_on(&Device::cpu());
-    let small = EngineOptions { kv_layout: KvLayout::Paged { block: 4 }, kv_tokens: Some(16), ..options(1, 40) };
+    let small = options(1, 40).kv_layout(KvLayout::Paged { block: 4 }).kv_tokens(16);
     let engine = engine(&model, &small);
     let mut session = engine.session();
     let refused = |session: &mut Session, tokens: &[u32], options: &GenerateOptions| {
@@ -104,21 +102,21 @@ fn what_cannot_be_is_refused_at_once() {
     assert!(matches!(error, EngineError::ContextFull { needed: 41, capacity: 40 }), "{error}");
     let error = refused(&mut session, &[3, VOCAB], &greedy());
     assert!(matches!(error, EngineError::TokenId { id: VOCAB, vocab: VOCAB }), "{error}");
-    let biased = |id, by| SamplingOptions { logit_bias: vec![(id, by)], ..SamplingOptions::greedy() };
-    let with = |sampling| GenerateOptions { sampling, ..greedy() };
+    let biased = |id, by| SamplingOptions::greedy().logit_bias(vec![(id, by)]);
+    let with = |sampling| greedy().sampling(sampling);
     let error = refused(&mut session, &[3], &with(biased(VOCAB, 1.0)));
     assert!(matches!(error, EngineError::TokenId { id: VOCAB, .. }), "{error}");
     let default = SamplingOptions::default;
     for sampling in [
-        SamplingOptions { temperature: f32::NAN, ..default() },
-        SamplingOptions { temperature: -1.0, ..default() },
-        SamplingOptions { temperature: f32::INFINITY, ..default() },
-        SamplingOptions { top_p: 0.0, ..default() },
-        SamplingOptions { top_p: f32::NAN, ..default() },
-        SamplingOptions { min_p: 1.5, ..default() },
-        SamplingOptions { repetition_penalty: 0.0, ..default() },
-        SamplingOptions { presence_penalty: f32::NAN, ..default() },
-        SamplingOptions { frequency_penalty: f32::INFINITY, ..default() },
+        SamplingOptions::default().temperature(f32::NAN),
+        SamplingOptions::default().temperature(-1.0),
+        SamplingOptions::default().temperature(f32::INFINITY),
+        SamplingOptions::default().top_p(0.0),
+        SamplingOptions::default().top_p(f32::NAN),
+        SamplingOptions::default().min_p(1.5),
+        SamplingOptions::default().repetition_penalty(0.0),
+        SamplingOptions::default().presence_penalty(f32::NAN),
+        SamplingOptions::default().frequency_penalty(f32::INFINITY),
         biased(1, f32::NAN),
     ] {
         let error = refused(&mut session, &[3], &with(sampling.clone()));
@@ -144,25 +142,25 @@ fn options_that_cannot_be_are_refused() {
     let base = || options(2, 32);
     let paged = |block| KvLayout::Paged { block };
     for (options, option) in [
-        (EngineOptions { sequences: 0, kv_tokens: None, ..base() }, "sequences"),
-        (EngineOptions { prefill_rows: 0, ..base() }, "prefill_rows"),
-        (EngineOptions { max_logit_rows: 0, ..base() }, "max_logit_rows"),
-        (EngineOptions { kv_layout: paged(0), ..base() }, "block"),
+        (base().sequences(0).kv_tokens(None), "sequences"),
+        (base().prefill_rows(0), "prefill_rows"),
+        (base().max_logit_rows(0), "max_logit_rows"),
+        (base().kv_layout(paged(0)), "block"),
     ] {
         let error = block_on(Engine::new(&model, &options)).expect_err("it cannot be");
         assert!(matches!(&error, EngineError::Option { option: of, .. } if *of == option), "{error}");
     }
     for context in [0, 257] {
-        let options = EngineOptions { context: Some(context), ..base() };
+        let options = base().context(context);
         let error = block_on(Engine::new(&model, &options)).expect_err("it cannot be");
         assert!(matches!(error, EngineError::Context { longest: 256, .. }), "{error}");
     }
     // What is larger than anything can be is an error of memory, of a size or of the option, and no panic.
     for options in [
-        EngineOptions { kv_tokens: Some(u32::MAX), ..base() },
-        EngineOptions { sequences: u32::MAX, ..base() },
-        EngineOptions { prefill_rows: u32::MAX, max_logit_rows: u32::MAX, ..base() },
-        EngineOptions { kv_layout: paged(u32::MAX), ..base() },
+        base().kv_tokens(u32::MAX),
+        base().sequences(u32::MAX),
+        base().prefill_rows(u32::MAX).max_logit_rows(u32::MAX),
+        base().kv_layout(paged(u32::MAX)),
     ] {
         for device in [Device::cpu(), block_on(gpu())] {
             // Nothing so large is to be allocated here.
@@ -302,8 +300,8 @@ fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
         let model = block_on(load(&device, &with_a_bad_token(bad_token)));
         for host_sampling in [false, true] {
             // Few blocks, so that those with what is not a number are used again.
-            let few = EngineOptions { kv_layout: KvLayout::Paged { block: 8 }, kv_tokens: Some(48), ..options(2, 32) };
-            let engine = engine(&model, &EngineOptions { host_sampling, ..few });
+            let few = options(2, 32).kv_layout(KvLayout::Paged { block: 8 }).kv_tokens(48);
+            let engine = engine(&model, &few.host_sampling(host_sampling));
             let (mut good, mut bad) = (engine.session(), engine.session());
             for way in ways {
                 let mut going = good.generate(&prompt(1, 5), &way.tokens(16)).expect("a request");

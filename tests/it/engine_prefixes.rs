@@ -2,9 +2,11 @@
 
 use crate::common::engines::{bits, engine, gpu, greedy, options, prompt, tiny};
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, KvLayout, PassKind, Session},
-    gpu::Device,
-    model::{KernelSelection, Model},
+    Device, Engine, EngineOptions, Model, Session,
+    low_level::{
+        engine::{KvLayout, PassKind},
+        model::KernelSelection,
+    },
 };
 
 const MODEL: &str = "moe-q4_k-q6_k";
@@ -27,12 +29,12 @@ async fn prompt_rows(engine: &Engine) -> u64 {
 }
 
 fn sharing(kernels: KernelSelection) -> EngineOptions {
-    EngineOptions { profile: true, ..options(4, CONTEXT, kernels) }
+    options(4, CONTEXT, kernels).profile(true)
 }
 
 /// The same without prefixes.
 async fn alone(model: &Model, kernels: KernelSelection, prompt: &[u32], most: u32) -> Vec<u32> {
-    let options = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, kernels) };
+    let options = options(1, CONTEXT, kernels).prefix_sharing(false);
     reply(&mut engine(model, &options).await.session(), prompt, most).await.0
 }
 
@@ -73,7 +75,7 @@ async fn check_requests(device: &Device, kernels: KernelSelection) {
     assert_eq!(prompt_rows(&engine).await - before, 209 - 192);
     let mut other = engine.session();
     assert_eq!(bits(&other.forward(&second).await.expect("a prompt")), bits(&logits));
-    let unshared = EngineOptions { prefix_sharing: false, ..options(1, CONTEXT, kernels) };
+    let unshared = options(1, CONTEXT, kernels).prefix_sharing(false);
     let mut unshared = crate::common::engines::engine(&model, &unshared).await.session();
     assert_eq!(bits(&unshared.forward(&second).await.expect("a prompt")), bits(&logits));
     // All rows are wanted: none of them is taken from the cache.
@@ -146,9 +148,9 @@ fn drawn_blocks_are_shared_where_prompts_have_their_order() {
         // 40 tokens of a prompt fill one block; with 60 that were drawn, of which the last is not computed, three.
         assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
         assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::GPU)).await, BLOCK);
-        let crossing = EngineOptions { share_decode_blocks: true, ..sharing(KernelSelection::GPU) };
+        let crossing = sharing(KernelSelection::GPU).share_decode_blocks(true);
         assert_eq!(drawn_blocks_shared(&model, &crossing).await, 96);
-        let off = EngineOptions { prefix_sharing: false, ..sharing(KernelSelection::SOFTWARE) };
+        let off = sharing(KernelSelection::SOFTWARE).prefix_sharing(false);
         assert_eq!(drawn_blocks_shared(&model, &off).await, 0);
     });
 }
@@ -161,7 +163,7 @@ fn both_halves_of_a_fork_go_on_rightly() {
             let model = tiny(device, name).await;
             let layouts = [KvLayout::Paged { block: BLOCK }, KvLayout::Paged { block: 7 }, KvLayout::Contiguous];
             for kv_layout in layouts {
-                let options = EngineOptions { kv_layout, ..options(3, 100, KernelSelection::SOFTWARE) };
+                let options = options(3, 100, KernelSelection::SOFTWARE).kv_layout(kv_layout);
                 let engine = engine(&model, &options).await;
                 let first = prompt(&model, 45, 0);
                 let (ways, third) = ([prompt(&model, 3, 1), prompt(&model, 4, 2)], prompt(&model, 2, 3));

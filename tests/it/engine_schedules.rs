@@ -14,9 +14,11 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, KvLayout, Progress, Session, argmax},
-    gpu::Device,
-    quant::Rng,
+    Device, Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, Progress, Session,
+    low_level::{
+        engine::{KvLayout, argmax},
+        quant::Rng,
+    },
 };
 
 const CONTEXT: u32 = 40;
@@ -80,7 +82,7 @@ async fn answer(mut away: Away, asked: Rc<RefCell<Option<Asked>>>, pauses: bool)
     let saw = |what: &dyn Fn(&mut Asked)| what(asked.borrow_mut().as_mut().expect("something is asked"));
     let end = match want {
         Want::Tokens { way, most, stops } => {
-            let request = GenerateOptions { stop: stops, ..way.tokens(most) };
+            let request = way.tokens(most).stop(stops);
             match session.generate(&given, &request) {
                 Err(refused) => Err(refused),
                 Ok(mut reply) => loop {
@@ -330,20 +332,20 @@ impl World {
 
 /// Engines of every kind, for few sequences and many, with small pools and large ones.
 fn all_options() -> Vec<EngineOptions> {
-    let paged = |sequences, block, tokens| EngineOptions {
-        kv_layout: KvLayout::Paged { block },
-        kv_tokens: Some(tokens),
-        prefill_rows: 8,
-        max_logit_rows: 3,
-        ..options(sequences, CONTEXT)
+    let paged = |sequences, block, tokens| {
+        options(sequences, CONTEXT)
+            .kv_layout(KvLayout::Paged { block })
+            .kv_tokens(tokens)
+            .prefill_rows(8)
+            .max_logit_rows(3)
     };
     vec![
         paged(3, 4, 64),
         paged(2, 4, 36),
-        EngineOptions { pipelined: false, ..paged(4, 5, 200) },
-        EngineOptions { host_sampling: true, ..paged(3, 3, 48) },
-        EngineOptions { prefix_sharing: false, ..paged(5, 2, 60) },
-        EngineOptions { kv_layout: KvLayout::Contiguous, ..paged(3, 4, 64) },
+        paged(4, 5, 200).pipelined(false),
+        paged(3, 3, 48).host_sampling(true),
+        paged(5, 2, 60).prefix_sharing(false),
+        paged(3, 4, 64).kv_layout(KvLayout::Contiguous),
         paged(1, 8, 40),
     ]
 }

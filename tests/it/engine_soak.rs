@@ -8,9 +8,8 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, KvLayout, Reply},
-    gpu::{Created, Device},
-    quant::Rng,
+    Device, Engine, EngineOptions, Reply,
+    low_level::{engine::KvLayout, gpu::Created, quant::Rng},
 };
 use pollster::block_on;
 
@@ -65,12 +64,7 @@ fn twelve_thousand_tokens_create_nothing() {
 fn serve(warm_up: u32, total: u32) {
     let device: Device = block_on(gpu());
     let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
-    let options = EngineOptions {
-        kv_layout: KvLayout::Paged { block: 8 },
-        kv_tokens: Some(8 * 80),
-        prefill_rows: 24,
-        ..options(8, 80)
-    };
+    let options = options(8, 80).kv_layout(KvLayout::Paged { block: 8 }).kv_tokens(8 * 80).prefill_rows(24);
     let engine = block_on(Engine::new(&model, &options)).expect("an engine");
     let (mut tokens, mut seed) = (0, 0);
     let mut until = |most: u32| {

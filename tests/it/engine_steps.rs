@@ -8,9 +8,11 @@ use std::{
 
 use crate::common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny};
 use ferrum_wgpu::{
-    engine::{EngineError, EngineOptions, PassKind, Stage},
-    gpu::{Device, Requirements},
-    model::{ExpertGrids, KernelSelection, PlanOptions},
+    Device, EngineError, EngineOptions, Requirements,
+    low_level::{
+        engine::{PassKind, Stage},
+        model::{ExpertGrids, KernelSelection, PlanOptions},
+    },
     wgpu,
 };
 
@@ -20,7 +22,7 @@ fn a_profile_has_all_stages_with_times() {
         let device = gpu().await;
         for (model, experts) in [(demo(&device).await, true), (tiny(&device, "llama-q4_0-q5_1-freqs").await, false)] {
             for host_routing in [false, experts] {
-                let mut options = EngineOptions { profile: true, ..options(3, 64, KernelSelection::GPU) };
+                let mut options = options(3, 64, KernelSelection::GPU).profile(true);
                 options.plan.host_routing = host_routing;
                 let engine = engine(&model, &options).await;
                 let empty = engine.profile().await;
@@ -90,7 +92,7 @@ fn nothing_is_compiled_after_preparing() {
             // A device of its own: pipelines are a device's.
             let device = gpu().await;
             let model = tiny(&device, name).await;
-            let options = EngineOptions { plan, max_logit_rows: 4, ..options(9, 300, KernelSelection::GPU) };
+            let options = options(9, 300, KernelSelection::GPU).plan(plan).max_logit_rows(4);
             let engine = engine(&model, &options).await;
             assert_eq!(device.created().pipelines, 0);
             let start = Instant::now();
@@ -138,8 +140,7 @@ fn all_logits_of_one_sequence_leave_room_for_a_row_of_each_other() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let options =
-            EngineOptions { max_logit_rows: 4, prefix_sharing: false, ..options(4, 64, KernelSelection::GPU) };
+        let options = options(4, 64, KernelSelection::GPU).max_logit_rows(4).prefix_sharing(false);
         let engine = engine(&model, &options).await;
         let mut others: Vec<_> = (0..3).map(|_| engine.session()).collect();
         let (prompt, asked) = (prompt(&model, 20, 0), greedy(3));
@@ -162,11 +163,11 @@ fn a_caller_runs_the_steps_of_a_long_prompt() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { prefill_rows: 5, ..options(1, 64, KernelSelection::GPU) };
+        let options = options(1, 64, KernelSelection::GPU).prefill_rows(5);
         let engine = engine(&model, &options).await;
         let mut session = engine.session();
         let mut runs = 0;
-        let run = async |device: &Device, program: &ferrum_wgpu::gpu::Program| {
+        let run = async |device: &Device, program: &ferrum_wgpu::low_level::gpu::Program| {
             runs += 1;
             program.run(device).await.map_err(EngineError::from)
         };
@@ -190,7 +191,7 @@ fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
     pollster::block_on(async {
         let device = borrowed().await;
         let model = tiny(&device, "moe-f32").await;
-        let options = EngineOptions { prefill_rows: 2, prefix_sharing: false, ..options(2, 64, KernelSelection::GPU) };
+        let options = options(2, 64, KernelSelection::GPU).prefill_rows(2).prefix_sharing(false);
         let engine = engine(&model, &options).await;
         let (first, second) = (prompt(&model, 12, 0), prompt(&model, 9, 1));
         let mut session = engine.session();

@@ -21,10 +21,8 @@ use crate::common::{
     within::within,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, KvLayout, Reply, Session},
-    gpu::Device,
-    model::Model,
-    quant::Rng,
+    Device, Engine, EngineError, EngineOptions, Model, Reply, Session,
+    low_level::{engine::KvLayout, quant::Rng},
 };
 use pollster::block_on;
 
@@ -322,16 +320,16 @@ fn eight_threads(roomy: u64, tight: u64) {
     within(roomy + tight + Duration::from_secs(180), move || {
         let paged = KvLayout::Paged { block: 8 };
         let file = gguf(&smallest(Arch::Qwen3Moe));
-        let base = EngineOptions { kv_layout: paged, prefill_rows: 24, ..options(6, 64) };
+        let base = options(6, 64).kv_layout(paged).prefill_rows(24);
         let device = block_on(gpu());
         let model = block_on(load(&device, &file));
         let expected = Expected::new(&model);
         println!("{} replies are known", expected.replies.len());
-        let options = EngineOptions { kv_tokens: Some(16 * 64), ..base.clone() };
+        let options = base.clone().kv_tokens(16 * 64);
         stress(&device, &model, &options, &expected, roomy);
         let device = block_on(lent());
         let model = block_on(load(&device, &file));
-        let options = EngineOptions { kv_tokens: Some(4 * 64), ..base };
+        let options = base.kv_tokens(4 * 64);
         stress(&device, &model, &options, &expected, tight);
     });
 }

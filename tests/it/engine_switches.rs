@@ -9,10 +9,12 @@ use crate::common::{
     tiny_model::tiny_models,
 };
 use ferrum_wgpu::{
-    engine::{EngineOptions, GenerateOptions, KvLayout, Sampler, SamplingOptions},
-    gpu::Device,
-    kernels::sample::{draw, penalties},
-    model::{ExpertGrids, KernelSelection, Model, PlanOptions, PrefillMatmul},
+    Device, EngineOptions, GenerateOptions, Model, SamplingOptions,
+    low_level::{
+        engine::{KvLayout, Sampler},
+        kernels::sample::{draw, penalties},
+        model::{ExpertGrids, KernelSelection, PlanOptions, PrefillMatmul},
+    },
 };
 
 /// What is seen of a model with some options: replies to two prompts at once, and logits of the first's tokens and of a
@@ -45,7 +47,7 @@ async fn see(model: &Model, golden: &Golden, options: &EngineOptions) -> Seen {
 
 fn options_for(golden: &Golden, kernels: KernelSelection) -> EngineOptions {
     let context = (golden.tokens.len() + golden.f32.greedy.len() + 16) as u32;
-    EngineOptions { max_logit_rows: 128, ..options(2, context, kernels) }
+    options(2, context, kernels).max_logit_rows(128)
 }
 
 fn planned(options: &EngineOptions, change: impl FnOnce(&mut PlanOptions)) -> EngineOptions {
@@ -65,18 +67,18 @@ fn goldens() -> Vec<Golden> {
 
 /// Switches that leave all sums in their order, so that not a bit may change.
 fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
-    let paged = |block| EngineOptions { kv_layout: KvLayout::Paged { block }, ..base.clone() };
+    let paged = |block| base.clone().kv_layout(KvLayout::Paged { block });
     let kernels = base.plan.kernels.expect("kernels");
     vec![
-        ("contiguous", EngineOptions { kv_layout: KvLayout::Contiguous, ..base.clone() }),
+        ("contiguous", base.clone().kv_layout(KvLayout::Contiguous)),
         ("blocks of 1", paged(1)),
         ("blocks of 7", paged(7)),
         ("direct grids", planned(base, |plan| plan.kernels = Some(direct(kernels)))),
-        ("not pipelined", EngineOptions { pipelined: false, ..base.clone() }),
-        ("host sampling", EngineOptions { host_sampling: true, ..base.clone() }),
-        ("no sharing of prefixes", EngineOptions { prefix_sharing: false, ..base.clone() }),
-        ("every dispatch in pieces", EngineOptions { max_submit: Duration::ZERO, ..base.clone() }),
-        ("profile", EngineOptions { profile: true, ..base.clone() }),
+        ("not pipelined", base.clone().pipelined(false)),
+        ("host sampling", base.clone().host_sampling(true)),
+        ("no sharing of prefixes", base.clone().prefix_sharing(false)),
+        ("every dispatch in pieces", base.clone().max_submit(Duration::ZERO)),
+        ("profile", base.clone().profile(true)),
         (
             "rows one by one",
             planned(base, |plan| {
@@ -160,7 +162,7 @@ fn dispatches_in_pieces_give_the_same_bits() {
                 let base = options_for(golden, kernels);
                 let seen = see(&model, golden, &base).await;
                 for (kernels, max_submit) in [(direct(kernels), Duration::ZERO), (kernels, Duration::from_nanos(1))] {
-                    let small = EngineOptions { max_submit, ..planned(&base, |plan| plan.kernels = Some(kernels)) };
+                    let small = planned(&base, |plan| plan.kernels = Some(kernels)).max_submit(max_submit);
                     let other = see(&model, golden, &small).await;
                     assert_eq!(other.replies, seen.replies, "{name}, {kernels:?}");
                     assert!(other.bits() == seen.bits(), "{name}, {kernels:?}");
@@ -214,13 +216,12 @@ async fn check_reply(
     o.logit_bias.iter().for_each(|(id, by)| bias[*id as usize] += by);
     prompt.iter().for_each(|id| counts[*id as usize] |= penalties::IN_PROMPT);
     // Penalties are applied here, so that a token that could not be told is counted nevertheless.
-    let unpenalised = SamplingOptions {
-        repetition_penalty: neutral.repetition_penalty,
-        presence_penalty: neutral.presence_penalty,
-        frequency_penalty: neutral.frequency_penalty,
-        logit_bias: Vec::new(),
-        ..o.clone()
-    };
+    let unpenalised = o
+        .clone()
+        .repetition_penalty(neutral.repetition_penalty)
+        .presence_penalty(neutral.presence_penalty)
+        .frequency_penalty(neutral.frequency_penalty)
+        .logit_bias(Vec::new());
     let mut sampler = Sampler::new(unpenalised).expect("valid options");
     let mut session = engine(model, options).await.session();
     let mut logits = session.forward(prompt).await.expect("a prompt");
@@ -254,7 +255,7 @@ fn the_device_draws_what_the_host_draws() {
             (tiny(&device, "llama-q4_0-q5_1-freqs").await, KernelSelection::SOFTWARE),
         ] {
             let base = options(8, 64, kernels);
-            let host = EngineOptions { host_sampling: true, ..base.clone() };
+            let host = base.clone().host_sampling(true);
             let requests: Vec<_> =
                 (0..8).map(|i| (prompt(&model, 3 + 4 * i as u32, i as u64), drawn(8, sampling(i)))).collect();
             let by_device = replies(&engine(&model, &base).await, &requests).await;

@@ -17,10 +17,8 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, FinishReason, Progress},
-    gpu::{Device, WaitMode},
-    model::Model,
-    quant::Rng,
+    Device, Engine, EngineError, EngineOptions, FinishReason, Model, Progress,
+    low_level::{gpu::WaitMode, quant::Rng},
 };
 use futures_core::Stream;
 use pollster::block_on;
@@ -69,7 +67,7 @@ fn eight_threads_get_what_each_gets_alone() {
         device.pend(u32::from(device.is_cpu()));
         let model = model_on(&device);
         // One has to wait for a place.
-        let engine = engine(&model, &EngineOptions { kv_tokens: Some(8 * 64), prefill_rows: 16, ..options(7, 64) });
+        let engine = engine(&model, &options(7, 64).kv_tokens(8 * 64).prefill_rows(16));
         let given_up = AtomicU32::new(0);
         let said: Vec<_> = thread::scope(|scope| {
             let chat = |i: u32| {
@@ -284,7 +282,7 @@ fn a_step_costs_a_few_polls_for_each_session() {
         let mut each = Vec::new();
         for count in [2_u32, 16] {
             // Half of the sessions wait for a slot.
-            let engine = engine(&model, &EngineOptions { kv_tokens: Some(16 * 64), ..options(count / 2, 64) });
+            let engine = engine(&model, &options(count / 2, 64).kv_tokens(16 * 64));
             block_on(engine.warm_up()).expect("it compiles");
             let start = Instant::now();
             let replies = (0..count).map(|i| {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::common::count_up::{N, count_up, count_up_often};
 use crate::common::within::within;
 use ferrum_wgpu::{
-    gpu::{Adapter, Device, GpuError, Program, Readback, Requirements},
+    Adapter, Device, GpuError, Requirements,
+    low_level::gpu::{Program, Readback},
     wgpu,
 };
 

@@ -1,12 +1,7 @@
 //! Memory plans within a budget. Nothing is allocated here.
 
 use crate::common::tiny_model::{Arch, TinyModel};
-use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions},
-    gguf::Gguf,
-    kernels::KvType,
-    model::MemoryPlan,
-};
+use ferrum_wgpu::{Engine, EngineError, EngineOptions, Gguf, KvType, MemoryPlan};
 
 /// Returns a mixture of 16 experts, two per token, with a long context.
 fn file() -> Gguf {
@@ -16,7 +11,7 @@ fn file() -> Gguf {
 
 /// Returns the memory plan for a context length and KV type, with all experts resident.
 fn memory(context: u32, ty: KvType) -> MemoryPlan {
-    let options = EngineOptions { context: Some(context), ..EngineOptions::default() };
+    let options = EngineOptions::default().context(context);
     Engine::memory(&file(), &options, ty).expect("a plan")
 }
 
@@ -51,7 +46,7 @@ fn a_budget_below_the_minimum_is_refused_with_the_minimum() {
 
 #[test]
 fn requested_options_are_kept() {
-    let asked = EngineOptions { context: Some(1000), kv_type: Some(KvType::F32), ..EngineOptions::default() };
+    let asked = EngineOptions::default().context(1000).kv_type(KvType::F32);
     let whole = Engine::memory(&file(), &asked, KvType::F32).expect("a plan");
     let budget = whole.total() - whole.expert - 1;
     let fit = Engine::plan_best(&file(), &asked, KvType::F16, budget).expect("it fits");
@@ -66,7 +61,7 @@ fn requested_options_are_kept() {
 fn dense_models_cannot_be_offloaded() {
     let tiny = TinyModel { arch: Arch::Qwen3, ..TinyModel::default() };
     let file = Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file");
-    let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
+    let options = EngineOptions::default().context(64);
     let total = Engine::memory(&file, &options, KvType::F16).expect("a plan").total();
     assert_eq!(Engine::plan_within(&file, &options, KvType::F16, total).expect("it fits").memory.slots(), None);
     let error = Engine::plan_within(&file, &options, KvType::F16, total - 1).expect_err("too little");

@@ -2,27 +2,29 @@
 
 use crate::common::device::{gpu, normal, run, upload};
 use ferrum_wgpu::{
-    gpu::{Buffer, Device, Recorder},
-    kernels::{
-        KvType,
-        attn::{
-            AttnTile, CHUNK, KvIndex, Reduction, RopeHead, RopeVariant,
-            attention::{self, Attention},
-            attention_split_kv::{self, AttentionSplitKv},
-            partial_words,
-            rope_attention::{self, RopeAttention},
-            rope_attention_split_kv::{self, RopeAttentionSplitKv},
-            rope_kv_append::{self, RopeKvAppend},
+    Device, KvType,
+    low_level::{
+        gpu::{Buffer, Recorder},
+        kernels::{
+            attn::{
+                AttnTile, CHUNK, KvIndex, Reduction, RopeHead, RopeVariant,
+                attention::{self, Attention},
+                attention_split_kv::{self, AttentionSplitKv},
+                partial_words,
+                rope_attention::{self, RopeAttention},
+                rope_attention_split_kv::{self, RopeAttentionSplitKv},
+                rope_kv_append::{self, RopeKvAppend},
+            },
+            elementwise::rms_norm::{self, RmsNorm},
+            linear::{
+                Epilogue, Group, Input, Lanes, Rows,
+                gemv::{self, Gemv},
+                gemv_sum::{self, GemvSum},
+            },
+            moe::weighted_sum::{self, WeightedSum},
         },
-        elementwise::rms_norm::{self, RmsNorm},
-        linear::{
-            Epilogue, Group, Input, Lanes, Rows,
-            gemv::{self, Gemv},
-            gemv_sum::{self, GemvSum},
-        },
-        moe::weighted_sum::{self, WeightedSum},
+        quant::{Planes, Rng, WeightType, random_blocks},
     },
-    quant::{Planes, Rng, WeightType, random_blocks},
 };
 
 /// A matrix of `rows` by `k` random weights.

@@ -1,7 +1,10 @@
 //! Round trips and damaged GGUF files. `gguf_refusals.rs` tests the errors.
 
-use ferrum_wgpu::gguf::{Array, Gguf, GgufError, GgufWriter, TensorInfo, Value};
-use ferrum_wgpu::quant::{Rng, WeightType, decode, random_blocks};
+use ferrum_wgpu::low_level::quant::{Rng, WeightType, decode, random_blocks};
+use ferrum_wgpu::{
+    Gguf, GgufError,
+    gguf::{Array, GgufWriter, TensorInfo, Value},
+};
 use std::{
     ops::Range,
     path::{Path, PathBuf},

@@ -7,13 +7,8 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions},
-    gguf::Gguf,
-    gpu::Device,
-    kernels::KvType,
-    model::{Config, Model},
-    quant::WeightType,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    ChatTemplate, Config, Device, Engine, EngineOptions, Gguf, KvType, Message, Model, RenderOptions, Tokenizer,
+    low_level::quant::WeightType,
 };
 use proptest::{
     prelude::*,
@@ -336,7 +331,7 @@ fn survive(bytes: Vec<u8>) -> Outcome {
         };
         let Config { vocab, context_length, .. } = *model.config();
         let context = Some(context_length.min(16));
-        let options = EngineOptions { context, prefill_rows: 4, ..EngineOptions::default() };
+        let options = EngineOptions::default().context(context).prefill_rows(4);
         let ids = [0, 97, vocab - 1].map(|id| id.min(vocab - 1));
         match Engine::new(&model, &options).await {
             Ok(engine) => match engine.session().forward(&ids).await {

@@ -2,7 +2,7 @@
 //!
 //! They include the cases of llama.cpp's `test-gguf` and of known bugs in other readers, after which tests are named.
 
-use ferrum_wgpu::gguf::{Gguf, GgufError};
+use ferrum_wgpu::{Gguf, GgufError};
 
 /// A file assembled from raw fields, so that any of them can be wrong.
 #[derive(Clone)]

@@ -2,8 +2,8 @@
 
 use crate::common::golden::{Expected, Golden, Tolerance, fnv1a};
 use crate::common::tiny_model::tiny_models;
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::quant::WeightType;
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::low_level::quant::WeightType;
 use std::collections::HashSet;
 
 #[test]

@@ -14,10 +14,9 @@ use std::{
 use crate::common::count_up::{N, count_up};
 use crate::common::tiny_model::TinyModel;
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions, GenerateOptions, Progress, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Buffer, Device, GpuError, Program, Readback, Requirements},
-    model::Model,
+    Adapter, Device, Engine, EngineError, EngineOptions, GenerateOptions, Gguf, GpuError, Model, Progress,
+    Requirements, SamplingOptions,
+    low_level::gpu::{Buffer, Program, Readback},
     wgpu,
 };
 
@@ -299,8 +298,7 @@ async fn answer(
     let mut session = engine.session();
     let logits = session.forward(&prompt).await.expect("logits");
     session.truncate(0).expect("an idle session");
-    let asked =
-        GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(24), ..GenerateOptions::default() };
+    let asked = GenerateOptions::default().sampling(SamplingOptions::greedy()).max_tokens(24);
     let mut reply = session.generate(&prompt, &asked).expect("a reply");
     let mut tokens = Vec::new();
     loop {
@@ -362,7 +360,7 @@ fn a_cache_over_the_binding_limit_is_rejected_without_a_device() {
         // A token needs 512 bytes of a layer's KV cache.
         let ask = |tokens: u64| {
             let kv_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
-            Engine::requirements(&ours, &gguf, &EngineOptions { kv_tokens, ..EngineOptions::default() })
+            Engine::requirements(&ours, &gguf, &EngineOptions::default().kv_tokens(kv_tokens))
         };
         let needed = (200 << 20).min(limit);
         let asked = ask(needed / 512).expect("it fits").limits;

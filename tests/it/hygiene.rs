@@ -33,7 +33,7 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// The modules of the crate, and the modules that each may use.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("text", &["gguf"]),
@@ -44,6 +44,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("model", &["gguf", "gpu", "kernels", "quant"]),
     // `quant` is for random numbers in tests.
     ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant"]),
+    ("setters", &[]),
     ("names", &["kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),

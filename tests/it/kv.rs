@@ -1,6 +1,6 @@
 //! The block pool of the KV cache against a simulation of the blocks' contents.
 
-use ferrum_wgpu::{
+use ferrum_wgpu::low_level::{
     kv::{BlockCopy, Full, Pool, Table},
     quant::Rng,
 };

@@ -8,10 +8,8 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions},
-    gguf::{Gguf, GgufWriter, Value},
-    kernels::KvType,
-    model::Model,
+    Engine, EngineOptions, Gguf, KvType, Model,
+    gguf::{GgufWriter, Value},
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -120,7 +118,7 @@ fn bytes_in_flight_are_counted() -> Result {
         // Slices of 16 MiB, submitted until 32 MiB are in flight: 20, 36, then alternately 16 and 32.
         device.write(&buffer, 0, &vec![3; 24 << 20]).await?;
         assert_eq!(device.most_uploading(), 36 * MIB);
-        assert_eq!(ferrum_wgpu::gpu::Device::cpu().most_uploading(), 0);
+        assert_eq!(ferrum_wgpu::low_level::gpu::Device::cpu().most_uploading(), 0);
         Ok(())
     })
 }

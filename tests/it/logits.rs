@@ -5,12 +5,9 @@ use crate::common::{
     golden::{Golden, Tolerance},
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::Device,
-    kernels::KvType,
-    model::{DeviceProfile, KernelSelection, Model, PlanOptions, Precision, PrefillMatmul},
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Message, Model, Precision,
+    RenderOptions, SamplingOptions, Tokenizer,
+    low_level::model::{DeviceProfile, KernelSelection, PlanOptions, PrefillMatmul},
 };
 
 /// A prefill configuration.
@@ -28,14 +25,12 @@ const ROWS: PrefillConfig = PrefillConfig { prefill_rows: 5, kernels: KernelSele
 fn engine_options(kv_type: KvType, context: usize, config: PrefillConfig) -> EngineOptions {
     let PrefillConfig { prefill_rows, kernels } = config;
     let context = Some(context as u32);
-    EngineOptions {
-        kv_type: Some(kv_type),
-        context,
-        prefill_rows,
-        max_logit_rows: prefill_rows,
-        plan: PlanOptions { kernels: Some(kernels), ..PlanOptions::default() },
-        ..EngineOptions::default()
-    }
+    EngineOptions::default()
+        .kv_type(kv_type)
+        .context(context)
+        .prefill_rows(prefill_rows)
+        .max_logit_rows(prefill_rows)
+        .plan(PlanOptions { kernels: Some(kernels), ..PlanOptions::default() })
 }
 
 /// Returns the rows of logits that `golden` lists: prompt, then continuation.
@@ -144,10 +139,10 @@ fn the_demo_model_gives_the_golden_answers() {
         let tokenizer = Tokenizer::from_gguf(&gguf).expect("a tokenizer");
         let template = ChatTemplate::from_metadata(gguf.metadata()).expect("a template");
         let model = Model::load(&shared(), &gguf, |_, _| ()).await.expect("a model");
-        let options = EngineOptions { kv_type: Some(KvType::F32), context: Some(128), ..EngineOptions::default() };
+        let options = EngineOptions::default().kv_type(KvType::F32).context(128);
         let engine = Engine::new(&model, &options).await.expect("an engine");
         let (sampling, stop) = (SamplingOptions::greedy(), tokenizer.stop_ids().to_vec());
-        let greedy = GenerateOptions { sampling, stop, ..GenerateOptions::default() };
+        let greedy = GenerateOptions::default().sampling(sampling).stop(stop);
         for answer in demo_answers()["answers"].as_array().expect("answers") {
             let prompt = answer["prompt"].as_str().expect("a prompt");
             let text = template.render(&[Message::user(prompt)], &RenderOptions::default()).expect("a prompt");

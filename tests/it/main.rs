@@ -7,6 +7,7 @@ mod markdown;
 mod stacks;
 
 mod budgets;
+mod chat;
 mod cli;
 mod cli_bench;
 mod cli_memory;

@@ -5,12 +5,9 @@
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions},
-    gguf::{Gguf, GgufWriter, Value},
-    gpu::Device,
-    kernels::KvType,
-    model::Model,
-    quant::WeightType,
+    Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
+    gguf::{GgufWriter, Value},
+    low_level::quant::WeightType,
 };
 
 /// Returns a small model with edited metadata (`None` removes an entry) and without some tensors.
@@ -162,8 +159,7 @@ fn cve_2025_52566_prompts_longer_than_any_context() {
     let gguf = changed(Arch::Qwen3, &[], &[]);
     pollster::block_on(async {
         let model = Model::load(&Device::cpu(), &gguf, |_, _| ()).await.expect("a model");
-        let engine =
-            Engine::new(&model, &EngineOptions { context: Some(64), ..Default::default() }).await.expect("one");
+        let engine = Engine::new(&model, &EngineOptions::default().context(64)).await.expect("one");
         let mut session = engine.session();
         for len in [65, 4097, 3_000_000] {
             let error = session.forward(&vec![0; len]).await.expect_err("too long");

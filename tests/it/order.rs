@@ -2,26 +2,28 @@
 
 use crate::common::device::{gpu, normal, run, upload};
 use ferrum_wgpu::{
-    gpu::{Buffer, Device, Kernel, Recorder},
-    kernels::{
-        KvType,
-        attn::{
-            AttnTile, CHUNK, KvIndex, Reduction, Tiles,
-            attention::{self, Attention},
-            attention_reduce::{self, AttentionReduce},
-            attention_split_kv::{self, AttentionSplitKv},
-            partial_words,
+    Device, KvType,
+    low_level::{
+        gpu::{Buffer, Kernel, Recorder},
+        kernels::{
+            attn::{
+                AttnTile, CHUNK, KvIndex, Reduction, Tiles,
+                attention::{self, Attention},
+                attention_reduce::{self, AttentionReduce},
+                attention_split_kv::{self, AttentionSplitKv},
+                partial_words,
+            },
+            elementwise::rms_norm::{self, RmsNorm},
+            linear::{
+                Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
+                gemm::{self, Gemm, TileRows},
+                gemv::{self, Gemv, Variant},
+                gemv_columns::{self, Columns, GemvColumns},
+            },
+            moe::bucket::{self, Bucket},
         },
-        elementwise::rms_norm::{self, RmsNorm},
-        linear::{
-            Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
-            gemm::{self, Gemm, TileRows},
-            gemv::{self, Gemv, Variant},
-            gemv_columns::{self, Columns, GemvColumns},
-        },
-        moe::bucket::{self, Bucket},
+        quant::{Planes, Rng, WeightType, random_blocks},
     },
-    quant::{Planes, Rng, WeightType, random_blocks},
 };
 
 /// Rows times a matrix, or times those of experts 1 to 4 of 6.

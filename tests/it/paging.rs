@@ -8,11 +8,11 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    engine::{Engine, EngineError, EngineOptions},
-    gguf::Gguf,
-    gpu::{Device, GpuError},
-    model::{DeviceProfile, ExpertCacheStats, ExpertGrids, KernelSelection, Model, ModelError, PlanOptions},
-    quant::WeightType,
+    Device, Engine, EngineError, EngineOptions, Gguf, GpuError, Model, ModelError,
+    low_level::{
+        model::{DeviceProfile, ExpertCacheStats, ExpertGrids, KernelSelection, PlanOptions},
+        quant::WeightType,
+    },
 };
 
 const EXPERTS: u32 = 24;
@@ -54,7 +54,7 @@ async fn paged(device: &Device, slots: u32) -> Model {
 }
 
 fn with(kernels: KernelSelection, change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
-    let mut options = EngineOptions { prefill_rows: 32, max_logit_rows: 32, ..options(3, 64, kernels) };
+    let mut options = options(3, 64, kernels).prefill_rows(32).max_logit_rows(32);
     change(&mut options);
     options
 }
@@ -131,7 +131,7 @@ fn slots_are_split_like_any_matrix() {
         let mut mask = device.caps().clone();
         // A buffer holds the gate and up matrices of two experts.
         mask.max_binding_bytes = (4 * expert).max(512 * 1024);
-        let adapter = ferrum_wgpu::gpu::Adapter::find(None).await.expect("an adapter");
+        let adapter = ferrum_wgpu::low_level::gpu::Adapter::find(None).await.expect("an adapter");
         let small = Device::masked(&adapter, &mask).await.expect("a device");
         same(&small, 9, &with(KernelSelection::GPU, |_| ())).await;
     });

@@ -7,10 +7,11 @@ use crate::common::{
     golden::{Answer, Probabilities},
 };
 use ferrum_wgpu::{
-    engine::EngineOptions,
-    gpu::Device,
-    kernels::linear::{ActivationType, Mma, TileType},
-    model::{DeviceProfile, KernelSelection, PlanOptions, Precision, PrefillMatmul},
+    Device, EngineOptions, Precision,
+    low_level::{
+        kernels::linear::{ActivationType, Mma, TileType},
+        model::{DeviceProfile, KernelSelection, PlanOptions, PrefillMatmul},
+    },
 };
 
 /// The agreement of an engine's probabilities with the reference's, over all rows.
@@ -48,7 +49,7 @@ fn divergence(expected: &[(u32, f64)], row: &[f32]) -> f64 {
 
 async fn agreement_with(device: &Device, plan: PlanOptions, answers: &[Answer]) -> Agreement {
     let model = demo(device).await;
-    let options = EngineOptions { plan, max_logit_rows: 64, ..options(1, 128, KernelSelection::GPU) };
+    let options = options(1, 128, KernelSelection::GPU).plan(plan).max_logit_rows(64);
     let mut session = engine(&model, &options).await.session();
     let (mut rows, mut same, mut sum) = (0, 0, 0.0);
     for answer in answers {

@@ -3,14 +3,17 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use ferrum_wgpu::{
-    conformance::{Replayed, replay},
-    gpu::{Adapter, Buffer, Caps, Device, GpuError, Plan, Program, Readback, Recorder, Scope, Stage},
-    kernels::{
-        elementwise::silu_mul,
-        linear::{Epilogue, Mma, Rows, TileType, gemm},
-        moe::{bucket, router_topk},
+    Adapter, Device, GpuError,
+    low_level::{
+        conformance::{Replayed, replay},
+        gpu::{Buffer, Caps, Plan, Program, Readback, Recorder, Scope, Stage},
+        kernels::{
+            elementwise::silu_mul,
+            linear::{Epilogue, Mma, Rows, TileType, gemm},
+            moe::{bucket, router_topk},
+        },
+        quant::{Planes, Rng, WeightType},
     },
-    quant::{Planes, Rng, WeightType},
 };
 
 const TOKENS: u32 = 50;

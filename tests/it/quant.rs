@@ -1,6 +1,6 @@
 //! The weight formats: table, decoder and random blocks.
 
-use ferrum_wgpu::quant::{
+use ferrum_wgpu::low_level::quant::{
     DecodeError, HARD_WEIGHTS, Planes, ROW_STEP, Rng, WeightType, decode, decode_block, ggml_type_name, hard_blocks,
     random_blocks,
 };

@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::common::count_up::{N, count_up};
-use ferrum_wgpu::gpu::{Adapter, Buffer, Device, GpuError, Pending, Program, Readback};
+use ferrum_wgpu::{
+    Adapter, Device, GpuError,
+    low_level::gpu::{Buffer, Pending, Program, Readback},
+};
 
 async fn devices() -> [Device; 2] {
     let adapter = Adapter::find(None).await.expect("an adapter: `make setup` installs a software one");

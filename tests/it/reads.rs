@@ -5,18 +5,16 @@ use std::error::Error;
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Buffer, Device, GpuError, Program, Readback, Recorder},
-    kernels::{
-        KvType,
-        linear::{
+    Device, Engine, EngineOptions, GenerateOptions, Gguf, GpuError, KvType, Model, SamplingOptions,
+    low_level::{
+        gpu::{Buffer, Program, Readback, Recorder},
+        kernels::linear::{
             Epilogue, Group, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
             gemv_columns::{self, Columns},
         },
+        model::MemoryTraffic,
+        quant::{Planes, Rng, WeightType, random_blocks},
     },
-    model::{MemoryTraffic, Model},
-    quant::{Planes, Rng, WeightType, random_blocks},
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -70,7 +68,7 @@ async fn used(device: &Device, parts: &[Part], program: &Program, y: &Buffer<f32
 
 /// Counts the bytes that the steps of a program declare to read of their weights, their first binding.
 fn counted(program: &Program) -> f64 {
-    let bytes = |step: &ferrum_wgpu::gpu::Step| {
+    let bytes = |step: &ferrum_wgpu::low_level::gpu::Step| {
         let w = step.buffers().next().flatten().map_or(0.0, |w| w.bytes() as f64);
         step.op().sparse_reads().map_or(w, |s| {
             assert_eq!(s.binding, "w");
@@ -232,9 +230,9 @@ fn a_pass_reads_the_weights_of_the_file() -> Result {
 
             let device = Device::cpu();
             let model = Model::load(&device, &gguf, |_, _| ()).await?;
-            let engine = Engine::new(&model, &EngineOptions { context: Some(16), ..Default::default() }).await?;
+            let engine = Engine::new(&model, &EngineOptions::default().context(16)).await?;
             assert_eq!(engine.decode_pass(experts).await.rows, 0);
-            let greedy = GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(3), stop: Vec::new() };
+            let greedy = GenerateOptions::default().sampling(SamplingOptions::greedy()).max_tokens(3).stop(Vec::new());
             let mut session = engine.session();
             let mut reply = session.generate(&[1, 2], &greedy)?;
             while reply.next().await?.is_some() {}

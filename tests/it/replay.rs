@@ -4,12 +4,11 @@ use std::ops::ControlFlow;
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
-    conformance::{Replayed, replay},
-    engine::{Engine, EngineError, EngineOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device, Scope, Stage},
-    kernels::KvType,
-    model::Model,
+    Adapter, Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
+    low_level::{
+        conformance::{Replayed, replay},
+        gpu::{Scope, Stage},
+    },
 };
 
 async fn gpu() -> Device {
@@ -22,7 +21,7 @@ async fn replayed(device: &Device, arch: Arch, kv_type: Option<KvType>) -> Vec<R
     let gguf = TinyModel { arch, ..TinyModel::default() }.to_bytes().expect("a file");
     let gguf = Gguf::from_bytes(gguf).expect("a GGUF");
     let model = Model::load(device, &gguf, |_, _| ()).await.expect("a model");
-    let options = EngineOptions { context: Some(16), kv_type, ..EngineOptions::default() };
+    let options = EngineOptions::default().context(16).kv_type(kv_type);
     let mut session = Engine::new(&model, &options).await.expect("an engine").session();
     let mut steps: Vec<Replayed> = Vec::new();
     for tokens in [&[1, 5, 9, 2, 250, 3, 77, 8, 100][..], &[4]] {

@@ -2,10 +2,17 @@
 
 use crate::common::device::shared;
 use ferrum_wgpu::{
-    engine::{Sampler, SamplingOptions},
-    gpu::{Buffer, Device, Program, Readback, Recorder},
-    kernels::sample::{Buffers, NO_TOKEN, Rows, Sizes, Way, draw, penalties, penalties::IN_PROMPT, record},
-    quant::Rng,
+    Device, SamplingOptions,
+    low_level::{
+        engine::Sampler,
+        gpu::{Buffer, Program, Readback, Recorder},
+        kernels::sample::{
+            Buffers, NO_TOKEN, Rows, Sizes, Way, draw,
+            penalties::{self, IN_PROMPT},
+            record,
+        },
+        quant::Rng,
+    },
 };
 
 /// The number of sequence slots; two of them stay free.
@@ -81,23 +88,19 @@ impl Sequence {
 
 /// Returns sequences with all sampling methods. They have few likely tokens, so that thresholds are rarely close.
 fn sequences(vocab: u32) -> Vec<Sequence> {
-    let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
-    let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, ..Default::default() };
+    let greedy = SamplingOptions::default().temperature(0.0);
+    let all = SamplingOptions::default().temperature(1.0).top_k(0).top_p(1.0);
     let none = [3.0, 3.0, 3.0, 0.0];
     let mut rng = Rng::new(1);
     [
         (5, greedy.clone(), none),
         (0, greedy, [1.1, 0.5, 0.25, 1.0]),
-        (9, SamplingOptions { seed: u64::MAX, ..Default::default() }, none),
-        (2, SamplingOptions { top_k: 64, min_p: 0.05, seed: 1 << 40, ..all.clone() }, [1.0, 0.0, 0.5, 1.0]),
-        (3, SamplingOptions { top_p: 0.9, seed: 6, ..all.clone() }, none),
-        (
-            7,
-            SamplingOptions { temperature: 0.7, top_k: 1000, top_p: 0.97, seed: 5, ..all.clone() },
-            [1.3, 1.0, 0.0, 1.0],
-        ),
-        (1, SamplingOptions { top_k: 1, ..all.clone() }, none),
-        (6, SamplingOptions { seed: 7, ..all.clone() }, [1.0, 2.0, 1.0, 1.0]),
+        (9, SamplingOptions::default().seed(u64::MAX), none),
+        (2, all.clone().top_k(64).min_p(0.05).seed(1 << 40), [1.0, 0.0, 0.5, 1.0]),
+        (3, all.clone().top_p(0.9).seed(6), none),
+        (7, all.clone().temperature(0.7).top_k(1000).top_p(0.97).seed(5), [1.3, 1.0, 0.0, 1.0]),
+        (1, all.clone().top_k(1), none),
+        (6, all.clone().seed(7), [1.0, 2.0, 1.0, 1.0]),
     ]
     .into_iter()
     .map(|(slot, options, penalties)| {

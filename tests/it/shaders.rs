@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use crate::stacks::{STACKS, Stack, Test};
-use ferrum_wgpu::{
+use ferrum_wgpu::low_level::{
     conformance::{Feature, catalog},
     gpu::{Caps, Kernel},
     kernels::{Visitor, visit},

@@ -9,11 +9,7 @@ use std::{
 };
 
 use crate::common::tiny_model::{Arch, TinyModel};
-use ferrum_wgpu::{
-    gguf::{Gguf, GgufError},
-    gpu::Device,
-    model::{Model, ModelError},
-};
+use ferrum_wgpu::{Device, Gguf, GgufError, Model, ModelError};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -76,7 +72,7 @@ fn large() -> Result<Vec<u8>> {
         let axis = if tensor.name.contains("ffn_down") { 0 } else { 1 };
         if ["ffn_gate.", "ffn_up.", "ffn_down."].iter().any(|part| tensor.name.contains(part)) {
             shape[axis] = INNER;
-            let ty = ferrum_wgpu::quant::WeightType::F32;
+            let ty = ferrum_wgpu::low_level::quant::WeightType::F32;
             writer.tensor(&tensor.name, ty, &shape, vec![0; 4 * shape.iter().product::<u64>() as usize]);
         } else {
             writer.tensor(&tensor.name, tensor.ty, &shape, small.data(tensor).to_vec());

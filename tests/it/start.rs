@@ -1,12 +1,7 @@
 //! Start-up: pipelines compiled before weights are loaded, and pipeline caches.
 
 use crate::common::{engines::gpu, tiny_model::tiny_models};
-use ferrum_wgpu::{
-    engine::{Engine, EngineOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Caps, Device},
-    model::Model,
-};
+use ferrum_wgpu::{Adapter, Device, Engine, EngineOptions, Gguf, Model, low_level::gpu::Caps};
 
 fn ggufs() -> Vec<(&'static str, Gguf)> {
     let tiny = |(name, tiny): (_, crate::common::tiny_model::TinyModel)| {
@@ -18,7 +13,7 @@ fn ggufs() -> Vec<(&'static str, Gguf)> {
 #[test]
 fn precompilation_covers_all_pipelines_of_an_engine() {
     pollster::block_on(async {
-        let options = EngineOptions { sequences: 2, context: Some(64), ..EngineOptions::default() };
+        let options = EngineOptions::default().sequences(2).context(64);
         for (name, gguf) in ggufs() {
             let device = gpu().await;
             Engine::precompile(&device, &gguf, &options).await.expect("pipelines");
@@ -40,7 +35,7 @@ fn precompilation_covers_all_pipelines_of_an_engine() {
 #[test]
 fn loading_and_precompilation_run_concurrently() {
     let (device, gguf) = (pollster::block_on(gpu()), ggufs().remove(0).1);
-    let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
+    let options = EngineOptions::default().context(64);
     let model = std::thread::scope(|scope| {
         let compiling = scope.spawn(|| pollster::block_on(Engine::precompile(&device, &gguf, &options)));
         let model = pollster::block_on(Model::load(&device, &gguf, |_, _| ())).expect("a model");
@@ -57,7 +52,7 @@ fn loading_and_precompilation_run_concurrently() {
 fn pipeline_caches_are_restored_on_the_same_device_only() {
     pollster::block_on(async {
         let (_, gguf) = ggufs().remove(0);
-        let options = EngineOptions { context: Some(64), ..EngineOptions::default() };
+        let options = EngineOptions::default().context(64);
         let device = gpu().await;
         assert_eq!(device.compiled_pipelines(), None, "caching is off by default");
         assert!(!device.restore_pipelines(&[]));

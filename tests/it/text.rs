@@ -1,8 +1,11 @@
 //! The tokenizer and chat templates: the demo model's golden prompts, ids of Hugging Face's tokenizers, malformed
 //! vocabularies, hostile input, streaming.
 
-use ferrum_wgpu::gguf::{Array, Gguf, GgufWriter};
-use ferrum_wgpu::text::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer, Vocabulary};
+use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer, low_level::text::Vocabulary};
+use ferrum_wgpu::{
+    Gguf,
+    gguf::{Array, GgufWriter},
+};
 
 /// Merges learnt without a pre-tokenizer, so that they cross all boundaries of pre-tokenization.
 const MERGES: &str = "Ġ Ġ/Ċ Ġ/ĠĠ Ġ/! !/. ./Ċ Ċ/e Ġ/Ã ©/Ã© Ġ/! ĊĊ/$ $/( x/. $$/? ?/Ġ (x/ĠĠ ../!! !ĊĊ/Ġ(x )/Ġ(x) Ġ/a ĉ/\

@@ -8,22 +8,22 @@ use std::{
 use crate::common::engines::{demo, gpu, greedy, prompt, tiny};
 use crate::common::tiny_model::tiny_models;
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, Tuned},
-    gpu::Device,
-    model::{DownProj, KernelSelection, Model, PlanOptions, Tuning, TuningChoice, TuningKey},
+    Device, Engine, EngineOptions, Model, Tuning,
+    low_level::{
+        engine::Tuned,
+        model::{DownProj, KernelSelection, PlanOptions, TuningChoice, TuningKey},
+    },
 };
 
 /// Options with a selection made by hand, since the tests' device is a software driver, which is not tuned by default.
 fn options(tuning: Tuning) -> EngineOptions {
-    EngineOptions {
-        context: Some(128),
-        kv_tokens: Some(4 * 160),
-        sequences: 4,
-        prefill_rows: 64,
-        plan: PlanOptions { kernels: Some(KernelSelection::GPU), ..PlanOptions::default() },
-        tuning,
-        ..EngineOptions::default()
-    }
+    EngineOptions::default()
+        .context(128)
+        .kv_tokens(4 * 160)
+        .sequences(4)
+        .prefill_rows(64)
+        .plan(PlanOptions { kernels: Some(KernelSelection::GPU), ..PlanOptions::default() })
+        .tuning(tuning)
 }
 
 /// Returns a clock that advances by `tick` whenever it is read.
@@ -139,7 +139,7 @@ fn software_drivers_and_the_cpu_are_never_tuned() {
     pollster::block_on(async {
         for device in [gpu().await, Device::cpu()] {
             let model = tiny(&device, tiny_models()[0].0).await;
-            let by_default = EngineOptions { plan: PlanOptions::default(), ..options(Tuning::default()) };
+            let by_default = options(Tuning::default()).plan(PlanOptions::default());
             let mut clock = ticking(Duration::from_millis(1));
             let tuned = Engine::tune(&model, &by_default, Duration::MAX, &mut clock).await.expect("no choices");
             assert!(!device.is_software() || tuned.timings.is_empty() && tuned.complete);

@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
-use ferrum_wgpu::gpu::{Device, GpuError, Program, Readback, Recorder};
-use ferrum_wgpu::kernels::elementwise::copy_rows;
+use ferrum_wgpu::low_level::kernels::elementwise::copy_rows;
+use ferrum_wgpu::{
+    Device, GpuError,
+    low_level::gpu::{Program, Readback, Recorder},
+};
 
 /// Maximum words per buffer: larger than GPU caches.
 const WORDS: u64 = 16 << 20;

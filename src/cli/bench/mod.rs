@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ferrum_wgpu::engine::{Engine, EngineError, EngineOptions, Fit};
-use ferrum_wgpu::kernels::KvType;
-use ferrum_wgpu::model::{Config, MemoryTraffic};
+use ferrum_wgpu::KvType;
+use ferrum_wgpu::{Config, low_level::model::MemoryTraffic};
+use ferrum_wgpu::{Engine, EngineError, EngineOptions, Fit};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::device::DeviceChoice;
@@ -127,23 +127,21 @@ impl BenchArgs {
     }
 
     fn options(&self, context: u32, batch: u32) -> Result<EngineOptions, Failure> {
-        let defaults = EngineOptions::default();
+        // One step processes the first tokens of all sequences.
+        let prefill_rows = EngineOptions::default().prefill_rows.max(batch);
         // Sequences do not share blocks.
         let kv_tokens = context.checked_next_multiple_of(BLOCK).and_then(|tokens| tokens.checked_mul(batch));
         let too_many =
             || Failure::usage(format!("{batch} sequences of {context} tokens are too large for the KV cache"));
-        Ok(EngineOptions {
-            context: Some(context),
-            kv_tokens: Some(kv_tokens.ok_or_else(too_many)?),
-            kv_type: self.kv_type,
-            kv_layout: ferrum_wgpu::engine::KvLayout::Paged { block: BLOCK },
-            sequences: batch,
-            // One step processes the first tokens of all sequences.
-            prefill_rows: defaults.prefill_rows.max(batch),
-            prefix_sharing: false,
-            plan: self.precision.plan(),
-            ..defaults
-        })
+        Ok(EngineOptions::default()
+            .context(context)
+            .kv_tokens(kv_tokens.ok_or_else(too_many)?)
+            .kv_type(self.kv_type)
+            .kv_layout(ferrum_wgpu::low_level::engine::KvLayout::Paged { block: BLOCK })
+            .sequences(batch)
+            .prefill_rows(prefill_rows)
+            .prefix_sharing(false)
+            .plan(self.precision.plan()))
     }
 }
 
@@ -172,7 +170,7 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let slots = args.memory.plan(&device_choice, &gguf, args.options(context, most)?)?.memory.slots();
     let options = args.options(context, tests[0].batch)?;
     let memory = Engine::memory(&gguf, &options, args.kv_type.unwrap_or(device_choice.kv_type()))?;
-    let fit = Fit { options, memory: slots.map_or(memory.clone(), |slots| memory.paged(slots)) };
+    let fit = Fit::new(options, slots.map_or(memory.clone(), |slots| memory.paged(slots)));
     args.memory.report(&fit, device_choice.kv_type());
     let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let tuning = engine.options().tuning.clone();
@@ -189,7 +187,7 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
             Some(engine) => engine,
             None => {
                 let tuning = tuning.clone();
-                let options = EngineOptions { tuning, ..args.options(context, batch)? };
+                let options = args.options(context, batch)?.tuning(tuning);
                 let engine = Engine::new(&model, &options).await?;
                 engine.warm_up().await?;
                 engine

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ferrum_wgpu::engine::Engine;
-use ferrum_wgpu::gguf::Gguf;
-use ferrum_wgpu::model::ExpertCacheStats;
+use ferrum_wgpu::Engine;
+use ferrum_wgpu::Gguf;
+use ferrum_wgpu::low_level::model::ExpertCacheStats;
 use serde_json::{Value, json};
 
 use super::{Test, TestKind};

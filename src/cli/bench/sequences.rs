@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ferrum_wgpu::engine::{Engine, GenerateOptions, Progress, Reply, SamplingOptions, Session};
-use ferrum_wgpu::gpu::Device;
+use ferrum_wgpu::Device;
+use ferrum_wgpu::{Engine, GenerateOptions, Progress, Reply, SamplingOptions, Session};
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::interrupt::Interrupt;
@@ -81,7 +81,7 @@ impl<'a> Sequences<'a> {
     fn begin(&mut self, n: u32, max_tokens: u32) -> Result<Vec<Reply>, Failure> {
         let (depth, vocab) = (self.depth, self.vocab);
         let sampling = SamplingOptions::greedy();
-        let options = GenerateOptions { sampling, max_tokens: Some(max_tokens), stop: Vec::new() };
+        let options = GenerateOptions::default().sampling(sampling).max_tokens(max_tokens).stop(Vec::new());
         let begun = self.sessions.iter_mut().zip(0..).map(|(session, sequence)| {
             session.truncate(depth)?;
             let given: Vec<_> = (depth..depth + n).map(|position| token(sequence, position, vocab)).collect();

@@ -1,6 +1,6 @@
 //! A minimal plan with a visible effect: `y += 1`.
 
-use ferrum_wgpu::{
+use ferrum_wgpu::low_level::{
     gpu::{Buffer, Plan, Recorder},
     kernels::elementwise::add_rows::{AddRows, Binds, Params},
 };

@@ -3,8 +3,11 @@
 use std::sync::OnceLock;
 
 use ferrum_wgpu::{
-    gpu::{Adapter, Buffer, Device, Element, Program, Readback, Recorder},
-    quant::Rng,
+    Adapter, Device,
+    low_level::{
+        gpu::{Buffer, Element, Program, Readback, Recorder},
+        quant::Rng,
+    },
 };
 
 /// Opens the device under test.

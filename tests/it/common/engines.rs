@@ -1,12 +1,11 @@
 //! Helpers that load models, build engines and collect replies.
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    kernels::KvType,
-    model::{KernelSelection, Model, PlanOptions},
-    quant::Rng,
+    Adapter, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Model, SamplingOptions,
+    low_level::{
+        model::{KernelSelection, PlanOptions},
+        quant::Rng,
+    },
 };
 
 /// Opens a device on the first adapter.
@@ -40,15 +39,12 @@ async fn load(device: &Device, bytes: Vec<u8>) -> Model {
 
 /// Returns options for `sequences` concurrent sequences of up to `context` tokens, with an f32 KV cache.
 pub fn options(sequences: u32, context: u32, kernels: KernelSelection) -> EngineOptions {
-    EngineOptions {
-        context: Some(context),
-        // Each sequence may hold one more, partly filled block.
-        kv_tokens: Some(sequences * (context + 32)),
-        kv_type: Some(KvType::F32),
-        sequences,
-        plan: PlanOptions { kernels: Some(kernels), ..PlanOptions::default() },
-        ..EngineOptions::default()
-    }
+    EngineOptions::default()
+        .context(context)
+        .kv_tokens(sequences * (context + 32))
+        .kv_type(KvType::F32)
+        .sequences(sequences)
+        .plan(PlanOptions { kernels: Some(kernels), ..PlanOptions::default() })
 }
 
 /// Builds an engine.
@@ -69,21 +65,21 @@ pub fn greedy(max_tokens: u32) -> GenerateOptions {
 
 /// Returns a request for `max_tokens` tokens sampled by `sampling`.
 pub fn drawn(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
-    GenerateOptions { sampling, max_tokens: Some(max_tokens), ..GenerateOptions::default() }
+    GenerateOptions::default().sampling(sampling).max_tokens(max_tokens)
 }
 
 /// Returns one of eight sampling configurations: `kind` modulo 8.
 pub fn sampling(kind: usize) -> SamplingOptions {
-    let all = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: kind as u64, ..Default::default() };
+    let all = SamplingOptions::default().temperature(1.0).top_k(0).top_p(1.0).seed(kind as u64);
     match kind % 8 {
         0 => SamplingOptions::greedy(),
-        1 => SamplingOptions { seed: u64::MAX, ..Default::default() },
-        2 => SamplingOptions { top_k: 64, min_p: 0.05, frequency_penalty: 0.5, ..all },
-        3 => SamplingOptions { top_p: 0.9, ..all },
-        4 => SamplingOptions { repetition_penalty: 1.3, presence_penalty: 0.5, ..SamplingOptions::greedy() },
-        5 => SamplingOptions { temperature: 0.7, top_k: 200, top_p: 0.97, presence_penalty: 1.0, ..all },
-        6 => SamplingOptions { logit_bias: vec![(7, 4.0), (11, 5.0), (200, -100.0)], ..all },
-        _ => SamplingOptions { temperature: 1.3, ..all },
+        1 => SamplingOptions::default().seed(u64::MAX),
+        2 => all.top_k(64).min_p(0.05).frequency_penalty(0.5),
+        3 => all.top_p(0.9),
+        4 => SamplingOptions::greedy().repetition_penalty(1.3).presence_penalty(0.5),
+        5 => all.temperature(0.7).top_k(200).top_p(0.97).presence_penalty(1.0),
+        6 => all.logit_bias(vec![(7, 4.0), (11, 5.0), (200, -100.0)]),
+        _ => all.temperature(1.3),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ferrum_wgpu::{
+use ferrum_wgpu::low_level::{
     gpu::{Caps, Kernel},
     kernels::{Visitor, visit},
 };

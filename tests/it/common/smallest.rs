@@ -4,13 +4,8 @@
 use std::collections::HashMap;
 
 use ferrum_wgpu::{
-    engine::{Engine, EngineOptions, GenerateOptions, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device, Requirements},
-    kernels::KvType,
-    model::Model,
-    quant::WeightType,
-    wgpu,
+    Adapter, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Model, Requirements, SamplingOptions,
+    low_level::quant::WeightType, wgpu,
 };
 
 use super::tiny_model::{Arch, TinyModel};
@@ -76,13 +71,7 @@ pub async fn lent_without(lacking: wgpu::Features) -> Device {
 
 /// Returns options with an f32 KV cache.
 pub fn options(sequences: u32, context: u32) -> EngineOptions {
-    EngineOptions {
-        context: Some(context),
-        kv_tokens: Some(sequences * context),
-        kv_type: Some(KvType::F32),
-        sequences,
-        ..EngineOptions::default()
-    }
+    EngineOptions::default().context(context).kv_tokens(sequences * context).kv_type(KvType::F32).sequences(sequences)
 }
 
 /// A sampling configuration.
@@ -95,22 +84,17 @@ pub enum Way {
 
 impl Way {
     pub fn sampling(self) -> SamplingOptions {
-        let sampled = SamplingOptions { temperature: 1.0, seed: 11, ..SamplingOptions::default() };
+        let sampled = SamplingOptions::default().temperature(1.0).seed(11);
         match self {
             Self::Greedy => SamplingOptions::greedy(),
             Self::Sampled => sampled,
-            Self::Penalised => SamplingOptions {
-                repetition_penalty: 1.2,
-                frequency_penalty: 0.3,
-                logit_bias: vec![(5, 2.0)],
-                ..sampled
-            },
+            Self::Penalised => sampled.repetition_penalty(1.2).frequency_penalty(0.3).logit_bias(vec![(5, 2.0)]),
         }
     }
 
     /// Returns a request for `most` tokens.
     pub fn tokens(self, most: u32) -> GenerateOptions {
-        GenerateOptions { sampling: self.sampling(), max_tokens: Some(most), stop: Vec::new() }
+        GenerateOptions::default().sampling(self.sampling()).max_tokens(most).stop(Vec::new())
     }
 }
 
@@ -122,7 +106,7 @@ pub struct Alone {
 
 impl Alone {
     pub async fn new(model: &Model) -> Self {
-        let options = EngineOptions { prefix_sharing: false, pipelined: false, ..options(1, 256) };
+        let options = options(1, 256).prefix_sharing(false).pipelined(false);
         Self { engine: Engine::new(model, &options).await.expect("an engine"), known: HashMap::new() }
     }
 
@@ -146,7 +130,7 @@ impl Alone {
 }
 
 /// Collects the tokens of a reply.
-pub async fn all(reply: &mut ferrum_wgpu::engine::Reply) -> Result<Vec<u32>, ferrum_wgpu::engine::EngineError> {
+pub async fn all(reply: &mut ferrum_wgpu::Reply) -> Result<Vec<u32>, ferrum_wgpu::EngineError> {
     let mut tokens = Vec::new();
     while let Some(token) = reply.next().await? {
         tokens.push(token);

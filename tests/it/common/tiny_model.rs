@@ -3,8 +3,8 @@
 //! The bytes of a file depend on its [`TinyModel`] only, on every platform: the goldens in `tests/golden/tiny.json` are
 //! for exactly these bytes. `tools/make_model.py` writes the same metadata and tensors, without biases.
 
-use ferrum_wgpu::gguf::{GgufError, GgufWriter};
-use ferrum_wgpu::quant::{Rng, WeightType, random_blocks};
+use ferrum_wgpu::low_level::quant::{Rng, WeightType, random_blocks};
+use ferrum_wgpu::{GgufError, gguf::GgufWriter};
 
 /// The tokens of every vocabulary: 256 bytes, one merge and three special tokens.
 const FIXED_TOKENS: u32 = 256 + 1 + SPECIAL_TOKENS.len() as u32;

@@ -5,13 +5,8 @@
 mod tiny_model;
 
 use ferrum_wgpu::{
-    Error,
-    engine::{Engine, EngineOptions, GenerateOptions, KvLayout, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    kernels::KvType,
-    model::Model,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    Adapter, ChatTemplate, Device, Engine, EngineOptions, Error, GenerateOptions, Gguf, KvType, Message, Model,
+    RenderOptions, SamplingOptions, Tokenizer, low_level::engine::KvLayout,
 };
 use futures_util::future::try_join3;
 use tiny_model::TinyModel;
@@ -51,19 +46,17 @@ fn prompts(gguf: &Gguf) -> Result<[Vec<u32>; 3], Error> {
 /// tokens that the fourth reused.
 async fn replies(device: &Device, gguf: &Gguf, prompts: &[Vec<u32>; 3]) -> Result<(Vec<Vec<u32>>, u32), Error> {
     let model = Model::load(device, gguf, |_, _| ()).await?;
-    let engine_options = EngineOptions {
-        context: Some(CONTEXT),
-        kv_tokens: Some(4 * CONTEXT),
-        kv_type: Some(KvType::F32),
-        kv_layout: KvLayout::Paged { block: BLOCK },
-        sequences: 3,
-        ..EngineOptions::default()
-    };
+    let engine_options = EngineOptions::default()
+        .context(CONTEXT)
+        .kv_tokens(4 * CONTEXT)
+        .kv_type(KvType::F32)
+        .kv_layout(KvLayout::Paged { block: BLOCK })
+        .sequences(3);
     let engine = Engine::new(&model, &engine_options).await?;
     engine.warm_up().await?;
-    let sampled = SamplingOptions { repetition_penalty: 1.2, seed: 7, ..SamplingOptions::default() };
+    let sampled = SamplingOptions::default().repetition_penalty(1.2).seed(7);
     let reply = async |prompt: &[u32], sampling: SamplingOptions| -> Result<_, Error> {
-        let options = GenerateOptions { sampling, max_tokens: Some(REPLY), ..GenerateOptions::default() };
+        let options = GenerateOptions::default().sampling(sampling).max_tokens(REPLY);
         let mut session = engine.session();
         let mut reply = session.generate(prompt, &options)?;
         let mut tokens = Vec::new();

@@ -7,10 +7,7 @@ mod stacks;
 #[path = "../../../../examples/suite/table.rs"]
 mod table;
 
-use ferrum_wgpu::{
-    conformance::Suite,
-    gpu::{Adapter, Device, GpuError},
-};
+use ferrum_wgpu::{Adapter, Device, GpuError, low_level::conformance::Suite};
 use stacks::Stack;
 use wasm_bindgen::prelude::*;
 
