@@ -85,7 +85,7 @@ pub trait Kernel: Declaration {
     }
 }
 
-/// A field of a kernel's uniform parameters: a scalar of four bytes, or a group of them that [`param_group!`] declares.
+/// A field of a kernel's uniform parameters: a scalar of four bytes, or a group of them, declared by the macro `param_group!`.
 pub trait Param: Pod {
     /// Returns the WGSL members of a field called `name`, one per line. A group becomes its members.
     fn members(name: &str) -> String;
