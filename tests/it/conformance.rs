@@ -72,6 +72,9 @@ fn the_suite_is_small_and_covers_all_formats() {
         assert!(covered <= MAX_COVERED, "{}: {covered} variants", stack.name);
     }
     let kernels = catalog();
+    // Every covered variant is supported.
+    let covered: usize = kernels.iter().map(|kernel| kernel.covered().count()).sum();
+    assert_eq!(covered, Suite::new(&Feature::caps(&Feature::ALL), "").len());
     let covers = |name: &str, parts: &[&str]| {
         let kernel = kernels.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("no kernel {name}"));
         kernel.covered().any(|variant| parts.iter().all(|part| variant.variant.contains(part)))
