@@ -204,12 +204,11 @@ impl Chat {
     pub fn say(&mut self, text: impl Into<String>) -> ChatReply {
         let mut messages = lock(&self.messages).clone();
         messages.push(Message::user(text));
-        let reply = self.reply(&messages).map(|reply| {
-            *lock(&self.messages) = messages;
-            reply
-        });
-        let (state, messages) = match reply {
-            Ok(reply) => (State::Generating(reply), Some(Arc::clone(&self.messages))),
+        let (state, messages) = match self.reply(&messages) {
+            Ok(reply) => {
+                *lock(&self.messages) = messages;
+                (State::Generating(reply), Some(Arc::clone(&self.messages)))
+            }
             Err(error) => (State::Failed(error), None),
         };
         ChatReply {

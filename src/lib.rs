@@ -60,23 +60,15 @@
 #[macro_use]
 mod setters;
 
-#[doc(hidden)]
-pub mod conformance;
-#[doc(hidden)]
-pub mod engine;
+mod conformance;
+mod engine;
 pub mod gguf;
-#[doc(hidden)]
-pub mod gpu;
-#[doc(hidden)]
-pub mod kernels;
-#[doc(hidden)]
-pub mod kv;
-#[doc(hidden)]
-pub mod model;
-#[doc(hidden)]
-pub mod quant;
-#[doc(hidden)]
-pub mod text;
+mod gpu;
+mod kernels;
+mod kv;
+mod model;
+mod quant;
+mod text;
 
 mod chat;
 mod error;

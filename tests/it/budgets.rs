@@ -5,7 +5,7 @@ use crate::common::{
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
-    Device, Engine, EngineOptions, Gguf, Model, Precision,
+    Device, Engine, Gguf, Model, Precision,
     low_level::{
         engine::{DecodePass, PassKind, Stage},
         kernels::attn::CHUNK,

@@ -106,7 +106,6 @@ fn what_cannot_be_is_refused_at_once() {
     let with = |sampling| greedy().sampling(sampling);
     let error = refused(&mut session, &[3], &with(biased(VOCAB, 1.0)));
     assert!(matches!(error, EngineError::TokenId { id: VOCAB, .. }), "{error}");
-    let default = SamplingOptions::default;
     for sampling in [
         SamplingOptions::default().temperature(f32::NAN),
         SamplingOptions::default().temperature(-1.0),

@@ -14,7 +14,7 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    Device, Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, Progress, Session,
+    Device, Engine, EngineError, EngineOptions, FinishReason, Progress, Session,
     low_level::{
         engine::{KvLayout, argmax},
         quant::Rng,

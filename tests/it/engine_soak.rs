@@ -8,7 +8,7 @@ use crate::common::{
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
-    Device, Engine, EngineOptions, Reply,
+    Device, Engine, Reply,
     low_level::{engine::KvLayout, gpu::Created, quant::Rng},
 };
 use pollster::block_on;

@@ -8,7 +8,7 @@ use std::{
 
 use crate::common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny};
 use ferrum_wgpu::{
-    Device, EngineError, EngineOptions, Requirements,
+    Device, EngineError, Requirements,
     low_level::{
         engine::{PassKind, Stage},
         model::{ExpertGrids, KernelSelection, PlanOptions},

@@ -1,7 +1,7 @@
 //! Rules for the source tree: layers, no side channels, a body for every kernel.
 
 use crate::common::kernels::kernel_names;
-use ferrum_wgpu::quant::WeightType;
+use ferrum_wgpu::low_level::quant::WeightType;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

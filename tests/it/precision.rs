@@ -7,7 +7,7 @@ use crate::common::{
     golden::{Answer, Probabilities},
 };
 use ferrum_wgpu::{
-    Device, EngineOptions, Precision,
+    Device, Precision,
     low_level::{
         kernels::linear::{ActivationType, Mma, TileType},
         model::{DeviceProfile, KernelSelection, PlanOptions, PrefillMatmul},
