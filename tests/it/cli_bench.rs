@@ -112,7 +112,7 @@ fn json_has_a_row_for_every_test_depth_and_batch() -> Result {
 #[test]
 fn tables_and_csv_have_the_same_hashes_as_json() -> Result {
     let model = model("bench-formats.gguf")?;
-    let common = [&model[..], "-p", "0", "-n", "4", "-r", "1"];
+    let common = [&model[..], "-p", "0", "-n", "4", "-r", "1", "--device", "cpu"];
     let json = rows(&[&common[..], &["-o", "json"]].concat())?;
     let hash = text(&json[0], "tokens_hash");
     assert_eq!((json.len(), text(&json[0], "test"), number(&json[0], "stddev_ts")), (1, "tg4", 0.0));
@@ -160,7 +160,7 @@ fn invalid_arguments_are_refused() -> Result {
 fn ctrl_c_ends_a_benchmark() -> Result {
     let model = model("bench-interrupted.gguf")?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-    command.args(["bench", &model, "--no-tune", "-p", "0", "-n", "100", "-r", "1000000"]);
+    command.args(["bench", &model, "--no-tune", "--device", "cpu", "-p", "0", "-n", "100", "-r", "1000000"]);
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).spawn()?;
     // Measurements begin after the table's header.
