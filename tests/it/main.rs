@@ -1,5 +1,8 @@
 //! The integration tests: one program, so that the linker runs once.
 
+// wgpu's types are deeply nested, which matters for the `Send` check of futures.
+#![recursion_limit = "256"]
+
 mod common;
 #[path = "../../examples/kernels_doc/markdown.rs"]
 mod markdown;
