@@ -13,6 +13,7 @@ mod matmul;
 mod memory;
 mod memory_traffic;
 mod plan_options;
+mod planned;
 mod sampling;
 mod selection;
 mod split;
@@ -30,6 +31,7 @@ pub use expert_cache::ExpertCacheStats;
 pub use memory::{MemoryPlan, SplitMatrix};
 pub use memory_traffic::MemoryTraffic;
 pub use plan_options::PlanOptions;
+pub use planned::{PlannedKernel, PlannedPasses, planned};
 pub use selection::{
     AttentionKind, DeviceClass, DeviceProfile, DownProj, ExpertGrids, KernelSelection, MatmulKind, NormPlacement,
     PassKernels, PassShape, Precision, PrefillMatmul, Tuning, TuningChoice, TuningKey,

@@ -9,6 +9,7 @@
 //! Two selections may differ in the order of sums.
 
 mod device;
+mod known;
 mod pass;
 mod precision;
 mod tuning;

@@ -1,0 +1,229 @@
+//! Models as shapes: the headers of their GGUF files, with sparse files in place of weights.
+
+use std::{fs::File, io::Write, path::PathBuf};
+
+use ferrum_wgpu::{gguf::Gguf, quant::WeightType};
+
+/// The types of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    Q4KM,
+    Q8_0,
+    F16,
+}
+
+/// A model's shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub name: &'static str,
+    arch: &'static str,
+    layers: u32,
+    hidden: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    ffn: u32,
+    /// Experts, and those of a token.
+    experts: Option<(u32, u32)>,
+    vocab: u32,
+    tied: bool,
+    rope_freqs: bool,
+}
+
+const DENSE: Shape = Shape {
+    name: "",
+    arch: "llama",
+    layers: 0,
+    hidden: 0,
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 128,
+    ffn: 8192,
+    experts: None,
+    vocab: 0,
+    tied: true,
+    rope_freqs: false,
+};
+const QWEN3: Shape = Shape { arch: "qwen3", vocab: 151_936, ..DENSE };
+const LLAMA3: Shape = Shape { vocab: 128_256, rope_freqs: true, ..DENSE };
+const SMOLLM2: Shape = Shape { vocab: 49_152, head_dim: 64, ..DENSE };
+
+/// The models of which every planned variant is covered by the conformance suite, beside the demo model.
+pub const SHAPES: [Shape; 9] = [
+    Shape {
+        name: "Qwen3-30B-A3B",
+        arch: "qwen3moe",
+        layers: 48,
+        hidden: 2048,
+        kv_heads: 4,
+        ffn: 768,
+        experts: Some((128, 8)),
+        tied: false,
+        ..QWEN3
+    },
+    Shape { name: "Qwen3-0.6B", layers: 28, hidden: 1024, heads: 16, ffn: 3072, ..QWEN3 },
+    Shape { name: "Qwen3-8B", layers: 36, hidden: 4096, ffn: 12_288, tied: false, ..QWEN3 },
+    Shape { name: "Qwen3-32B", layers: 64, hidden: 5120, heads: 64, ffn: 25_600, tied: false, ..QWEN3 },
+    Shape { name: "Llama-3.2-1B", layers: 16, hidden: 2048, head_dim: 64, ..LLAMA3 },
+    Shape { name: "Llama-3.2-3B", layers: 28, hidden: 3072, heads: 24, ..LLAMA3 },
+    Shape { name: "Llama-3.1-8B", layers: 32, hidden: 4096, ffn: 14_336, tied: false, ..LLAMA3 },
+    Shape { name: "SmolLM2-135M", layers: 30, hidden: 576, heads: 9, kv_heads: 3, ffn: 1536, ..SMOLLM2 },
+    Shape { name: "SmolLM2-1.7B", layers: 24, hidden: 2048, kv_heads: 32, ..SMOLLM2 },
+];
+
+/// Layers of a header: some of each type. A model has more of the same.
+const LAYERS: u32 = 8;
+
+impl Shape {
+    /// Returns a file with the model's metadata and tensors, of which the data are a hole.
+    pub fn gguf(&self, types: FileType) -> Gguf {
+        let layers = self.layers.min(LAYERS);
+        let mut tensors = Tensors { types, all: Vec::new() };
+        let hidden = self.hidden;
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        // A tied embedding is the head, which has more bits.
+        tensors.matrix("token_embd.weight", self.tied, &[hidden, self.vocab]);
+        for layer in 0..layers {
+            let name = |name: &str| format!("blk.{layer}.{name}.weight");
+            // llama.cpp gives these more bits in the first and last eighth of the layers, and in every third between.
+            let more_bits = layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+            tensors.vector(name("attn_norm"), hidden);
+            tensors.vector(name("ffn_norm"), hidden);
+            if self.arch != "llama" {
+                tensors.vector(name("attn_q_norm"), self.head_dim);
+                tensors.vector(name("attn_k_norm"), self.head_dim);
+            }
+            tensors.matrix(name("attn_q"), false, &[hidden, q]);
+            tensors.matrix(name("attn_k"), false, &[hidden, kv]);
+            tensors.matrix(name("attn_v"), more_bits, &[hidden, kv]);
+            tensors.matrix(name("attn_output"), false, &[q, hidden]);
+            match self.experts {
+                None => {
+                    tensors.matrix(name("ffn_gate"), false, &[hidden, self.ffn]);
+                    tensors.matrix(name("ffn_up"), false, &[hidden, self.ffn]);
+                    tensors.matrix(name("ffn_down"), more_bits, &[self.ffn, hidden]);
+                }
+                Some((experts, _)) => {
+                    tensors.add(name("ffn_gate_inp"), WeightType::F32, &[hidden, experts]);
+                    tensors.matrix(name("ffn_gate_exps"), false, &[hidden, self.ffn, experts]);
+                    tensors.matrix(name("ffn_up_exps"), false, &[hidden, self.ffn, experts]);
+                    tensors.matrix(name("ffn_down_exps"), more_bits, &[self.ffn, hidden, experts]);
+                }
+            }
+        }
+        tensors.vector("output_norm.weight".to_owned(), hidden);
+        if self.rope_freqs {
+            tensors.vector("rope_freqs.weight".to_owned(), self.head_dim / 2);
+        }
+        if !self.tied {
+            tensors.matrix("output.weight", true, &[hidden, self.vocab]);
+        }
+        self.write(layers, types, &tensors.all).expect("a file")
+    }
+
+    fn write(&self, layers: u32, types: FileType, tensors: &[Tensor]) -> Result<Gguf, Box<dyn std::error::Error>> {
+        let mut out = Header(Vec::new());
+        let mut metadata = vec![
+            ("context_length", 4096),
+            ("embedding_length", self.hidden),
+            ("block_count", layers),
+            ("feed_forward_length", self.ffn),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+            ("attention.key_length", self.head_dim),
+            ("attention.value_length", self.head_dim),
+        ];
+        if let Some((experts, used)) = self.experts {
+            metadata.extend([
+                ("expert_feed_forward_length", self.ffn),
+                ("expert_count", experts),
+                ("expert_used_count", used),
+            ]);
+        }
+        out.0.extend(b"GGUF");
+        out.u32(3);
+        out.u64(tensors.len() as u64);
+        out.u64(metadata.len() as u64 + 2);
+        out.string("general.architecture");
+        out.u32(8);
+        out.string(self.arch);
+        out.string(&format!("{}.attention.layer_norm_rms_epsilon", self.arch));
+        out.u32(6);
+        out.0.extend(1e-6_f32.to_le_bytes());
+        for (key, value) in metadata {
+            out.string(&format!("{}.{key}", self.arch));
+            out.u32(4);
+            out.u32(value);
+        }
+        let mut offset = 0_u64;
+        for Tensor { name, ty, shape } in tensors {
+            out.string(name);
+            out.u32(shape.len() as u32);
+            shape.iter().for_each(|n| out.u64(*n));
+            out.u32(ty.ggml_id());
+            out.u64(offset);
+            let blocks = shape.iter().product::<u64>() / ty.block_len() as u64;
+            offset = (offset + blocks * ty.block_bytes() as u64).next_multiple_of(32);
+        }
+        let header = (out.0.len() as u64).next_multiple_of(32);
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{types:?}.gguf", self.name));
+        // Tests run side by side.
+        let temporary = path.with_extension(format!("{:?}", std::thread::current().id()));
+        let mut file = File::create(&temporary)?;
+        file.write_all(&out.0)?;
+        file.set_len(header + offset)?;
+        std::fs::rename(&temporary, &path)?;
+        Ok(Gguf::open(&path)?)
+    }
+}
+
+struct Tensor {
+    name: String,
+    ty: WeightType,
+    shape: Vec<u64>,
+}
+
+struct Tensors {
+    types: FileType,
+    all: Vec<Tensor>,
+}
+
+impl Tensors {
+    fn add(&mut self, name: String, ty: WeightType, shape: &[u32]) {
+        self.all.push(Tensor { name, ty, shape: shape.iter().map(|n| u64::from(*n)).collect() });
+    }
+
+    fn vector(&mut self, name: String, len: u32) {
+        self.add(name, WeightType::F32, &[len]);
+    }
+
+    /// Adds a matrix with the type that llama.cpp quantises it to.
+    fn matrix(&mut self, name: impl Into<String>, more_bits: bool, shape: &[u32]) {
+        let ty = match (self.types, shape[0].is_multiple_of(256), more_bits) {
+            (FileType::F16, ..) => WeightType::F16,
+            (FileType::Q8_0, ..) | (FileType::Q4KM, false, true) => WeightType::Q8_0,
+            (FileType::Q4KM, true, false) => WeightType::Q4K,
+            (FileType::Q4KM, true, true) => WeightType::Q6K,
+            (FileType::Q4KM, false, false) => WeightType::Q5_0,
+        };
+        self.add(name.into(), ty, shape);
+    }
+}
+
+/// The bytes of a header.
+struct Header(Vec<u8>);
+
+impl Header {
+    fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn string(&mut self, text: &str) {
+        self.u64(text.len() as u64);
+        self.0.extend(text.as_bytes());
+    }
+}
