@@ -58,7 +58,7 @@ impl Decoder<'_> {
     pub(crate) fn record(&self) -> Result<Plan, GpuError> {
         let mut rec = Recorder::new();
         self.embed(&mut rec)?;
-        let layers = &self.weights.layers;
+        let layers = &self.weights.tree.layers;
         // Whether the MoE combine of the layer before has normed its sum.
         let mut normed = false;
         for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
@@ -70,7 +70,7 @@ impl Decoder<'_> {
         if self.pass.logit_rows > 0 {
             rec.scope(Stage::Head);
             self.picked_norm(&mut rec)?;
-            let head = self.weights.output.as_ref().unwrap_or(&self.weights.embedding);
+            let head = self.weights.tree.output.as_ref().unwrap_or(&self.weights.tree.embedding);
             self.head(&mut rec, head, self.pass.logit_rows)?;
             rec.scope(Stage::Sampling);
             self.sampling.record(&mut rec, &self.pass.draws, self.activations)?;
@@ -80,7 +80,7 @@ impl Decoder<'_> {
 
     /// Records the token embedding.
     fn embed(&self, rec: &mut Recorder) -> Result<(), GpuError> {
-        let (a, table) = (self.activations, &self.weights.embedding);
+        let (a, table) = (self.activations, &self.weights.tree.embedding);
         rec.scope(Stage::Embed);
         let (ids, from) = match self.pass.phase {
             Phase::Prefill => (&a.ids, embed::Ids::Given),
@@ -140,7 +140,7 @@ impl Decoder<'_> {
             rms_norm::RmsNorm,
             rms_norm::Rows::Picked,
             rms_norm::Params { rows: pass.logit_rows, n: self.config.hidden, x_rows: pass.rows, eps: self.config.eps },
-            rms_norm::Binds { x: &a.residual, w: &self.weights.output_norm, picks: Some(&a.picks), y: &a.normed },
+            rms_norm::Binds { x: &a.residual, w: &self.weights.tree.output_norm, picks: Some(&a.picks), y: &a.normed },
         )
     }
 }

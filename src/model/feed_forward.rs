@@ -6,7 +6,8 @@ use super::{
     decoder::Decoder,
     expert_cache::LoadExperts,
     matmul::{ExpertIds, Input, MatmulRows, Output},
-    weights::{FeedForwardWeights, GateUp, LayerWeights, Matrix, MatrixPart},
+    tree::GateUp,
+    weights::{FeedForwardWeights, LayerWeights, Matrix, MatrixPart},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder, Scope, Stage},

@@ -82,7 +82,7 @@ impl MemoryPlan {
             let bytes = matrix.planes.file_row_bytes() * u64::from(matrix.step());
             piece(&format!("{what} {}", matrix.name()), bytes);
         }
-        weights += tensors.vectors().map(|v| v.elements() * 4).sum::<u64>();
+        weights += tensors.vectors().map(|vector| vector.elements() * 4).sum::<u64>();
         piece("the KV cache of a layer", cache.layer_bytes(&config));
         piece("the table of rotations", cache.rotation_bytes(&config));
         for (name, bytes) in workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)) {

@@ -2,7 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{Config, FeedForward, ModelError, tensors::Tensors, weights::Weights};
+use super::{
+    Config, FeedForward, ModelError,
+    tensors::{Tensors, VectorInfo},
+    weights::Weights,
+};
 use crate::{
     gguf::Gguf,
     gpu::{Access, Plan, SparseUnit},
@@ -39,12 +43,12 @@ impl MemoryTraffic {
             }
         }
         // What RoPE's frequencies are divided by is read when the model is loaded.
-        let divisors = tensors.rope_freqs.map_or(0, |tensor| tensor.bytes);
-        dense += tensors.vectors().map(|tensor| tensor.bytes).sum::<u64>() - divisors;
+        let divisors = tensors.rope_freqs.as_ref().map_or(0, VectorInfo::bytes);
+        dense += tensors.vectors().map(VectorInfo::bytes).sum::<u64>() - divisors;
         let mut row = 0;
-        if tensors.output.is_some() {
-            row = tensors.embedding.planes.file_row_bytes();
-            dense -= row * tensors.embedding.planes.rows();
+        if tensors.tree.output.is_some() {
+            row = tensors.tree.embedding.planes.file_row_bytes();
+            dense -= row * tensors.tree.embedding.planes.rows();
         }
         Ok(Self { dense, expert, row, config })
     }

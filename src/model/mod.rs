@@ -18,6 +18,7 @@ mod sampling;
 mod selection;
 mod split;
 mod tensors;
+mod tree;
 mod weights;
 
 use std::sync::Arc;
@@ -104,7 +105,7 @@ impl Model {
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
         let later: u64 =
-            tensors.matrices().filter(sent_later).flat_map(|matrix| &matrix.tensors).map(|t| t.bytes).sum();
+            tensors.matrices().into_iter().filter(sent_later).flat_map(|matrix| &matrix.tensors).map(|t| t.bytes).sum();
         let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later;
         let upload = weights::Upload::new(device, gguf, slots, |sent| progress(sent, total));
         let weights = Arc::new(upload.run(&config, &tensors).await?);

@@ -1,14 +1,17 @@
-//! The tensors of a model, looked up by name and checked against its shape before anything is uploaded.
+//! The tensors of a file, found by name and checked against the model's shape before anything is uploaded.
 
 use std::cell::Cell;
 
-use super::{Config, FeedForward, ModelError};
+use super::{
+    Config, FeedForward, ModelError,
+    tree::{self, FeedForwardTree, GateUp, ModelTree, QkNorm},
+};
 use crate::{
     gguf::{Gguf, TensorInfo},
     quant::Planes,
 };
 
-/// A weight matrix `[n, k]`, or one for each expert. Its rows are those of one tensor, or of several.
+/// A weight matrix `[n, k]`, or one for each expert: the rows of one tensor, or of several.
 #[derive(Clone, Debug)]
 pub(crate) struct MatrixInfo<'a> {
     pub(crate) tensors: Vec<&'a TensorInfo>,
@@ -18,22 +21,22 @@ pub(crate) struct MatrixInfo<'a> {
     pub(crate) experts: u32,
 }
 
-/// How a matrix has the rows of several tensors.
+/// The order in which a matrix has the rows of several tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Join {
-    /// All of one, then all of the next.
+    /// One tensor after the other.
     Concat,
-    /// A row of each in turn.
+    /// Rows of the tensors in turn.
     Interleaved,
 }
 
 impl MatrixInfo<'_> {
-    /// What to call it.
+    /// Returns the name of its first tensor.
     pub(crate) fn name(&self) -> &str {
         self.tensors.first().map_or("", |tensor| &tensor.name)
     }
 
-    /// Rows that must stay in one buffer: a matrix of a stack, and gate and value.
+    /// Returns the number of rows that must stay in one buffer: an expert's matrix, or a row of gate and one of up.
     pub(crate) fn step(&self) -> u32 {
         match self.join {
             _ if self.experts > 1 => self.n,
@@ -43,56 +46,42 @@ impl MatrixInfo<'_> {
     }
 }
 
-/// A matrix and the bias that some files add to its output.
+/// A vector: the elements of one tensor, or of several, one after the other.
 #[derive(Clone, Debug)]
-pub(crate) struct LinearInfo<'a> {
-    pub(crate) matrix: MatrixInfo<'a>,
-    pub(crate) bias: Option<&'a TensorInfo>,
+pub(crate) struct VectorInfo<'a> {
+    pub(crate) tensors: Vec<&'a TensorInfo>,
 }
 
-#[derive(Debug)]
-pub(crate) struct FeedForwardInfo<'a> {
-    /// `None` for a dense block.
-    pub(crate) router: Option<MatrixInfo<'a>>,
-    pub(crate) gate_up: GateUpInfo<'a>,
-    pub(crate) down: LinearInfo<'a>,
+impl VectorInfo<'_> {
+    /// Returns the name of its first tensor.
+    pub(crate) fn name(&self) -> &str {
+        self.tensors.first().map_or("", |tensor| &tensor.name)
+    }
+
+    /// Returns its bytes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Returns the number of its elements.
+    pub(crate) fn elements(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.elements()).sum()
+    }
 }
 
-/// The gate and what it gates.
-#[derive(Debug)]
-pub(crate) enum GateUpInfo<'a> {
-    /// One matrix of gates and values in turn: for tensors of one format without biases.
-    Fused(MatrixInfo<'a>),
-    /// A matrix each.
-    Separate { gate: LinearInfo<'a>, up: LinearInfo<'a> },
-}
+type Linear<'a> = tree::Linear<MatrixInfo<'a>, VectorInfo<'a>>;
+type Layer<'a> = tree::Layer<MatrixInfo<'a>, VectorInfo<'a>>;
 
-#[derive(Debug)]
-pub(crate) struct LayerInfo<'a> {
-    pub(crate) attn_norm: &'a TensorInfo,
-    /// The projections to query, key and value heads in this order, those side by side that have one format in one matrix.
-    pub(crate) qkv: Vec<LinearInfo<'a>>,
-    pub(crate) o: LinearInfo<'a>,
-    /// The norms of query and key heads.
-    pub(crate) qk_norm: Option<[&'a TensorInfo; 2]>,
-    pub(crate) ffn_norm: &'a TensorInfo,
-    pub(crate) feed_forward: FeedForwardInfo<'a>,
-}
-
-/// All tensors of a model.
+/// The tensors of a file.
 #[derive(Debug)]
 pub(crate) struct Tensors<'a> {
-    pub(crate) embedding: MatrixInfo<'a>,
-    pub(crate) layers: Vec<LayerInfo<'a>>,
-    pub(crate) output_norm: &'a TensorInfo,
-    /// `None` where the embedding is the head too.
-    pub(crate) output: Option<MatrixInfo<'a>>,
-    /// What RoPE's frequencies are divided by.
-    pub(crate) rope_freqs: Option<&'a TensorInfo>,
+    pub(crate) tree: ModelTree<MatrixInfo<'a>, VectorInfo<'a>>,
+    /// The divisors of RoPE's frequencies.
+    pub(crate) rope_freqs: Option<VectorInfo<'a>>,
 }
 
 impl<'a> Tensors<'a> {
-    /// Looks all tensors up.
+    /// Finds all tensors.
     ///
     /// # Errors
     /// [`ModelError`] for one that is missing, has another shape, or should not be there.
@@ -104,16 +93,13 @@ impl<'a> Tensors<'a> {
         for i in 0..config.layers {
             layers.push(find.layer(&format!("blk.{i}."), config, hidden, q_len)?);
         }
-        let tensors = Self {
-            embedding,
-            layers,
-            output_norm: find.vector("output_norm.weight", hidden)?,
-            output: match gguf.tensor("output.weight") {
-                Some(_) => Some(find.matrix("output.weight", config.vocab, hidden)?),
-                None => None,
-            },
-            rope_freqs: find.optional_vector("rope_freqs.weight", config.head_dim / 2)?,
+        let output_norm = find.vector("output_norm.weight", hidden)?;
+        let output = match gguf.tensor("output.weight") {
+            Some(_) => Some(find.matrix("output.weight", config.vocab, hidden)?),
+            None => None,
         };
+        let rope_freqs = find.optional_vector("rope_freqs.weight", config.head_dim / 2)?;
+        let tensors = Self { tree: ModelTree { embedding, layers, output_norm, output }, rope_freqs };
         if find.taken.get() < gguf.tensors().len() {
             let known = tensors.names();
             let unknown = gguf.tensors().iter().find(|t| !known.contains(t.name.as_str()));
@@ -122,57 +108,45 @@ impl<'a> Tensors<'a> {
         Ok(tensors)
     }
 
-    /// Every matrix.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &MatrixInfo<'a>> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            let attention = layer.qkv.iter().chain([&layer.o]).map(|l| &l.matrix);
-            let FeedForwardInfo { router, gate_up, down } = &layer.feed_forward;
-            let gate_up = match gate_up {
-                GateUpInfo::Fused(fused) => vec![fused],
-                GateUpInfo::Separate { gate, up } => vec![&gate.matrix, &up.matrix],
-            };
-            attention.chain(router).chain(gate_up).chain([&down.matrix])
-        });
-        [&self.embedding].into_iter().chain(&self.output).chain(layers)
+    /// Returns every matrix.
+    pub(crate) fn matrices(&self) -> Vec<&MatrixInfo<'a>> {
+        self.tree.matrices()
     }
 
-    /// Every vector.
-    pub(crate) fn vectors(&self) -> impl Iterator<Item = &'a TensorInfo> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            let mut linears: Vec<_> = layer.qkv.iter().chain([&layer.o, &layer.feed_forward.down]).collect();
-            if let GateUpInfo::Separate { gate, up } = &layer.feed_forward.gate_up {
-                linears.extend([gate, up]);
-            }
-            let biases: Vec<_> = linears.into_iter().filter_map(|l| l.bias).collect();
-            [layer.attn_norm, layer.ffn_norm].into_iter().chain(layer.qk_norm.into_iter().flatten()).chain(biases)
-        });
-        [self.output_norm].into_iter().chain(self.rope_freqs).chain(layers)
+    /// Returns every vector.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = &VectorInfo<'a>> {
+        self.tree.vectors().into_iter().chain(&self.rope_freqs)
     }
 
     fn names(&self) -> std::collections::HashSet<&'a str> {
-        self.matrices().flat_map(|m| m.tensors.iter().copied()).chain(self.vectors()).map(|t| t.name.as_str()).collect()
+        let matrices = self.matrices().into_iter().flat_map(|matrix| &matrix.tensors);
+        let vectors = self.vectors().flat_map(|vector| &vector.tensors);
+        matrices.chain(vectors).map(|tensor| tensor.name.as_str()).collect()
     }
 }
 
 struct Find<'a> {
     gguf: &'a Gguf,
-    /// Tensors found so far: each is asked for once.
+    /// The number of tensors found so far: each is looked up once.
     taken: Cell<usize>,
 }
 
 impl<'a> Find<'a> {
-    fn layer(&self, p: &str, config: &Config, hidden: u32, q_len: u32) -> Result<LayerInfo<'a>, ModelError> {
+    fn layer(&self, p: &str, config: &Config, hidden: u32, q_len: u32) -> Result<Layer<'a>, ModelError> {
         let kv_len = config.kv_len();
         let name = |rest: &str| format!("{p}{rest}");
         let q_norm = self.optional_vector(&name("attn_q_norm.weight"), config.head_dim)?;
         let k_norm = self.optional_vector(&name("attn_k_norm.weight"), config.head_dim)?;
         let qk_norm = match (q_norm, k_norm) {
-            (Some(q), Some(k)) => Some([q, k]),
+            (Some(q), Some(k)) => {
+                let both = VectorInfo { tensors: [&q.tensors[..], &k.tensors[..]].concat() };
+                Some(QkNorm { both, key: k })
+            }
             (None, None) if config.architecture == super::Architecture::Llama => None,
             (Some(_), None) => return Err(ModelError::MissingTensor(name("attn_k_norm.weight"))),
             (None, _) => return Err(ModelError::MissingTensor(name("attn_q_norm.weight"))),
         };
-        Ok(LayerInfo {
+        Ok(Layer {
             attn_norm: self.vector(&name("attn_norm.weight"), hidden)?,
             qkv: joined([
                 self.linear(&name("attn_q"), q_len, hidden)?,
@@ -183,7 +157,7 @@ impl<'a> Find<'a> {
             qk_norm,
             ffn_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
             feed_forward: match config.feed_forward {
-                FeedForward::Dense { inner } => FeedForwardInfo {
+                FeedForward::Dense { inner } => FeedForwardTree {
                     router: None,
                     gate_up: gate_up(
                         self.linear(&name("ffn_gate"), inner, hidden)?,
@@ -191,7 +165,7 @@ impl<'a> Find<'a> {
                     ),
                     down: self.linear(&name("ffn_down"), hidden, inner)?,
                 },
-                FeedForward::Experts { count, inner, .. } => FeedForwardInfo {
+                FeedForward::Experts { count, inner, .. } => FeedForwardTree {
                     router: Some(self.matrix(&name("ffn_gate_inp.weight"), count, hidden)?),
                     gate_up: gate_up(
                         self.experts(&name("ffn_gate_exps.weight"), count, inner, hidden)?,
@@ -205,7 +179,7 @@ impl<'a> Find<'a> {
 
     fn tensor(&self, name: &str, shape: &[u64]) -> Result<&'a TensorInfo, ModelError> {
         let tensor = self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
-        // Trailing ones say nothing: [n] and [n, 1] are the same.
+        // [n] and [n, 1] are the same.
         let trimmed = |s: &[u64]| s.iter().rposition(|n| *n != 1).map_or(0, |last| last + 1);
         if tensor.shape[..trimmed(&tensor.shape)] != shape[..trimmed(shape)] {
             let (found, expected) = (tensor.shape.clone(), shape.to_vec());
@@ -215,16 +189,16 @@ impl<'a> Find<'a> {
         Ok(tensor)
     }
 
-    fn vector(&self, name: &str, len: u32) -> Result<&'a TensorInfo, ModelError> {
-        self.tensor(name, &[u64::from(len)])
+    fn vector(&self, name: &str, len: u32) -> Result<VectorInfo<'a>, ModelError> {
+        Ok(VectorInfo { tensors: vec![self.tensor(name, &[u64::from(len)])?] })
     }
 
-    fn optional_vector(&self, name: &str, len: u32) -> Result<Option<&'a TensorInfo>, ModelError> {
+    fn optional_vector(&self, name: &str, len: u32) -> Result<Option<VectorInfo<'a>>, ModelError> {
         self.gguf.tensor(name).is_some().then(|| self.vector(name, len)).transpose()
     }
 
-    fn linear(&self, name: &str, n: u32, k: u32) -> Result<LinearInfo<'a>, ModelError> {
-        Ok(LinearInfo {
+    fn linear(&self, name: &str, n: u32, k: u32) -> Result<Linear<'a>, ModelError> {
+        Ok(Linear {
             matrix: self.matrix(&format!("{name}.weight"), n, k)?,
             bias: self.optional_vector(&format!("{name}.bias"), n)?,
         })
@@ -234,9 +208,9 @@ impl<'a> Find<'a> {
         self.stack(self.tensor(name, &[u64::from(k), u64::from(n)])?, 1, n, k)
     }
 
-    fn experts(&self, name: &str, experts: u32, n: u32, k: u32) -> Result<LinearInfo<'a>, ModelError> {
+    fn experts(&self, name: &str, experts: u32, n: u32, k: u32) -> Result<Linear<'a>, ModelError> {
         let matrix = self.stack(self.tensor(name, &[k, n, experts].map(u64::from))?, experts, n, k)?;
-        Ok(LinearInfo { matrix, bias: None })
+        Ok(Linear { matrix, bias: None })
     }
 
     fn stack(&self, tensor: &'a TensorInfo, experts: u32, n: u32, k: u32) -> Result<MatrixInfo<'a>, ModelError> {
@@ -247,9 +221,9 @@ impl<'a> Find<'a> {
     }
 }
 
-/// Matrices of the same input, those of one format side by side as one. One with a bias stays alone.
-fn joined<'a>(linears: [LinearInfo<'a>; 3]) -> Vec<LinearInfo<'a>> {
-    let mut all: Vec<LinearInfo<'a>> = Vec::new();
+/// Joins adjacent matrices of one format without biases: their input is the same.
+fn joined<'a>(linears: [Linear<'a>; 3]) -> Vec<Linear<'a>> {
+    let mut all: Vec<Linear<'a>> = Vec::new();
     for linear in linears {
         let last =
             all.last_mut().filter(|last| last.bias.is_none() && linear.bias.is_none()).map(|last| &mut last.matrix);
@@ -266,16 +240,16 @@ fn joined<'a>(linears: [LinearInfo<'a>; 3]) -> Vec<LinearInfo<'a>> {
     all
 }
 
-/// Gate and up as one matrix if they can be.
-fn gate_up<'a>(gate: LinearInfo<'a>, up: LinearInfo<'a>) -> GateUpInfo<'a> {
+/// Joins gate and up if they have one format and no biases.
+fn gate_up<'a>(gate: Linear<'a>, up: Linear<'a>) -> tree::GateUp<MatrixInfo<'a>, VectorInfo<'a>> {
     let planes = &gate.matrix.planes;
     let fused = Planes::new(planes.ty(), 2 * planes.rows(), planes.k());
     match fused.filter(|_| *planes == up.matrix.planes && gate.bias.is_none() && up.bias.is_none()) {
         Some(planes) => {
             let tensors = [gate.matrix.tensors, up.matrix.tensors].concat();
             let (n, experts) = (2 * gate.matrix.n, gate.matrix.experts);
-            GateUpInfo::Fused(MatrixInfo { tensors, join: Join::Interleaved, planes, n, experts })
+            GateUp::Fused(MatrixInfo { tensors, join: Join::Interleaved, planes, n, experts })
         }
-        None => GateUpInfo::Separate { gate, up },
+        None => GateUp::Separate { gate, up },
     }
 }

@@ -1,22 +1,22 @@
 //! A model's weights in device memory, quantised as in the file.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use super::{
     Config, ModelError,
     expert_cache::{CachedMatrix, ExpertCache},
     file_rows::FileRows,
     split::{Part, split},
-    tensors::{FeedForwardInfo, GateUpInfo, LinearInfo, MatrixInfo, Tensors},
+    tensors::{MatrixInfo, Tensors, VectorInfo},
+    tree::{self, MapTensors, ModelTree},
 };
 use crate::{
-    gguf::{Gguf, TensorInfo},
+    gguf::Gguf,
     gpu::{Buffer, Device, GpuError},
     quant::{Planes, ROW_STEP, WeightType, decode},
 };
 
-/// A matrix of `n` rows of `k` weights, or one after the other those of experts, in as many buffers as the device's limits
-/// call for.
+/// A matrix of `n` rows of `k` weights, or one for each expert, in as many buffers as the device's limits require.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(crate) parts: Vec<MatrixPart>,
@@ -24,7 +24,7 @@ pub(crate) struct Matrix {
     pub(crate) k: u32,
 }
 
-/// A run of a [`Matrix`]'s rows; of a stack's, whole experts.
+/// Consecutive rows of a [`Matrix`]; of several experts', whole experts.
 #[derive(Clone, Debug)]
 pub(crate) struct MatrixPart {
     pub(crate) words: Buffer<[u32; 4]>,
@@ -33,7 +33,7 @@ pub(crate) struct MatrixPart {
 }
 
 impl MatrixPart {
-    /// Sends `from` of a file's rows, to row `at` of the part and on, telling of the bytes of each slice.
+    /// Writes the rows `from` of a file from row `at` of the part on. Calls `sent` with the bytes of each slice.
     pub(super) async fn fill(
         &self,
         device: &Device,
@@ -56,69 +56,25 @@ impl MatrixPart {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Linear {
-    pub(crate) matrix: Matrix,
-    pub(crate) bias: Option<Buffer<f32>>,
-}
+pub(crate) type Linear = tree::Linear<Matrix, Buffer<f32>>;
+pub(crate) type FeedForwardWeights = tree::FeedForwardTree<Matrix, Buffer<f32>>;
+pub(crate) type LayerWeights = tree::Layer<Matrix, Buffer<f32>>;
 
-#[derive(Debug)]
-pub(crate) struct FeedForwardWeights {
-    /// `None` for a dense block.
-    pub(crate) router: Option<Matrix>,
-    pub(crate) gate_up: GateUp,
-    pub(crate) down: Linear,
-}
-
-/// The gate and what it gates.
-#[derive(Debug)]
-pub(crate) enum GateUp {
-    /// One matrix of gates and values in turn.
-    Fused(Matrix),
-    Separate {
-        gate: Linear,
-        up: Linear,
-    },
-}
-
-/// The norms of query and key heads.
-#[derive(Debug)]
-pub(crate) struct QkNorm {
-    /// `[2, head_dim]`: query heads, key heads.
-    pub(crate) both: Buffer<f32>,
-    /// `[head_dim]`: key heads.
-    pub(crate) key: Buffer<f32>,
-}
-
-#[derive(Debug)]
-pub(crate) struct LayerWeights {
-    pub(crate) attn_norm: Buffer<f32>,
-    /// To query, key and value heads, in this order.
-    pub(crate) qkv: Vec<Linear>,
-    pub(crate) o: Linear,
-    pub(crate) qk_norm: Option<QkNorm>,
-    pub(crate) ffn_norm: Buffer<f32>,
-    pub(crate) feed_forward: FeedForwardWeights,
-}
-
+/// The weights of a model on a device.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    pub(crate) embedding: Matrix,
-    pub(crate) layers: Vec<LayerWeights>,
-    pub(crate) output_norm: Buffer<f32>,
-    /// `None` where the embedding is the head too.
-    pub(crate) output: Option<Matrix>,
+    pub(crate) tree: ModelTree<Matrix, Buffer<f32>>,
     /// RoPE's frequencies `[head_dim / 2]`, in radians a position.
     pub(crate) rope_frequencies: Vec<f64>,
-    /// Where the experts come from that are not on the device, if not all are.
+    /// The cache of offloaded experts, if not all are on the device.
     pub(crate) expert_cache: Option<Arc<ExpertCache>>,
 }
 
 impl Weights {
-    /// The formats of its matrices, and how many have each.
+    /// Returns the formats of its matrices, each with the number of buffers.
     pub(crate) fn formats(&self) -> String {
         let mut counts: Vec<(WeightType, usize)> = Vec::new();
-        for part in self.all().0.into_iter().flat_map(|matrix| &matrix.parts) {
+        for part in self.tree.matrices().into_iter().flat_map(|matrix| &matrix.parts) {
             let ty = part.planes.ty();
             match counts.iter_mut().find(|(known, _)| *known == ty) {
                 Some((_, count)) => *count += 1,
@@ -128,138 +84,80 @@ impl Weights {
         counts.into_iter().map(|(ty, count)| format!("{count} {ty}")).collect::<Vec<_>>().join(" ")
     }
 
-    /// The ids of all its buffers.
+    /// Returns the ids of its buffers.
     pub(crate) fn buffers(&self) -> Vec<u64> {
-        let (matrices, vectors) = self.all();
-        let parts = matrices.into_iter().flat_map(|matrix| &matrix.parts);
-        parts.map(|part| part.words.raw.id).chain(vectors.into_iter().map(|vector| vector.raw.id)).collect()
-    }
-
-    /// All its matrices and vectors.
-    fn all(&self) -> (Vec<&Matrix>, Vec<&Buffer<f32>>) {
-        let mut vectors = vec![&self.output_norm];
-        let mut matrices = vec![&self.embedding];
-        matrices.extend(&self.output);
-        for layer in &self.layers {
-            vectors.extend([&layer.attn_norm, &layer.ffn_norm]);
-            vectors.extend(layer.qk_norm.iter().flat_map(|norm| [&norm.both, &norm.key]));
-            let FeedForwardWeights { router, gate_up, down } = &layer.feed_forward;
-            matrices.extend(router);
-            let mut linears: Vec<_> = layer.qkv.iter().chain([&layer.o, down]).collect();
-            match gate_up {
-                GateUp::Fused(matrix) => matrices.push(matrix),
-                GateUp::Separate { gate, up } => linears.extend([gate, up]),
-            }
-            matrices.extend(linears.iter().map(|linear| &linear.matrix));
-            vectors.extend(linears.iter().filter_map(|linear| linear.bias.as_ref()));
-        }
-        (matrices, vectors)
+        let parts = self.tree.matrices().into_iter().flat_map(|matrix| &matrix.parts);
+        parts.map(|part| part.words.raw.id).chain(self.tree.vectors().iter().map(|vector| vector.raw.id)).collect()
     }
 }
 
-/// Bytes of a tensor that are packed and sent at a time.
+/// The bytes of a tensor that are packed and sent at a time.
 const SLICE: u64 = 8 << 20;
 
-/// Sends tensors to a device, counting the bytes of the file.
+/// Uploads tensors to a device, counting bytes.
 pub(crate) struct Upload<'a, P> {
     device: &'a Device,
     gguf: &'a Gguf,
     progress: P,
     sent: u64,
-    /// Experts of each layer that there is room for, if not for all; and those of the layers until now.
+    /// The slots of a layer's expert cache, if there is one, and the cached matrices of the layers so far.
     slots: Option<u32>,
-    paged: Vec<Vec<CachedMatrix>>,
+    offloaded: Vec<Vec<CachedMatrix>>,
 }
 
 impl<'a, P: FnMut(u64)> Upload<'a, P> {
-    /// `progress` is called with the number of bytes of the file that have been sent. With `slots`, experts are not: there is
-    /// room for so many of each layer, and they are brought when they are chosen.
+    /// Returns an upload that calls `progress` with the number of bytes sent so far. With `slots`, experts are not sent: each
+    /// layer has a cache of so many.
     pub(crate) fn new(device: &'a Device, gguf: &'a Gguf, slots: Option<u32>, progress: P) -> Self {
-        Self { device, gguf, progress, sent: 0, slots, paged: Vec::new() }
+        Self { device, gguf, progress, sent: 0, slots, offloaded: Vec::new() }
     }
 
-    /// Sends all of a model. Every size is checked against the device's limits before the first.
+    /// Uploads all tensors. Every size is checked against the device's limits before the first.
     pub(crate) async fn run(mut self, config: &Config, tensors: &Tensors<'_>) -> Result<Weights, ModelError> {
         for matrix in tensors.matrices() {
             self.parts(matrix, &self.planes(matrix)?)?;
         }
-        let mut layers = Vec::new();
-        for layer in &tensors.layers {
-            let mut qkv = Vec::new();
-            for linear in &layer.qkv {
-                qkv.push(self.linear(linear).await?);
+        let tree = &tensors.tree;
+        let mut matrices = vec![self.matrix(&tree.embedding).await?];
+        for layer in &tree.layers {
+            if self.slots.is_some() {
+                self.offloaded.push(Vec::new());
             }
-            layers.push(LayerWeights {
-                attn_norm: self.vector(layer.attn_norm).await?,
-                qkv,
-                o: self.linear(&layer.o).await?,
-                qk_norm: match layer.qk_norm {
-                    Some([q, k]) => {
-                        let (queries, keys) = (self.values(q)?, self.values(k)?);
-                        let both = self.device.upload(&q.name, &[&queries[..], &keys[..]].concat()).await?;
-                        self.count(4 * queries.len() as u64);
-                        Some(QkNorm { both, key: self.floats(&k.name, &keys).await? })
-                    }
-                    None => None,
-                },
-                ffn_norm: self.vector(layer.ffn_norm).await?,
-                feed_forward: self.feed_forward(&layer.feed_forward).await?,
-            });
+            for info in layer.matrices() {
+                matrices.push(self.matrix(info).await?);
+            }
         }
+        if let Some(output) = &tree.output {
+            matrices.push(self.matrix(output).await?);
+        }
+        let (mut vectors, mut copies) = (Vec::new(), Vec::new());
+        for info in tree.vectors() {
+            vectors.push(self.vector(info).await?);
+        }
+        for key in tree.layers.iter().filter_map(|layer| layer.qk_norm.as_ref()).map(|norm| &norm.key) {
+            copies.push(self.device.upload(key.name(), &self.values(key)?).await?);
+        }
+        let mut uploaded = Uploaded { matrices: matrices.into(), vectors: vectors.into(), copies: copies.into() };
         Ok(Weights {
-            embedding: self.matrix(&tensors.embedding).await?,
-            layers,
-            output_norm: self.vector(tensors.output_norm).await?,
-            output: self.optional_matrix(tensors.output.as_ref()).await?,
-            rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs)?,
-            expert_cache: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.paged))),
+            tree: tree.try_map(&mut uploaded)?,
+            rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs.as_ref())?,
+            expert_cache: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.offloaded))),
         })
-    }
-
-    async fn feed_forward(&mut self, block: &FeedForwardInfo<'_>) -> Result<FeedForwardWeights, ModelError> {
-        if self.slots.is_some() {
-            self.paged.push(Vec::new());
-        }
-        Ok(FeedForwardWeights {
-            router: self.optional_matrix(block.router.as_ref()).await?,
-            gate_up: match &block.gate_up {
-                GateUpInfo::Fused(fused) => GateUp::Fused(self.matrix(fused).await?),
-                GateUpInfo::Separate { gate, up } => {
-                    GateUp::Separate { gate: self.linear(gate).await?, up: self.linear(up).await? }
-                }
-            },
-            down: self.linear(&block.down).await?,
-        })
-    }
-
-    async fn optional_matrix(&mut self, info: Option<&MatrixInfo<'_>>) -> Result<Option<Matrix>, ModelError> {
-        match info {
-            Some(info) => Ok(Some(self.matrix(info).await?)),
-            None => Ok(None),
-        }
-    }
-
-    async fn linear(&mut self, linear: &LinearInfo<'_>) -> Result<Linear, ModelError> {
-        let bias = match linear.bias {
-            Some(bias) => Some(self.vector(bias).await?),
-            None => None,
-        };
-        Ok(Linear { matrix: self.matrix(&linear.matrix).await?, bias })
     }
 
     async fn matrix(&mut self, info: &MatrixInfo<'_>) -> Result<Matrix, ModelError> {
         let planes = self.planes(info)?;
-        let paged = planes != info.planes;
+        let offloaded = planes != info.planes;
         let rows = FileRows::new(self.gguf, info);
         let mut parts = Vec::new();
         for Part { first_row, planes } in self.parts(info, &planes)? {
-            let words = match paged {
+            let words = match offloaded {
                 true => self.device.alloc(info.name(), planes.vec4s()).await?,
                 false => self.device.alloc_mapped(info.name(), planes.vec4s()).await?,
             };
             let part = MatrixPart { words, planes, first_row: first_row as u32 };
-            // What would be forgotten need not be read.
-            if !paged && !self.device.is_dry_run() {
+            // A dry run forgets what is written.
+            if !offloaded && !self.device.is_dry_run() {
                 let all = first_row..first_row + planes.rows();
                 part.fill(self.device, &rows, all, 0, |bytes| {
                     self.sent += bytes;
@@ -270,13 +168,13 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             self.device.unmap(&part.words)?;
             parts.push(part);
         }
-        if let (true, Some(layer)) = (paged, self.paged.last_mut()) {
+        if let (true, Some(layer)) = (offloaded, self.offloaded.last_mut()) {
             layer.push(CachedMatrix { parts: parts.clone(), n: info.n.into(), rows });
         }
         Ok(Matrix { parts, n: info.n, k: info.planes.k() as u32 })
     }
 
-    /// What the device holds of a matrix: all of it, or of experts as many as there are slots.
+    /// Returns the part of a matrix that the device holds: all of it, or as many experts as there are slots.
     fn planes(&self, info: &MatrixInfo<'_>) -> Result<Planes, ModelError> {
         let Some(slots) = self.slots.filter(|slots| info.experts > *slots) else { return Ok(info.planes) };
         let n = u64::from(info.n);
@@ -294,30 +192,35 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         })
     }
 
-    /// A vector's values: vectors are small, and kernels read them as f32 whatever the file has.
-    fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>, ModelError> {
-        let mut values = vec![0.0; tensor.elements() as usize];
+    /// Returns a vector's elements as f32, which kernels read whatever the file's type. A dry run has zeros.
+    fn values(&self, info: &VectorInfo<'_>) -> Result<Vec<f32>, ModelError> {
+        let mut values = vec![0.0; info.elements() as usize];
+        if self.device.is_dry_run() {
+            return Ok(values);
+        }
         self.gguf.check_length()?;
-        decode(tensor.ty, self.gguf.data(tensor), &mut values).map_err(|error| ModelError::BadValue {
-            key: tensor.name.clone(),
-            value: tensor.ty.to_string(),
-            reason: error.to_string(),
-        })?;
+        let mut rest = &mut values[..];
+        for tensor in &info.tensors {
+            let (own, others) = rest.split_at_mut(tensor.elements() as usize);
+            decode(tensor.ty, self.gguf.data(tensor), own).map_err(|error| ModelError::BadValue {
+                key: tensor.name.clone(),
+                value: tensor.ty.to_string(),
+                reason: error.to_string(),
+            })?;
+            rest = others;
+        }
         Ok(values)
     }
 
-    async fn vector(&mut self, tensor: &TensorInfo) -> Result<Buffer<f32>, ModelError> {
-        let values = self.values(tensor)?;
-        self.floats(&tensor.name, &values).await
+    async fn vector(&mut self, info: &VectorInfo<'_>) -> Result<Buffer<f32>, ModelError> {
+        let values = self.values(info)?;
+        self.sent += size_of_val(&values[..]) as u64;
+        (self.progress)(self.sent);
+        Ok(self.device.upload(info.name(), &values).await?)
     }
 
-    async fn floats(&mut self, label: &str, values: &[f32]) -> Result<Buffer<f32>, ModelError> {
-        self.count(size_of_val(values) as u64);
-        Ok(self.device.upload(label, values).await?)
-    }
-
-    fn rope_frequencies(&self, config: &Config, divisors: Option<&TensorInfo>) -> Result<Vec<f64>, ModelError> {
-        let divisors = divisors.map(|tensor| self.values(tensor)).transpose()?;
+    fn rope_frequencies(&self, config: &Config, divisors: Option<&VectorInfo<'_>>) -> Result<Vec<f64>, ModelError> {
+        let divisors = divisors.map(|info| self.values(info)).transpose()?;
         let rope = &config.rope;
         Ok((0..config.head_dim / 2)
             .map(|i| {
@@ -327,9 +230,29 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             })
             .collect())
     }
+}
 
-    fn count(&mut self, bytes: u64) {
-        self.sent += bytes;
-        (self.progress)(self.sent);
+/// The buffers of a tree's tensors, in its order.
+struct Uploaded {
+    matrices: VecDeque<Matrix>,
+    vectors: VecDeque<Buffer<f32>>,
+    copies: VecDeque<Buffer<f32>>,
+}
+
+impl<'a> MapTensors<'a, MatrixInfo<'_>, VectorInfo<'_>> for Uploaded {
+    type Matrix = Matrix;
+    type Vector = Buffer<f32>;
+    type Error = ModelError;
+
+    fn matrix(&mut self, info: &'a MatrixInfo<'_>) -> Result<Matrix, ModelError> {
+        self.matrices.pop_front().ok_or_else(|| ModelError::MissingTensor(info.name().to_owned()))
+    }
+
+    fn vector(&mut self, info: &'a VectorInfo<'_>) -> Result<Buffer<f32>, ModelError> {
+        self.vectors.pop_front().ok_or_else(|| ModelError::MissingTensor(info.name().to_owned()))
+    }
+
+    fn copy(&mut self, info: &'a VectorInfo<'_>) -> Result<Buffer<f32>, ModelError> {
+        self.copies.pop_front().ok_or_else(|| ModelError::MissingTensor(info.name().to_owned()))
     }
 }
