@@ -6,18 +6,18 @@ use crate::{
     kernels::{attn::partial_words, linear::gemv_columns::Columns, moe::bucket},
 };
 
-/// What passes there is room for.
+/// The largest pass that a workspace has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WorkspaceSize {
     /// Tokens of a pass.
     pub(crate) rows: u32,
-    /// Rows of these whose logits are wanted.
+    /// Rows of logits.
     pub(crate) logit_rows: u32,
     /// Chunks of the longest context; 0 where contexts are not split.
     pub(crate) chunks: u32,
     /// Whether operations are fused.
     pub(crate) fused: bool,
-    /// Whether activations become int8.
+    /// Whether activations are quantised to int8.
     pub(crate) int8: bool,
 }
 
@@ -32,23 +32,23 @@ pub(crate) struct Activations {
     pub(crate) picks: Buffer<[u32; 2]>,
     /// The residual stream `[rows, hidden]`.
     pub(crate) residual: Buffer<f32>,
-    /// What a norm leaves `[rows, hidden]`.
+    /// The normed residual `[rows, hidden]`.
     pub(crate) normed: Buffer<f32>,
     /// Query, key and value heads as projected `[rows, q_len + 2·kv_len]`.
     pub(crate) qkv: Buffer<f32>,
     /// Query heads `[rows, q_len]`.
     pub(crate) q: Buffer<f32>,
-    /// Where these operations are not fused.
+    /// The heads in steps, where operations are not fused.
     pub(crate) split: Option<Split>,
     /// Partial sums of split-KV attention `[rows, heads, chunks, head_dim + 4]`.
     pub(crate) partials: Buffer<f32>,
-    /// What attention leaves `[rows, q_len]`.
+    /// Attention's output `[rows, q_len]`.
     pub(crate) attended: Buffer<f32>,
-    /// The gate, then the gated inner values `[rows · slots, inner]`.
+    /// The gate projection, then SwiGLU's output `[rows · used, inner]`.
     pub(crate) gate: Buffer<f32>,
-    /// What is gated `[rows · slots, inner]`; where operations are not fused perhaps with the gate, `[rows · slots, 2·inner]`.
+    /// The up projection `[rows · used, inner]`; where operations are not fused perhaps with the gate, `[rows · used, 2·inner]`.
     pub(crate) up: Buffer<f32>,
-    /// Where activations become int8: those of one product.
+    /// The input of a product as int8.
     pub(crate) int8: Option<Int8>,
     /// `Some` for mixtures of experts.
     pub(crate) routing: Option<Routing>,
@@ -56,7 +56,7 @@ pub(crate) struct Activations {
     pub(crate) logits: Buffer<f32>,
 }
 
-/// What is between the operations that `rope_kv_append` fuses: heads of each token, and tokens of each head.
+/// The intermediate values of the operations that `rope_kv_append` fuses: heads of each token, and tokens of each head.
 #[derive(Debug)]
 pub(crate) struct Split {
     pub(crate) q: Buffer<f32>,
@@ -74,7 +74,7 @@ pub(crate) struct Int8 {
     pub(crate) scales: Buffer<f32>,
 }
 
-/// What a router decides.
+/// The router's choice.
 #[derive(Debug)]
 pub(crate) struct Routing {
     /// `[rows, experts]`.
@@ -85,13 +85,13 @@ pub(crate) struct Routing {
     pub(crate) weights: Buffer<f32>,
     /// The experts' outputs `[rows · used, hidden]`.
     pub(crate) outputs: Buffer<f32>,
-    /// Pairs by expert.
+    /// Assignments by expert.
     pub(crate) buckets: Buckets,
-    /// Where experts are paged: in which slots those of the pairs are.
+    /// The slots of assignments, with an expert cache.
     pub(crate) slots: Option<ExpertSlots>,
 }
 
-/// What [`bucket`] makes of the chosen experts.
+/// Assignments sorted by expert.
 #[derive(Debug)]
 pub(crate) struct Buckets {
     /// `[experts]`.
@@ -100,13 +100,13 @@ pub(crate) struct Buckets {
     pub(crate) offsets: Buffer<u32>,
     /// `[rows · used]`.
     pub(crate) pairs: Buffer<u32>,
-    /// As many as [`bucket::max_tiles`] says of the lowest tiles.
+    /// `[max_tiles]` of the lowest tiles.
     pub(crate) tiles: Buffer<[u32; 4]>,
     /// Two indirect grids.
     pub(crate) grids: Buffer<u32>,
 }
 
-/// The sizes of [`Activations`] in elements: what is planned and what is made cannot differ.
+/// The sizes of [`Activations`] in elements, for planning and for allocation.
 struct Sizes {
     rows: u64,
     picks: u64,
@@ -126,65 +126,65 @@ struct Sizes {
 struct RoutedSizes {
     experts: u64,
     logits: u64,
-    pairs: u64,
+    assignments: u64,
     outputs: u64,
     tiles: u64,
 }
 
 impl Sizes {
-    fn new(config: &Config, room: WorkspaceSize) -> Self {
-        let rows = u64::from(room.rows);
+    fn new(config: &Config, size: WorkspaceSize) -> Self {
+        let rows = u64::from(size.rows);
         let (slots, inner, routed) = match config.feed_forward {
             FeedForward::Dense { inner } => (1, inner, None),
             FeedForward::Experts { count, used, inner, .. } => {
-                let pairs = rows * u64::from(used);
+                let assignments = rows * u64::from(used);
                 let routed = RoutedSizes {
                     experts: u64::from(count),
                     logits: rows * u64::from(count),
-                    pairs,
-                    outputs: pairs * u64::from(config.hidden),
-                    tiles: u64::from(bucket::max_tiles(room.rows.saturating_mul(used), count, LOWEST_TILE)),
+                    assignments,
+                    outputs: assignments * u64::from(config.hidden),
+                    tiles: u64::from(bucket::max_tiles(size.rows.saturating_mul(used), count, LOWEST_TILE)),
                 };
                 (used, inner, Some(routed))
             }
         };
         let inner = rows * u64::from(slots) * u64::from(inner);
-        // What a norm leaves is also the rows whose logits are wanted.
-        let hidden = rows.max(room.logit_rows.into()) * u64::from(config.hidden);
+        // The normed residual also has the rows of logits.
+        let hidden = rows.max(size.logit_rows.into()) * u64::from(config.hidden);
         Self {
             rows,
-            picks: u64::from(room.logit_rows),
+            picks: u64::from(size.logit_rows),
             hidden,
             qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
-            split: !room.fused,
+            split: !size.fused,
             partials: rows
                 * u64::from(config.heads)
-                * u64::from(room.chunks)
+                * u64::from(size.chunks)
                 * u64::from(partial_words(config.head_dim)),
             inner,
-            up: if room.fused { inner } else { 2 * inner },
-            int8: if room.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
+            up: if size.fused { inner } else { 2 * inner },
+            int8: if size.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
             routed,
-            logits: u64::from(room.logit_rows) * u64::from(config.vocab),
+            logits: u64::from(size.logit_rows) * u64::from(config.vocab),
         }
     }
 }
 
-/// The lowest tiles that pairs are bucketed into: of these there are most.
+/// The lowest tiles of assignments, of which there are most.
 const LOWEST_TILE: u32 = Columns::Four.count();
 
 impl Activations {
-    /// What the buffers that [`Activations::new`] makes are for, and their bytes; small ones together.
-    pub(crate) fn buffers(config: &Config, room: WorkspaceSize) -> impl Iterator<Item = (&'static str, u64)> {
-        let s = Sizes::new(config, room);
+    /// Returns the purpose and bytes of the buffers that [`Activations::new`] allocates, small ones together.
+    pub(crate) fn buffers(config: &Config, size: WorkspaceSize) -> impl Iterator<Item = (&'static str, u64)> {
+        let s = Sizes::new(config, size);
         let split = if s.split { [2 * s.q, 4 * s.kv] } else { [0; 2] };
         let routed = s.routed.map(|r| {
             [
                 ("the router's logits", r.logits),
                 ("the experts' outputs", r.outputs),
-                ("the choice of experts", 3 * r.pairs + 2 * r.experts + 1 + 4 * r.tiles + 6),
+                ("the choice of experts", 3 * r.assignments + 2 * r.experts + 1 + 4 * r.tiles + 6),
             ]
         });
         let words = [
@@ -206,14 +206,14 @@ impl Activations {
         words.into_iter().chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
     }
 
-    /// Buffers for passes that there is `room` for, of a model that is `paged` or not.
+    /// Allocates the buffers for passes of at most `size`, of a model with or without an expert cache.
     pub(crate) async fn new(
         device: &Device,
         config: &Config,
-        room: WorkspaceSize,
-        paged: bool,
+        size: WorkspaceSize,
+        expert_cache: bool,
     ) -> Result<Self, GpuError> {
-        let s = Sizes::new(config, room);
+        let s = Sizes::new(config, size);
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
             positions: device.alloc("positions", 2 * s.rows).await?,
@@ -247,17 +247,17 @@ impl Activations {
             routing: match s.routed {
                 Some(r) => Some(Routing {
                     logits: device.alloc("router logits", r.logits).await?,
-                    ids: device.alloc("expert ids", r.pairs).await?,
-                    weights: device.alloc("expert weights", r.pairs).await?,
+                    ids: device.alloc("expert ids", r.assignments).await?,
+                    weights: device.alloc("expert weights", r.assignments).await?,
                     outputs: device.alloc("expert outputs", r.outputs).await?,
                     buckets: Buckets {
                         counts: device.alloc("pairs of each expert", r.experts).await?,
                         offsets: device.alloc("bucket starts", r.experts + 1).await?,
-                        pairs: device.alloc("pairs by expert", r.pairs).await?,
+                        pairs: device.alloc("pairs by expert", r.assignments).await?,
                         tiles: device.alloc("expert tiles", r.tiles).await?,
                         grids: device.alloc("expert grids", 6).await?,
                     },
-                    slots: if paged { Some(ExpertSlots::new(device, r.pairs).await?) } else { None },
+                    slots: if expert_cache { Some(ExpertSlots::new(device, r.assignments).await?) } else { None },
                 }),
                 None => None,
             },

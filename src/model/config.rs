@@ -1,4 +1,4 @@
-//! A model's shape, from the metadata of its file.
+//! The shape of a model, read from the metadata of its file.
 
 use super::ModelError;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// The decoders that can be run.
+/// A supported decoder architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -17,12 +17,12 @@ pub enum Architecture {
     Qwen3Moe,
     /// Dense Qwen3.
     Qwen3,
-    /// Llama and what is built like it, dense.
+    /// Dense Llama, and models of the same structure.
     Llama,
 }
 
 impl Architecture {
-    /// The name in `general.architecture`.
+    /// Returns the name in `general.architecture`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qwen3Moe => "qwen3moe",
@@ -36,35 +36,35 @@ impl Architecture {
     }
 }
 
-/// What is between the norm and the residual in the second half of a layer.
+/// The feed-forward block of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedForward {
-    /// One gated block for all tokens.
+    /// A dense SwiGLU block.
     Dense {
         /// Its inner size.
         inner: u32,
     },
-    /// Experts chosen by a router.
+    /// A mixture of experts.
     Experts {
-        /// How many there are.
+        /// Experts of a layer.
         count: u32,
-        /// How many a token is given to.
+        /// Experts that a token uses.
         used: u32,
         /// The inner size of each.
         inner: u32,
-        /// The weights of those chosen add up to one.
+        /// Whether the weights of the chosen experts are normalised to a sum of one.
         normalise: bool,
     },
 }
 
-/// Rotary position embedding.
+/// Rotary position embedding (RoPE).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// All frequencies are divided by it (linear scaling; 1 for none).
+    /// The divisor of all frequencies: linear scaling, or 1 for none.
     pub factor: f64,
-    /// Neighbours `(2i, 2i + 1)` are turned, and not `(i, i + HD/2)`.
+    /// Whether the rotated pairs are `(2i, 2i + 1)`, and not `(i, i + head_dim/2)`.
     pub interleaved: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct Rope {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Which decoder it is.
+    /// The architecture.
     pub architecture: Architecture,
     /// Layers.
     pub layers: u32,
@@ -88,15 +88,15 @@ pub struct Config {
     pub feed_forward: FeedForward,
     /// Rows of the embedding: token ids are below it.
     pub vocab: u32,
-    /// The longest sequence that the model computes right.
+    /// The longest supported sequence.
     pub context_length: u32,
-    /// Added to mean squares by the norms.
+    /// The ε of RMS norms.
     pub eps: f32,
     /// Position embedding.
     pub rope: Rope,
 }
 
-/// Keys that change what is computed, each with the values that change nothing.
+/// Keys of unsupported features, each with the values that turn it off.
 const NEUTRAL: [(&str, &[f64]); 15] = [
     ("attention.scale", &[0.0]),
     ("attention.clamp_kqv", &[0.0]),
@@ -116,7 +116,7 @@ const NEUTRAL: [(&str, &[f64]); 15] = [
 ];
 
 impl Config {
-    /// Reads and checks the metadata of `gguf`. What only tensors can tell is checked when they are looked up.
+    /// Reads and checks the metadata of `gguf`. Tensor shapes are checked when a model is loaded.
     ///
     /// # Errors
     /// [`ModelError`] naming the key that is missing, wrong or not supported.
@@ -160,7 +160,7 @@ impl Config {
             return Err(keys.bad("attention.layer_norm_rms_epsilon", "it must be between 0 and 1".to_owned()));
         }
         let mut context_length = keys.size("context_length")?;
-        // Within the window, attention over it and over all that came before are the same.
+        // Contexts within the window do not depend on it.
         if let Some(window) = keys.optional("attention.sliding_window")?.filter(|window| *window > 0) {
             context_length = context_length.min(window);
         }
@@ -179,12 +179,12 @@ impl Config {
         })
     }
 
-    /// Elements of all query heads of a token.
+    /// Returns the elements of all query heads of a token.
     pub fn q_len(&self) -> u32 {
         self.heads * self.head_dim
     }
 
-    /// Elements of all key heads of a token.
+    /// Returns the elements of all key heads of a token.
     pub fn kv_len(&self) -> u32 {
         self.kv_heads * self.head_dim
     }
@@ -194,13 +194,13 @@ fn missing(key: &str) -> ModelError {
     ModelError::MissingKey(key.to_owned())
 }
 
-/// The keys below the architecture's name.
+/// The metadata keys that begin with the architecture's name.
 struct Keys<'a> {
     metadata: &'a Metadata,
     architecture: &'a str,
 }
 
-/// Sizes above it are no model's, and products of two stay far below overflow.
+/// The largest size: above any model's, and small enough that products of two do not overflow.
 const MAX_SIZE: u32 = 1 << 24;
 
 impl Keys<'_> {
@@ -227,7 +227,7 @@ impl Keys<'_> {
         Ok(self.metadata.u32(&self.full(key))?)
     }
 
-    /// A size that must be there: positive, and within reason.
+    /// Returns a required positive size of at most [`MAX_SIZE`].
     fn size(&self, key: &str) -> Result<u32, ModelError> {
         match self.optional(key)?.ok_or_else(|| missing(&self.full(key)))? {
             0 => Err(self.bad(key, "it must be positive".to_owned())),

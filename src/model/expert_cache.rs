@@ -266,7 +266,7 @@ impl LoadExperts {
         for (expert, _) in &missing {
             for matrix in &layer.matrices {
                 let from = u64::from(*expert) * matrix.n;
-                matrix.rows.want(from..from + matrix.n);
+                matrix.rows.prefetch(from..from + matrix.n);
             }
         }
         for (expert, slot) in missing {

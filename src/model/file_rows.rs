@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::tensors::{Join, MatrixInfo};
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
-/// The rows of a matrix as the file has them: of one tensor, or of several.
+/// The rows of a matrix in its file: of one tensor, or of several.
 #[derive(Debug)]
 pub(super) struct FileRows {
     gguf: Gguf,
@@ -20,10 +20,10 @@ impl FileRows {
         Self { gguf: gguf.clone(), tensors, join: info.join, row_bytes: info.planes.file_row_bytes() }
     }
 
-    /// The bytes of `rows`, one row after the other.
+    /// Returns the bytes of `rows`.
     ///
     /// # Errors
-    /// [`GgufError::Shortened`] when the file no longer has them all.
+    /// [`GgufError::Shortened`] if the file no longer has all of them.
     pub(super) fn get(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>, GgufError> {
         self.gguf.check_length()?;
         let of = |tensor, rows: Range<u64>| {
@@ -47,13 +47,13 @@ impl FileRows {
         Ok(joined.into())
     }
 
-    /// Gives back the memory that `rows` of a mapped file take.
-    pub(super) fn release(&self, rows: Range<u64>) {
+    /// Advises the system that `rows` of a mapped file are not needed soon.
+    pub(super) fn advise_dontneed(&self, rows: Range<u64>) {
         self.parts(rows).for_each(|(tensor, rows)| self.gguf.advise_dontneed(tensor, self.bytes(rows)));
     }
 
-    /// Has `rows` of a mapped file read in advance.
-    pub(super) fn want(&self, rows: Range<u64>) {
+    /// Advises the system to read `rows` of a mapped file ahead.
+    pub(super) fn prefetch(&self, rows: Range<u64>) {
         self.parts(rows).for_each(|(tensor, rows)| self.gguf.prefetch(tensor, self.bytes(rows)));
     }
 
@@ -61,7 +61,7 @@ impl FileRows {
         rows.start * self.row_bytes..rows.end * self.row_bytes
     }
 
-    /// What `rows` are of each tensor: its rows.
+    /// Returns the rows of each tensor that are among `rows`.
     fn parts(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorInfo, Range<u64>)> {
         let turns = self.tensors.len().max(1) as u64;
         let mut begins = 0;

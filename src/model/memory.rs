@@ -1,4 +1,4 @@
-//! How much device memory a model takes, before anything is allocated.
+//! The device memory of a model, before anything is allocated.
 
 use super::{
     Activations, CacheShape, Config, FeedForward, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors,
@@ -9,29 +9,29 @@ use crate::{gguf::Gguf, quant::Planes};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryPlan {
-    /// Weights; of experts only those that are on the device.
+    /// Weights, without offloaded experts.
     pub weights: u64,
     /// One expert of every layer; 0 for dense models.
     pub expert: u64,
-    /// Experts of a layer: all, those that a token uses, and those that are on the device at once.
+    /// Experts of a layer.
     pub experts: u32,
-    /// See `experts`.
+    /// Experts that a token uses.
     pub experts_used: u32,
-    /// See `experts`.
+    /// Experts of a layer that are on the device at once: the slots of the expert cache, or all.
     pub expert_slots: u32,
-    /// Keys and values, block tables, and the table of rotations.
+    /// The KV cache, its block tables, and RoPE's table.
     pub kv: u64,
     /// The buffers between kernels.
     pub activations: u64,
-    /// Name and size of the largest piece that cannot be split over several buffers: a row of a matrix, an expert, a
-    /// layer's cache, a buffer between kernels. A device must be able to bind it.
+    /// The name and bytes of the largest piece that cannot be split over buffers: a row of a matrix, an expert, a layer's KV
+    /// cache, a buffer between kernels. A device must be able to bind it.
     pub largest: (String, u64),
     /// The largest buffer on a device that can bind every matrix whole.
     pub largest_whole: u64,
     pub(crate) matrices: Vec<Stack>,
 }
 
-/// A matrix, or a stack of experts'.
+/// A matrix, or one for each expert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stack {
     name: String,
@@ -40,20 +40,20 @@ pub(crate) struct Stack {
     experts: u32,
 }
 
-/// A matrix in several buffers, since a device does not bind it whole.
+/// A matrix in several buffers, on a device that cannot bind it whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitMatrix {
-    /// The tensor's name; of several that are one matrix the first's.
+    /// The name of its first tensor.
     pub name: String,
     /// The bytes of each part.
     pub parts: Vec<u64>,
 }
 
 impl MemoryPlan {
-    /// Plans for `gguf` with a cache, and passes of some sizes.
+    /// Returns the plan for `gguf` with a KV cache, and a workspace for each phase.
     ///
     /// # Errors
-    /// [`ModelError`] when the file is no model that can be run.
+    /// [`ModelError`] for a file that is no supported model.
     pub(crate) fn new(gguf: &Gguf, cache: CacheShape, workspace_sizes: [WorkspaceSize; 2]) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
@@ -109,7 +109,8 @@ impl MemoryPlan {
         })
     }
 
-    /// The matrices that are split on a device which binds at most `limit` bytes, as far as they can be: see `largest`.
+    /// Returns the matrices that are split on a device that binds at most `limit` bytes. Those with a piece above it are left
+    /// out: see `largest`.
     pub fn splits(&self, limit: u64) -> Vec<SplitMatrix> {
         let parts = |stack: &Stack| {
             let held = if stack.experts > 1 { self.expert_slots.min(stack.experts) } else { stack.experts };
@@ -123,9 +124,9 @@ impl MemoryPlan {
         self.matrices.iter().filter_map(split).collect()
     }
 
-    /// The same with room for `slots` of each layer's experts only ([`Model::load_offloaded`](super::Model::load_offloaded)).
+    /// Returns the plan with expert caches of `slots` ([`Model::load_offloaded`](super::Model::load_offloaded)).
     #[must_use]
-    pub fn paged(&self, slots: u32) -> Self {
+    pub fn offloaded(&self, slots: u32) -> Self {
         let left_out = self.expert * u64::from(self.expert_slots.saturating_sub(slots));
         Self {
             weights: self.weights.saturating_sub(left_out),
@@ -134,28 +135,27 @@ impl MemoryPlan {
         }
     }
 
-    /// The same with as many experts as `budget` bytes have room for: all, or at least those that a token uses. `None` when
-    /// these are too many.
+    /// Returns the plan with the most expert slots that fit in `budget` bytes; `None` if the experts of a token do not.
     pub fn within(&self, budget: u64) -> Option<Self> {
         if self.total() <= budget {
             return Some(self.clone());
         }
-        let without = self.paged(0).total();
+        let without = self.offloaded(0).total();
         let slots = budget.checked_sub(without)?.checked_div(self.expert)?;
-        (slots >= u64::from(self.experts_used)).then(|| self.paged(slots as u32))
+        (slots >= u64::from(self.experts_used)).then(|| self.offloaded(slots as u32))
     }
 
-    /// The least memory that it can do with: that of the experts which a token uses.
+    /// Returns the least total: with the experts of one token on the device.
     pub fn least(&self) -> u64 {
-        self.paged(self.experts_used).total()
+        self.offloaded(self.experts_used).total()
     }
 
-    /// Experts of each layer that the device has at once, if not all.
+    /// Returns the slots of the expert cache, unless all experts are on the device.
     pub fn slots(&self) -> Option<u32> {
         (self.expert_slots < self.experts).then_some(self.expert_slots)
     }
 
-    /// All of it.
+    /// Returns the sum.
     pub fn total(&self) -> u64 {
         self.weights + self.kv + self.activations
     }

@@ -1,4 +1,4 @@
-//! How many bytes a token needs, and how many a plan reads.
+//! The bytes that a token needs, and those that a plan reads.
 
 use std::collections::HashSet;
 
@@ -13,23 +13,23 @@ use crate::{
     kernels::KvType,
 };
 
-/// The bytes that a step must read which computes a token of each of some sequences, as the file has them.
+/// The bytes that a decode step must read, as the file has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryTraffic {
-    /// Weights that every step needs.
+    /// Weights that every step reads.
     pub dense: u64,
     /// One expert of every layer.
     pub expert: u64,
-    /// A token's row of the embedding; zero where that is the head too.
+    /// A token's row of the embedding; zero where the embedding is the head too.
     pub row: u64,
     config: Config,
 }
 
 impl MemoryTraffic {
-    /// Those of the model in `gguf`.
+    /// Returns those of the model in `gguf`.
     ///
     /// # Errors
-    /// [`ModelError`] when the file is no model that can be run.
+    /// [`ModelError`] for a file that is no supported model.
     pub fn of(gguf: &Gguf) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
         let tensors = Tensors::find(gguf, &config)?;
@@ -42,7 +42,7 @@ impl MemoryTraffic {
                 dense += bytes;
             }
         }
-        // What RoPE's frequencies are divided by is read when the model is loaded.
+        // RoPE's divisors are read at load time only.
         let divisors = tensors.rope_freqs.as_ref().map_or(0, VectorInfo::bytes);
         dense += tensors.vectors().map(VectorInfo::bytes).sum::<u64>() - divisors;
         let mut row = 0;
@@ -53,28 +53,28 @@ impl MemoryTraffic {
         Ok(Self { dense, expert, row, config })
     }
 
-    /// Different experts that `rows` tokens choose in a layer, if each chose its own evenly by chance: for one token those
-    /// that it uses. Zero for dense models.
+    /// Returns the expected number of different experts of a layer for `rows` tokens with uniformly random choices:
+    /// `count · (1 − (1 − used / count)^rows)`. Zero for dense models.
     pub fn experts(&self, rows: u32) -> f64 {
         let FeedForward::Experts { count, used, .. } = self.config.feed_forward else { return 0.0 };
         let (count, used) = (f64::from(count), f64::from(used));
         if rows == 1 { used } else { count * (1.0 - (1.0 - used / count).powf(f64::from(rows))) }
     }
 
-    /// Bytes of weights for `rows` tokens that choose `experts` different experts in each layer.
+    /// Returns the bytes of weights for `rows` tokens with `experts` different experts in each layer.
     pub fn weights(&self, rows: u32, experts: f64) -> f64 {
         self.dense as f64 + self.expert as f64 * experts + self.row as f64 * f64::from(rows)
     }
 
-    /// Bytes of keys and values of a position, in all layers.
+    /// Returns the bytes of keys and values of a position, in all layers.
     pub fn position(&self, kv: KvType) -> u64 {
         let c = &self.config;
         8 * u64::from(c.layers) * u64::from(c.kv_heads) * u64::from(kv.head_words(c.head_dim))
     }
 }
 
-/// Bytes of weights that the dispatches of `plan` read, of which `experts` different experts are chosen in a layer: of each
-/// dispatch those that its grid covers, each once.
+/// Returns the bytes of weights that the dispatches of `plan` read, with `experts` different experts in each layer: of each
+/// dispatch those that its grid covers, once.
 pub(crate) fn weight_bytes(plan: &Plan, weights: &Weights, experts: f64) -> f64 {
     let ids: HashSet<u64> = weights.buffers().into_iter().collect();
     let mut sum = 0.0;

@@ -1,4 +1,4 @@
-//! Decoders: their shape, their weights in device memory, and a forward pass as a plan.
+//! Decoders: shape, weights in device memory, selection of kernels, and forward passes as plans.
 
 mod activations;
 mod attention;
@@ -46,7 +46,7 @@ pub(crate) use memory_traffic::weight_bytes;
 pub(crate) use sampling::{History, Sampling};
 pub(crate) use weights::Weights;
 
-/// A model on a device: immutable, cheap to clone, shared by its sessions.
+/// A model on a device. It is immutable, and cheap to clone: clones share it.
 #[derive(Clone, Debug)]
 pub struct Model {
     inner: Arc<Inner>,
@@ -60,8 +60,7 @@ struct Inner {
 }
 
 impl Model {
-    /// Checks `gguf` and uploads its weights. `progress` is called with the bytes of tensors sent so far, and with their
-    /// total.
+    /// Checks `gguf` and uploads its weights. `progress` is called with the bytes of tensors sent so far, and their total.
     ///
     /// # Errors
     /// [`ModelError`]: nothing is uploaded before every tensor's name, type and shape have been checked.
@@ -69,13 +68,13 @@ impl Model {
         Self::load_with(device, gguf, None, progress).await
     }
 
-    /// As [`Model::load`], but of each layer's experts the device only has room for `slots`, and none is uploaded: they are
-    /// brought from the file when a router chooses them, to the places of those that were used longest ago. What the model
-    /// computes is the same. One engine at a time may have such a model; [`Model::paging`] counts.
+    /// Loads a model with expert offload: each layer has an LRU cache of `slots` experts on the device, and loads an expert from
+    /// the file when the router chooses one that is not cached. Results are those of [`Model::load`]. One engine at a time can
+    /// use the model. [`Model::expert_cache`] returns counters.
     ///
     /// # Errors
-    /// Those of [`Model::load`]; [`ModelError::ExpertSlots`] for fewer slots than a token uses experts, or more than there
-    /// are; [`ModelError::NotOffloadable`] for experts that cannot be brought one by one.
+    /// Those of [`Model::load`]; [`ModelError::ExpertSlots`] for fewer slots than a token uses experts, or more than the
+    /// experts; [`ModelError::NotOffloadable`] for experts that cannot be loaded one by one.
     pub async fn load_offloaded(
         device: &Device,
         gguf: &Gguf,
@@ -100,7 +99,7 @@ impl Model {
         if let Some(slots) = slots.filter(|slots| *slots == 0 || !(least..=most).contains(slots)) {
             return Err(ModelError::ExpertSlots { slots, least, most });
         }
-        // With a slot for each there is nothing to bring.
+        // With a slot for each, all are loaded.
         let slots = slots.filter(|slots| *slots < most);
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
@@ -112,34 +111,34 @@ impl Model {
         Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
     }
 
-    /// The same model from `gguf` on another device, paged as this one is.
+    /// Loads the model from `gguf` on another device, with the same expert slots.
     pub(crate) async fn load_again(&self, device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
-        Self::load_with(device, gguf, self.expert_cache().map(|paging| paging.slots), |_, _| ()).await
+        Self::load_with(device, gguf, self.expert_cache().map(|cache| cache.slots), |_, _| ()).await
     }
 
-    /// What was paged until now; `None` where the device has all experts.
+    /// Returns the counters of the expert cache; `None` where the device has all experts.
     pub fn expert_cache(&self) -> Option<ExpertCacheStats> {
         self.weights().expert_cache.as_ref().map(|cache| cache.stats())
     }
 
-    /// The model without its weights, on an [dry run](Device::dry_run) of `device`.
+    /// Returns the model without its weights, on a [dry run](Device::dry_run) of `device`.
     pub(crate) async fn dry_run(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
-        // What is recorded there is to be what the device will be given.
+        // The plans are to be those of the device.
         check_matrices(device).await?;
         Self::load(&device.dry_run(), gguf, |_, _| ()).await
     }
 
-    /// Where it is.
+    /// Returns its device.
     pub fn device(&self) -> &Device {
         &self.inner.device
     }
 
-    /// Its shape.
+    /// Returns its shape.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// What its plans depend on: its shape, and the formats of its weights. Models of one shape are as quick as each other.
+    /// Returns what its plans depend on: its shape, and the formats of its weights. Models with the same are equally fast.
     pub fn shape(&self) -> String {
         let c = self.config();
         let feed_forward = match c.feed_forward {

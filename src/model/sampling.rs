@@ -1,4 +1,4 @@
-//! What tokens are drawn by, for each running sequence.
+//! The device's state of sampling, for each running sequence.
 
 use super::activations::Activations;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 /// The state of sampling on the device, by the slot of a sequence.
 #[derive(Debug)]
 pub(crate) struct Sampling {
-    /// The token that was drawn last `[slots]`.
+    /// The last sampled token `[slots]`.
     pub(crate) tokens: Buffer<u32>,
     /// Temperature, top-k, top-p and min-p `[slots]`.
     pub(crate) cuts: Buffer<[f32; 4]>,
@@ -17,13 +17,13 @@ pub(crate) struct Sampling {
     pub(crate) draws: Buffer<[u32; 4]>,
     /// Repetition, presence and frequency penalty, and whether there are any `[slots]`.
     pub(crate) penalties: Buffer<[f32; 4]>,
-    /// For penalties; empty until a sequence has some.
+    /// Token counts and biases for penalties; empty until a sequence has penalties.
     pub(crate) history: History,
-    /// What kernels leave each other.
+    /// Top-k candidates, of two stages.
     candidates: [Buffer<[u32; 2]>; 2],
 }
 
-/// What penalties know of each token, `[slots, vocab]`.
+/// The counts and biases of each token `[slots, vocab]`.
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) counts: Buffer<u32>,
@@ -36,25 +36,25 @@ impl History {
         Ok(Self { counts, bias: device.alloc("token biases", tokens).await? })
     }
 
-    /// One with room for `vocab` tokens of each of `slots` sequences.
+    /// Allocates them for `vocab` tokens of each of `slots` sequences.
     pub(crate) async fn for_all(device: &Device, slots: u32, vocab: u32) -> Result<Self, GpuError> {
         Self::new(device, u64::from(slots) * u64::from(vocab)).await
     }
 
-    /// Whether there is room for anything.
+    /// Returns whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts.len() <= 1
     }
 }
 
 impl Sampling {
-    /// Bytes that [`Sampling::new`] takes.
+    /// Returns the bytes that [`Sampling::new`] allocates.
     pub(crate) fn bytes(rows: u32, slots: u32, vocab: u32) -> u64 {
         let sizes = sample::Sizes::new(rows, slots, vocab);
         52 * u64::from(slots) + 8 * sizes.candidates.iter().sum::<u64>()
     }
 
-    /// WorkspaceSize for `rows` draws at a time, of any of `slots` sequences.
+    /// Allocates the state of `slots` sequences, for `rows` samples at a time.
     pub(crate) async fn new(device: &Device, rows: u32, slots: u32, vocab: u32) -> Result<Self, GpuError> {
         let sizes = sample::Sizes::new(rows, slots, vocab);
         let [first, second] = sizes.candidates;
@@ -71,7 +71,7 @@ impl Sampling {
         })
     }
 
-    /// Draws from the logits of a pass.
+    /// Records the sampling from the logits of a pass.
     pub(crate) fn record(&self, rec: &mut Recorder, rows: &sample::Rows, a: &Activations) -> Result<(), GpuError> {
         let [first, second] = &self.candidates;
         let buffers = sample::Buffers {

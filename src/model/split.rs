@@ -1,25 +1,25 @@
-//! Matrices that are larger than a device binds, split by rows or by experts.
+//! Matrices that exceed a device's binding limit, split by rows or by experts.
 
 use crate::quant::Planes;
 
-/// A run of rows that is one binding.
+/// Consecutive rows in one binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// The matrix's row that is this part's first.
+    /// The first row, as a row of the matrix.
     pub(crate) first_row: u64,
-    /// Where the part's weights are.
+    /// The layout of its weights.
     pub(crate) planes: Planes,
 }
 
-/// Splits a stack of matrices into parts of at most `limit` bytes, each of whole matrices of `step` rows (1 for a single
-/// matrix, which can be cut anywhere); all but the last equally large. `None` when `step` rows alone are too large.
+/// Splits matrices into parts of at most `limit` bytes, each of whole multiples of `step` rows (an expert's matrix; 1 for a
+/// single matrix). All but the last are equally large. Returns `None` if `step` rows exceed the limit.
 pub(crate) fn split(whole: &Planes, step: u32, limit: u64) -> Option<Vec<Part>> {
     let (ty, k, step) = (whole.ty(), whole.k(), u64::from(step));
     let part = |first_row, rows| Planes::new(ty, rows, k).map(|planes| Part { first_row, planes });
     if whole.vec4s() * 16 <= limit {
         return Some(vec![part(0, whole.rows())?]);
     }
-    // Planes are padded to 16 bytes, so that the bytes of a part are not quite in proportion to its rows.
+    // Planes are padded to 16 bytes: the bytes of a part are not quite proportional to its rows.
     let mut steps =
         (u128::from(limit) * u128::from(whole.rows()) / u128::from(whole.vec4s() * 16) / u128::from(step)) as u64;
     while steps > 0 && Planes::new(ty, steps * step, k)?.vec4s() * 16 > limit {

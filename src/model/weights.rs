@@ -50,7 +50,7 @@ impl MatrixPart {
                 device.write(&self.words, plane.start, &plane.words).await?;
             }
             sent(raw.len() as u64);
-            rows.release(slice);
+            rows.advise_dontneed(slice);
         }
         Ok(())
     }

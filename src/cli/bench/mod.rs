@@ -170,7 +170,7 @@ pub async fn bench(args: &BenchArgs) -> Result<Code, Failure> {
     let slots = args.memory.plan(&device_choice, &gguf, args.options(context, most)?)?.memory.slots();
     let options = args.options(context, tests[0].batch)?;
     let memory = Engine::memory(&gguf, &options, args.kv_type.unwrap_or(device_choice.kv_type()))?;
-    let fit = Fit::new(options, slots.map_or(memory.clone(), |slots| memory.paged(slots)));
+    let fit = Fit::new(options, slots.map_or(memory.clone(), |slots| memory.offloaded(slots)));
     args.memory.report(&fit, device_choice.kv_type());
     let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let tuning = engine.options().tuning.clone();
