@@ -52,7 +52,7 @@ fn requested_options_are_kept() {
     let fit = Engine::plan_best(&file(), &asked, KvType::F16, budget).expect("it fits");
     assert_eq!((fit.options.context, fit.options.kv_type), (Some(1000), Some(KvType::F32)));
     assert_eq!((fit.memory.slots(), fit.memory.experts), (Some(14), 16));
-    assert!(fit.memory.total() <= budget && whole.paged(15).total() > budget);
+    assert!(fit.memory.total() <= budget && whole.offloaded(15).total() > budget);
     // `within` keeps the options and offloads experts only.
     assert_eq!(Engine::plan_within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
 }
