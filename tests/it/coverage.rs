@@ -10,10 +10,12 @@ use crate::common::{
     tiny_model::tiny_models,
 };
 use ferrum_wgpu::{
-    gguf::Gguf,
-    gpu::{Caps, Kernel},
-    kernels::{self, KvType, Visitor},
-    model::{DeviceProfile, PlanOptions, PlannedKernel, PlannedPasses, Precision, planned},
+    Gguf, KvType, Precision,
+    low_level::{
+        gpu::{Caps, Kernel},
+        kernels::{self, Visitor},
+        model::{DeviceProfile, PlanOptions, PlannedKernel, PlannedPasses, planned},
+    },
 };
 
 /// Returns the variants of every kernel that the conformance suite runs on a device with `caps`.

@@ -6,10 +6,13 @@ use std::{fmt::Write, path::PathBuf};
 
 use crate::common::shapes::{FileType, SHAPES};
 use ferrum_wgpu::{
-    kernels::attn::CHUNK,
-    model::{
-        AttentionKind, Config, DeviceProfile, DownProj, KernelSelection, MatmulKind, NormPlacement, PassKernels,
-        PassShape, Phase, Precision,
+    Config, Precision,
+    low_level::{
+        kernels::attn::CHUNK,
+        model::{
+            AttentionKind, DeviceProfile, DownProj, FeedForward, KernelSelection, MatmulKind, NormPlacement,
+            PassKernels, PassShape, Phase,
+        },
     },
 };
 
@@ -39,7 +42,7 @@ fn pass(kernels: PassKernels, config: &Config) -> String {
     };
     let mut text = format!("dense {}, head {}, attention {attention}", matmul(kernels.dense), matmul(kernels.head));
     let _ = write!(text, ", norms {} and {}", norm(kernels.attn_norm), norm(kernels.ffn_norm));
-    if matches!(config.feed_forward, ferrum_wgpu::model::FeedForward::Experts { .. }) {
+    if matches!(config.feed_forward, FeedForward::Experts { .. }) {
         let down = if kernels.down_proj == DownProj::Combined { "with the sum" } else { "separate" };
         let _ = write!(text, ", experts {}, down {down}", matmul(kernels.experts));
     }
@@ -49,8 +52,8 @@ fn pass(kernels: PassKernels, config: &Config) -> String {
 /// Rows of weights for each subgroup of eight, of the matrices of a token that differ most.
 fn rows_per_group(kernels: &KernelSelection, config: &Config) -> String {
     let (inner, used) = match config.feed_forward {
-        ferrum_wgpu::model::FeedForward::Dense { inner } => (inner, 1),
-        ferrum_wgpu::model::FeedForward::Experts { inner, used, .. } => (inner, used),
+        FeedForward::Dense { inner } => (inner, 1),
+        FeedForward::Experts { inner, used, .. } => (inner, used),
     };
     let matrices = [
         ("q", config.q_len(), 1),

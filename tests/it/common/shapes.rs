@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, path::PathBuf};
 
-use ferrum_wgpu::{gguf::Gguf, quant::WeightType};
+use ferrum_wgpu::{Gguf, low_level::quant::WeightType};
 
 /// The types of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
