@@ -36,7 +36,7 @@ fn layer(big: WeightType) -> TinyModel {
 
 /// Returns a layer with the same dispatches and fewer weights.
 fn narrow(big: WeightType) -> TinyModel {
-    TinyModel { hidden: 256, heads: 8, kv_heads: 1, head_dim: 16, experts: 16, top_k: 2, expert_ffn: 256, ..layer(big) }
+    TinyModel { hidden: 256, head_dim: 16, experts: 16, top_k: 2, expert_ffn: 256, ..layer(big) }
 }
 
 const BIG: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
