@@ -8,7 +8,7 @@ mod rng;
 mod synth;
 
 pub use decode::{DecodeError, decode, decode_block};
-pub use planes::{PlanePart, Planes, ROW_STEP, UNIT};
+pub use planes::{BLOCK, PlanePart, Planes, ROW_STEP};
 pub use rng::Rng;
 pub use synth::{HARD_WEIGHTS, hard_blocks, random_blocks};
 

@@ -1,26 +1,26 @@
-//! The layout of weights in device memory: the file's bytes, rearranged into planes that can be read 16 bytes at a time.
+//! The layout of weights in device memory: the file's bytes, rearranged into planes for loads of 16 bytes.
 //!
-//! A block of most formats is no multiple of four bytes long, and WGSL reads words. So the fields of a block (codes, high
-//! bits, scales, d) each go to a plane of their own, one block after the other, each plane starting at a multiple of 16
-//! bytes. Q4_K and Q5_K blocks are whole vec4s and stay as they are. Float rows are padded with zeros to multiples of 32.
-//! What the planes are is in [`fields`]; `wgsl/quant/*.wgsl` read them.
+//! WGSL reads words of four bytes, and the blocks of most formats are not a multiple of that. So each field of a block
+//! (codes, high bits, scales, d) has a plane of its own, which starts at a multiple of 16 bytes. Blocks of Q4_K and Q5_K are
+//! whole vec4s and stay as they are. Float rows are padded with zeros to multiples of 32. [`fields`] lists the planes, and
+//! `wgsl/quant/*.wgsl` read them.
 
 use super::{WeightType, decode};
 
-/// Weights that a kernel decodes at once.
-pub const UNIT: u64 = 32;
+/// Weights of a block: what a kernel decodes at once. The super-blocks of K-quants have 8 blocks.
+pub const BLOCK: u64 = 32;
 
-/// Rows in one [`Planes::pack`] call must start at a multiple of this, so that every plane is cut at a whole vec4.
+/// The rows of a [`Planes::pack`] call start at a multiple of this, so that every plane is cut at a whole vec4.
 pub const ROW_STEP: u64 = 8;
 
-/// Where a matrix's weights are in device memory: `rows` rows of `k` weights of one format.
+/// The layout of a matrix in device memory: `rows` rows of `k` weights of one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planes {
     ty: WeightType,
     rows: u64,
     k: u64,
-    row_units: u32,
-    units: u32,
+    k_blocks: u32,
+    blocks: u32,
 }
 
 /// A part of a plane, ready to be written.
@@ -32,7 +32,8 @@ pub struct PlanePart {
     pub words: Vec<[u32; 4]>,
 }
 
-/// The fields of a cell that become planes, as (offset, length) in bytes. A cell is a block, or 32 floats.
+/// Returns the fields of a cell that become planes, as (offset, length) in bytes. A cell is a block of the file, or 32
+/// floats.
 fn fields(ty: WeightType) -> &'static [(usize, usize)] {
     match ty {
         WeightType::F32 => &[(0, 128)],
@@ -53,49 +54,49 @@ const MAX_CELL_BYTES: usize = 210;
 const MAX_CELL: usize = 256;
 
 impl Planes {
-    /// The layout of `rows` rows of `k` weights; `None` when `k` is no multiple of 4 or of the block, or when there are
-    /// more than 2³² units.
+    /// Returns the layout of `rows` rows of `k` weights. `None` if `k` is no multiple of 4 or of the file's block, or if there
+    /// are more than 2³² blocks of 32.
     pub fn new(ty: WeightType, rows: u64, k: u64) -> Option<Self> {
         if k == 0 || rows == 0 || !k.is_multiple_of(4) || !k.is_multiple_of(ty.block_len() as u64) {
             return None;
         }
-        let row_units = u32::try_from(k.div_ceil(UNIT)).ok()?;
-        let units = u32::try_from(rows.checked_mul(u64::from(row_units))?).ok()?;
-        Some(Self { ty, rows, k, row_units, units })
+        let k_blocks = u32::try_from(k.div_ceil(BLOCK)).ok()?;
+        let blocks = u32::try_from(rows.checked_mul(u64::from(k_blocks))?).ok()?;
+        Some(Self { ty, rows, k, k_blocks, blocks })
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn ty(&self) -> WeightType {
         self.ty
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Weights in a row.
+    /// Returns the weights of a row.
     pub fn k(&self) -> u64 {
         self.k
     }
 
-    /// Units in a row.
-    pub fn row_units(&self) -> u32 {
-        self.row_units
+    /// Returns the blocks of 32 weights in a row, the last of which may be padded.
+    pub fn k_blocks(&self) -> u32 {
+        self.k_blocks
     }
 
-    /// Units in all: kernels find the planes from it.
-    pub fn units(&self) -> u32 {
-        self.units
+    /// Returns the blocks of 32 weights of all rows. Kernels compute from it where the planes are.
+    pub fn blocks(&self) -> u32 {
+        self.blocks
     }
 
-    /// The size of all planes, in vec4s of 16 bytes.
+    /// Returns the size of all planes, in vec4s of 16 bytes.
     pub fn vec4s(&self) -> u64 {
         fields(self.ty).iter().map(|(_, length)| self.plane_vec4s(*length)).sum()
     }
 
     fn cell_len(&self) -> u64 {
-        (self.ty.block_len() as u64).max(UNIT)
+        (self.ty.block_len() as u64).max(BLOCK)
     }
 
     fn row_cells(&self) -> u64 {
@@ -106,12 +107,13 @@ impl Planes {
         (self.rows * self.row_cells() * length as u64).div_ceil(16)
     }
 
-    /// Bytes of a row as the file has it.
+    /// Returns the bytes of a row in the file.
     pub fn file_row_bytes(&self) -> u64 {
         self.k / self.ty.block_len() as u64 * self.ty.block_bytes() as u64
     }
 
-    /// The planes' parts for whole rows from `first_row` on, a multiple of [`ROW_STEP`], with the file's bytes `raw`.
+    /// Returns the parts of the planes for whole rows from `first_row` on, a multiple of [`ROW_STEP`]; `raw` are the file's
+    /// bytes.
     pub fn pack(&self, first_row: u64, raw: &[u8]) -> Vec<PlanePart> {
         let row_bytes = self.file_row_bytes() as usize;
         let cell_bytes: usize = fields(self.ty).iter().map(|(_, length)| length).sum();
@@ -147,7 +149,7 @@ impl Planes {
         parts
     }
 
-    /// Decodes row `row` of packed `words` into `out`, `k` weights, by the CPU oracle; zeros for what is not there.
+    /// Decodes row `row` of packed `words` into `out`, `k` weights, on the CPU. Missing rows are zeros.
     pub fn decode_row(&self, words: &[[u32; 4]], row: u64, out: &mut [f32]) {
         let memory: &[u8] = bytemuck::cast_slice(words);
         let mut weights = [0.0; MAX_CELL];
@@ -157,7 +159,7 @@ impl Planes {
             let mut plane = 0;
             let mut cell_bytes = 0;
             for &(offset, length) in fields(self.ty) {
-                // A row that is not there may be any.
+                // The number of a missing row may be any.
                 let at = usize::try_from(number.saturating_mul(length as u64).saturating_add(plane * 16));
                 let range = at.ok().and_then(|at| Some(at..at.checked_add(length)?));
                 if let Some(bytes) = range.and_then(|range| memory.get(range)) {

@@ -1,4 +1,4 @@
-// y = silu(gate) * up, element by element.
+// SwiGLU: y = silu(gate) * up, element by element.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let i = tile.x * WG + invocation;
@@ -11,11 +11,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
 
 fn gate_and_up(row: u32, i: u32) -> vec2<f32> {
     let at = row * p.n + i;
-    if SPLIT {
-        return vec2<f32>(y[at], x[at]);
-    }
-    if ALTERNATING {
+    if INTERLEAVED {
         return vec2<f32>(x[2u * at], x[2u * at + 1u]);
     }
-    return vec2<f32>(x[row * p.n + at], x[row * p.n + at + p.n]);
+    return vec2<f32>(y[at], x[at]);
 }

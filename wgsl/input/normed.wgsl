@@ -1,11 +1,11 @@
-// Activations are normed on the way, x / rms(x) * norm, with the bits of elementwise/rms_norm: squares are summed as there,
-// of the elements at equal distances of 256 and then by halves, an invocation here having four of these 256 sums at a time.
+// RMS norm fused into the product: x / rms(x) * norm. The bits are those of elementwise/rms_norm, because the squares are
+// summed in the same order: 256 partial sums of elements 256 apart, then a binary tree. An invocation has four of the 256.
 var<private> in_scale: f32;
 
 fn in_load(row: u32, i: u32) -> vec4<f32> {
     let value = x[row + i] * in_scale * norm[i];
-    // Or compilers would contract or reorder the product with sums that it meets, as they can't where it is stored: they
-    // know nothing of the sign of eps, which is 0.
+    // The product must not be contracted into an FMA, or the bits would differ from a stored norm's. The compiler does not
+    // know that the sign bit of eps is 0.
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) | vec4<u32>(bitcast<u32>(p.eps) >> 31u));
 }
 
@@ -15,7 +15,7 @@ fn in_squares(row: u32, i: u32) -> vec4<f32> {
     return values * values;
 }
 
-// The scale by the last four sums.
+// Sets the scale from the last four partial sums.
 fn in_scale_by(sums: vec4<f32>) {
     in_scale = 1.0 / sqrt(((sums.x + sums.z) + (sums.y + sums.w)) / f32(p.k) + p.eps);
 }

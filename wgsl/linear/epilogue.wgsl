@@ -1,9 +1,12 @@
-// What becomes of the products of weight rows with a row of activations, whose outputs start at `out_row`.
+// Epilogue: stores the dot products of weight rows with one row of activations. The outputs of that row start at `out_row`.
+// `p.epilogue` is 0 to store, or one of these.
+const ACCUMULATE = 1u;
+const GATE = 2u;
 
-// Output `out` from its weight row's product.
-fn put(out_row: u32, out: u32, product: f32) {
+// Stores output `out`.
+fn store_output(out_row: u32, out: u32, product: f32) {
     if out < p.n {
-        if ACCUMULATE {
+        if p.epilogue == ACCUMULATE {
             y[out_row + out] += product;
         } else {
             y[out_row + out] = product;
@@ -11,22 +14,22 @@ fn put(out_row: u32, out: u32, product: f32) {
     }
 }
 
-// Output `out` from the products of its gate and its value.
-fn put_gated(out_row: u32, out: u32, gate: f32, value: f32) {
+// Stores output `out` from the products of its gate row and its up row.
+fn store_gated(out_row: u32, out: u32, gate: f32, up: f32) {
     if out < p.n {
-        y[out_row + out] = silu(gate) * value;
+        y[out_row + out] = silu(gate) * up;
     }
 }
 
-// The outputs of four weight rows from row `row` on, a multiple of 4.
-fn put_four(out_row: u32, row: u32, products: vec4<f32>) {
-    if GATED {
-        put_gated(out_row, row >> 1u, products.x, products.y);
-        put_gated(out_row, (row >> 1u) + 1u, products.z, products.w);
+// Stores the outputs of four weight rows from row `row` on, a multiple of 4.
+fn store_output4(out_row: u32, row: u32, products: vec4<f32>) {
+    if p.epilogue == GATE {
+        store_gated(out_row, row >> 1u, products.x, products.y);
+        store_gated(out_row, (row >> 1u) + 1u, products.z, products.w);
     } else {
-        put(out_row, row, products.x);
-        put(out_row, row + 1u, products.y);
-        put(out_row, row + 2u, products.z);
-        put(out_row, row + 3u, products.w);
+        store_output(out_row, row, products.x);
+        store_output(out_row, row + 1u, products.y);
+        store_output(out_row, row + 2u, products.z);
+        store_output(out_row, row + 3u, products.w);
     }
 }

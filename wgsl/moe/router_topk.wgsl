@@ -1,5 +1,5 @@
-// The `k` largest logits of a token and their softmax weights, a workgroup a token. Each logit's rank is counted: larger
-// logits, and equal ones of lower experts, come before it.
+// The `top_k` largest logits of a token and their softmax weights, a workgroup per token. The rank of a logit is the number of
+// larger logits and of equal logits of lower experts.
 const MAX_EXPERTS = 512u;
 const MAX_K = 32u;
 
@@ -8,10 +8,10 @@ var<workgroup> chosen: array<f32, MAX_K>;
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let token = grid_id(workgroup).x;
-    let zero = grid_zero(workgroup);
+    let zero = opaque_zero(workgroup);
     for (var e = invocation; e < p.experts; e += WG) {
         let bits = bitcast<u32>(logits[token * p.experts + e]);
-        // A NaN would have no rank: by its bits, since a compiler may assume that there is none.
+        // A NaN has no rank, so that it counts as the lowest float. The test uses bits, because a compiler may assume no NaN.
         let is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
         logit[e] = bitcast<f32>(select(bits, 0xff7fffffu, is_nan));
     }
@@ -23,24 +23,24 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let theirs = logit[other];
             rank += select(0u, 1u, theirs > mine || (theirs == mine && other < e));
         }
-        if rank < p.k {
-            ids[token * p.k + rank] = e;
+        if rank < p.top_k {
+            ids[token * p.top_k + rank] = e;
             chosen[rank] = mine;
         }
     }
     workgroupBarrier();
     let largest = chosen[0];
-    var mass = 0.0;
+    var exp_sum = 0.0;
     if NORMALISE {
-        for (var i = zero; i < p.k; i += 1u) {
-            mass += exp(chosen[i] - largest);
+        for (var i = zero; i < p.top_k; i += 1u) {
+            exp_sum += exp(chosen[i] - largest);
         }
     } else {
         for (var e = zero; e < p.experts; e += 1u) {
-            mass += exp(logit[e] - largest);
+            exp_sum += exp(logit[e] - largest);
         }
     }
-    if invocation < p.k {
-        weights[token * p.k + invocation] = exp(chosen[invocation] - largest) / mass;
+    if invocation < p.top_k {
+        weights[token * p.top_k + invocation] = exp(chosen[invocation] - largest) / exp_sum;
     }
 }

@@ -1,10 +1,10 @@
-// BF16: 4 vec4 a unit, two upper halves of floats a word.
+// BF16: 4 vec4 a block, two bf16 a word.
 fn q_uppers(lo: u32, hi: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(lo << 16u, lo & 0xffff0000u, hi << 16u, hi & 0xffff0000u));
 }
 
-fn q_unit(unit: u32, units: u32) -> QUnit {
-    let at = unit << 2u;
+fn q_block32(block: u32, blocks: u32) -> QBlock32 {
+    let at = block << 2u;
     let a = w[at];
     let b = w[at + 1u];
     let c = w[at + 2u];
@@ -13,5 +13,5 @@ fn q_unit(unit: u32, units: u32) -> QUnit {
         q_uppers(a.x, a.y), q_uppers(a.z, a.w), q_uppers(b.x, b.y), q_uppers(b.z, b.w),
         q_uppers(c.x, c.y), q_uppers(c.z, c.w), q_uppers(d.x, d.y), q_uppers(d.z, d.w),
     );
-    return QUnit(q, vec2<f32>(1.0), vec2<f32>(0.0));
+    return QBlock32(q, vec2<f32>(1.0), vec2<f32>(0.0));
 }

@@ -1,4 +1,4 @@
-//! The gate of a SwiGLU feed-forward block (Shazeer 2020, arXiv:2002.05202).
+//! SwiGLU: the gate of a feed-forward block (Shazeer 2020, arXiv:2002.05202).
 
 use super::WG;
 use crate::{
@@ -9,9 +9,8 @@ use crate::{
 kernel! {
     /// `y = gate / (1 + e^−gate) · up`, element by element.
     ///
-    /// Shapes: `y` `[rows, n]` f32. `x` is `up`, of the same shape, and `y` the gate before it is the result; or a row of
-    /// `x` `[rows, 2n]` holds both, as [`Layout`] says. Bound: 5e-6 of `|gate · up|`. Measured worst on lavapipe: 0.03 of
-    /// it.
+    /// Shapes: `y` `[rows, n]` f32. Split: `x` is `up`, of the same shape, and `y` holds the gate before the result.
+    /// Interleaved: `x` `[rows, 2n]` holds both. Bound: `5e-6·|gate·up|`. Measured worst on lavapipe: 0.03 of it.
     pub struct SiluMul("elementwise/silu_mul") for Layout;
     params {
         /// Rows.
@@ -20,9 +19,9 @@ kernel! {
         n: u32,
     }
     binds {
-        /// What is gated, or that and the gate.
+        /// `up`, or `gate` and `up`.
         x: read [f32],
-        /// The result, and the gate where it is apart.
+        /// The result; split, the gate before it.
         y: write [f32],
     }
 }
@@ -32,34 +31,30 @@ kernel! {
 pub enum Layout {
     /// The gate in `y`, up in `x`.
     Split,
-    /// In each row of `x` the gate, then up.
-    Halves,
-    /// In each row of `x` an element of the gate, then one of up.
-    Alternating,
+    /// Gate and up alternate in each row of `x`.
+    Interleaved,
 }
 
 impl Layout {
-    /// Elements `i` of gate and up in row `row`, of `n` elements each.
+    /// Returns elements `i` of gate and up in row `row`, of `n` elements each.
     fn gate_and_up(self, x: &[f32], y: &[f32], row: usize, i: usize, n: usize) -> [f32; 2] {
         let at = row * n + i;
         match self {
             Self::Split => [y[at], x[at]],
-            Self::Halves => [x[2 * row * n + i], x[(2 * row + 1) * n + i]],
-            Self::Alternating => [x[2 * at], x[2 * at + 1]],
+            Self::Interleaved => [x[2 * at], x[2 * at + 1]],
         }
     }
 }
 
 impl Kernel for SiluMul {
     fn supported(_: &Caps) -> Vec<Layout> {
-        vec![Layout::Split, Layout::Halves, Layout::Alternating]
+        vec![Layout::Split, Layout::Interleaved]
     }
 
     fn source(layout: Layout) -> Source {
         Source::new(wgsl!("elementwise/silu_mul.wgsl"), WG)
             .with(wgsl!("lib/silu.wgsl"))
-            .constant("SPLIT", layout == Layout::Split)
-            .constant("ALTERNATING", layout == Layout::Alternating)
+            .constant("INTERLEAVED", layout == Layout::Interleaved)
     }
 
     fn grid(_: Layout, p: &Params) -> Grid {
@@ -101,13 +96,10 @@ impl Kernel for SiluMul {
                 let up: Vec<f32> = gate.iter().map(|_| rng.normal()).collect();
                 let x = match layout {
                     Layout::Split => up,
-                    Layout::Halves => {
-                        gate.chunks_exact(n).zip(up.chunks_exact(n)).flat_map(|(g, u)| [g, u].concat()).collect()
-                    }
-                    Layout::Alternating => gate.iter().zip(&up).flat_map(|(g, u)| [*g, *u]).collect(),
+                    Layout::Interleaved => gate.iter().zip(&up).flat_map(|(g, u)| [*g, *u]).collect(),
                 };
                 let mut y = if layout == Layout::Split { gate } else { vec![f32::NAN; gate.len()] };
-                // What lies behind the last element must stay.
+                // The element behind the last one must stay.
                 y.push(f32::NAN);
                 let params = Params { rows: rows as u32, n: n as u32 };
                 Case::of_reference(name, layout, params, Data { x, y })

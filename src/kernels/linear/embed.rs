@@ -7,30 +7,30 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t] = table[id of t]`, for the ids whose row is in `w`: a table that is larger than a binding is looked up part by
-    /// part. A row's id is given, `ids[t]`, or was drawn for its sequence, `ids[positions[t, 1]]`.
+    /// `y[t] = table[id of t]`, for ids whose row is in `w`: a table larger than a binding is looked up part by part. A row's
+    /// id is `ids[t]` from the host, or the token that was sampled for its sequence, `ids[positions[t, 1]]`.
     ///
-    /// Shapes: `w` is rows `first_row .. first_row + held` of the table `[n, k]` of any format in [`Planes`], `ids`
-    /// `[rows]` or `[sequences]` (clamped to the table), `positions` `[rows, 2]` of position and sequence (clamped to
-    /// those there are), `y` `[rows, k]` f32. Bound: 2⁻²² of the value, and the smallest normal f32, since WGSL lets a
-    /// device take subnormals for zero. Measured on lavapipe: exact.
-    pub struct Embed("linear/embed") for Variant;
+    /// Shapes: `w` is rows `first_row .. first_row + local_rows` of the table `[n, k]` of any format in [`Planes`]; `ids`
+    /// `[rows]` or `[sequences]`, clamped to the table; `positions` `[rows, 2]` of position and sequence, the latter clamped;
+    /// `y` `[rows, k]` f32. Bound: `2⁻²²·|y| + 2⁻¹²⁶`, since WGSL lets a device flush subnormals to zero. Measured on
+    /// lavapipe: exact.
+    pub struct Embed("linear/embed") for WeightType;
     params {
         /// Tokens.
         rows: u32,
         /// Rows of the whole table.
         n: u32,
-        /// The table's row that is the first of `w`.
+        /// The table's row that is the first in `w`.
         first_row: u32,
         /// Rows in `w`.
-        held: u32,
+        local_rows: u32,
         /// Weights of a row.
         k: u32,
-        /// Units of weights of a row.
-        row_units: u32,
-        /// Units of weights in all.
-        units: u32,
-        /// Drawn: sequences in `ids`.
+        /// Blocks of 32 weights of a row.
+        k_blocks: u32,
+        /// Blocks of 32 weights in `w`.
+        n_blocks: u32,
+        /// Sequences in `ids`, or 0 if `ids` has one for each row.
         sequences: u32,
     }
     binds {
@@ -39,7 +39,7 @@ kernel! {
         /// Token ids, of rows or of sequences.
         ids: read [u32],
         /// Each row's position and sequence.
-        positions: read [u32] if |v| v.ids == Ids::Drawn,
+        positions: read [u32],
         /// The rows.
         y: write [f32],
     }
@@ -47,73 +47,47 @@ kernel! {
 
 const WG: u32 = 64;
 
-/// Where a row's token id is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ids {
-    /// The host has given it to the row.
-    Given,
-    /// It is the last that was drawn for the row's sequence.
-    Drawn,
-}
-
-impl Ids {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Given, Self::Drawn];
-
-    /// The table's row that becomes row `t`, if the binding holds it: counted from the binding's first.
-    fn held(self, p: &Params, ids: &[u32], positions: &[u32], t: usize) -> Option<u32> {
-        let id = match self {
-            Self::Given => ids[t],
-            Self::Drawn => ids[positions[2 * t + 1].min(p.sequences - 1) as usize],
-        };
-        id.min(p.n - 1).checked_sub(p.first_row).filter(|row| *row < p.held)
-    }
-}
-
-/// The table's format, and where ids are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Variant {
-    /// The table's format.
-    pub ty: WeightType,
-    /// Where a row's id is.
-    pub ids: Ids,
+/// Returns the row of `w` that becomes row `t`, if `w` has the table's row.
+fn local_row(p: &Params, ids: &[u32], positions: &[u32], t: usize) -> Option<u32> {
+    let id = match p.sequences {
+        0 => ids[t],
+        sequences => ids[positions[2 * t + 1].min(sequences - 1) as usize],
+    };
+    id.min(p.n - 1).checked_sub(p.first_row).filter(|row| *row < p.local_rows)
 }
 
 impl Kernel for Embed {
-    fn supported(_: &Caps) -> Vec<Variant> {
-        WeightType::ALL.into_iter().flat_map(|ty| Ids::ALL.map(|ids| Variant { ty, ids })).collect()
+    fn supported(_: &Caps) -> Vec<WeightType> {
+        WeightType::ALL.to_vec()
     }
 
-    fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(v.ty)).with(match v.ids {
-            Ids::Given => wgsl!("linear/ids_given.wgsl"),
-            Ids::Drawn => wgsl!("linear/ids_drawn.wgsl"),
-        })
+    fn source(ty: WeightType) -> Source {
+        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(ty))
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.row_units.div_ceil(WG), y: p.rows }
+    fn grid(_: WeightType, p: &Params) -> Grid {
+        Grid { x: p.k_blocks.div_ceil(WG), y: p.rows }
     }
 
-    fn sparse_reads(_: Variant, p: &Params) -> Option<SparseReads> {
+    fn sparse_reads(_: WeightType, p: &Params) -> Option<SparseReads> {
         Some(SparseReads { binding: "w", choice: SparseUnit::Rows, most: p.rows.min(p.n), of: p.n })
     }
 
-    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(v.ty, u64::from(p.held), u64::from(p.k)) else { return };
+    fn cpu(ty: WeightType, p: &Params, host: Host<'_>) {
+        let Some(planes) = Planes::new(ty, u64::from(p.local_rows), u64::from(p.k)) else { return };
         for (t, y) in host.y.chunks_exact_mut(p.k as usize).enumerate().take(p.rows as usize) {
-            if let Some(row) = v.ids.held(p, host.ids, host.positions, t) {
+            if let Some(row) = local_row(p, host.ids, host.positions, t) {
                 planes.decode_row(host.w, u64::from(row), y);
             }
         }
     }
 
-    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let planes = Planes::new(v.ty, u64::from(p.held), u64::from(p.k))?;
+    fn reference(ty: WeightType, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(ty, u64::from(p.local_rows), u64::from(p.k))?;
         let mut y = Expect::unchanged(before.y);
         let mut weights = vec![0.0; p.k as usize];
         for (t, y) in y.chunks_exact_mut(p.k as usize).enumerate().take(p.rows as usize) {
-            if let Some(row) = v.ids.held(p, before.ids, before.positions, t) {
+            if let Some(row) = local_row(p, before.ids, before.positions, t) {
                 planes.decode_row(before.w, u64::from(row), &mut weights);
                 y.iter_mut().zip(&weights).for_each(|(y, w)| *y = near(*w));
             }
@@ -121,63 +95,66 @@ impl Kernel for Embed {
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(v: Variant) -> Vec<Case<Self>> {
-        let ty = v.ty;
+    fn cases(ty: WeightType) -> Vec<Case<Self>> {
         let block = ty.block_len() as u64;
-        let mut cases: Vec<_> = [2 * block.max(32), 2048, block.max(36)]
-            .into_iter()
-            .filter_map(|k| case(v.ids, format!("9x{k}"), TestWeights::random(ty, 9, k, k)?, 0, 9))
-            .collect();
-        let part = TestWeights::random(ty, 9, 2 * block.max(32), 1);
-        cases.extend(part.and_then(|w| case(v.ids, "a part of 20".to_owned(), w, 3, 20)));
+        let mut cases = Vec::new();
+        for sampled in [false, true] {
+            let source = if sampled { "sampled" } else { "given" };
+            for k in [2 * block.max(32), 2048, block.max(36)] {
+                let weights = TestWeights::random(ty, 9, k, k);
+                cases.extend(weights.and_then(|w| case(sampled, format!("9x{k}, {source}"), w, 0, 9)));
+            }
+            let part = TestWeights::random(ty, 9, 2 * block.max(32), 1);
+            cases.extend(part.and_then(|w| case(sampled, format!("a part of 20, {source}"), w, 3, 20)));
+        }
         for (name, blocks) in crate::quant::hard_blocks(ty, 3) {
             let weights = TestWeights::from_blocks(ty, 9, 2 * block.max(32), &blocks);
-            cases.extend(weights.and_then(|w| case(v.ids, name.to_owned(), w, 0, 9)));
+            cases.extend(weights.and_then(|w| case(false, name.to_owned(), w, 0, 9)));
         }
         cases
     }
 }
 
-/// A decoded weight and the bound on a kernel's.
+/// Returns a decoded weight and the bound on a kernel's.
 fn near(weight: f32) -> (f64, f64) {
     let weight = f64::from(weight);
     (weight, weight.abs() / f64::from(1 << 22) + f64::from(f32::MIN_POSITIVE))
 }
 
-fn case(from: Ids, name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Case<Embed>> {
-    let (held, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
+fn case(sampled: bool, name: String, weights: TestWeights, first_row: u32, n: u32) -> Option<Case<Embed>> {
+    let (local_rows, k) = (weights.planes.rows() as u32, weights.planes.k() as u32);
     // The last id is out of range and becomes the last row.
-    let ids = vec![n - 1, 0, 4, 1000, first_row, first_row + held - 1];
-    let expected = ids
+    let given = vec![n - 1, 0, 4, 1000, first_row, first_row + local_rows - 1];
+    let expected = given
         .iter()
         .flat_map(|id| {
-            let row = (*id).min(n - 1).checked_sub(first_row).filter(|row| *row < held);
+            let row = (*id).min(n - 1).checked_sub(first_row).filter(|row| *row < local_rows);
             let value = |i| row.map_or(f32::NAN, |row| weights.values[(row * k + i) as usize]);
             (0..k).map(value).collect::<Vec<_>>()
         })
         .map(near)
         .collect();
-    let (rows, sequences) = (ids.len() as u32, ids.len() as u32 + 2);
-    let (ids, positions) = match from {
-        Ids::Given => (ids, Vec::new()),
-        Ids::Drawn => {
-            // Sequences in another order than rows, and two that are not there; the last row's becomes the last sequence.
-            let mut drawn: Vec<u32> = ids.iter().rev().copied().collect();
-            drawn.rotate_left(1);
-            let id = drawn.pop().unwrap_or_default();
-            drawn.extend([5000, 5000, id]);
-            let sequence = |t| if t + 1 == rows { u32::MAX } else { rows - 2 - t };
-            (drawn, (0..rows).flat_map(|t| [7000, sequence(t)]).collect())
-        }
+    let rows = given.len() as u32;
+    let (ids, sequences) = if sampled {
+        // Sequences in another order than rows, and two without a row. The last row's is out of range and becomes the last.
+        let mut ids: Vec<u32> = given.iter().rev().copied().collect();
+        ids.rotate_left(1);
+        let last = ids.pop().unwrap_or_default();
+        ids.extend([5000, 5000, last]);
+        (ids, rows + 2)
+    } else {
+        (given, 0)
     };
+    let sequence = |t| if t + 1 == rows { u32::MAX } else { rows - 2 - t };
+    let positions = (0..rows).flat_map(|t| [7000, sequence(t)]).collect();
     let params = Params {
         rows,
         n,
         first_row,
-        held,
+        local_rows,
         k,
-        row_units: weights.planes.row_units(),
-        units: weights.planes.units(),
+        k_blocks: weights.planes.k_blocks(),
+        n_blocks: weights.planes.blocks(),
         sequences,
     };
     let y = vec![f32::NAN; (rows * k) as usize];

@@ -3,25 +3,25 @@
 use super::TileType;
 use crate::gpu::{Caps, Source, wgsl};
 
-/// The slot `mma` of [`Gemm`](super::gemm::Gemm): what multiplies the tiles in workgroup memory, and adds in f32. Each has its
-/// order of sums.
+/// The slot `mma` of [`Gemm`](super::gemm::Gemm): what multiplies the tiles in workgroup memory and sums in f32. Each has its
+/// own order of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Mma {
-    /// Every invocation for itself.
+    /// Scalar multiply-adds of each invocation.
     #[default]
     Fma,
-    /// Cooperative matrices of 8 by 8, a subgroup each.
+    /// Cooperative matrices of 8 by 8.
     Matrices8,
-    /// Cooperative matrices of 16 by 16, a subgroup each.
+    /// Cooperative matrices of 16 by 16.
     Matrices16,
 }
 
 impl Mma {
-    /// Those a device can take for tiles of this type.
+    /// Returns what a device supports for tiles of this type.
     pub(crate) fn available(caps: &Caps, tile: TileType) -> Vec<Self> {
         let mut all = vec![Self::Fma];
-        // Subgroups share out a tile, so that their number must be known to shaders.
+        // Subgroups share a tile, so that shaders must know their number.
         if caps.subgroups {
             let has = caps.matrices;
             let (eight, sixteen) = match tile {
@@ -34,15 +34,15 @@ impl Mma {
         all
     }
 
-    /// The name of its order of sums with tiles of this type.
+    /// Returns the name of the order of sums with tiles of this type.
     pub(super) const fn reduction_order(self, tile: TileType) -> &'static str {
         match (tile, self) {
-            (TileType::F32, Self::Fma) => "along k",
-            (TileType::F32, Self::Matrices8) => "along k, by matrices of 8",
-            (TileType::F32, Self::Matrices16) => "along k, by matrices of 16",
-            (TileType::F16, Self::Fma) => "along k, of halves",
-            (TileType::F16, Self::Matrices8) => "along k, of halves by matrices of 8",
-            (TileType::F16, Self::Matrices16) => "along k, of halves by matrices of 16",
+            (TileType::F32, Self::Fma) => "along K",
+            (TileType::F32, Self::Matrices8) => "along K, by matrices of 8",
+            (TileType::F32, Self::Matrices16) => "along K, by matrices of 16",
+            (TileType::F16, Self::Fma) => "along K, in f16",
+            (TileType::F16, Self::Matrices8) => "along K, in f16 by matrices of 8",
+            (TileType::F16, Self::Matrices16) => "along K, in f16 by matrices of 16",
         }
     }
 

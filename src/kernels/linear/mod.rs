@@ -3,17 +3,19 @@
 pub mod embed;
 pub mod gemm;
 pub mod gemv;
-pub mod gemv_columns;
+pub mod gemv_batched;
+pub mod gemv_moe_combine;
 pub mod gemv_q8;
-pub mod gemv_sum;
-mod lanes;
+mod matmul;
 mod mma;
-mod product;
 pub mod quantise;
+mod software;
+mod split;
 mod tile;
 
-pub use lanes::{Group, Input, Lanes};
+pub use matmul::Matmul;
 pub use mma::Mma;
+pub use split::{Input, RowsPerGroup, Split};
 pub use tile::TileType;
 
 use crate::{
@@ -21,30 +23,30 @@ use crate::{
     quant::{Planes, WeightType, random_blocks},
 };
 
-/// The type that activations have in products of single rows.
+/// The type of activations in products of single rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ActivationType {
-    /// f32, as they are.
+    /// f32.
     #[default]
     F32,
-    /// int8 in blocks of 32 with a scale, where the weights are codes too: [`GemvQ8`](gemv_q8::GemvQ8).
+    /// int8 in blocks of 32 with a scale, for weights that are codes too: [`GemvQ8`](gemv_q8::GemvQ8).
     Int8,
 }
 
-/// The slot `codes`: what a weight's code becomes.
+/// The slot `codes`: the type of a decoded weight's code.
 #[derive(Clone, Copy, Debug)]
 enum Codes {
     F32,
     I8,
 }
 
-/// The `quant` slot: how a format's units are decoded, with what it shares with others.
+/// Fills the slot `quant`: how the blocks of a format are decoded.
 fn quant(ty: WeightType) -> Vec<Fragment> {
     quant_as(ty, Codes::F32)
 }
 
-/// The same, codes becoming what `codes` says.
+/// Fills the slot `quant` with codes of this type.
 fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
     let codes = match codes {
         Codes::F32 => wgsl!("quant/codes_f32.wgsl"),
@@ -56,51 +58,57 @@ fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
 }
 
 fn format(ty: WeightType) -> Vec<Fragment> {
-    const LIBRARY: Fragment = wgsl!("lib/quant.wgsl");
-    const RUNS_32: Fragment = wgsl!("quant/runs_32.wgsl");
-    const BLOCKS_256: Fragment = wgsl!("quant/blocks_256.wgsl");
+    const COMMON: Fragment = wgsl!("quant/common.wgsl");
+    const BLOCKS_32: Fragment = wgsl!("quant/blocks_32.wgsl");
+    const SUPER_BLOCKS: Fragment = wgsl!("quant/super_blocks.wgsl");
     const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
     match ty {
-        WeightType::F32 => vec![LIBRARY, RUNS_32, wgsl!("quant/f32.wgsl")],
-        WeightType::F16 => vec![LIBRARY, RUNS_32, wgsl!("quant/f16.wgsl")],
-        WeightType::BF16 => vec![LIBRARY, RUNS_32, wgsl!("quant/bf16.wgsl")],
-        WeightType::Q8_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q8_0.wgsl")],
-        WeightType::Q4_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q4_0.wgsl")],
-        WeightType::Q4_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q4_1.wgsl")],
-        WeightType::Q5_0 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_0.wgsl")],
-        WeightType::Q5_1 => vec![LIBRARY, RUNS_32, wgsl!("quant/q5_1.wgsl")],
-        WeightType::Q4K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
-        WeightType::Q5K => vec![LIBRARY, BLOCKS_256, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
-        WeightType::Q6K => vec![LIBRARY, wgsl!("quant/q6_k.wgsl")],
+        WeightType::F32 => vec![COMMON, BLOCKS_32, wgsl!("quant/f32.wgsl")],
+        WeightType::F16 => vec![COMMON, BLOCKS_32, wgsl!("quant/f16.wgsl")],
+        WeightType::BF16 => vec![COMMON, BLOCKS_32, wgsl!("quant/bf16.wgsl")],
+        WeightType::Q8_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q8_0.wgsl")],
+        WeightType::Q4_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q4_0.wgsl")],
+        WeightType::Q4_1 => vec![COMMON, BLOCKS_32, wgsl!("quant/q4_1.wgsl")],
+        WeightType::Q5_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q5_0.wgsl")],
+        WeightType::Q5_1 => vec![COMMON, BLOCKS_32, wgsl!("quant/q5_1.wgsl")],
+        WeightType::Q4K => vec![COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
+        WeightType::Q5K => vec![COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
+        WeightType::Q6K => vec![COMMON, wgsl!("quant/q6_k.wgsl")],
     }
 }
 
-/// The `rows` slot: which weights and inputs a row of the output is made of.
+/// The slots `rows` and `tiles`: which weights and inputs a row of the output is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rows {
+pub enum Indexing {
     /// One matrix for all rows.
     Dense,
-    /// A matrix for each expert; a row is a (token, expert) pair.
+    /// A matrix for each expert. A row is the assignment of a token to an expert.
     Expert,
 }
 
-impl Rows {
-    pub(crate) fn fragment(self) -> Fragment {
+impl Indexing {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Dense, Self::Expert];
+
+    /// Fills the slot `rows`.
+    fn fragment(self) -> Fragment {
         match self {
-            Self::Dense => wgsl!("rows/dense.wgsl"),
-            Self::Expert => wgsl!("rows/expert.wgsl"),
+            Self::Dense => wgsl!("indexing/rows_dense.wgsl"),
+            Self::Expert => wgsl!("indexing/rows_expert.wgsl"),
         }
     }
 }
 
-/// What happens to a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What happens to a product. It is a parameter of a dispatch, so that no kernel has a variant for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Epilogue {
     /// It is stored.
+    #[default]
     Store,
-    /// It is added to what is there.
+    /// It is added to the output.
     Accumulate,
-    /// The matrix's rows are gates and values in turn: `silu(gate) · value` is stored (Shazeer 2020, arXiv:2002.05202).
+    /// A matrix's rows are gate and up alternately, and `silu(gate) · up` is stored (SwiGLU; Shazeer 2020,
+    /// arXiv:2002.05202).
     Gate,
 }
 
@@ -108,55 +116,57 @@ impl Epilogue {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Store, Self::Accumulate, Self::Gate];
 
-    /// Rows of a matrix with `n` outputs.
-    pub fn matrix_rows(self, n: u32) -> u32 {
+    /// Returns the number that stands for it in [`Matmul::epilogue`] and in WGSL.
+    pub const fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// Returns the epilogue of a code; unknown codes store, as in WGSL.
+    fn from_code(code: u32) -> Self {
+        Self::ALL.into_iter().find(|epilogue| epilogue.code() == code).unwrap_or_default()
+    }
+
+    /// Returns the rows of a matrix with `n` outputs.
+    pub fn weight_rows(self, n: u32) -> u32 {
         if self == Self::Gate { 2 * n } else { n }
     }
 
-    /// Outputs of `rows` rows of a matrix.
+    /// Returns the outputs of `rows` rows of a matrix.
     pub fn outputs(self, rows: u32) -> u32 {
         if self == Self::Gate { rows / 2 } else { rows }
     }
 
-    /// Gives a body its constants.
-    fn fill(self, source: Source) -> Source {
-        source
-            .constant("ACCUMULATE", self == Self::Accumulate)
-            .constant("GATED", self == Self::Gate)
-            .with(wgsl!("lib/silu.wgsl"))
-    }
-
-    /// The weight rows of output `out` of the matrix that starts at row `first`: gate and value, or twice the same.
-    fn weight_rows(self, first: u32, out: u32) -> [u32; 2] {
+    /// Returns the weight rows of output `out` of the matrix whose first row is `first`: gate and up, or the same row twice.
+    fn rows_of_output(self, first: u32, out: u32) -> [u32; 2] {
         if self == Self::Gate { [first + 2 * out, first + 2 * out + 1] } else { [first + out; 2] }
     }
 
-    /// Decodes the weight rows of output `out` of the matrix that starts at row `first`.
+    /// Decodes the weight rows of output `out` of the matrix whose first row is `first`.
     fn decode(self, planes: &Planes, words: &[[u32; 4]], first: u32, out: u32, weights: &mut [Vec<f32>; 2]) {
-        let [row, value_row] = self.weight_rows(first, out);
+        let [row, up_row] = self.rows_of_output(first, out);
         planes.decode_row(words, u64::from(row), &mut weights[0]);
         if self == Self::Gate {
-            planes.decode_row(words, u64::from(value_row), &mut weights[1]);
+            planes.decode_row(words, u64::from(up_row), &mut weights[1]);
         }
     }
 
-    /// [`Epilogue::apply`] of products with their bounds, with the bound on what comes out. A sum is rounded once more.
-    /// Gated, the errors of both products reach the output, the gate's with a slope of at most 1.1, and 5e-6 for the gate
-    /// itself.
+    /// Returns [`Epilogue::apply`] of products with their bounds `b`, and its bound. Accumulate: `b + 1e-7·(|y| + |p|)`,
+    /// since the sum is rounded once more. Gate: `1.1·|up|·b_gate + |silu(gate)|·b_up + 5e-6·|gate·up|`, where 1.1 bounds
+    /// the slope of silu and 5e-6 is its own error.
     fn bounded(self, before: f64, products: [(f64, f64); 2]) -> (f64, f64) {
-        let [(product, bound), (value, value_bound)] = products;
-        let exact = self.apply(before, [product, value]);
+        let [(product, bound), (up, up_bound)] = products;
+        let exact = self.apply(before, [product, up]);
         match self {
             Self::Store => (exact, bound),
             Self::Accumulate => (exact, bound + 1e-7 * (before.abs() + product.abs())),
             Self::Gate => {
                 let silu = self.apply(before, [product, 1.0]);
-                (exact, value.abs() * 1.1 * bound + silu.abs() * value_bound + 5e-6 * (product * value).abs())
+                (exact, up.abs() * 1.1 * bound + silu.abs() * up_bound + 5e-6 * (product * up).abs())
             }
         }
     }
 
-    /// What becomes of the products of an output's weight rows (one, or gate and value), with what is there before.
+    /// Returns the output for the products of its weight rows (one, or gate and up), given the output `before`.
     fn apply(self, before: f64, products: [f64; 2]) -> f64 {
         match self {
             Self::Store => products[0],
@@ -166,16 +176,21 @@ impl Epilogue {
     }
 }
 
-/// Random weights for a test case, packed, with their decoded values.
+/// Adds the epilogue to the source of a product.
+fn epilogue(source: Source) -> Source {
+    source.with(wgsl!("lib/silu.wgsl")).with(wgsl!("linear/epilogue.wgsl"))
+}
+
+/// Random weights of a test case: packed, and decoded.
 pub(crate) struct TestWeights {
     pub(crate) planes: Planes,
     pub(crate) words: Vec<[u32; 4]>,
-    /// `[rows, k]`, by the oracle from the file's bytes, not from the planes.
+    /// `[rows, k]`, decoded from the file's bytes and not from the planes.
     pub(crate) values: Vec<f32>,
 }
 
 impl TestWeights {
-    /// `rows` rows of `k` weights from `raw` blocks, repeated as often as it takes.
+    /// Returns `rows` rows of `k` weights from the blocks `raw`, over and over.
     pub(crate) fn from_blocks(ty: WeightType, rows: u64, k: u64, raw: &[u8]) -> Option<Self> {
         let planes = Planes::new(ty, rows, k)?;
         let raw: Vec<u8> = raw.iter().copied().cycle().take((planes.file_row_bytes() * rows) as usize).collect();
@@ -189,22 +204,22 @@ impl TestWeights {
         Some(Self { planes, words, values })
     }
 
-    /// Weights of about the size that trained ones have.
+    /// Returns weights of about the size of trained ones.
     pub(crate) fn random(ty: WeightType, rows: u64, k: u64, seed: u64) -> Option<Self> {
         let blocks = (rows * k) as usize / ty.block_len();
         Self::from_blocks(ty, rows, k, &random_blocks(ty, blocks, 0.05, seed))
     }
 
-    /// Output `out` of the matrix that starts at weight row `first`, by `epilogue` from `before`, with its bound.
+    /// Returns output `out` of the matrix whose first row is `first`, by `epilogue` from `before`, with its bound.
     fn output(&self, epilogue: Epilogue, tile: TileType, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
         let k = self.planes.k() as usize;
-        let products = epilogue.weight_rows(first, out).map(|row| tile.dot(&self.values[row as usize * k..][..k], x));
+        let products = epilogue.rows_of_output(first, out).map(|row| tile.dot(&self.values[row as usize * k..][..k], x));
         epilogue.bounded(f64::from(before), products)
     }
 }
 
-/// The exact dot product of weights with `x`, and the bound on a kernel's error: 1e-5 of the sum of the terms' magnitudes.
-/// WGSL lets a device take subnormal f32 for zero, so that each weight may be off by the smallest normal.
+/// Returns the exact dot product of weights with `x`, and the bound on a kernel's error: `1e-5·Σ|w·x| + min·(1 + Σ|x|)`.
+/// `min` is the smallest normal f32: WGSL lets a device flush a subnormal weight to zero.
 pub(crate) fn dot(weights: &[f32], x: &[f32]) -> (f64, f64) {
     let (mut sum, mut bound) = (0.0, f64::from(f32::MIN_POSITIVE));
     for (w, x) in weights.iter().zip(x) {

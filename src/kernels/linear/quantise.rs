@@ -1,4 +1,4 @@
-//! Activations as int8.
+//! Quantises activations to int8.
 
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
@@ -6,11 +6,11 @@ use crate::{
 };
 
 kernel! {
-    /// Blocks of 32 activations as codes `q` and a scale `d`: `q[i] = round(x[i] / d)`, half to even and at most 127 in
-    /// magnitude, `d` being the smallest power of two of which the block's largest magnitude is less than 127.5.
+    /// Blocks of 32 activations as codes `q` and a scale `d`: `q[i] = round(x[i] / d)`, ties to even and clamped to ±127.
+    /// `d` is the smallest power of two with `max|x| < 127.5·d`.
     ///
-    /// Shapes: `x` and `y` as many blocks of 32 f32 and of 32 int8, four in a word, `scales` as many f32. `d` is between 2⁻⁶⁹
-    /// and 2⁵⁷; a block below has codes of 0, one above is cut off. Bound: exact.
+    /// Shapes: `x` is `blocks` times 32 f32, `y` as many int8, four in a word, `scales` `[blocks]` f32. `d` is clamped to
+    /// 2⁻⁶⁹ … 2⁵⁷: smaller activations have codes of 0, larger ones are clamped. Bound: exact.
     pub struct Quantise("linear/quantise") for ();
     params {
         /// Blocks.
@@ -31,7 +31,7 @@ const WG: u32 = 64;
 /// Activations of a block.
 pub const BLOCK: u32 = 32;
 
-/// The scale and the codes of a block.
+/// Returns the scale and the codes of a block.
 fn quantised(block: &[f32]) -> (f32, Vec<i8>) {
     let largest = block.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let exponent = ((largest.to_bits() + 0x1_0000) >> 23).clamp(64, 190) - 6;
@@ -70,7 +70,7 @@ impl Kernel for Quantise {
         let mut y: Vec<u32> = before.y.as_flattened().to_vec();
         let x: &[f32] = bytemuck::cast_slice(before.x);
         for (b, block) in x.chunks_exact(BLOCK as usize).take(p.blocks as usize).enumerate() {
-            // The first power of two that is large enough, and what is nearest to a multiple of it.
+            // The first power of two that is large enough, and the nearest multiples of it.
             let largest = block.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
             let exponent = (-69..57).find(|e| largest < 127.5 * 2f64.powi(*e)).unwrap_or(57);
             let d = 2f64.powi(exponent);
@@ -87,7 +87,7 @@ impl Kernel for Quantise {
     fn cases((): ()) -> Vec<Case<Self>> {
         let mut rng = Rng::new(5);
         let mut hard = vec![[0.0f32; BLOCK as usize]; 6];
-        // Nothing; halves between codes; the largest that has its power's scale, and the next; tiny and huge values.
+        // Zeros; ties between codes; the largest value that has its power's scale, and the next; tiny and huge values.
         for (i, x) in hard[1].iter_mut().enumerate() {
             *x = i as f32 - 15.5;
         }

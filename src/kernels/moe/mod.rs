@@ -1,5 +1,5 @@
 //! Kernels of mixture-of-experts blocks.
 
-pub mod bucket;
+pub mod combine;
 pub mod router_topk;
-pub mod weighted_sum;
+pub mod sort;

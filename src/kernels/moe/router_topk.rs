@@ -1,4 +1,4 @@
-//! The choice of experts.
+//! The router: the top-k experts of each token.
 
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
@@ -6,20 +6,20 @@ use crate::{
 };
 
 kernel! {
-    /// `ids[t]` are the `k` experts with the largest of `logits[t]`, largest first, of equal ones the lower first;
-    /// `weights[t]` their softmax, over the chosen ones or over all.
+    /// `ids[t]` are the `top_k` experts with the largest `logits[t]`, largest first and of equal ones the lower first;
+    /// `weights[t]` is their softmax, over the chosen experts or over all.
     ///
-    /// Shapes: `logits` `[rows, experts]` f32, `ids` and `weights` `[rows, k]`; at most [`MAX_EXPERTS`] and [`MAX_K`]. A
-    /// NaN counts as the lowest float, so that there are always `k` ids below `experts`. Bounds: ids exact, weights 1e-5
-    /// of their value. Measured worst on lavapipe: 0.15 of it.
+    /// Shapes: `logits` `[rows, experts]` f32, `ids` and `weights` `[rows, top_k]`; at most [`MAX_EXPERTS`] and [`MAX_K`]. A
+    /// NaN counts as the lowest float, so that there are always `top_k` ids below `experts`. Bounds: `ids` exact; `weights`
+    /// `1e-5·weight`. Measured worst on lavapipe: 0.15 of it.
     pub struct RouterTopk("moe/router_topk") for Variant;
     params {
         /// Tokens.
         rows: u32,
         /// Experts.
         experts: u32,
-        /// Experts a token.
-        k: u32,
+        /// Experts per token.
+        top_k: u32,
     }
     binds {
         /// The router's output.
@@ -31,14 +31,14 @@ kernel! {
     }
 }
 
-/// The most experts that the kernel holds.
+/// The largest number of experts.
 pub const MAX_EXPERTS: u32 = 512;
-/// The most experts a token.
+/// The largest number of experts per token.
 pub const MAX_K: u32 = 32;
 
 const WG: u32 = 128;
 
-/// How weights are scaled.
+/// How weights are normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The chosen experts' weights add up to one.
@@ -59,23 +59,23 @@ impl Kernel for RouterTopk {
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {
-        let outputs = host.ids.chunks_exact_mut(p.k as usize).zip(host.weights.chunks_exact_mut(p.k as usize));
+        let outputs = host.ids.chunks_exact_mut(p.top_k as usize).zip(host.weights.chunks_exact_mut(p.top_k as usize));
         for (logits, (ids, weights)) in host.logits.chunks_exact(p.experts as usize).zip(outputs).take(p.rows as usize)
         {
-            for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.k)) {
+            for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.top_k)) {
                 (*id, *weight) = (exact_id, exact as f32);
             }
         }
     }
 
     fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let k = p.k as usize;
+        let k = p.top_k as usize;
         let (mut ids, mut weights) = (before.ids.to_vec(), Expect::unchanged(before.weights));
         let outputs = ids.chunks_exact_mut(k).zip(weights.chunks_exact_mut(k));
         for (logits, (ids, weights)) in
             before.logits.chunks_exact(p.experts as usize).zip(outputs).take(p.rows as usize)
         {
-            for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.k)) {
+            for ((id, weight), (exact_id, exact)) in ids.iter_mut().zip(weights).zip(route(v, logits, p.top_k)) {
                 (*id, *weight) = (exact_id, (exact, 1e-5 * exact + 1e-37));
             }
         }
@@ -102,7 +102,7 @@ impl Kernel for RouterTopk {
         .map(|(name, rows, experts, k, logits)| {
             let outputs = (rows * k) as usize;
             let data = Data { logits, ids: vec![u32::MAX; outputs], weights: vec![f32::NAN; outputs] };
-            Case::of_reference(name, v, Params { rows, experts, k }, data)
+            Case::of_reference(name, v, Params { rows, experts, top_k: k }, data)
         })
         .collect()
     }
@@ -115,6 +115,6 @@ fn route(v: Variant, logits: &[f32], k: u32) -> Vec<(u32, f64)> {
     order.sort_by(|a, b| of(*b).total_cmp(&of(*a)).then(a.cmp(b)));
     let chosen = &order[..(k as usize).min(order.len())];
     let largest = of(chosen[0]);
-    let mass: f64 = if v.normalise { chosen } else { &order[..] }.iter().map(|e| (of(*e) - largest).exp()).sum();
-    chosen.iter().map(|e| (*e, (of(*e) - largest).exp() / mass)).collect()
+    let exp_sum: f64 = if v.normalise { chosen } else { &order[..] }.iter().map(|e| (of(*e) - largest).exp()).sum();
+    chosen.iter().map(|e| (*e, (of(*e) - largest).exp() / exp_sum)).collect()
 }

@@ -1,0 +1,39 @@
+// Helpers of the formats. A format says where the halves of a block lie and decodes the block into the slot `codes`.
+
+// Returns the value of the f16 in the low 16 bits. It uses integers, because block scales are often subnormal and a device
+// may flush subnormals in unpack2x16float.
+fn q_f16(bits: u32) -> f32 {
+    let magnitude = bits & 0x7fffu;
+    let sign = (bits & 0x8000u) << 16u;
+    let normal = (magnitude << 13u) + 0x38000000u;
+    let subnormal = bitcast<u32>(f32(magnitude) * 5.9604644775390625e-8);
+    return bitcast<f32>(sign | select(subnormal, normal, magnitude >= 0x400u));
+}
+
+// Returns component `i` of `v`, without indexing by a variable.
+fn q_word(v: vec4<u32>, i: u32) -> u32 {
+    let pair = select(v.xy, v.zw, (i & 2u) != 0u);
+    return select(pair.x, pair.y, (i & 1u) != 0u);
+}
+
+// Returns word `i` of a plane of words that starts at vec4 `plane`.
+fn q_plane_word(plane: u32, i: u32) -> u32 {
+    return q_word(w[plane + (i >> 2u)], i);
+}
+
+// Returns element `i` of a plane of f16 that starts at vec4 `plane`.
+fn q_plane_f16(plane: u32, i: u32) -> f32 {
+    return q_f16((q_plane_word(plane, i >> 1u) >> ((i & 1u) << 4u)) & 0xffffu);
+}
+
+// Subtracts `bias` from bytes below 128, without a borrow between bytes. The result is signed.
+fn q_less(bytes: vec4<u32>, bias: u32) -> vec4<u32> {
+    return ((bytes | vec4<u32>(0x80808080u)) - vec4<u32>(bias)) ^ vec4<u32>(0x80808080u);
+}
+
+// Spreads the low 16 bits of `bits` to bit 4 of 16 bytes: the fifth bits of half a block of codes.
+fn q_fifth_bits(bits: u32) -> vec4<u32> {
+    let nibbles = vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u);
+    return ((nibbles & vec4<u32>(1u)) << vec4<u32>(4u)) | ((nibbles & vec4<u32>(2u)) << vec4<u32>(11u))
+        | ((nibbles & vec4<u32>(4u)) << vec4<u32>(18u)) | ((nibbles & vec4<u32>(8u)) << vec4<u32>(25u));
+}
