@@ -2,7 +2,7 @@
 //! have differed in barriers and layouts, so that a model uses only those that compute correctly on its device.
 
 use super::{
-    linear::{Epilogue, Mma, Rows, TileType, gemm},
+    linear::{Indexing, Mma, TileType, gemm},
     trial::Trial,
 };
 use crate::{
@@ -53,8 +53,7 @@ async fn passes(device: &Device, tile: TileType, mma: Mma) -> Result<bool, GpuEr
     // The format does not matter: tiles are dequantised before they are multiplied.
     let variant = gemm::Variant {
         ty: WeightType::Q4K,
-        rows: Rows::Dense,
-        epilogue: Epilogue::Store,
+        indexing: Indexing::Dense,
         tile,
         mma,
         tile_rows: gemm::TileRows::ThirtyTwo,

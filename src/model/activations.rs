@@ -3,7 +3,7 @@
 use super::{Config, ExpertSlots, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::{attn::partial_words, linear::gemv_columns::Columns, moe::bucket},
+    kernels::{attn::partial_words, linear::gemv_batched::BatchTile, moe::sort},
 };
 
 /// The largest pass that a workspace has room for.
@@ -86,20 +86,20 @@ pub(crate) struct Routing {
     /// The experts' outputs `[rows · used, hidden]`.
     pub(crate) outputs: Buffer<f32>,
     /// Assignments by expert.
-    pub(crate) buckets: Buckets,
+    pub(crate) sorted: SortedAssignments,
     /// The slots of assignments, with an expert cache.
     pub(crate) slots: Option<ExpertSlots>,
 }
 
 /// Assignments sorted by expert.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub(crate) struct SortedAssignments {
     /// `[experts]`.
     pub(crate) counts: Buffer<u32>,
     /// `[experts + 1]`.
     pub(crate) offsets: Buffer<u32>,
     /// `[rows · used]`.
-    pub(crate) pairs: Buffer<u32>,
+    pub(crate) assignments: Buffer<u32>,
     /// `[max_tiles]` of the lowest tiles.
     pub(crate) tiles: Buffer<[u32; 4]>,
     /// Two indirect grids.
@@ -143,7 +143,7 @@ impl Sizes {
                     logits: rows * u64::from(count),
                     assignments,
                     outputs: assignments * u64::from(config.hidden),
-                    tiles: u64::from(bucket::max_tiles(size.rows.saturating_mul(used), count, LOWEST_TILE)),
+                    tiles: u64::from(sort::max_tiles(size.rows.saturating_mul(used), count, LOWEST_TILE)),
                 };
                 (used, inner, Some(routed))
             }
@@ -173,7 +173,7 @@ impl Sizes {
 }
 
 /// The lowest tiles of assignments, of which there are most.
-const LOWEST_TILE: u32 = Columns::Four.count();
+const LOWEST_TILE: u32 = BatchTile::Four.count();
 
 impl Activations {
     /// Returns the purpose and bytes of the buffers that [`Activations::new`] allocates, small ones together.
@@ -250,10 +250,10 @@ impl Activations {
                     ids: device.alloc("expert ids", r.assignments).await?,
                     weights: device.alloc("expert weights", r.assignments).await?,
                     outputs: device.alloc("expert outputs", r.outputs).await?,
-                    buckets: Buckets {
-                        counts: device.alloc("pairs of each expert", r.experts).await?,
-                        offsets: device.alloc("bucket starts", r.experts + 1).await?,
-                        pairs: device.alloc("pairs by expert", r.assignments).await?,
+                    sorted: SortedAssignments {
+                        counts: device.alloc("assignments of each expert", r.experts).await?,
+                        offsets: device.alloc("expert offsets", r.experts + 1).await?,
+                        assignments: device.alloc("assignments by expert", r.assignments).await?,
                         tiles: device.alloc("expert tiles", r.tiles).await?,
                         grids: device.alloc("expert grids", 6).await?,
                     },

@@ -82,27 +82,26 @@ impl Decoder<'_> {
     fn embed(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, table) = (self.activations, &self.weights.tree.embedding);
         rec.scope(Stage::Embed);
-        let (ids, from) = match self.pass.phase {
-            Phase::Prefill => (&a.ids, embed::Ids::Given),
-            Phase::Decode => (&self.sampling.tokens, embed::Ids::Drawn),
+        let (ids, sequences) = match self.pass.phase {
+            Phase::Prefill => (&a.ids, 0),
+            Phase::Decode => (&self.sampling.tokens, self.kv.shape.slots),
         };
-        let decode = self.pass.phase == Phase::Decode;
         for part in &table.parts {
             let planes = &part.planes;
             rec.dispatch(
                 embed::Embed,
-                embed::Variant { ty: planes.ty(), ids: from },
+                embed::Variant { ty: planes.ty() },
                 embed::Params {
                     rows: self.pass.rows,
                     n: table.n,
                     first_row: part.first_row,
-                    held: planes.rows() as u32,
+                    local_rows: planes.rows() as u32,
                     k: table.k,
-                    row_units: planes.row_units(),
-                    units: planes.units(),
-                    sequences: self.kv.shape.slots,
+                    k_blocks: planes.k_blocks(),
+                    n_blocks: planes.blocks(),
+                    sequences,
                 },
-                embed::Binds { w: &part.words, ids, positions: decode.then_some(&a.positions), y: &a.residual },
+                embed::Binds { w: &part.words, ids, positions: &a.positions, y: &a.residual },
             )?;
         }
         Ok(())

@@ -13,8 +13,8 @@ use crate::{
     gpu::{Buffer, GpuError, Recorder, Scope, Stage},
     kernels::{
         elementwise::silu_mul,
-        linear::{Epilogue, gemv_sum},
-        moe::{bucket, router_topk, weighted_sum},
+        linear::{Epilogue, gemv_moe_combine},
+        moe::{combine, router_topk, sort},
     },
 };
 
@@ -74,10 +74,17 @@ impl Decoder<'_> {
                 rec.before(load);
             }
             if kind != MatmulKind::Gemv {
-                self.bucket(rec, block, routing, count, ids, kind)?;
+                self.sort(rec, block, routing, count, ids, kind)?;
             }
             rec.scope(scope(Stage::GateUp));
-            let rows = |share, grid| MatmulRows::Assignments { count, share, kind, grid, experts: ids, routing };
+            let rows = |rows_per_input, grid| MatmulRows::Assignments {
+                count,
+                rows_per_input,
+                kind,
+                grid,
+                experts: ids,
+                routing,
+            };
             self.gate_up(rec, block, rows(experts.used, 0), input)?;
             rec.scope(scope(Stage::DownProj));
             // The sum needs all of a token's experts at once, in one binding.
@@ -92,13 +99,13 @@ impl Decoder<'_> {
         }
         rec.scope(scope(Stage::MoeCombine));
         rec.dispatch(
-            weighted_sum::WeightedSum,
+            combine::MoeCombine,
             match next_norm {
-                Some(_) => weighted_sum::Variant::AddNorm,
-                None => weighted_sum::Variant::Add,
+                Some(_) => combine::Variant::AddNorm,
+                None => combine::Variant::Add,
             },
-            weighted_sum::Params { rows, n: hidden, k: experts.used, eps: self.config.eps },
-            weighted_sum::Binds {
+            combine::Params { rows, n: hidden, top_k: experts.used, eps: self.config.eps },
+            combine::Binds {
                 weights: &routing.weights,
                 outputs: &routing.outputs,
                 w: next_norm,
@@ -140,21 +147,21 @@ impl Decoder<'_> {
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
         // A token's experts are multiplied one after the other.
-        let group = self.kernels.rows_per_group(matrix.n, 1);
+        let rows_per_group = self.kernels.rows_per_group(matrix.n, 1);
         rec.dispatch(
-            gemv_sum::GemvSum,
-            gemv_sum::Variant { ty: planes.ty(), lanes: self.kernels.split, group },
-            gemv_sum::Params {
+            gemv_moe_combine::GemvMoeCombine,
+            gemv_moe_combine::Variant { ty: planes.ty(), split: self.kernels.split, rows_per_group },
+            gemv_moe_combine::Params {
                 rows: self.pass.rows,
                 n: matrix.n,
                 k: matrix.k,
-                row_units: planes.row_units(),
-                units: planes.units(),
-                share: experts.used,
+                k_blocks: planes.k_blocks(),
+                n_blocks: planes.blocks(),
+                top_k: experts.used,
                 experts: experts.count,
-                matrix_rows: matrix.n,
+                weight_rows: matrix.n,
             },
-            gemv_sum::Binds {
+            gemv_moe_combine::Binds {
                 w: &part.words,
                 x: &a.gate.cast(),
                 ids: experts.ids,
@@ -179,7 +186,7 @@ impl Decoder<'_> {
         rec.dispatch(
             router_topk::RouterTopk,
             router_topk::Variant { normalise },
-            router_topk::Params { rows, experts: count, k: used },
+            router_topk::Params { rows, experts: count, top_k: used },
             router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
         )?;
         rec.on_host(false);
@@ -187,7 +194,7 @@ impl Decoder<'_> {
     }
 
     /// Records the sort of assignments by expert, and the grids of the two products over them.
-    fn bucket(
+    fn sort(
         &self,
         rec: &mut Recorder,
         block: &FeedForwardWeights,
@@ -196,28 +203,28 @@ impl Decoder<'_> {
         ExpertIds { ids, count: experts, .. }: ExpertIds<'_>,
         kind: MatmulKind,
     ) -> Result<(), GpuError> {
-        let b = &routing.buckets;
+        let b = &routing.sorted;
         let gate_up = match &block.gate_up {
             GateUp::Fused(matrix) => matrix.n,
             GateUp::Separate { gate, .. } => gate.matrix.n,
         };
         rec.on_host(self.options.host_routing);
         rec.dispatch(
-            bucket::Bucket,
+            sort::MoeSort,
             (),
-            bucket::Params {
-                pairs: assignments,
+            sort::Params {
+                assignments,
                 experts,
                 tile_rows: kind.tile_rows(),
-                max_tiles: bucket::max_tiles(assignments, experts, kind.tile_rows()),
+                max_tiles: sort::max_tiles(assignments, experts, kind.tile_rows()),
                 first_grid: kind.grid_width(gate_up),
                 second_grid: kind.grid_width(block.down.matrix.n),
             },
-            bucket::Binds {
+            sort::Binds {
                 ids,
                 counts: &b.counts,
                 offsets: &b.offsets,
-                sorted: &b.pairs,
+                sorted: &b.assignments,
                 tiles: &b.tiles,
                 grids: &b.grids,
             },
@@ -242,7 +249,7 @@ impl Decoder<'_> {
             }
             GateUp::Fused(matrix) => {
                 self.linear(rec, matrix, rows, input, Output::new(&a.up, matrix.n))?;
-                self.silu_mul(rec, silu_mul::Layout::Alternating, rows.count(), matrix.n / 2)
+                self.silu_mul(rec, silu_mul::Layout::Interleaved, rows.count(), matrix.n / 2)
             }
             GateUp::Separate { gate, up } => {
                 let inner = gate.matrix.n;

@@ -10,8 +10,8 @@ use crate::{
     gpu::{Buffer, GpuError, Grid, Kernel, Recorder},
     kernels::{
         elementwise::add_rows,
-        linear::{self, Epilogue, gemm, gemv, gemv_columns, gemv_q8, quantise},
-        moe::bucket,
+        linear::{self, Epilogue, Indexing, Matmul, gemm, gemv, gemv_batched, gemv_q8, quantise},
+        moe::sort,
     },
 };
 
@@ -25,7 +25,7 @@ pub(super) enum MatmulRows<'a> {
         /// Their number.
         count: u32,
         /// Consecutive assignments that have the same input row.
-        share: u32,
+        rows_per_input: u32,
         /// The kernel.
         kind: MatmulKind,
         /// Which of the two indirect grids is this product's.
@@ -155,80 +155,77 @@ impl Decoder<'_> {
     ) -> Result<(), GpuError> {
         let (k, x, split) = (matrix.k, &input.x.cast(), self.kernels.split);
         let Output { y, stride: y_stride, epilogue, .. } = out;
-        let (count, share, of, tiles, experts, per_token, chosen) = match rows {
-            MatmulRows::Tokens(count) => (count, 1, linear::Rows::Dense, count.div_ceil(kind.tile_rows()), 1, 1, None),
+        let (count, rows_per_input, indexing, tiles, experts, per_token, chosen) = match rows {
+            MatmulRows::Tokens(count) => (count, 1, Indexing::Dense, count.div_ceil(kind.tile_rows()), 1, 1, None),
             MatmulRows::Assignments {
-                count, share, routing, experts: ExpertIds { ids, count: experts, used }, ..
+                count,
+                rows_per_input,
+                routing,
+                experts: ExpertIds { ids, count: experts, used },
+                ..
             } => {
-                let tiles = bucket::max_tiles(count, experts, kind.tile_rows());
-                (count, share, linear::Rows::Expert, tiles, experts, used, Some((ids, &routing.buckets)))
+                let tiles = sort::max_tiles(count, experts, kind.tile_rows());
+                (count, rows_per_input, Indexing::Expert, tiles, experts, used, Some((ids, &routing.sorted)))
             }
         };
         let ids = chosen.map(|(ids, _)| ids);
         let int8 = self.activations.int8.as_ref().filter(|_| kind == MatmulKind::Gemv && self.kernels.int8());
         if let (Some(int8), true) = (int8, matrix.parts.iter().any(|part| gemv_q8::available(part.planes.ty()))) {
-            let params = quantise::Params { blocks: (count / share) * (k / quantise::BLOCK) };
+            let params = quantise::Params { blocks: (count / rows_per_input) * (k / quantise::BLOCK) };
             rec.dispatch(quantise::Quantise, (), params, quantise::Binds { x, scales: &int8.scales, y: &int8.codes })?;
         }
         for MatrixPart { words: w, planes, first_row } in &matrix.parts {
-            let (ty, row_units, units) = (planes.ty(), planes.row_units(), planes.units());
+            let ty = planes.ty();
             // A single matrix is split by rows, a stack by experts.
-            let (matrix_rows, first_output, first_expert) = match of {
-                linear::Rows::Dense => (planes.rows() as u32, epilogue.outputs(*first_row), 0),
-                linear::Rows::Expert => (matrix.n, 0, first_row / matrix.n),
+            let (weight_rows, first_output, first_expert) = match indexing {
+                Indexing::Dense => (planes.rows() as u32, epilogue.outputs(*first_row), 0),
+                Indexing::Expert => (matrix.n, 0, first_row / matrix.n),
             };
-            let (n, y_offset) = (epilogue.outputs(matrix_rows), out.offset + first_output);
-            let held = planes.rows() as u32 / matrix_rows;
-            let pairs = chosen.map(|(_, buckets)| &buckets.pairs);
-            let lists = chosen.map(|(_, buckets)| &buckets.tiles);
-            // The parameters that the four kernels share.
-            macro_rules! params {
-                ($kernel:ident, $($field:ident: $value:expr),+) => {
-                    $kernel::Params {
-                        rows: count,
-                        n,
-                        k,
-                        row_units,
-                        units,
-                        y_stride,
-                        y_offset,
-                        share,
-                        experts,
-                        first_expert,
-                        held,
-                        matrix_rows,
-                        $($field: $value),+
-                    }
-                };
-            }
+            let shape = Matmul {
+                rows: count,
+                n: epilogue.outputs(weight_rows),
+                k,
+                k_blocks: planes.k_blocks(),
+                n_blocks: planes.blocks(),
+                weight_rows,
+                y_stride,
+                y_offset: out.offset + first_output,
+                epilogue: epilogue.code(),
+                rows_per_input,
+                experts,
+                first_expert,
+                local_experts: planes.rows() as u32 / weight_rows,
+            };
+            let assignments = chosen.map(|(_, sorted)| &sorted.assignments);
+            let lists = chosen.map(|(_, sorted)| &sorted.tiles);
             if let (Some(codes), MatmulKind::Gemv, true) = (&int8, kind, gemv_q8::available(ty)) {
-                let variant = gemv_q8::Variant { ty, rows: of, epilogue };
                 let (x, scales) = (&codes.codes, &codes.scales);
                 let binds = gemv_q8::Binds { w, x, scales, ids, y };
-                rec.dispatch(gemv_q8::GemvQ8, variant, params!(gemv_q8, ids_offset: 0), binds)?;
+                let params = gemv_q8::Params { matmul: shape, ids_offset: 0 };
+                rec.dispatch(gemv_q8::GemvQ8, gemv_q8::Variant { ty, indexing }, params, binds)?;
                 continue;
             }
             match kind {
                 MatmulKind::Gemv => {
                     let norm = input.norm.map(Buffer::cast);
                     let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
-                    let group = self.kernels.rows_per_group(matrix_rows, per_token);
-                    let variant = gemv::Variant { ty, rows: of, epilogue, lanes: split, group, input };
-                    let params = params!(gemv, x_offset: 0, ids_offset: 0, eps: self.config.eps);
+                    let rows_per_group = self.kernels.rows_per_group(weight_rows, per_token);
+                    let variant = gemv::Variant { ty, indexing, split, rows_per_group, input };
+                    let params = gemv::Params { matmul: shape, x_offset: 0, ids_offset: 0, eps: self.config.eps };
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
-                MatmulKind::GemvBatched(columns) => {
-                    let variant = gemv_columns::Variant { ty, rows: of, epilogue, lanes: split, columns };
-                    let params = params!(gemv_columns, tiles: tiles, x_offset: 0);
-                    let binds = gemv_columns::Binds { w, x, pairs, tiles: lists, y };
-                    self.tiled(rec, gemv_columns::GemvColumns, variant, params, binds, rows)?;
+                MatmulKind::GemvBatched(batch) => {
+                    let variant = gemv_batched::Variant { ty, indexing, split, batch };
+                    let params = gemv_batched::Params { matmul: shape, tiles, x_offset: 0 };
+                    let binds = gemv_batched::Binds { w, x, assignments, tiles: lists, y };
+                    self.tiled(rec, gemv_batched::GemvBatched, variant, params, binds, rows)?;
                 }
                 MatmulKind::Gemm(tile_rows) => {
                     let (tile, mma) = (self.kernels.tile, self.kernels.mma);
-                    let variant = gemm::Variant { ty, rows: of, epilogue, tile, mma, tile_rows };
-                    let binds = gemm::Binds { w, x, pairs, tiles: lists, y };
-                    self.tiled(rec, gemm::Gemm, variant, params!(gemm, tiles: tiles), binds, rows)?;
+                    let variant = gemm::Variant { ty, indexing, tile, mma, tile_rows };
+                    let binds = gemm::Binds { w, x, assignments, tiles: lists, y };
+                    self.tiled(rec, gemm::Gemm, variant, gemm::Params { matmul: shape, tiles }, binds, rows)?;
                 }
             }
         }
@@ -250,7 +247,7 @@ impl Decoder<'_> {
             MatmulRows::Assignments { grid, routing, .. }
                 if self.kernels.expert_grids == ExpertGrids::Indirect && K::grid(variant, &params).x <= Grid::FOLD =>
             {
-                rec.dispatch_indirect(kernel, variant, params, binds, &routing.buckets.grids, 3 * grid)
+                rec.dispatch_indirect(kernel, variant, params, binds, &routing.sorted.grids, 3 * grid)
             }
             _ => rec.dispatch(kernel, variant, params, binds),
         }

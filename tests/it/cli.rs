@@ -471,7 +471,7 @@ fn conformance_reports_verdicts() -> Result {
     // The portable mask has no subgroups, nor have the CPU kernels.
     for options in [["--mask", "portable"], ["--device", "cpu"]] {
         let list = success(&ferrum(&[&["conformance", "--list", "-k", "linear/gemv_sum"], &options[..]].concat())?)?;
-        assert!(list.contains("lanes: Units") && !list.contains("lanes: Rows"), "{list}");
+        assert!(list.contains("split: K") && !list.contains("split: Rows"), "{list}");
     }
     let json: serde_json::Value =
         serde_json::from_str(&success(&ferrum(&["conformance", "--json", "--device", "cpu", "-k", "Q4K"])?)?)?;
@@ -542,9 +542,11 @@ fn kernels_are_listed_and_dumped() -> Result {
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");
     let few = success(&ferrum(&["kernels", "list", "silu"])?)?;
     assert!(few.lines().count() >= 2 && few.lines().skip(1).all(|line| line.contains("silu")), "{few}");
-    let dump =
-        success(&ferrum(&["kernels", "dump", "linear/gemv_sum", "--variant", "ty: F32, lanes: Rows, group: Four"])?)?;
-    assert!(dump.starts_with("// linear/gemv_sum Variant { ty: F32, lanes: Rows, group: Four }\n"), "{dump}");
+    let dump = success(&ferrum(&["kernels", "dump", "linear/gemv_moe_combine", "--variant", "ty: F32, split: Rows"])?)?;
+    assert!(
+        dump.starts_with("// linear/gemv_moe_combine Variant { ty: F32, split: Rows, rows_per_group: Four }\n"),
+        "{dump}"
+    );
     assert!(dump.contains("subgroupShuffle"), "{dump}");
     refused(&["kernels", "dump", "rms"], 2, &["\"rms\"", "elementwise/rms_norm"])?;
     refused(&["kernels", "dump", "elementwise/rms_norm", "--variant", "Q4K"], 2, &["Q4K"])

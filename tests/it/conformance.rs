@@ -82,10 +82,10 @@ fn the_suite_is_small_and_covers_all_formats() {
     for ty in WeightType::ALL {
         let format = format!("ty: {ty:?}");
         for (kernel, rows) in [
-            ("linear/gemv", "rows: Dense"),
-            ("linear/gemv", "rows: Expert"),
-            ("linear/gemm", "rows: Dense"),
-            ("linear/gemm", "rows: Expert"),
+            ("linear/gemv", "indexing: Dense"),
+            ("linear/gemv", "indexing: Expert"),
+            ("linear/gemm", "indexing: Dense"),
+            ("linear/gemm", "indexing: Expert"),
             ("linear/embed", ""),
         ] {
             assert!(covers(kernel, &[&format, rows]), "{kernel} with {format}, {rows} is not covered");
@@ -100,12 +100,12 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
     ("elementwise/fused_add_rms_norm", "residual[at] = value", "residual[at] = x[at]", "residual["),
     // A tail, a scale, a wrong plane, a lost bit.
-    ("linear/gemv", "unit < p.row_units; unit += LANES", "unit + LANES < p.row_units; unit += LANES", "y["),
+    ("linear/gemv", "block < p.k_blocks; block += LANES", "block + LANES < p.k_blocks; block += LANES", "y["),
     // A column of the wrong tile, a total without its last lane.
-    ("linear/gemv_columns", "min(first_row + 2u, end - 1u)", "min(first_row + 3u, end - 1u)", "y["),
-    ("linear/gemv_columns", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
-    ("linear/embed", "select(first, last, pair >= 2u)", "select(first, last, pair >= 1u)", "y["),
-    ("linear/embed", "w[blocks * 12u + block]", "w[blocks * 12u]", "y["),
+    ("linear/gemv_batched", "min(first_row + 2u, end - 1u)", "min(first_row + 3u, end - 1u)", "y["),
+    ("linear/gemv_batched", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
+    ("linear/embed", "select(first, last, i >= 2u)", "select(first, last, i >= 1u)", "y["),
+    ("linear/embed", "w[super_blocks * 12u + super_block]", "w[super_blocks * 12u]", "y["),
     ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
     // A swapped index, removed barriers, a missing clamp.
     ("linear/gemm", "f32(inputs[b + 1u])", "f32(inputs[b])", "y["),
@@ -131,8 +131,8 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("attn/rope_kv_append", "round(kv_vec4", "trunc(kv_vec4", "kv["),
     // Ties, a bucket's border, a slot left out.
     ("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other > e", "ids["),
-    ("moe/bucket", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
-    ("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k", "residual["),
+    ("moe/sort", "min(start + tile_rows, mine)", "start + tile_rows", "tiles["),
+    ("moe/combine", "expert < p.top_k", "expert + 1u < p.top_k", "residual["),
     ("sample/argmax", "let start = tile.x * ITEMS;", "let start = tile.x * ITEMS + 1u;", "best["),
     // Another row's sequence, penalties where there are none, a token that is none.
     ("sample/draw", "picks[p.first + row].y", "picks[row].y", "draws["),
@@ -140,13 +140,13 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("sample/argmax", "candidate.x == 0u", "false", "ids["),
     ("attn/copy_blocks", "kv[blocks.x", "kv[blocks.y", "kv["),
     // No WGSL at all.
-    ("moe/weighted_sum", "sum += weights", "sum += no_such_weights", "moe/weighted.wgsl:"),
+    ("moe/combine", "sum += weights", "sum += no_such_weights", "moe/expert_sum.wgsl:"),
 ];
 
 /// Returns the pattern of the variants that are run of a faulty kernel: all, or some if there are many.
 fn some_of(kernel: &str) -> &str {
     match kernel {
-        "linear/gemv" | "linear/gemv_columns" | "linear/gemm" => "ty: Q4K, rows: Expert, epilogue: Store",
+        "linear/gemv" | "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
         "attn/attention" | "attn/rope_attention" | "attn/rope_attention_split_kv" => "head_dim: 128",
         _ => kernel,
     }
@@ -197,11 +197,11 @@ const CLAMPS: [(&str, &str, &str); 13] = [
     ("linear/embed", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
     ("elementwise/rms_norm", "min(picks[row].x, p.x_rows - 1u)", "picks[row].x"),
     // An expert that is not bound, or that there is not.
-    ("linear/gemv", "row_expert(i) < p.held", "true"),
-    ("linear/gemv_sum", "min(ids[pair + slot], p.experts - 1u)", "ids[pair + slot]"),
+    ("linear/gemv", "row_expert(i) < p.local_experts", "true"),
+    ("linear/gemv_moe_combine", "min(ids[first_assignment + i], p.experts - 1u)", "ids[first_assignment + i]"),
     // A tile of rows that there are not.
-    ("linear/gemv_columns", "if first_row >= end", "if false"),
-    ("moe/bucket", "min(ids[first + i], p.experts - 1u)", "ids[first + i]"),
+    ("linear/gemv_batched", "if first_row >= end", "if false"),
+    ("moe/sort", "min(ids[first + i], p.experts - 1u)", "ids[first + i]"),
     ("attn/kv_cache_append", "min(positions[2u * row], p.capacity - 1u)", "positions[2u * row]"),
     ("attn/kv_cache_append", "min(positions[2u * row + 1u], p.sequences - 1u)", "positions[2u * row + 1u]"),
     ("attn/kv_cache_append", "max_blocks - 1u)], p.blocks - 1u)", "max_blocks - 1u)], 0xffffffffu)"),
@@ -235,7 +235,7 @@ fn f16_overflow_is_found() {
             return;
         }
         device.edit_shaders("linear/gemm", "clamp(values, vec4<f32>(-65504.0), vec4<f32>(65504.0))", "values");
-        let suite = Suite::new(device.caps(), "ty: Q4K, rows: Dense, epilogue: Store, tile: F16");
+        let suite = Suite::new(device.caps(), "ty: Q4K, indexing: Dense, tile: F16");
         let reports = suite.run(&device, |_| ()).await.expect("the suite runs");
         assert!(!reports.is_empty() && reports.iter().all(|report| !report.passed()), "{reports:#?}");
     });

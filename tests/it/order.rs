@@ -15,12 +15,12 @@ use ferrum_wgpu::{
             },
             elementwise::rms_norm::{self, RmsNorm},
             linear::{
-                Epilogue, Group, Input, Lanes, Mma, Rows, TileType,
+                Epilogue, Indexing, Input, Matmul, Mma, RowsPerGroup, Split, TileType,
                 gemm::{self, Gemm, TileRows},
                 gemv::{self, Gemv, Variant},
-                gemv_columns::{self, Columns, GemvColumns},
+                gemv_batched::{self, BatchTile, GemvBatched},
             },
-            moe::bucket::{self, Bucket},
+            moe::sort::{self, MoeSort},
         },
         quant::{Planes, Rng, WeightType, random_blocks},
     },
@@ -30,34 +30,40 @@ use ferrum_wgpu::{
 struct Products<'a> {
     device: &'a Device,
     variant: Variant,
+    epilogue: Epilogue,
     n: u32,
     k: u32,
-    share: u32,
+    rows_per_input: u32,
     planes: Planes,
     w: Buffer<[u32; 4]>,
     inputs: Vec<f32>,
     ids: Vec<u32>,
 }
 
-/// How rows are multiplied.
+/// The kernel that multiplies rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
-    Gemv,
-    One,
-    Columns(Columns),
+    Gemv(RowsPerGroup),
+    Batched(BatchTile),
     Gemm(TileRows),
 }
 
 impl<'a> Products<'a> {
     const EXPERTS: u32 = 6;
-    const HELD: u32 = 4;
+    const LOCAL: u32 = 4;
 
-    /// Up to `rows` rows of `n` outputs, of `cells` blocks or so.
-    async fn new(device: &'a Device, variant: Variant, (rows, n, cells): (u32, u32, u32), rng: &mut Rng) -> Self {
-        let Variant { ty, epilogue, .. } = variant;
+    /// Returns at most `rows` rows of `n` outputs, of `cells` blocks or so.
+    async fn new(
+        device: &'a Device,
+        (variant, epilogue): (Variant, Epilogue),
+        (rows, n, cells): (u32, u32, u32),
+        rng: &mut Rng,
+    ) -> Self {
+        let ty = variant.ty;
         let k = cells * (ty.block_len() as u32).max(4);
-        let (held, share) = if variant.rows == Rows::Expert { (Self::HELD, 1 + rng.below(2)) } else { (1, 1) };
-        let weight_rows = held * epilogue.matrix_rows(n);
+        let (local, rows_per_input) =
+            if variant.indexing == Indexing::Expert { (Self::LOCAL, 1 + rng.below(2)) } else { (1, 1) };
+        let weight_rows = local * epilogue.weight_rows(n);
         let planes = Planes::new(ty, u64::from(weight_rows), u64::from(k)).expect("whole blocks");
         let raw = random_blocks(ty, (weight_rows * k) as usize / ty.block_len(), 0.05, rng.next_u64());
         let mut words = vec![[0; 4]; planes.vec4s() as usize];
@@ -65,189 +71,145 @@ impl<'a> Products<'a> {
             words[part.start as usize..][..part.words.len()].copy_from_slice(&part.words);
         }
         let w = upload(device, &words).await;
-        let inputs = normal(rng, (rows.div_ceil(share) * k) as usize);
-        // Most pairs are of two experts.
+        let inputs = normal(rng, (rows.div_ceil(rows_per_input) * k) as usize);
+        // Most rows have one of two experts.
         let ids = (0..rows).map(|_| if rng.below(3) == 0 { rng.below(Self::EXPERTS + 1) } else { 2 + rng.below(2) });
-        Self { device, variant, n, k, share, planes, w, inputs, ids: ids.collect() }
+        Self { device, variant, epilogue, n, k, rows_per_input, planes, w, inputs, ids: ids.collect() }
     }
 
-    /// The outputs of the first `rows` rows.
+    /// Returns the outputs of the first `rows` rows.
     async fn rows(&self, rows: u32, by: By) -> Vec<u32> {
-        let Self { device, variant, n, k, share, ref planes, ref w, .. } = *self;
-        let expert = variant.rows == Rows::Expert;
-        let (experts, first_expert, held) = if expert { (Self::EXPERTS, 1, Self::HELD) } else { (1, 0, 1) };
-        let matrix_rows = variant.epilogue.matrix_rows(n);
-        let (row_units, units) = (planes.row_units(), planes.units());
-        let x = upload(device, &self.inputs[..(rows.div_ceil(share) * k) as usize]).await.cast();
+        let Self { device, variant, epilogue, n, k, rows_per_input, ref planes, ref w, .. } = *self;
+        let expert = variant.indexing == Indexing::Expert;
+        let matmul = if expert {
+            let local = Matmul::experts(planes, Self::LOCAL, rows, rows_per_input, epilogue);
+            Matmul { experts: Self::EXPERTS, first_expert: 1, ..local }
+        } else {
+            Matmul::dense(planes, rows, epilogue)
+        };
+        let x = upload(device, &self.inputs[..(rows.div_ceil(rows_per_input) * k) as usize]).await.cast();
         let ids = upload(device, &self.ids[..rows as usize]).await;
         let y = upload(device, &vec![0.25; (rows * n) as usize]).await;
         let mut rec = Recorder::new();
-        if let By::Gemv | By::One = by {
-            let group = if by == By::One { Group::One } else { Group::Four };
-            let variant = Variant { group, ..variant };
-            let params = gemv::Params {
-                rows,
-                n,
-                k,
-                row_units,
-                units,
-                y_stride: n,
-                y_offset: 0,
-                share,
-                experts,
-                first_expert,
-                held,
-                matrix_rows,
-                x_offset: 0,
-                ids_offset: 0,
-                eps: 0.0,
-            };
-            let binds = gemv::Binds { w, x: &x, norm: None, ids: expert.then_some(&ids), y: &y };
-            rec.dispatch(Gemv, variant, params, binds).expect("no aliases");
-            return run(device, rec, &y).await;
-        }
-        let in_tile = if let By::Gemm(rows) = by { rows } else { TileRows::default() };
-        let tile_rows = if let By::Columns(columns) = by { columns.count() } else { in_tile.count() };
-        let tile_count = if expert { bucket::max_tiles(rows, experts, tile_rows) } else { rows.div_ceil(tile_rows) };
-        let pairs = upload(device, &vec![0; rows as usize]).await;
-        let tiles = upload(device, &vec![[0; 4]; tile_count as usize]).await;
+        let tile_rows = match by {
+            By::Gemv(rows_per_group) => {
+                let params = gemv::Params { matmul, ..Default::default() };
+                let binds = gemv::Binds { w, x: &x, norm: None, ids: expert.then_some(&ids), y: &y };
+                rec.dispatch(Gemv, Variant { rows_per_group, ..variant }, params, binds).expect("no aliases");
+                return run(device, rec, &y).await;
+            }
+            By::Batched(batch) => batch.count(),
+            By::Gemm(rows) => rows.count(),
+        };
+        let experts = matmul.experts;
+        let count = if expert { sort::max_tiles(rows, experts, tile_rows) } else { rows.div_ceil(tile_rows) };
+        let assignments = upload(device, &vec![0; rows as usize]).await;
+        let tiles = upload(device, &vec![[0; 4]; count as usize]).await;
         if expert {
             let words = |count: u32| vec![0u32; count as usize];
             let (counts, offsets) = (upload(device, &words(experts)).await, upload(device, &words(experts + 1)).await);
             let grids = upload(device, &words(6)).await;
-            let params = bucket::Params {
-                pairs: rows,
+            let params = sort::Params {
+                assignments: rows,
                 experts,
                 tile_rows,
-                max_tiles: tile_count,
+                max_tiles: count,
                 first_grid: 1,
                 second_grid: 1,
             };
-            let binds = bucket::Binds {
+            let binds = sort::Binds {
                 ids: &ids,
                 counts: &counts,
                 offsets: &offsets,
-                sorted: &pairs,
+                sorted: &assignments,
                 tiles: &tiles,
                 grids: &grids,
             };
-            rec.dispatch(Bucket, (), params, binds).expect("no aliases");
+            rec.dispatch(MoeSort, (), params, binds).expect("no aliases");
         }
-        let (pairs, tiles) = (expert.then_some(&pairs), expert.then_some(&tiles));
-        let (y_stride, y_offset) = (n, 0);
-        if let By::Columns(columns) = by {
-            let params = gemv_columns::Params {
-                rows,
-                n,
-                k,
-                row_units,
-                units,
-                y_stride,
-                y_offset,
-                tiles: tile_count,
-                share,
-                experts,
-                first_expert,
-                held,
-                matrix_rows,
-                x_offset: 0,
-            };
-            let binds = gemv_columns::Binds { w, x: &x, pairs, tiles, y: &y };
-            rec.dispatch(GemvColumns, in_columns(variant, columns), params, binds).expect("no aliases");
-        } else {
-            let params = gemm::Params {
-                rows,
-                n,
-                k,
-                row_units,
-                units,
-                y_stride,
-                y_offset,
-                tiles: tile_count,
-                share,
-                experts,
-                first_expert,
-                held,
-                matrix_rows,
-            };
-            let variant = in_tiles(variant, TileType::F32, in_tile);
-            rec.dispatch(Gemm, variant, params, gemm::Binds { w, x: &x, pairs, tiles, y: &y }).expect("no aliases");
+        let (assignments, tiles) = (expert.then_some(&assignments), expert.then_some(&tiles));
+        match by {
+            By::Batched(batch) => {
+                let params = gemv_batched::Params { matmul, tiles: count, x_offset: 0 };
+                let binds = gemv_batched::Binds { w, x: &x, assignments, tiles, y: &y };
+                rec.dispatch(GemvBatched, batched(variant, batch), params, binds).expect("no aliases");
+            }
+            By::Gemm(tile_rows) => {
+                let variant = in_tiles(variant, TileType::F32, tile_rows);
+                let binds = gemm::Binds { w, x: &x, assignments, tiles, y: &y };
+                rec.dispatch(Gemm, variant, gemm::Params { matmul, tiles: count }, binds).expect("no aliases");
+            }
+            By::Gemv(_) => {}
         }
         run(device, rec, &y).await
     }
 }
 
-/// The variant of several rows at once of a product.
-fn in_columns(v: Variant, columns: Columns) -> gemv_columns::Variant {
-    gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns }
+/// Returns the batched variant of a product.
+fn batched(v: Variant, batch: BatchTile) -> gemv_batched::Variant {
+    gemv_batched::Variant { ty: v.ty, indexing: v.indexing, split: v.split, batch }
 }
 
-/// A GEMM's variant of a product.
+/// Returns the GEMM variant of a product.
 fn in_tiles(v: Variant, tile: TileType, tile_rows: TileRows) -> gemm::Variant {
-    gemm::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, tile, mma: Mma::Fma, tile_rows }
+    gemm::Variant { ty: v.ty, indexing: v.indexing, tile, mma: Mma::Fma, tile_rows }
 }
 
-/// What invocations may share out on a device.
-fn lanes(device: &Device) -> &'static [Lanes] {
-    if device.caps().min_subgroup_8 { &[Lanes::Units, Lanes::Rows] } else { &[Lanes::Units] }
+/// Returns the splits that a device supports.
+fn splits(device: &Device) -> &'static [Split] {
+    if device.caps().min_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
 }
 
-fn variants(lanes: &[Lanes], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<Variant> {
+fn variants(splits: &[Split], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<(Variant, Epilogue)> {
     let mut all = Vec::new();
-    for (lanes, ty) in lanes.iter().flat_map(|lanes| types.iter().map(|ty| (*lanes, *ty))) {
-        for rows in [Rows::Dense, Rows::Expert] {
-            let variant = |epilogue: &Epilogue| Variant {
-                ty,
-                rows,
-                epilogue: *epilogue,
-                lanes,
-                group: Group::Four,
-                input: Input::Plain,
-            };
-            all.extend(epilogues.iter().map(variant));
+    for (split, ty) in splits.iter().flat_map(|split| types.iter().map(|ty| (*split, *ty))) {
+        for indexing in Indexing::ALL {
+            let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
+            all.extend(epilogues.iter().map(|epilogue| (variant, *epilogue)));
         }
     }
     all
 }
 
-/// Rows one by one against several at once, alone and with others.
-async fn compare_columns(device: &Device, seed: u64, rounds: u32) {
+/// Compares rows one by one with a batch of them, alone and with others.
+async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
-    for v in variants(lanes(device), &WeightType::ALL, &Epilogue::ALL) {
-        for columns in Columns::available(v.lanes) {
-            assert_eq!(Gemv::reduction_order(v), GemvColumns::reduction_order(in_columns(v, *columns)));
+    for (v, epilogue) in variants(splits(device), &WeightType::ALL, &Epilogue::ALL) {
+        for batch in BatchTile::available(v.split) {
+            assert_eq!(Gemv::reduction_order(v), GemvBatched::reduction_order(batched(v, *batch)));
         }
-        let [whole, halves] =
+        let [f32, f16] =
             [TileType::F32, TileType::F16].map(|tile| Gemm::reduction_order(in_tiles(v, tile, TileRows::ThirtyTwo)));
-        assert!(whole != Gemv::reduction_order(v) && halves != Gemv::reduction_order(v) && whole != halves);
+        assert!(f32 != Gemv::reduction_order(v) && f16 != Gemv::reduction_order(v) && f32 != f16);
         for round in 0..rounds {
-            // The first round has more than one unit a lane.
+            // The first round has more than one block for each lane.
             let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };
-            let (rows, n) = (1 + rng.below(2 * Columns::Eight.count()), 1 + rng.below(70));
-            let products = Products::new(device, v, (rows, n, wide + rng.below(3)), &mut rng).await;
-            let one_by_one = products.rows(rows, By::Gemv).await;
+            let (rows, n) = (1 + rng.below(2 * BatchTile::Eight.count()), 1 + rng.below(70));
+            let products = Products::new(device, (v, epilogue), (rows, n, wide + rng.below(3)), &mut rng).await;
+            let one_by_one = products.rows(rows, By::Gemv(RowsPerGroup::Four)).await;
             assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
-            let what = format!("{v:?}, {rows} rows of {n}x{}", products.k);
-            if v.lanes == Lanes::Units {
-                assert_eq!(products.rows(rows, By::One).await, one_by_one, "one weight row at a time: {what}");
+            let what = format!("{v:?}, {epilogue:?}, {rows} rows of {n}x{}", products.k);
+            if v.split == Split::K {
+                let one = products.rows(rows, By::Gemv(RowsPerGroup::One)).await;
+                assert_eq!(one, one_by_one, "one weight row at a time: {what}");
             }
-            for columns in Columns::available(v.lanes) {
-                assert_eq!(products.rows(rows, By::Columns(*columns)).await, one_by_one, "{columns:?} at once: {what}");
+            for batch in BatchTile::available(v.split) {
+                assert_eq!(products.rows(rows, By::Batched(*batch)).await, one_by_one, "{batch:?} at once: {what}");
             }
             let fewer = 1 + rng.below(rows);
             let some = &one_by_one[..(fewer * n) as usize];
-            assert_eq!(products.rows(fewer, By::Gemv).await, some, "the first {fewer} of {what}");
-            for columns in Columns::available(v.lanes) {
-                let at_once = products.rows(fewer, By::Columns(*columns)).await;
-                assert_eq!(at_once, some, "the first {fewer} of {what}, {columns:?} at once");
+            assert_eq!(products.rows(fewer, By::Gemv(RowsPerGroup::Four)).await, some, "the first {fewer} of {what}");
+            for batch in BatchTile::available(v.split) {
+                let at_once = products.rows(fewer, By::Batched(*batch)).await;
+                assert_eq!(at_once, some, "the first {fewer} of {what}, {batch:?} at once");
             }
         }
     }
 }
 
 #[test]
-fn columns_have_the_bits_of_single_rows() {
-    pollster::block_on(async { compare_columns(&gpu().await, 1, 2).await });
+fn batches_have_the_bits_of_single_rows() {
+    pollster::block_on(async { compare_batches(&gpu().await, 1, 2).await });
 }
 
 #[test]
@@ -255,20 +217,21 @@ fn another_order_is_seen() {
     pollster::block_on(async {
         let device = gpu().await;
         device.edit_shaders(
-            "linear/gemv_columns",
-            "partial[(row * LANES + lane)",
-            "partial[(row * LANES + (lane ^ 3u))",
+            "linear/gemv_batched",
+            "partials[(row * LANES + lane)",
+            "partials[(row * LANES + (lane ^ 3u))",
         );
-        let (ty, rows, epilogue) = (WeightType::Q4K, Rows::Dense, Epilogue::Store);
-        let variant = Variant { ty, rows, epilogue, lanes: Lanes::Units, group: Group::Four, input: Input::Plain };
-        let products = Products::new(&device, variant, (8, 40, 8), &mut Rng::new(7)).await;
-        assert_ne!(products.rows(8, By::Columns(Columns::Four)).await, products.rows(8, By::Gemv).await);
+        let (ty, indexing, split) = (WeightType::Q4K, Indexing::Dense, Split::K);
+        let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
+        let products = Products::new(&device, (variant, Epilogue::Store), (8, 40, 8), &mut Rng::new(7)).await;
+        let one_by_one = products.rows(8, By::Gemv(RowsPerGroup::Four)).await;
+        assert_ne!(products.rows(8, By::Batched(BatchTile::Four)).await, one_by_one);
     });
 }
 
 #[test]
-fn cpu_kernels_of_columns_have_the_bits_of_single_rows() {
-    pollster::block_on(compare_columns(&Device::cpu(), 2, 1));
+fn cpu_kernels_of_batches_have_the_bits_of_single_rows() {
+    pollster::block_on(compare_batches(&Device::cpu(), 2, 1));
 }
 
 #[test]
@@ -277,10 +240,10 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
         for device in [gpu().await, Device::cpu()] {
             let mut rng = Rng::new(3);
             let types = [WeightType::F16, WeightType::Q4K, WeightType::Q6K, WeightType::Q8_0];
-            for v in variants(&[Lanes::Units], &types, &[Epilogue::Store, Epilogue::Gate]) {
+            for (v, epilogue) in variants(&[Split::K], &types, &[Epilogue::Store, Epilogue::Gate]) {
                 let n = 40;
                 let cells = if v.ty.block_len() == 1 { 77 } else { 3 };
-                let products = Products::new(&device, v, (96, n, cells), &mut rng).await;
+                let products = Products::new(&device, (v, epilogue), (96, n, cells), &mut rng).await;
                 let all = products.rows(96, By::Gemm(TileRows::ThirtyTwo)).await;
                 for (rows, tile_rows) in [1, 2, 31, 32, 33]
                     .map(|rows| (rows, TileRows::ThirtyTwo))
@@ -288,7 +251,7 @@ fn rows_of_tiles_do_not_depend_on_their_number() {
                     .chain([1, 33, 63, 64, 65, 96].map(|rows| (rows, TileRows::SixtyFour)))
                 {
                     let some = products.rows(rows, By::Gemm(tile_rows)).await;
-                    assert_eq!(some, all[..(rows * n) as usize], "{v:?}, {rows} rows, {tile_rows:?}");
+                    assert_eq!(some, all[..(rows * n) as usize], "{v:?}, {epilogue:?}, {rows} rows, {tile_rows:?}");
                 }
             }
         }

@@ -9,8 +9,8 @@ use ferrum_wgpu::{
         gpu::{Buffer, Caps, Plan, Program, Readback, Recorder, Scope, Stage},
         kernels::{
             elementwise::silu_mul,
-            linear::{Epilogue, Mma, Rows, TileType, gemm},
-            moe::{bucket, router_topk},
+            linear::{Epilogue, Indexing, Matmul, Mma, TileType, gemm},
+            moe::{router_topk, sort},
         },
         quant::{Planes, Rng, WeightType},
     },
@@ -18,7 +18,7 @@ use ferrum_wgpu::{
 
 const TOKENS: u32 = 50;
 const USED: u32 = 2;
-const PAIRS: u32 = TOKENS * USED;
+const ASSIGNMENTS: u32 = TOKENS * USED;
 const EXPERTS: u32 = 9;
 /// More than the 64 outputs of a workgroup, so that grids have several columns.
 const N: u32 = 130;
@@ -34,11 +34,11 @@ async fn gpu() -> Device {
 struct How {
     indirect: bool,
     host_router: bool,
-    host_bucket: bool,
+    host_sort: bool,
     host_gemm: bool,
 }
 
-const ALL_ON_DEVICE: How = How { indirect: true, host_router: false, host_bucket: false, host_gemm: false };
+const ALL_ON_DEVICE: How = How { indirect: true, host_router: false, host_sort: false, host_gemm: false };
 
 /// Router, token permutation, and the experts' GEMM.
 struct Layer {
@@ -72,50 +72,32 @@ impl Layer {
         let fits = "the buffer fits";
         Self {
             logits: device.upload("logits", &logits).await.expect(fits),
-            ids: device.alloc("ids", PAIRS.into()).await.expect(fits),
-            weights: device.alloc("weights", PAIRS.into()).await.expect(fits),
+            ids: device.alloc("ids", ASSIGNMENTS.into()).await.expect(fits),
+            weights: device.alloc("weights", ASSIGNMENTS.into()).await.expect(fits),
             counts: device.alloc("counts", EXPERTS.into()).await.expect(fits),
             offsets: device.alloc("offsets", u64::from(EXPERTS) + 1).await.expect(fits),
-            sorted: device.alloc("sorted", PAIRS.into()).await.expect(fits),
+            sorted: device.alloc("sorted", ASSIGNMENTS.into()).await.expect(fits),
             tiles: device
-                .alloc("tiles", bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()).into())
+                .alloc("tiles", sort::max_tiles(ASSIGNMENTS, EXPERTS, gemm::TileRows::ThirtyTwo.count()).into())
                 .await
                 .expect(fits),
             grids: device.alloc("grids", 6).await.expect(fits),
             w: device.upload("w", &words).await.expect(fits),
             planes,
             x: device.upload("x", &bytemuck::pod_collect_to_vec::<f32, [f32; 4]>(&x)).await.expect(fits),
-            y: device.upload("y", &vec![f32::NAN; (PAIRS * N) as usize]).await.expect(fits),
+            y: device.upload("y", &vec![f32::NAN; (ASSIGNMENTS * N) as usize]).await.expect(fits),
         }
     }
 
     fn gemm(&self) -> (gemm::Variant, gemm::Params, gemm::Binds<'_>) {
-        let (ty, rows, epilogue) = (WeightType::F32, Rows::Expert, Epilogue::Store);
-        let variant = gemm::Variant {
-            ty,
-            rows,
-            epilogue,
-            tile: TileType::F32,
-            mma: Mma::Fma,
-            tile_rows: gemm::TileRows::ThirtyTwo,
-        };
+        let (ty, indexing, tile, mma) = (WeightType::F32, Indexing::Expert, TileType::F32, Mma::Fma);
+        let variant = gemm::Variant { ty, indexing, tile, mma, tile_rows: gemm::TileRows::ThirtyTwo };
         let params = gemm::Params {
-            rows: PAIRS,
-            n: N,
-            k: K,
-            row_units: self.planes.row_units(),
-            units: self.planes.units(),
-            y_stride: N,
-            y_offset: 0,
-            tiles: bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count()),
-            share: USED,
-            experts: EXPERTS,
-            first_expert: 0,
-            held: EXPERTS,
-            matrix_rows: N,
+            matmul: Matmul::experts(&self.planes, EXPERTS, ASSIGNMENTS, USED, Epilogue::Store),
+            tiles: sort::max_tiles(ASSIGNMENTS, EXPERTS, gemm::TileRows::ThirtyTwo.count()),
         };
-        let binds =
-            gemm::Binds { w: &self.w, x: &self.x, pairs: Some(&self.sorted), tiles: Some(&self.tiles), y: &self.y };
+        let (assignments, tiles) = (Some(&self.sorted), Some(&self.tiles));
+        let binds = gemm::Binds { w: &self.w, x: &self.x, assignments, tiles, y: &self.y };
         (variant, params, binds)
     }
 
@@ -123,24 +105,24 @@ impl Layer {
         let mut rec = Recorder::new();
         rec.scope(Stage::Router);
         rec.on_host(how.host_router);
-        let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, k: USED };
+        let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, top_k: USED };
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
         rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true }, params, binds).expect("a step");
-        rec.on_host(how.host_bucket);
-        let max_tiles = bucket::max_tiles(PAIRS, EXPERTS, gemm::TileRows::ThirtyTwo.count());
+        rec.on_host(how.host_sort);
+        let max_tiles = sort::max_tiles(ASSIGNMENTS, EXPERTS, gemm::TileRows::ThirtyTwo.count());
         let columns = N.div_ceil(64);
         rec.dispatch(
-            bucket::Bucket,
+            sort::MoeSort,
             (),
-            bucket::Params {
-                pairs: PAIRS,
+            sort::Params {
+                assignments: ASSIGNMENTS,
                 experts: EXPERTS,
                 tile_rows: gemm::TileRows::ThirtyTwo.count(),
                 max_tiles,
                 first_grid: 1,
                 second_grid: columns,
             },
-            bucket::Binds {
+            sort::Binds {
                 ids: &self.ids,
                 counts: &self.counts,
                 offsets: &self.offsets,
@@ -215,13 +197,13 @@ async fn replayed(device: &Device, how: How) -> Vec<Replayed> {
 fn a_replay_finds_a_grid_that_is_too_small() {
     pollster::block_on(async {
         let device = gpu().await;
-        for how in [ALL_ON_DEVICE, How { host_bucket: true, ..ALL_ON_DEVICE }] {
+        for how in [ALL_ON_DEVICE, How { host_sort: true, ..ALL_ON_DEVICE }] {
             let steps = replayed(&device, how).await;
             assert!(steps.len() == 3 && steps.iter().all(Replayed::passed), "{how:?} {steps:#?}");
         }
         // On a device that has not compiled the kernel yet.
         let device = gpu().await;
-        device.edit_shaders("moe/bucket", "grids[4] = min(all_tiles, p.max_tiles);", "grids[4] = all_tiles - 1u;");
+        device.edit_shaders("moe/sort", "grids[4] = min(all_tiles, p.max_tiles);", "grids[4] = all_tiles - 1u;");
         let passed: Vec<_> = replayed(&device, ALL_ON_DEVICE).await.iter().map(Replayed::passed).collect();
         assert_eq!(passed, [true, false, false]);
         let direct = How { indirect: false, ..ALL_ON_DEVICE };
@@ -243,7 +225,8 @@ fn invalid_indirect_grids_are_rejected() {
             let written = rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.y.cast(), 0);
             assert!(matches!(written, Err(GpuError::Aliased { .. })), "{written:?}");
             let (variant, params, binds) = layer.gemm();
-            let params = gemm::Params { matrix_rows: 64 * 32_768 + 1, ..params };
+            let matmul = Matmul { weight_rows: 64 * 32_768 + 1, ..params.matmul };
+            let params = gemm::Params { matmul, ..params };
             let folded = rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3);
             assert!(matches!(folded, Err(GpuError::GridTooLarge { .. })), "{folded:?}");
             let (variant, params, binds) = layer.gemm();
@@ -267,8 +250,8 @@ fn steps_on_the_host_give_the_same_results() {
     pollster::block_on(async {
         let device = gpu().await;
         let wanted = output(&device, ALL_ON_DEVICE).await;
-        for (host_router, host_bucket) in [(true, false), (false, true), (true, true)] {
-            let how = How { host_router, host_bucket, ..ALL_ON_DEVICE };
+        for (host_router, host_sort) in [(true, false), (false, true), (true, true)] {
+            let how = How { host_router, host_sort, ..ALL_ON_DEVICE };
             assert_eq!(bits(&output(&device, how).await), bits(&wanted), "{how:?}");
         }
         // The CPU kernel sums in f64.
@@ -276,11 +259,11 @@ fn steps_on_the_host_give_the_same_results() {
         for (a, b) in by_cpu_kernel.iter().zip(&wanted) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
-        let all = How { indirect: true, host_router: true, host_bucket: true, host_gemm: true };
+        let all = How { indirect: true, host_router: true, host_sort: true, host_gemm: true };
         assert_eq!(bits(&output(&device, all).await), bits(&by_cpu_kernel));
 
         let layer = Layer::new(&device).await;
-        let mut program = prepared(&device, layer.plan(How { host_bucket: true, ..ALL_ON_DEVICE })).await;
+        let mut program = prepared(&device, layer.plan(How { host_sort: true, ..ALL_ON_DEVICE })).await;
         assert!(program.has_host_steps());
         for result in [program.submit(&device), program.submit_steps(&device, 0..2)] {
             assert!(matches!(result, Err(GpuError::HostSteps)), "{result:?}");
@@ -313,8 +296,8 @@ fn each_part_of_a_split_indirect_dispatch_runs_once() {
             let layer = Layer::new(&device).await;
             prepared(&device, layer.plan(ALL_ON_DEVICE)).await.submit(&device).expect("it runs");
             let mut rec = Recorder::new();
-            let (variant, params, binds) = layer.gemm();
-            let variant = gemm::Variant { epilogue: Epilogue::Accumulate, ..variant };
+            let (variant, mut params, binds) = layer.gemm();
+            params.matmul.epilogue = Epilogue::Accumulate.code();
             rec.dispatch_indirect(gemm::Gemm, variant, params, binds, &layer.grids, 3).expect("a step");
             let mut program = prepared(&device, rec.finish()).await;
             program.split_submissions(&device, parts).await.expect("a program");
@@ -365,7 +348,7 @@ fn a_program_is_split_into_submissions() {
                 );
                 // Later plans are split too.
                 for _ in 0..2 {
-                    device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+                    device.write(&layer.y, 0, &vec![f32::NAN; (ASSIGNMENTS * N) as usize]).await.expect("it fits");
                     program.submit(&device).expect("it runs");
                     assert!(bits(&read(&device, &layer.y).await) == wanted, "{how:?}, {parts}");
                     program.prepare(&device, layer.plan(how)).await.expect("a program");
@@ -374,7 +357,7 @@ fn a_program_is_split_into_submissions() {
             }
             // Step by step.
             program.split_submissions(&device, usize::MAX).await.expect("a program");
-            device.write(&layer.y, 0, &vec![f32::NAN; (PAIRS * N) as usize]).await.expect("it fits");
+            device.write(&layer.y, 0, &vec![f32::NAN; (ASSIGNMENTS * N) as usize]).await.expect("it fits");
             for step in 0..3 {
                 program.run_steps(&device, step..step + 1).await.expect("it runs");
             }

@@ -9,8 +9,8 @@ use ferrum_wgpu::{
     low_level::{
         gpu::{Buffer, Program, Readback, Recorder},
         kernels::linear::{
-            Epilogue, Group, Input, Lanes, Mma, Rows, TileType, embed, gemm, gemv,
-            gemv_columns::{self, Columns},
+            Epilogue, Indexing, Input, Matmul, Mma, RowsPerGroup, Split, TileType, embed, gemm, gemv,
+            gemv_batched::{self, BatchTile},
         },
         model::MemoryTraffic,
         quant::{Planes, Rng, WeightType, random_blocks},
@@ -21,7 +21,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 /// A test case: a stack of four matrices of eight rows, in two parts.
 const EXPERTS: u32 = 4;
-const HELD: u32 = 2;
+const LOCAL: u32 = 2;
 const N: u32 = 8;
 const K: u32 = 64;
 
@@ -34,8 +34,8 @@ struct Part {
 
 impl Part {
     async fn new(device: &Device, ty: WeightType, seed: u64) -> Result<Self> {
-        let planes = Planes::new(ty, u64::from(HELD * N), K.into()).ok_or("no such matrix")?;
-        let blocks = (HELD * N * K) as usize / ty.block_len();
+        let planes = Planes::new(ty, u64::from(LOCAL * N), K.into()).ok_or("no such matrix")?;
+        let blocks = (LOCAL * N * K) as usize / ty.block_len();
         let mut words = vec![[0; 4]; planes.vec4s() as usize];
         for plane in planes.pack(0, &random_blocks(ty, blocks, 1.0, seed)) {
             words[plane.start as usize..][..plane.words.len()].copy_from_slice(&plane.words);
@@ -82,50 +82,38 @@ fn counted(program: &Program) -> f64 {
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
     Gemv,
-    Columns,
+    Batched,
     Gemm,
 }
 
 fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u32), b: &Buffers) -> Result {
     let (Part { planes, buffer: w, .. }, first_expert) = part;
-    let expert = v.rows == Rows::Expert;
-    let (row_units, units) = (planes.row_units(), planes.units());
-    let (matrix_rows, experts) = if expert { (N, EXPERTS) } else { (HELD * N, 1) };
-    let (held, y_stride, y_offset) = if expert { (HELD, N, 0) } else { (1, EXPERTS * N, first_expert * N) };
-    let (first_expert, n) = (if expert { first_expert } else { 0 }, matrix_rows);
-    let (x, y, pairs, tiles) = (&b.x, &b.y, expert.then_some(&b.pairs), expert.then_some(&b.tiles));
-    macro_rules! params {
-        ($kernel:ident, $($field:ident: $value:expr),*) => {
-            $kernel::Params {
-                rows: 2, n, k: K, row_units, units, y_stride, y_offset, share: 1, experts, first_expert, held, matrix_rows,
-                $($field: $value),*
-            }
-        };
-    }
+    let expert = v.indexing == Indexing::Expert;
+    let matmul = if expert {
+        Matmul { experts: EXPERTS, first_expert, ..Matmul::experts(planes, LOCAL, 2, 1, Epilogue::Store) }
+    } else {
+        Matmul { y_stride: EXPERTS * N, y_offset: first_expert * N, ..Matmul::dense(planes, 2, Epilogue::Store) }
+    };
+    let (x, y, assignments, tiles) = (&b.x, &b.y, expert.then_some(&b.assignments), expert.then_some(&b.tiles));
     // Two rows form one tile, unless they use different experts.
     let count = if expert { 2 } else { 1 };
     match kernel {
         Kernel::Gemv => {
             let binds = gemv::Binds { w, x, norm: None, ids: expert.then_some(&b.ids), y };
-            rec.dispatch(gemv::Gemv, v, params!(gemv, x_offset: 0, ids_offset: 0, eps: 0.0), binds)?;
+            rec.dispatch(gemv::Gemv, v, gemv::Params { matmul, ..Default::default() }, binds)?;
         }
-        Kernel::Columns => {
-            let binds = gemv_columns::Binds { w, x, pairs, tiles, y };
-            let columns = Columns::Four;
-            let v = gemv_columns::Variant { ty: v.ty, rows: v.rows, epilogue: v.epilogue, lanes: v.lanes, columns };
-            rec.dispatch(gemv_columns::GemvColumns, v, params!(gemv_columns, tiles: count, x_offset: 0), binds)?;
+        Kernel::Batched => {
+            let binds = gemv_batched::Binds { w, x, assignments, tiles, y };
+            let (ty, indexing, split) = (v.ty, v.indexing, v.split);
+            let v = gemv_batched::Variant { ty, indexing, split, batch: BatchTile::Four };
+            let params = gemv_batched::Params { matmul, tiles: count, x_offset: 0 };
+            rec.dispatch(gemv_batched::GemvBatched, v, params, binds)?;
         }
         Kernel::Gemm => {
-            let binds = gemm::Binds { w, x, pairs, tiles, y };
-            let v = gemm::Variant {
-                ty: v.ty,
-                rows: v.rows,
-                epilogue: v.epilogue,
-                tile: TileType::F32,
-                mma: Mma::Fma,
-                tile_rows: gemm::TileRows::ThirtyTwo,
-            };
-            rec.dispatch(gemm::Gemm, v, params!(gemm, tiles: count), binds)?;
+            let binds = gemm::Binds { w, x, assignments, tiles, y };
+            let (ty, indexing, tile, mma) = (v.ty, v.indexing, TileType::F32, Mma::Fma);
+            let v = gemm::Variant { ty, indexing, tile, mma, tile_rows: gemm::TileRows::ThirtyTwo };
+            rec.dispatch(gemm::Gemm, v, gemm::Params { matmul, tiles: count }, binds)?;
         }
     }
     Ok(())
@@ -135,7 +123,7 @@ struct Buffers {
     x: Buffer<[f32; 4]>,
     y: Buffer<f32>,
     ids: Buffer<u32>,
-    pairs: Buffer<u32>,
+    assignments: Buffer<u32>,
     tiles: Buffer<[u32; 4]>,
 }
 
@@ -150,25 +138,25 @@ fn matmuls_read_the_weights_they_declare() -> Result {
             y: device.alloc("y", (2 * EXPERTS * N).into()).await?,
             // The first row uses an expert of the first part, the second row one of the second part.
             ids: device.upload("ids", &[1, 2]).await?,
-            pairs: device.upload("pairs", &[0, 1]).await?,
+            assignments: device.upload("assignments", &[0, 1]).await?,
             tiles: device.upload("tiles", &[[1, 0, 1, 0], [2, 1, 2, 0]]).await?,
         };
         for ty in [WeightType::F32, WeightType::Q8_0] {
             let parts = [Part::new(&device, ty, 1).await?, Part::new(&device, ty, 2).await?];
-            for kernel in [Kernel::Gemv, Kernel::Columns, Kernel::Gemm] {
-                for rows in [Rows::Dense, Rows::Expert] {
+            for kernel in [Kernel::Gemv, Kernel::Batched, Kernel::Gemm] {
+                for indexing in Indexing::ALL {
                     let mut rec = Recorder::new();
-                    let (epilogue, lanes, input) = (Epilogue::Store, Lanes::Units, Input::Plain);
-                    let variant = gemv::Variant { ty, rows, epilogue, lanes, group: Group::Four, input };
-                    for (part, first) in parts.iter().zip([0, HELD]) {
+                    let (split, rows_per_group, input) = (Split::K, RowsPerGroup::Four, Input::Plain);
+                    let variant = gemv::Variant { ty, indexing, split, rows_per_group, input };
+                    for (part, first) in parts.iter().zip([0, LOCAL]) {
                         product(&mut rec, kernel, variant, (part, first), &buffers)?;
                     }
                     let mut program = Program::new(&device);
                     program.prepare(&device, rec.finish()).await?;
                     let used = used(&device, &parts, &program, &buffers.y).await?;
-                    assert_eq!(counted(&program), used as f64, "{kernel:?} {ty} {rows:?}");
+                    assert_eq!(counted(&program), used as f64, "{kernel:?} {ty} {indexing:?}");
                     let whole: u64 = parts.iter().map(|part| part.buffer.bytes()).sum();
-                    assert_eq!(used, if rows == Rows::Dense { whole } else { whole / 2 }, "{kernel:?} {ty} {rows:?}");
+                    assert_eq!(used, if indexing == Indexing::Dense { whole } else { whole / 2 }, "{kernel:?} {ty} {indexing:?}");
                 }
             }
         }
@@ -183,24 +171,25 @@ fn embedding_reads_single_rows() -> Result {
         let ty = WeightType::F32;
         let parts = [Part::new(&device, ty, 1).await?, Part::new(&device, ty, 2).await?];
         let ids = device.upload("ids", &[3, 20]).await?;
+        let positions = device.upload("positions", &[0; 4]).await?;
         let y = device.alloc::<f32>("y", (2 * K).into()).await?;
         let mut rec = Recorder::new();
-        for (part, first) in parts.iter().zip([0, HELD * N]) {
-            let (row_units, units) = (part.planes.row_units(), part.planes.units());
+        for (part, first) in parts.iter().zip([0, LOCAL * N]) {
+            let (k_blocks, n_blocks) = (part.planes.k_blocks(), part.planes.blocks());
             rec.dispatch(
                 embed::Embed,
-                embed::Variant { ty, ids: embed::Ids::Given },
+                embed::Variant { ty },
                 embed::Params {
                     rows: 2,
                     n: EXPERTS * N,
                     first_row: first,
-                    held: HELD * N,
+                    local_rows: LOCAL * N,
                     k: K,
-                    row_units,
-                    units,
-                    sequences: 1,
+                    k_blocks,
+                    n_blocks,
+                    sequences: 0,
                 },
-                embed::Binds { w: &part.buffer, ids: &ids, positions: None, y: &y },
+                embed::Binds { w: &part.buffer, ids: &ids, positions: &positions, y: &y },
             )?;
         }
         let mut program = Program::new(&device);

@@ -7,7 +7,7 @@ use ferrum_wgpu::{
         engine::Sampler,
         gpu::{Buffer, Program, Readback, Recorder},
         kernels::sample::{
-            Buffers, NO_TOKEN, Rows, Sizes, Way, draw,
+            Buffers, NO_TOKEN, Rows, Sizes, SamplingPath, draw,
             penalties::{self, IN_PROMPT},
             record,
         },
@@ -174,11 +174,11 @@ impl Sampling {
     /// Samples a token for each sequence from its logits, and returns all slots' tokens.
     async fn step(&mut self, device: &Device, drawing: &[(&Sequence, &[f32])]) -> Vec<u32> {
         let mut order: Vec<_> = drawing.iter().collect();
-        order.sort_by_key(|(s, _)| Way::of(s.cuts()));
+        order.sort_by_key(|(s, _)| SamplingPath::new(s.cuts()));
         let mut rows = Rows { sequences: SEQUENCES, vocab: self.vocab, ..Default::default() };
         let (mut picks, mut logits) = (Vec::new(), Vec::new());
         for (s, of_row) in order {
-            rows.add(Way::of(s.cuts()));
+            rows.add(SamplingPath::new(s.cuts()));
             rows.penalised |= s.is_penalised();
             picks.push([7000, s.slot]);
             logits.extend_from_slice(of_row);

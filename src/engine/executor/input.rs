@@ -106,7 +106,7 @@ impl StepInput {
                 let sampled = &mut input.passes[phase].sampled;
                 (sampled.sequences, sampled.vocab) = (options.slots, options.vocab);
                 sampled.penalised |= sampler.options().penalises();
-                sample::Way::of(sampler.options().cuts())
+                sample::SamplingPath::new(sampler.options().cuts())
             });
             sorted[phase].push((path, row, logits));
         }

@@ -90,7 +90,7 @@ impl PhasePipeline {
     pub(super) async fn precompile(&self, device: &Device, context: PlanContext<'_>) -> Result<(), GpuError> {
         let (size, slots, config) = (self.size, context.kv.shape.slots, context.model.config());
         let draws =
-            |penalised| sample::Rows { sequences: slots, vocab: config.vocab, greedy: 1, listed: 1, all: 1, penalised };
+            |penalised| sample::Rows { sequences: slots, vocab: config.vocab, greedy: 1, top_k: 1, full_vocab: 1, penalised };
         let kernels = context.kernels();
         let thresholds = kernels.thresholds(config);
         let between = thresholds.into_iter().filter(|rows| (2..size.rows).contains(rows));

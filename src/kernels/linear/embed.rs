@@ -14,7 +14,7 @@ kernel! {
     /// `[rows]` or `[sequences]`, clamped to the table; `positions` `[rows, 2]` of position and sequence, the latter clamped;
     /// `y` `[rows, k]` f32. Bound: `2⁻²²·|y| + 2⁻¹²⁶`, since WGSL lets a device flush subnormals to zero. Measured on
     /// lavapipe: exact.
-    pub struct Embed("linear/embed") for WeightType;
+    pub struct Embed("linear/embed") for Variant;
     params {
         /// Tokens.
         rows: u32,
@@ -47,6 +47,13 @@ kernel! {
 
 const WG: u32 = 64;
 
+/// The table's format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The table's format.
+    pub ty: WeightType,
+}
+
 /// Returns the row of `w` that becomes row `t`, if `w` has the table's row.
 fn local_row(p: &Params, ids: &[u32], positions: &[u32], t: usize) -> Option<u32> {
     let id = match p.sequences {
@@ -57,24 +64,24 @@ fn local_row(p: &Params, ids: &[u32], positions: &[u32], t: usize) -> Option<u32
 }
 
 impl Kernel for Embed {
-    fn supported(_: &Caps) -> Vec<WeightType> {
-        WeightType::ALL.to_vec()
+    fn supported(_: &Caps) -> Vec<Variant> {
+        WeightType::ALL.map(|ty| Variant { ty }).to_vec()
     }
 
-    fn source(ty: WeightType) -> Source {
-        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(ty))
+    fn source(v: Variant) -> Source {
+        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(v.ty))
     }
 
-    fn grid(_: WeightType, p: &Params) -> Grid {
+    fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.k_blocks.div_ceil(WG), y: p.rows }
     }
 
-    fn sparse_reads(_: WeightType, p: &Params) -> Option<SparseReads> {
+    fn sparse_reads(_: Variant, p: &Params) -> Option<SparseReads> {
         Some(SparseReads { binding: "w", choice: SparseUnit::Rows, most: p.rows.min(p.n), of: p.n })
     }
 
-    fn cpu(ty: WeightType, p: &Params, host: Host<'_>) {
-        let Some(planes) = Planes::new(ty, u64::from(p.local_rows), u64::from(p.k)) else { return };
+    fn cpu(v: Variant, p: &Params, host: Host<'_>) {
+        let Some(planes) = Planes::new(v.ty, u64::from(p.local_rows), u64::from(p.k)) else { return };
         for (t, y) in host.y.chunks_exact_mut(p.k as usize).enumerate().take(p.rows as usize) {
             if let Some(row) = local_row(p, host.ids, host.positions, t) {
                 planes.decode_row(host.w, u64::from(row), y);
@@ -82,8 +89,8 @@ impl Kernel for Embed {
         }
     }
 
-    fn reference(ty: WeightType, p: &Params, before: Host<'_>) -> Option<Expected> {
-        let planes = Planes::new(ty, u64::from(p.local_rows), u64::from(p.k))?;
+    fn reference(v: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
+        let planes = Planes::new(v.ty, u64::from(p.local_rows), u64::from(p.k))?;
         let mut y = Expect::unchanged(before.y);
         let mut weights = vec![0.0; p.k as usize];
         for (t, y) in y.chunks_exact_mut(p.k as usize).enumerate().take(p.rows as usize) {
@@ -95,7 +102,7 @@ impl Kernel for Embed {
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(ty: WeightType) -> Vec<Case<Self>> {
+    fn cases(Variant { ty }: Variant) -> Vec<Case<Self>> {
         let block = ty.block_len() as u64;
         let mut cases = Vec::new();
         for sampled in [false, true] {

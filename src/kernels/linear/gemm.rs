@@ -111,9 +111,14 @@ impl Kernel for Gemm {
         all
     }
 
-    /// Every format with f32 tiles, and the common formats with f16 tiles.
+    /// Every format with f32 tiles of 32 rows, and with those of 64 rows of one matrix. The common formats with 64 rows of
+    /// experts and with f16 tiles; of these no experts in F32, which no file has.
     fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| v.tile == TileType::F32 || COMMON_FORMATS.contains(&v.ty);
+        let covered = |v: &Variant| {
+            let dense = v.indexing == Indexing::Dense;
+            let common = COMMON_FORMATS.contains(&v.ty) && (dense || v.ty != WeightType::F32);
+            common || (v.tile == TileType::F32 && (dense || v.tile_rows == TileRows::ThirtyTwo))
+        };
         Self::supported(caps).into_iter().filter(covered).collect()
     }
 

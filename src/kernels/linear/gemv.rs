@@ -2,7 +2,7 @@
 
 use super::{
     Indexing, Input, RowsPerGroup, Split, TileType,
-    matmul::{self, HostMatmul, Matmul, TestMatmul, TestShape},
+    matmul::{HostMatmul, Matmul, TestMatmul, TestShape},
 };
 use crate::{
     gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
@@ -77,12 +77,6 @@ impl Kernel for Gemv {
             }
         }
         all
-    }
-
-    /// Every format in the default form of GPUs and in that of software drivers; the common formats with one row per group.
-    fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| matmul::split_is_covered(v.split, v.rows_per_group, v.ty);
-        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {

@@ -41,6 +41,7 @@ kernel! {
 
 /// Rows of the output that a workgroup computes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum BatchTile {
     /// At most four.
     Four,

@@ -2,7 +2,7 @@
 
 use super::{
     Epilogue, Indexing, RowsPerGroup, Split, TestWeights, TileType,
-    matmul::{self, HostMatmul, Matmul, Run},
+    matmul::{HostMatmul, Matmul, Run},
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, SparseReads, SparseUnit, kernel, times, wgsl},
@@ -64,12 +64,6 @@ impl Kernel for GemvMoeCombine {
     fn supported(caps: &Caps) -> Vec<Variant> {
         let with = |(split, rows_per_group)| WeightType::ALL.map(|ty| Variant { ty, split, rows_per_group });
         Split::grouped(caps).flat_map(with).collect()
-    }
-
-    /// Every format in the default form of GPUs and in that of software drivers; the common formats with one row per group.
-    fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| matmul::split_is_covered(v.split, v.rows_per_group, v.ty);
-        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {

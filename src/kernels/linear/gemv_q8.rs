@@ -2,7 +2,7 @@
 
 use super::{
     Epilogue, Indexing, TileType,
-    matmul::{HostMatmul, Matmul, TestMatmul, TestShape},
+    matmul::{COMMON_FORMATS, HostMatmul, Matmul, TestMatmul, TestShape},
     quantise::BLOCK,
 };
 use crate::{
@@ -59,6 +59,12 @@ impl Kernel for GemvQ8 {
     fn supported(_: &Caps) -> Vec<Variant> {
         let with = |ty| Indexing::ALL.map(|indexing| Variant { ty, indexing });
         WeightType::ALL.into_iter().filter(|ty| available(*ty)).flat_map(with).collect()
+    }
+
+    /// Every format with one matrix, and the common ones with experts.
+    fn covered(caps: &Caps) -> Vec<Variant> {
+        let covered = |v: &Variant| v.indexing == Indexing::Dense || COMMON_FORMATS.contains(&v.ty);
+        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn source(v: Variant) -> Source {

@@ -1,6 +1,6 @@
 //! What the kernels that multiply rows by weight matrices share: parameters, the product on the host, and test cases.
 
-use super::{Epilogue, Indexing, TestWeights, TileType, gemm::TileRows, split::Split};
+use super::{Epilogue, Indexing, TestWeights, TileType, gemm::TileRows};
 use crate::{
     gpu::{Expect, Fragment, Source, SparseReads, SparseUnit, param_group, wgsl},
     kernels::moe::sort,
@@ -212,16 +212,10 @@ pub(super) fn tiles(source: Source, indexing: Indexing, tile_rows: u32) -> Sourc
     source.with(fragment).constant("TILE_M", tile_rows)
 }
 
-/// The formats of the weight matrices in the files of the models that `tests/it/coverage.rs` lists. Each kernel's
-/// `covered` runs these in forms of which it does not run every format.
+/// The formats of the weight matrices in the files of the models that `tests/it/coverage.rs` lists. The suite runs these in
+/// the forms of which it does not run every format.
 pub(super) const COMMON_FORMATS: [WeightType; 5] =
     [WeightType::F32, WeightType::F16, WeightType::Q8_0, WeightType::Q4K, WeightType::Q6K];
-
-/// Returns whether the suite runs a GEMV of this split with weights in this format: each format in the form of software
-/// drivers and in the GPU's default form, and the common ones also with another number of rows for each group.
-pub(super) fn split_is_covered(split: Split, rows_per_group: super::RowsPerGroup, ty: WeightType) -> bool {
-    split == Split::Rows || rows_per_group == super::RowsPerGroup::Four || COMMON_FORMATS.contains(&ty)
-}
 
 /// The shape of a test case.
 #[derive(Clone, Copy, Debug)]

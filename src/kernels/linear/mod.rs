@@ -213,7 +213,8 @@ impl TestWeights {
     /// Returns output `out` of the matrix whose first row is `first`, by `epilogue` from `before`, with its bound.
     fn output(&self, epilogue: Epilogue, tile: TileType, first: u32, out: u32, x: &[f32], before: f32) -> (f64, f64) {
         let k = self.planes.k() as usize;
-        let products = epilogue.rows_of_output(first, out).map(|row| tile.dot(&self.values[row as usize * k..][..k], x));
+        let products =
+            epilogue.rows_of_output(first, out).map(|row| tile.dot(&self.values[row as usize * k..][..k], x));
         epilogue.bounded(f64::from(before), products)
     }
 }

@@ -9,6 +9,7 @@ use crate::{
 /// How a product with a few rows of activations is shared out over eight lanes. Each split has its own order of sums, which
 /// all kernels with this split keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Split {
     /// Lanes split K: they take turns at the blocks of a weight row, so that neighbours load neighbouring memory. For GPUs.
     K,
@@ -20,7 +21,7 @@ pub enum Split {
 impl Split {
     /// Returns the splits that a device supports.
     pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.shuffles { &[Self::K, Self::Rows] } else { &[Self::K] }
+        if caps.min_subgroup_8 { &[Self::K, Self::Rows] } else { &[Self::K] }
     }
 
     /// Returns the supported splits, each with the group sizes that it has.
@@ -58,6 +59,7 @@ impl Split {
 /// Weight rows that the eight lanes of [`Split::K`] share at a time. Fewer make more workgroups; more load activations less
 /// often. The sums are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RowsPerGroup {
     /// One.
     One,

@@ -62,9 +62,7 @@ impl Kernel for MoeCombine {
 
     fn source(v: Variant) -> Source {
         let source = if v.normed() {
-            Source::new(wgsl!("moe/combine_norm.wgsl"), WG)
-                .with(wgsl!("lib/reduce.wgsl"))
-                .with(wgsl!("lib/norm.wgsl"))
+            Source::new(wgsl!("moe/combine_norm.wgsl"), WG).with(wgsl!("lib/reduce.wgsl")).with(wgsl!("lib/norm.wgsl"))
         } else {
             Source::new(wgsl!("moe/combine.wgsl"), WG)
         };

@@ -157,8 +157,7 @@ pub(crate) fn sorted(p: &Params, ids: &[u32]) -> Sorted {
     let expert = |i: u32| ids.get(i as usize).map_or(0, |id| (*id).min(p.experts - 1));
     let mut sorted: Vec<u32> = (0..p.assignments).collect();
     sorted.sort_by_key(|i| expert(*i));
-    let counts: Vec<u32> =
-        (0..p.experts).map(|e| sorted.iter().filter(|i| expert(**i) == e).count() as u32).collect();
+    let counts: Vec<u32> = (0..p.experts).map(|e| sorted.iter().filter(|i| expert(**i) == e).count() as u32).collect();
     let mut offsets = vec![0];
     let mut tiles = Vec::new();
     for (e, count) in (0u32..).zip(&counts) {

@@ -106,7 +106,7 @@ impl Kernel for Draw {
     fn source(v: Variant) -> Source {
         let source = match v.from {
             From::Candidates => Source::new(wgsl!("sample/draw.wgsl"), MAX_TOP_K),
-            From::Logits => Source::new(wgsl!("sample/draw_from_all.wgsl"), 256),
+            From::Logits => Source::new(wgsl!("sample/draw_full_vocab.wgsl"), 256),
         };
         source.with_all([
             wgsl!("lib/order.wgsl"),

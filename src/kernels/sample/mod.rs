@@ -37,58 +37,58 @@ const LAST: [u32; 2] = [0, NO_TOKEN];
 
 /// How a token is chosen. It depends on the sequence's own cuts only. Rows of logits stand in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Way {
+pub enum SamplingPath {
     /// The likeliest, at a temperature of 0.
     Greedy,
     /// A draw from a list of candidates, where top-k is at most [`MAX_TOP_K`].
-    Listed,
+    TopK,
     /// A draw from all tokens.
-    All,
+    FullVocab,
 }
 
-impl Way {
+impl SamplingPath {
     /// The way for `cuts`: temperature, top-k, top-p and min-p.
-    pub fn of([temperature, top_k, ..]: [f32; 4]) -> Self {
+    pub fn new([temperature, top_k, ..]: [f32; 4]) -> Self {
         if temperature == 0.0 {
             Self::Greedy
         } else if (1.0..=MAX_TOP_K as f32).contains(&top_k) {
-            Self::Listed
+            Self::TopK
         } else {
-            Self::All
+            Self::FullVocab
         }
     }
 }
 
-/// How many rows of logits are chosen from in which [`Way`]: the greedy ones come first, those for all tokens last.
+/// How many rows of logits are chosen from in which [`SamplingPath`]: the greedy ones come first, those for all tokens last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rows {
     /// Sequences that there is room for.
     pub sequences: u32,
     /// Tokens of the vocabulary.
     pub vocab: u32,
-    /// Rows of [`Way::Greedy`].
+    /// Rows of [`SamplingPath::Greedy`].
     pub greedy: u32,
-    /// Rows of [`Way::Listed`].
-    pub listed: u32,
-    /// Rows of [`Way::All`].
-    pub all: u32,
+    /// Rows of [`SamplingPath::TopK`].
+    pub top_k: u32,
+    /// Rows of [`SamplingPath::FullVocab`].
+    pub full_vocab: u32,
     /// Some sequence of theirs is penalised, or has a bias.
     pub penalised: bool,
 }
 
 impl Rows {
     /// Adds a row.
-    pub fn add(&mut self, way: Way) {
-        *match way {
-            Way::Greedy => &mut self.greedy,
-            Way::Listed => &mut self.listed,
-            Way::All => &mut self.all,
+    pub fn add(&mut self, path: SamplingPath) {
+        *match path {
+            SamplingPath::Greedy => &mut self.greedy,
+            SamplingPath::TopK => &mut self.top_k,
+            SamplingPath::FullVocab => &mut self.full_vocab,
         } += 1;
     }
 
     /// Rows in all.
     pub fn count(&self) -> u32 {
-        self.greedy + self.listed + self.all
+        self.greedy + self.top_k + self.full_vocab
     }
 }
 
@@ -155,7 +155,7 @@ impl Sizes {
 /// # Errors
 /// [`GpuError::Aliased`] when buffers are bound twice.
 pub fn record(rec: &mut Recorder, rows: &Rows, b: &Buffers<'_>) -> Result<(), GpuError> {
-    let Rows { sequences, vocab, greedy, listed, all, penalised: count } = *rows;
+    let Rows { sequences, vocab, greedy, top_k, full_vocab, penalised: count } = *rows;
     let [full, free] = b.candidates;
     let (penalties, counts) = (count.then_some(b.penalties), count.then_some(b.counts));
     if count {
@@ -190,12 +190,12 @@ pub fn record(rec: &mut Recorder, rows: &Rows, b: &Buffers<'_>) -> Result<(), Gp
         argmax::Params { n: argmax::groups(vocab), ..params },
         argmax::Binds { candidates: Some(full), picks: Some(b.picks), penalties, ids: Some(b.tokens), counts, ..none },
     )?;
-    let list = top_k::record(rec, (greedy, listed, vocab), b.logits, [full, free])?;
+    let list = top_k::record(rec, (greedy, top_k, vocab), b.logits, [full, free])?;
     let (picks, cuts, draws, ids) = (b.picks, b.cuts, b.draws, b.tokens);
     let drawn = |candidates, logits| draw::Binds { candidates, logits, picks, cuts, penalties, draws, ids, counts };
-    let params = draw::Params { rows: listed, vocab, first: greedy, sequences };
+    let params = draw::Params { rows: top_k, vocab, first: greedy, sequences };
     rec.dispatch(Draw, draw::Variant { from: draw::From::Candidates, count }, params, drawn(Some(list), None))?;
-    let params = draw::Params { rows: all, first: greedy + listed, ..params };
+    let params = draw::Params { rows: full_vocab, first: greedy + top_k, ..params };
     rec.dispatch(Draw, draw::Variant { from: draw::From::Logits, count }, params, drawn(None, Some(b.logits)))
 }
 

@@ -23,7 +23,7 @@ use crate::{
     gpu::Matrices,
     kernels::{
         attn::Reduction,
-        linear::{ActivationType, Group, Lanes, Mma, TileType, gemm::TileRows, gemv_columns::Columns},
+        linear::{ActivationType, Mma, RowsPerGroup, Split, TileType, gemm::TileRows, gemv_batched::BatchTile},
     },
 };
 
@@ -76,7 +76,7 @@ pub struct KernelSelection {
     /// How prefill multiplies. Decode always has [`PrefillMatmul::Gemv`]'s order of sums.
     pub prefill: PrefillMatmul,
     /// How a GEMV shares out its work over a subgroup.
-    pub split: Lanes,
+    pub split: Split,
     /// How attention's invocations exchange queries, scores and sums.
     pub reduction: Reduction,
     /// The type of GEMM's tiles.
@@ -91,7 +91,7 @@ pub struct KernelSelection {
     pub batched_from: u32,
     /// From this many assignments for each expert on, experts are multiplied with several of them at once.
     pub expert_batched_from: u32,
-    /// From this many rows of a matrix on, or assignments for each expert, [`Lanes::Rows`] has eight at once rather than four.
+    /// From this many rows of a matrix on, or assignments for each expert, [`Split::Rows`] has eight at once rather than four.
     pub batch_tile_8_from: u32,
     /// From this many workgroups of a token on, a GEMV has four weight rows for each of its subgroups of eight rather than one.
     pub four_rows_from: u32,
@@ -113,7 +113,7 @@ impl KernelSelection {
         // Row by row a GPU reads all weights for each row of a prompt; a tile reads them once for 32.
         prefill: PrefillMatmul::Gemm,
         // Neighbours load neighbouring memory: all loads are 128 bits wide on AMD and Intel.
-        split: Lanes::Units,
+        split: Split::K,
         reduction: Reduction::SharedMemory,
         tile: TileType::F32,
         mma: Mma::Fma,
@@ -158,7 +158,7 @@ impl KernelSelection {
     pub const SOFTWARE_SUBGROUPS: Self = Self {
         // A subgroup is a vector of eight floats, and a load a loop over it: activations are loaded once for eight weight rows
         // and shuffled. 16 rows of 2,560 by 1,024 in Q4_K take 50 to 60 ms for 160.
-        split: Lanes::Rows,
+        split: Split::Rows,
         // Queries and scores in registers: 12.8 ms for 14.0 to 15.3 at depth 4,096.
         reduction: Reduction::Subgroup,
         ..Self::SOFTWARE
@@ -208,18 +208,22 @@ impl KernelSelection {
 
     /// Returns the weight rows that a GEMV's subgroups of eight have each, for a matrix of `n` rows of which a token is
     /// multiplied with `matrices`. It does not depend on the batch.
-    pub fn rows_per_group(&self, n: u32, matrices: u32) -> Group {
+    pub fn rows_per_group(&self, n: u32, matrices: u32) -> RowsPerGroup {
         let workgroups = n.div_ceil(32).saturating_mul(matrices);
-        if self.split == Lanes::Rows || workgroups >= self.four_rows_from { Group::Four } else { Group::One }
+        if self.split == Split::Rows || workgroups >= self.four_rows_from {
+            RowsPerGroup::Four
+        } else {
+            RowsPerGroup::One
+        }
     }
 
     /// Returns how many of `rows` are multiplied with one of `matrices` at once, where several are.
-    fn batch_tile(&self, rows: u32, matrices: u32) -> Columns {
+    fn batch_tile(&self, rows: u32, matrices: u32) -> BatchTile {
         // 8 weight rows by 8: 2.7 G multiply-adds a second of a core for 2.0 by 4 (lavapipe). GPUs have no registers for it.
-        if self.split == Lanes::Rows && rows >= self.batch_tile_8_from.saturating_mul(matrices) {
-            Columns::Eight
+        if self.split == Split::Rows && rows >= self.batch_tile_8_from.saturating_mul(matrices) {
+            BatchTile::Eight
         } else {
-            Columns::Four
+            BatchTile::Four
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
         linear::{
             Mma,
             gemm::{self, TileRows},
-            gemv_columns::{self, Columns},
+            gemv_batched::{self, BatchTile},
         },
     },
     model::{Config, FeedForward, Phase},
@@ -18,7 +18,7 @@ pub enum MatmulKind {
     /// Row by row.
     Gemv,
     /// Several rows at once, with a GEMV's order of sums.
-    GemvBatched(Columns),
+    GemvBatched(BatchTile),
     /// By tiles, with an order of sums of its own.
     Gemm(TileRows),
 }
@@ -38,7 +38,7 @@ impl MatmulKind {
         match self {
             // Rows have no tiles.
             Self::Gemv => 0,
-            Self::GemvBatched(_) => n.div_ceil(gemv_columns::TILE),
+            Self::GemvBatched(_) => n.div_ceil(gemv_batched::TILE),
             Self::Gemm(_) => n.div_ceil(gemm::TILE_N),
         }
     }
