@@ -1,7 +1,7 @@
 // Combines the partial sums of one query's chunks in their order, a workgroup each: an invocation has four elements.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
-    let zero = grid_zero(workgroup);
+    let zero = opaque_zero(workgroup);
     let keys = kv_visible(min(kv_position(tile.y) + 1u, p.chunks * CHUNK));
     let query = tile.y * p.heads + tile.x;
     let head_vec4s = p.head_dim / 4u;

@@ -6,7 +6,7 @@
 // attn_slots holds the heads of its keys in the cache. attn_place indexes both.
 const STEP = 4u * WG;
 
-// Zero, opaque to compilers (grid_zero): loops over a head's elements begin at it.
+// Zero, opaque to compilers (opaque_zero): loops over a head's elements begin at it.
 var<private> attn_zero: u32;
 
 // A number for each query.

@@ -2,7 +2,7 @@
 // head.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let grid = grid_id(workgroup);
-    attn_zero = grid_zero(workgroup);
+    attn_zero = opaque_zero(workgroup);
     let tile = attn_tile(grid.x, grid.y);
     queries_ready(tile, grid.y, true, invocation);
     single_attention(tile, invocation);

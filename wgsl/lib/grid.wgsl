@@ -8,8 +8,3 @@ fn grid_id(workgroup: vec3<u32>) -> vec2<u32> {
 fn opaque_zero(workgroup: vec3<u32>) -> u32 {
     return workgroup.z >> 31u;
 }
-
-// The former name of `opaque_zero`.
-fn grid_zero(workgroup: vec3<u32>) -> u32 {
-    return opaque_zero(workgroup);
-}
