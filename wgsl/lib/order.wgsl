@@ -1,7 +1,7 @@
-// Candidates (key, id), likeliest first: larger keys before smaller, of equal ones the lower id.
+// The order of candidates (key, id): larger keys first, of equal keys the lower id.
 
-// An integer in the order of the logits: a NaN below all others, by its bits, since a compiler may assume that there is
-// none; both zeros alike.
+// Returns an integer in the order of the logits. Both zeros are equal. A NaN is below all others; the test uses bits, because a
+// compiler may assume no NaN.
 fn order_key(logit: f32) -> u32 {
     let bits = bitcast<u32>(logit);
     let magnitude = bits & 0x7fffffffu;
@@ -11,7 +11,7 @@ fn order_key(logit: f32) -> u32 {
     return select(0x80000000u + magnitude, 0x80000000u - magnitude, bits != magnitude);
 }
 
-// The logit of a key, within 1e30 of zero so that differences stay finite; -1e30 of that of a NaN.
+// Returns the logit of a key, clamped to ±1e30 so that differences stay finite; -1e30 for the key of a NaN.
 fn order_logit(key: u32) -> f32 {
     let inside = clamp(key, 0x80000000u - 0x7149f2cau, 0x80000000u + 0x7149f2cau);
     if inside < 0x80000000u {
@@ -24,7 +24,7 @@ fn order_before(a: vec2<u32>, b: vec2<u32>) -> bool {
     return a.x > b.x || (a.x == b.x && a.y < b.y);
 }
 
-// What comes after all others.
+// Returns the candidate that sorts last.
 fn order_last() -> vec2<u32> {
     return vec2<u32>(0u, 0xffffffffu);
 }

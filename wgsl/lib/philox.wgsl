@@ -1,6 +1,6 @@
 // Philox 4x32-10 (Salmon et al. 2011): four random words from a counter and a key, and no state.
 
-// The product's 64 bits, the low word first, by halves: WGSL has no wider multiplication.
+// Returns the 64 bits of a product, low word first. WGSL has no wide multiplication.
 fn philox_product(a: u32, b: u32) -> vec2<u32> {
     let a_low = a & 0xffffu;
     let a_high = a >> 16u;

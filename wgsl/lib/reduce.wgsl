@@ -1,5 +1,5 @@
-// Reductions over a workgroup of WG invocations (a power of two) through workgroup memory: a fixed tree, so that the
-// order of summation is the same on every device. All invocations must call them.
+// Reductions over a workgroup of WG invocations (a power of two) through workgroup memory, by a fixed tree: the order of sums
+// is the same on every device. All invocations must call them.
 var<workgroup> wg_scratch: array<f32, WG>;
 
 fn wg_sum(value: f32, invocation: u32) -> f32 {

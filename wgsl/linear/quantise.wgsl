@@ -1,11 +1,11 @@
-// A block of 32 activations an invocation. All of it is exact: scales are powers of two, so that dividing by one only moves
-// the exponent, and rounding is to the nearest, of two the even one.
+// Quantises activations to int8, a block of 32 per invocation. The result is exact: scales are powers of two, so that a division
+// only changes the exponent, and rounding is to the nearest, ties to even.
 
 fn largest(a: vec4<f32>) -> f32 {
     return max(max(a.x, a.y), max(a.z, a.w));
 }
 
-// Sixteen codes of four words.
+// Returns sixteen codes in four words.
 fn codes(at: u32, inverse: f32) -> vec4<u32> {
     return vec4<u32>(word(x[at], inverse), word(x[at + 1u], inverse), word(x[at + 2u], inverse), word(x[at + 3u], inverse));
 }
@@ -24,8 +24,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let at = block * 8u;
     let a = max(max(abs(x[at]), abs(x[at + 1u])), max(abs(x[at + 2u]), abs(x[at + 3u])));
     let b = max(max(abs(x[at + 4u]), abs(x[at + 5u])), max(abs(x[at + 6u]), abs(x[at + 7u])));
-    // The smallest power of two of which the largest is less than 127.5: its own less 6 in the exponent, or less 5 if that
-    // is not enough. Far from both ends, so that neither it nor its inverse is a subnormal number.
+    // The smallest power of two d with max < 127.5 d: the exponent of max less 6, or less 5 if that is too small. It is clamped
+    // so that neither d nor 1/d is subnormal.
     let bits = bitcast<u32>(largest(max(a, b)));
     let exponent = clamp((bits + 0x10000u) >> 23u, 64u, 190u) - 6u;
     scales[block] = bitcast<f32>(exponent << 23u);

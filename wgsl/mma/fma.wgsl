@@ -1,4 +1,4 @@
-// Products by every invocation for itself: four weight rows by four rows of each 32, in f32.
+// Scalar multiply-adds in f32: an invocation multiplies four weight rows by four rows of each 32.
 var<private> mma_0: vec4<f32>;
 var<private> mma_1: vec4<f32>;
 var<private> mma_2: vec4<f32>;

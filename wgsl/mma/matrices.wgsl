@@ -1,9 +1,9 @@
-// Products by cooperative matrices. Four subgroups share out a tile: each has 16 of its rows by 32 of its weight rows, by
-// mma_own_row and mma_own_weight. A workgroup that has more subgroups computes some of it again, to the same bits: naga lets
-// no subgroup stay away from cooperative operations.
+// Cooperative matrices. Four subgroups share a tile: each multiplies 16 of its rows by 32 of its weight rows, by mma_own_row
+// and mma_own_weights. Further subgroups compute a part again, to the same bits: naga requires cooperative operations in
+// uniform control flow.
 //
-// An invocation's part of a matrix is its driver's affair: sums begin as zeros and end as products in workgroup memory, 16 of
-// each subgroup's 32 weight rows at a time.
+// The driver chooses which elements of a matrix an invocation has. So sums are loaded as zeros from workgroup memory and stored
+// there, 16 of each subgroup's 32 weight rows at a time.
 const MMA_COLUMNS = 32u;
 
 var<workgroup> totals: array<f32, 1024>; // [TILE_M][MMA_COLUMNS]
@@ -37,7 +37,7 @@ fn mma_finish(first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     mma_finish_part(1u, first_row, end, first_weight, invocation);
 }
 
-// Four products of two rows.
+// Finishes four products of two rows.
 fn mma_finish_part(part: u32, first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     let row = (invocation >> 3u) * 2u;
     let column = (invocation & 7u) * 4u;

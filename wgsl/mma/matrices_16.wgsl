@@ -1,4 +1,4 @@
-// Matrices of 16 by 16: a subgroup has one of its rows by two of its weight rows.
+// Matrices of 16 by 16: a subgroup has one of them along its rows by two along its weight rows.
 alias MmaRows = coop_mat16x16<TileValue, A>;
 alias MmaWeights = coop_mat16x16<TileValue, B>;
 alias MmaSums = coop_mat16x16<f32, C>;

@@ -1,4 +1,4 @@
-// Matrices of 8 by 8: a subgroup has two of its rows by four of its weight rows.
+// Matrices of 8 by 8: a subgroup has two of them along its rows by four along its weight rows.
 alias MmaRows = coop_mat8x8<TileValue, A>;
 alias MmaWeights = coop_mat8x8<TileValue, B>;
 alias MmaSums = coop_mat8x8<f32, C>;

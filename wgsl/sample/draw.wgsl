@@ -1,5 +1,5 @@
-// Draws one of a row's candidates, a workgroup a row. Weights are computed side by side; what depends on their order is
-// done by one invocation, in that order.
+// Samples from a row's candidates, a workgroup per row: temperature, top-k, top-p (nucleus) and min-p. Weights are computed in
+// parallel; one invocation does what depends on their order.
 const KEPT = 64u;
 
 var<workgroup> weight: array<f32, KEPT>;
@@ -30,7 +30,7 @@ fn draw(row: u32, sequence: u32) -> u32 {
             count += 1u;
         }
     }
-    // Weights descend from one: what is dropped is last.
+    // Weights descend from one, so that min-p drops the last ones.
     while count > 1u && weight[count - 1u] < cut.w {
         count -= 1u;
     }
@@ -56,7 +56,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let mine = candidates[row * KEPT + invocation].x;
     let best = candidates[row * KEPT].x;
     let temperature = max(cuts[sequence].x, 1e-30);
-    // Beyond 100 the weight is zero in f32 anyway; divided, an excess could be infinite.
+    // Beyond 100 the weight is zero in f32. Without the limit the quotient could be infinite.
     let below = max(order_logit(mine) - order_logit(best), -100.0 * temperature);
     weight[invocation] = select(exp(below / temperature), 1.0, invocation == 0u);
     workgroupBarrier();

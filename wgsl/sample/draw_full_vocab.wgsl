@@ -1,7 +1,7 @@
-// Draws one of all tokens of a row, a workgroup a row, as if they were sorted. What is kept of them is always the first so
-// many in order, so that its mass says it all. Where in this order a mass or a number of tokens is reached is found by the
-// digits of the keys, from the highest: four times the tokens' masses are summed by digit. Sums are integers, and so the
-// same in any order: a mass's unit is 2^-40, in two words.
+// Samples from all tokens of a row, a workgroup per row, with the result of sorting them first. The kept tokens are a prefix of
+// the sorted order, so that their mass (sum of weights) describes them. A radix search finds where a mass or a number of tokens
+// is reached: in four passes, masses are summed by a digit of the keys, the highest digit first. Sums are integers in units of
+// 2^-40, in two words, so that their order does not matter.
 const DIGITS = 256u;
 
 var<workgroup> number_of: array<atomic<u32>, DIGITS>;
@@ -9,15 +9,15 @@ var<workgroup> low_of: array<atomic<u32>, DIGITS>;
 var<workgroup> high_of: array<atomic<u32>, DIGITS>;
 
 var<workgroup> best: atomic<u32>;
-// Where a search has come to: a key, and the number of tokens before it with their mass, low word first.
+// The state of a search: a key, and the number and the mass (low word first) of the tokens before it.
 var<workgroup> key: u32;
 var<workgroup> before: u32;
 var<workgroup> before_mass: vec2<u32>;
-// The mass of what is kept, and which of the tokens of equal keys is drawn.
+// The mass of the kept tokens, and which of the tokens with equal keys is sampled.
 var<workgroup> kept: f32;
 var<workgroup> tie: u32;
 
-// The row's place among the logits, and its sequence's temperature.
+// Where the row's logits start, and its sequence's temperature.
 var<private> start: u32;
 var<private> temperature: f32;
 
@@ -59,7 +59,7 @@ fn all_of(digit: u32) -> vec2<u32> {
     return vec2<u32>(atomicLoad(&low_of[digit]), atomicLoad(&high_of[digit]));
 }
 
-// Leaves the mass of the tokens with at least this weight in digit 0.
+// Sums the mass of the tokens with at least this weight in digit 0.
 fn all_above(least: f32, invocation: u32) {
     all_clear(invocation);
     for (var i = invocation; i < p.vocab; i += WG) {
@@ -182,7 +182,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         }
     }
     workgroupBarrier();
-    // The tokens of this key, in order: each invocation counts those of its part.
+    // Finds the token among those with this key, in order: each invocation counts those of its part.
     all_clear(invocation);
     let part = (p.vocab + WG - 1u) / WG;
     let end = min((invocation + 1u) * part, p.vocab);
@@ -199,7 +199,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     for (var i = invocation * part; i < end; i += 1u) {
         if all_key(i) == key {
             if passed == tie {
-                // The best is a NaN where there is nothing else.
+                // The best is a NaN if all logits are.
                 let id = select(NO_TOKEN, i, atomicLoad(&best) > 0u);
                 ids[sequence] = id;
                 count_token(sequence, id);

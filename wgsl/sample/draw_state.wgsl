@@ -1,7 +1,7 @@
-// The id where there is no token: that of candidates which are none, and the draw's from nothing but NaNs.
+// The id of an empty candidate, and the result if all logits are NaN.
 const NO_TOKEN = 0xffffffffu;
 
-// The number of a draw's state, which is seed and counter, low words first. It is in [0, 1): 24 bits, which an f32 holds exactly.
+// Returns the random number of a state (seed and counter, low words first): 24 bits in [0, 1), which an f32 holds exactly.
 fn draw_number(state: vec4<u32>) -> f32 {
     return f32(philox(vec4<u32>(state.zw, 0u, 0u), state.xy).x >> 8u) / 16777216.0;
 }

@@ -1,4 +1,4 @@
-// Bias and penalties of a row's logits. A count's highest bit says that the token is in the prompt.
+// Adds bias and penalties to a row's logits. The highest bit of a count says whether the prompt has the token.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let i = tile.x * WG + invocation;

@@ -1,11 +1,11 @@
-// The first `KEPT` of each `ITEMS` candidates of a row, in order, by a workgroup: lists of `KEPT` are sorted (a bitonic sort,
-// Batcher 1968), every other one backwards, and then joined two by two without those that can be no longer among the first.
+// The first `KEPT` of each `ITEMS` candidates of a row, sorted, by a workgroup. A bitonic sort (Batcher 1968) sorts lists of
+// `KEPT`, every other one backwards; then lists are merged in pairs, and the second half of each merge is dropped.
 const ITEMS = 1024u;
 const KEPT = 64u;
 
 var<workgroup> items: array<vec2<u32>, ITEMS>;
 
-// Puts two candidates in order, or backwards.
+// Sorts two candidates, forwards or backwards.
 fn exchange(a: u32, b: u32, in_order: bool) {
     let left = items[a];
     let right = items[b];
@@ -31,7 +31,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     }
     var left_over = ITEMS;
     for (var span = 2u * KEPT; span <= ITEMS; span = span << 1u) {
-        // Of two lists, the second backwards, the firsts of each two candidates side by side are the first `KEPT` of both.
+        // The second list is backwards, so that the first of each pair of candidates are the first `KEPT` of both lists.
         left_over = left_over >> 1u;
         workgroupBarrier();
         for (var i = invocation; i < left_over; i += WG) {

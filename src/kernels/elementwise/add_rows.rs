@@ -1,4 +1,4 @@
-//! Adds rows, or slices of them, to others.
+//! Adds rows, or slices of rows.
 
 use super::WG;
 use crate::{
@@ -9,29 +9,29 @@ use crate::{
 kernel! {
     /// `y[t, y_offset + i] += factor · x[t, x_offset + i]`, for `i` below `n`.
     ///
-    /// Shapes: `x` rows of `x_stride`, `y` rows of `y_stride` f32. With an `x_stride` of 0 one row, as a bias, is added to
-    /// all; a factor of 1 adds exactly. Bound: 1e-6 of `|y| + |factor · x|`. Measured worst on lavapipe: 0.09 of it.
+    /// Shapes: `x` has rows of `x_stride` f32, `y` rows of `y_stride`. With an `x_stride` of 0 one row, such as a bias, is added
+    /// to all. Bound: `1e-6·(|y| + |factor·x|)`. Measured worst on lavapipe: 0.09 of it.
     pub struct AddRows("elementwise/add_rows") for ();
     params {
         /// Rows.
         rows: u32,
-        /// Elements that are added, of each row.
+        /// Elements of a row that are added.
         n: u32,
         /// Distance between rows of `x`.
         x_stride: u32,
-        /// Where in a row of `x` they start.
+        /// First element in a row of `x`.
         x_offset: u32,
         /// Distance between rows of `y`.
         y_stride: u32,
-        /// Where in a row of `y` they go.
+        /// First element in a row of `y`.
         y_offset: u32,
-        /// What they are multiplied by.
+        /// The factor of `x`.
         factor: f32,
     }
     binds {
-        /// What is added.
+        /// The summands.
         x: read [f32],
-        /// What it is added to.
+        /// What they are added to.
         y: write [f32],
     }
 }

@@ -6,27 +6,27 @@ use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 kernel! {
     /// `y[t, y_offset + i] = x[t, x_offset + i]`, for `i` below `n`.
     ///
-    /// Shapes: `x` rows of `x_stride`, `y` rows of `y_stride` words of any kind. With an `x_stride` of 0 one row is copied
-    /// to all. Bound: exact, whatever the words are.
+    /// Shapes: `x` has rows of `x_stride` words of any type, `y` rows of `y_stride`. With an `x_stride` of 0 one row is copied to
+    /// all. Bound: exact.
     pub struct CopyRows("elementwise/copy_rows") for ();
     params {
         /// Rows.
         rows: u32,
-        /// Words that are copied, of each row.
+        /// Words of a row that are copied.
         n: u32,
         /// Distance between rows of `x`.
         x_stride: u32,
-        /// Where in a row of `x` they start.
+        /// First word in a row of `x`.
         x_offset: u32,
         /// Distance between rows of `y`.
         y_stride: u32,
-        /// Where in a row of `y` they go.
+        /// First word in a row of `y`.
         y_offset: u32,
     }
     binds {
-        /// What is copied.
+        /// The source.
         x: read [u32],
-        /// Where it goes.
+        /// The destination.
         y: write [u32],
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels that work element by element or row by row.
+//! Element-wise and row-wise kernels.
 
 pub mod add_rows;
 pub mod copy_rows;
@@ -6,5 +6,5 @@ pub mod fused_add_rms_norm;
 pub mod rms_norm;
 pub mod silu_mul;
 
-/// Invocations of a workgroup of the element-wise kernels.
+/// Invocations of a workgroup of these kernels.
 const WG: u32 = 256;

@@ -7,11 +7,10 @@ use crate::{
 };
 
 kernel! {
-    /// `y[t] = x / √(mean(x²) + eps) · w`, row by row, `x` being row `t` of the input or row `picks[t, 0]`.
+    /// `y[t] = x / √(mean(x²) + eps) · w`, where `x` is row `t` of the input or row `picks[t, 0]`.
     ///
-    /// Shapes: `x` `[x_rows, n]` f32, `w` `[n]`, `picks` `[rows, 2]` of a row of `x` (clamped) and what is not used here,
-    /// `y` `[rows, n]`. Bound: 5e-6 of the value plus 1e-7 of the row's RMS.
-    /// Measured worst on lavapipe: 0.04 of it.
+    /// Shapes: `x` `[x_rows, n]` f32, `w` `[n]`, `picks` `[rows, 2]` of a row of `x` (clamped) and an unused number, `y`
+    /// `[rows, n]`. Bound: `5e-6·|y| + 1e-7·rms(y)`. Measured worst on lavapipe: 0.04 of it.
     pub struct RmsNorm("elementwise/rms_norm") for Rows;
     params {
         /// Rows of `y`.
@@ -28,7 +27,7 @@ kernel! {
         x: read [f32],
         /// The weight of each element.
         w: read [f32],
-        /// The row of `x` of each of `y`, and its sequence.
+        /// The row of `x` of each row of `y`, and its sequence.
         picks: read [[u32; 2]] if |v| *v == Rows::Picked,
         /// The normed rows.
         y: write [f32],
@@ -40,12 +39,12 @@ kernel! {
 pub enum Rows {
     /// The first ones, in order.
     All,
-    /// Those in a list.
+    /// Those in `picks`.
     Picked,
 }
 
 impl Rows {
-    /// The row of `x` that becomes row `t`.
+    /// Returns the row of `x` that becomes row `t`.
     fn input(self, p: &Params, picks: &[[u32; 2]], t: usize) -> usize {
         match self {
             Self::All => t,
@@ -60,7 +59,7 @@ impl Kernel for RmsNorm {
     }
 
     fn source(rows: Rows) -> Source {
-        // One order of sums for all norms, so that they may be taken by whichever kernel.
+        // All norms have one order of sums, so that fused kernels have the same bits.
         Source::new(wgsl!("elementwise/rms_norm.wgsl"), WG).with(wgsl!("lib/reduce.wgsl")).with(match rows {
             Rows::All => wgsl!("elementwise/all_rows.wgsl"),
             Rows::Picked => wgsl!("elementwise/picked_rows.wgsl"),
@@ -114,19 +113,19 @@ impl Kernel for RmsNorm {
     }
 }
 
-/// A normed row, exactly.
+/// Returns the exact norm of a row.
 pub(crate) fn normed(x: &[f64], w: &[f32], eps: f32) -> Vec<f64> {
     let scale = scale(x, eps);
     x.iter().zip(w).map(|(x, w)| x * scale * f64::from(*w)).collect()
 }
 
-/// What a row is multiplied by.
+/// Returns the scale of a row: `1/√(mean(x²) + eps)`.
 pub(crate) fn scale(x: &[f64], eps: f32) -> f64 {
     let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
     1.0 / (mean + f64::from(eps)).sqrt()
 }
 
-/// The normed row with each value's bound.
+/// Returns the exact norm of a row, each value with its bound.
 pub(crate) fn near(x: &[f64], w: &[f32], eps: f32) -> Vec<(f64, f64)> {
     let exact = normed(x, w, eps);
     let rms = (exact.iter().map(|v| v * v).sum::<f64>() / exact.len() as f64).sqrt();

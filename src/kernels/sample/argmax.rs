@@ -1,17 +1,16 @@
-//! The likeliest token.
+//! The token with the largest logit.
 
 use super::{ITEMS, LAST, NO_TOKEN, Stage, count, hard_logits, order, sequence_of, some_penalised, some_picks};
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
-    /// In two stages the id of each row's largest logit, of equal ones the lowest: first the first candidate of each 1,024
-    /// logits, then the id of the first of these, for the row's sequence. It can be counted for
-    /// [`super::penalties`].
+    /// The id of each row's largest logit, of equal ones the lowest, in two stages: the first candidate of each 1,024 logits;
+    /// then the id of the first of these, for the row's sequence. The token can be counted for [`super::penalties`].
     ///
-    /// Shapes: rows `first ..` of `logits` `[_, n]` and `best` `[rows, ⌈n / 1024⌉]`, keys with ids; then these as
-    /// `candidates` `[rows, n]`, entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped),
-    /// `ids` and `penalties` `[sequences]`, and `counts` `[sequences, vocab]`. No two rows may have one sequence. A NaN
-    /// comes after all other logits; a row of nothing else gives [`NO_TOKEN`], which is not counted. Bound: exact.
+    /// Shapes: rows `first ..` of `logits` `[_, n]`, and `best` `[rows, ⌈n / 1024⌉]` of key and id; then these as `candidates`
+    /// `[rows, n]`, entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped), `ids` and `penalties`
+    /// `[sequences]`, and `counts` `[sequences, vocab]`. No two rows have the same sequence. A NaN sorts after all other logits;
+    /// a row of NaNs gives [`NO_TOKEN`], which is not counted. Bound: exact.
     pub struct Argmax("sample/argmax") for Variant;
     params {
         /// Rows.
@@ -45,14 +44,14 @@ kernel! {
 
 const WG: u32 = 256;
 
-/// The stages, and what is done beside them.
+/// The stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Variant {
     /// From logits to the first candidate of each group.
     Logits,
-    /// From these to the token.
+    /// From these to the id of the token.
     Merge {
-        /// The token is counted, where its sequence is penalised.
+        /// Whether the tokens of penalised sequences are counted.
         count: bool,
     },
 }
@@ -70,7 +69,7 @@ impl Variant {
     }
 }
 
-/// Candidates that the first stage leaves of a row of `n` logits.
+/// Returns how many candidates of a row of `n` logits the first stage keeps.
 pub(super) fn groups(n: u32) -> u32 {
     n.div_ceil(ITEMS)
 }

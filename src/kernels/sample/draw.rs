@@ -1,4 +1,4 @@
-//! The draw of a token from the likeliest ones.
+//! Samples a token by temperature, top-k, top-p and min-p.
 
 use super::{LAST, MAX_TOP_K, NO_TOKEN, count, key, logit, order, philox, sequence_of, some_penalised, some_picks};
 use crate::{
@@ -7,19 +7,18 @@ use crate::{
 };
 
 kernel! {
-    /// The id of a row's sequence is drawn from the candidates or from all tokens of the row: their logits are divided by
-    /// the temperature, then cut by top-k, top-p and min-p in this order. The draw is Philox's number of seed and counter,
-    /// and the counter moves on; at a temperature of 0 the likeliest is taken, and it does not. The id can be counted for
-    /// [`super::penalties`].
+    /// Samples the id of a row's sequence from the row's candidates or from all its tokens. Logits are divided by the temperature,
+    /// then cut by top-k, top-p (nucleus sampling; Holtzman et al. 2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024,
+    /// arXiv:2407.01082), in this order. The random number is Philox's of seed and counter, and the counter is incremented. A
+    /// temperature of 0 takes the largest logit and leaves the counter. The token can be counted for [`super::penalties`].
     ///
     /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or rows `first ..` of `logits` `[_, vocab]` f32;
     /// entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped), no two of them the same;
     /// `cuts` `[sequences]` of temperature (0, or at least 1e-30), top-k, top-p and min-p, `draws` `[sequences]` of seed
     /// and counter, low words first, `ids` and `penalties` `[sequences]`, `counts` `[sequences, vocab]`. A top-k of 0
-    /// keeps all: of candidates these are [`MAX_TOP_K`], so that a larger one, or none, needs `logits`. Logits count as
-    /// within 1e30 of zero. A row of nothing but NaNs gives [`NO_TOKEN`], which is not counted, and the counter stays.
-    /// Bounds: the generator's numbers exact, and the token where the draw and every cut lie more than 1e-5 of the mass
-    /// from a border ([`margin`]), which the cases have made sure of.
+    /// keeps all; there are [`MAX_TOP_K`] candidates, so that a larger top-k needs `logits`. Logits are clamped to ±1e30. A row
+    /// of NaNs gives [`NO_TOKEN`], which is not counted, and leaves the counter. Bounds: random numbers exact; tokens exact if
+    /// the draw and every cut are more than 1e-5 of the mass from a boundary ([`margin`]), as in all cases.
     pub struct Draw("sample/draw") for Variant;
     params {
         /// Rows.
@@ -53,26 +52,26 @@ kernel! {
 
 const LIST: usize = MAX_TOP_K as usize;
 
-/// What is drawn from.
+/// What a token is sampled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum From {
-    /// The likeliest tokens, in order: the quick way.
+    /// The candidates, sorted: the fast path.
     Candidates,
-    /// All tokens: several passes over them, by one workgroup a row.
+    /// All tokens: several passes over them, by one workgroup per row.
     Logits,
 }
 
-/// What is drawn from, and what is done beside it.
+/// The source, and whether tokens are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
-    /// What is drawn from.
+    /// What a token is sampled from.
     pub from: From,
-    /// The drawn token is counted, where its sequence is penalised.
+    /// Whether the tokens of penalised sequences are counted.
     pub count: bool,
 }
 
-/// Keeps the first of `tokens`, which are sorted by their weights, until their mass reaches `top_p`, then those of at least
-/// `min_p` times the first's weight, which is one.
+/// Applies top-p and min-p to tokens that are sorted by weight: keeps the first ones whose mass reaches `top_p`, then those of
+/// at least `min_p` times the first weight, which is one.
 pub fn cut(tokens: &mut Vec<(u32, f64)>, top_p: f32, min_p: f32) {
     if top_p < 1.0 {
         let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
@@ -86,7 +85,7 @@ pub fn cut(tokens: &mut Vec<(u32, f64)>, top_p: f32, min_p: f32) {
     tokens.retain(|(_, weight)| *weight >= f64::from(min_p));
 }
 
-/// The token that `number`, of [0, 1), draws: the one in which this share of the mass lies.
+/// Returns the token that `number` in [0, 1) selects: the one in which this share of the mass lies.
 pub fn pick(tokens: &[(u32, f64)], number: f64) -> Option<u32> {
     let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
     let mut reached = 0.0;
@@ -149,7 +148,7 @@ impl Kernel for Draw {
     }
 }
 
-/// Rows of `n` logits of about `size` with many cuts, each with seeds whose draws are far enough from a border.
+/// Returns rows of `n` logits of about `size` with many cuts, with seeds whose draws are far enough from a boundary.
 fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     let many_cuts = [
         // Qwen3's; no cut; each cut alone; all; greedy; hot and cold.
@@ -167,7 +166,7 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     let mut rng = Rng::new(u64::from(n));
     let mut trials = Vec::new();
     for cuts in many_cuts.into_iter().cycle().take(rows) {
-        // Some rows have no draw that is far enough: a cut lies on a border whatever is drawn.
+        // Some rows have no draw that is far enough, because a cut is on a boundary.
         let found = (0..50).find_map(|_| {
             let mut logits: Vec<f32> = (0..n).map(|_| size * rng.normal()).collect();
             if n > 80 && rng.below(2) == 0 {
@@ -194,7 +193,7 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     }
     let (rows, first) = (trials.len() as u32, 3);
     let (picks, sequences) = some_picks(first, rows);
-    // What no row has must stay, and what lies behind the last.
+    // Elements of sequences without a row must stay, and those behind the last one.
     let mut data = Data {
         picks,
         cuts: vec![[f32::NAN; 4]; sequences as usize],
@@ -237,14 +236,14 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     }
 }
 
-/// A row's tokens, likeliest first.
+/// Returns a row's candidates, sorted.
 fn sorted(logits: &[f32]) -> Vec<[u32; 2]> {
     let mut sorted: Vec<_> = (0u32..).zip(logits).map(|(id, logit)| [key(*logit), id]).collect();
     sorted.sort_unstable_by_key(order);
     sorted
 }
 
-/// The drawn token, and seed and counter after it.
+/// Returns the sampled token, and seed and counter after it.
 fn draw(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> (u32, [u32; 4]) {
     let [best, likeliest] = candidates[0];
     if best == 0 {
@@ -267,7 +266,7 @@ fn seed_and_counter([seed_low, seed_high, low, high]: [u32; 4]) -> (u64, u64) {
     (number(seed_low, seed_high), number(low, high))
 }
 
-/// The candidates that top-k keeps, each with its weight.
+/// Returns the candidates that top-k keeps, each with its weight.
 fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<(u32, f64)> {
     let most = if top_k >= 1.0 { top_k as usize } else { candidates.len() };
     let largest = f64::from(logit(candidates[0][0]));
@@ -276,14 +275,14 @@ fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<
     there.map(|[key, id]| (*id, weight(*key))).collect()
 }
 
-/// How far the cuts and the draw lie from the nearest border, as a share of the mass of a row of `logits`: a device may
-/// draw another token than its definition where this is within the rounding of its sums. `cuts` and `draws` are those of
-/// [`Draw`].
+/// Returns how far the cuts and the draw are from the nearest boundary between tokens, as a share of the mass of a row of
+/// `logits`. A device may sample another token than the reference if this is within the rounding of its sums. `cuts` and
+/// `draws` are those of [`Draw`].
 pub fn margin(logits: &[f32], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
     if logits.is_empty() { f64::INFINITY } else { distance(&sorted(logits), cuts, draws) }
 }
 
-/// [`margin`] of sorted candidates.
+/// Returns the [`margin`] of sorted candidates.
 fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
     let [temperature, _, top_p, min_p] = cuts;
     let mut nearest = f64::INFINITY;
@@ -291,20 +290,21 @@ fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
         return nearest;
     }
     let mut tokens = weighted(candidates, cuts);
-    let borders = |tokens: &[(u32, f64)]| -> Vec<f64> {
+    let boundaries = |tokens: &[(u32, f64)]| -> Vec<f64> {
         let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
         let mut reached = 0.0;
-        // The last border is the whole mass, which rounding does not cross.
+        // The last boundary is the whole mass, which rounding does not cross.
         let inner = &tokens[..tokens.len() - 1];
-        let border = |(_, weight): &(u32, f64)| {
+        let boundary = |(_, weight): &(u32, f64)| {
             reached += weight;
             reached / mass
         };
-        inner.iter().map(border).collect()
+        inner.iter().map(boundary).collect()
     };
-    let nearest_to = |borders: Vec<f64>, at: f64| borders.iter().map(|b| (b - at).abs()).fold(f64::INFINITY, f64::min);
+    let nearest_to =
+        |boundaries: Vec<f64>, at: f64| boundaries.iter().map(|b| (b - at).abs()).fold(f64::INFINITY, f64::min);
     if top_p < 1.0 {
-        nearest = nearest_to(borders(&tokens), f64::from(top_p));
+        nearest = nearest_to(boundaries(&tokens), f64::from(top_p));
         cut(&mut tokens, top_p, 0.0);
     }
     if min_p > 0.0 {
@@ -315,5 +315,5 @@ fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
         cut(&mut tokens, 1.0, min_p);
     }
     let (seed, counter) = seed_and_counter(draws);
-    nearest.min(nearest_to(borders(&tokens), philox::uniform(seed, counter)))
+    nearest.min(nearest_to(boundaries(&tokens), philox::uniform(seed, counter)))
 }

@@ -1,12 +1,13 @@
-//! Kernels that choose the next token of each of several sequences: [`penalties`] on its logits, then [`argmax`], or
-//! [`top_k`] and [`draw`]. [`record`] records what it takes.
+//! Kernels that sample the next token of each of several sequences: [`penalties`] on its logits, then [`argmax`], or [`top_k`]
+//! and [`draw`]. [`record`] records them.
 //!
-//! What a sequence keeps from token to token (cuts, seed and counter, counts, bias, its last token) is at the sequence's
-//! number, its slot; a row of logits finds it by `picks`. So the next step can be submitted before the host has seen a
-//! token.
+//! The state of a sequence (cuts, seed and counter, counts, bias, last token) is at the sequence's index in the buffers; `picks`
+//! gives the sequence of a row of logits. So the next step can be submitted before the host has seen a token.
 //!
-//! A candidate is a pair `[key, id]`, the key being an integer in the order of the logits, so that what is chosen is exact:
-//! larger keys come first, of equal ones the lower id. A NaN comes after all other logits.
+//! Cuts are temperature, top-k, top-p (nucleus sampling; Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
+//!
+//! A candidate is `[key, id]`. The key is an integer in the order of the logits, so that the choice is exact: larger keys come
+//! first, of equal keys the lower id. A NaN comes last.
 
 pub mod argmax;
 pub mod draw;
@@ -23,31 +24,31 @@ use argmax::Argmax;
 use draw::Draw;
 use penalties::Penalties;
 
-/// Candidates that [`top_k`] keeps of a row, and the most that [`draw`] chooses from.
+/// The candidates of a row that [`top_k`] keeps, and the largest number that [`draw`] samples from.
 pub const MAX_TOP_K: u32 = 64;
 
-/// The id where there is none: that of a row whose logits are all NaN.
+/// The id of a row whose logits are all NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// Candidates that a workgroup chooses from.
+/// The candidates of a workgroup.
 const ITEMS: u32 = 1024;
 
-/// What comes after all candidates.
+/// The candidate that sorts last.
 const LAST: [u32; 2] = [0, NO_TOKEN];
 
-/// How a token is chosen. It depends on the sequence's own cuts only. Rows of logits stand in this order.
+/// The kernels that sample a token. They depend only on the sequence's own cuts. Rows of logits are in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SamplingPath {
-    /// The likeliest, at a temperature of 0.
+    /// Argmax, at a temperature of 0.
     Greedy,
-    /// A draw from a list of candidates, where top-k is at most [`MAX_TOP_K`].
+    /// A draw from the top-k candidates, if top-k is at most [`MAX_TOP_K`].
     TopK,
-    /// A draw from all tokens.
+    /// A draw from the full vocabulary.
     FullVocab,
 }
 
 impl SamplingPath {
-    /// The way for `cuts`: temperature, top-k, top-p and min-p.
+    /// Returns the path for cuts: temperature, top-k, top-p and min-p.
     pub fn new([temperature, top_k, ..]: [f32; 4]) -> Self {
         if temperature == 0.0 {
             Self::Greedy
@@ -59,10 +60,10 @@ impl SamplingPath {
     }
 }
 
-/// How many rows of logits are chosen from in which [`SamplingPath`]: the greedy ones come first, those for all tokens last.
+/// The number of rows of logits of each [`SamplingPath`], in the order of the paths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rows {
-    /// Sequences that there is room for.
+    /// Sequences that the buffers hold.
     pub sequences: u32,
     /// Tokens of the vocabulary.
     pub vocab: u32,
@@ -72,7 +73,7 @@ pub struct Rows {
     pub top_k: u32,
     /// Rows of [`SamplingPath::FullVocab`].
     pub full_vocab: u32,
-    /// Some sequence of theirs is penalised, or has a bias.
+    /// Whether one of their sequences has penalties or a bias.
     pub penalised: bool,
 }
 
@@ -86,37 +87,37 @@ impl Rows {
         } += 1;
     }
 
-    /// Rows in all.
+    /// Returns the number of rows.
     pub fn count(&self) -> u32 {
         self.greedy + self.top_k + self.full_vocab
     }
 }
 
-/// What [`record`] works on. [`Sizes`] says how large each must be.
+/// The buffers of [`record`], of at least the sizes in [`Sizes`].
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers<'a> {
-    /// `[rows, vocab]`; penalties change them.
+    /// `[rows, vocab]`. Penalties change them.
     pub logits: &'a Buffer<f32>,
-    /// `[rows, 2]`, the second number being the row's sequence; no sequence has two rows.
+    /// `[rows, 2]`: the second number is the row's sequence. No sequence has two rows.
     pub picks: &'a Buffer<[u32; 2]>,
     /// `[sequences]`: temperature, top-k, top-p and min-p.
     pub cuts: &'a Buffer<[f32; 4]>,
-    /// `[sequences]`: seed and counter, low words first. The counters move on.
+    /// `[sequences]`: seed and counter, low words first. A draw increments its counter.
     pub draws: &'a Buffer<[u32; 4]>,
-    /// `[sequences]`: the tokens that are chosen, or [`NO_TOKEN`]. Those of other sequences stay.
+    /// `[sequences]`: the sampled tokens, or [`NO_TOKEN`]. Those of other sequences stay.
     pub tokens: &'a Buffer<u32>,
-    /// `[sequences]`, as [`penalties`] has them; read where rows are penalised, as the next two.
+    /// `[sequences]`: see [`penalties`]. Read only if rows are penalised, like the next two.
     pub penalties: &'a Buffer<[f32; 4]>,
-    /// `[sequences, vocab]`: what is added to logits.
+    /// `[sequences, vocab]`: added to the logits.
     pub bias: &'a Buffer<f32>,
-    /// `[sequences, vocab]`: how often tokens were generated, and [`penalties::IN_PROMPT`]. A penalised sequence's token is
-    /// counted.
+    /// `[sequences, vocab]`: how often each token was generated, and [`penalties::IN_PROMPT`]. The tokens of penalised sequences
+    /// are counted.
     pub counts: &'a Buffer<u32>,
-    /// What the kernels leave each other.
+    /// Intermediate results.
     pub candidates: [&'a Buffer<[u32; 2]>; 2],
 }
 
-/// The elements that each of [`Buffers`] has at least.
+/// The least number of elements of each of [`Buffers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Of the logits.
@@ -132,7 +133,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes for up to `rows` rows of logits at a time.
+    /// Returns the sizes for at most `rows` rows of logits at a time.
     pub fn new(rows: u32, sequences: u32, vocab: u32) -> Self {
         let [rows, sequences, tokens] = [rows, sequences, vocab].map(u64::from);
         let kept = top_k::kept(vocab);
@@ -146,11 +147,11 @@ impl Sizes {
     }
 }
 
-/// Records the choice of a token from each row of logits: a handful of dispatches, however many sequences there are. The
-/// token of a sequence depends on its own logits and state only, not on what other rows there are.
+/// Records the sampling of a token from each row of logits, in a number of dispatches that does not depend on the number of
+/// sequences. The token of a sequence depends only on its own logits and state.
 ///
-/// Logits get bias and penalties (where `rows.penalised`, and of sequences that are), are divided by the temperature, and
-/// cut by top-k, top-p and min-p, in this order.
+/// Bias and penalties are added to the logits if `rows.penalised`. Then the logits are divided by the temperature, and cut by
+/// top-k, top-p and min-p, in this order.
 ///
 /// # Errors
 /// [`GpuError::Aliased`] when buffers are bound twice.
@@ -199,12 +200,12 @@ pub fn record(rec: &mut Recorder, rows: &Rows, b: &Buffers<'_>) -> Result<(), Gp
     rec.dispatch(Draw, draw::Variant { from: draw::From::Logits, count }, params, drawn(None, Some(b.logits)))
 }
 
-/// Fills the slot for what is done with a chosen token.
+/// Fills the slot that receives a sampled token.
 fn counting(count: bool) -> Fragment {
     if count { wgsl!("sample/count.wgsl") } else { wgsl!("sample/count_nothing.wgsl") }
 }
 
-/// Counts a token, if there is one and the sequence is penalised.
+/// Counts a token, if it exists and the sequence is penalised.
 fn count(counts: &mut [u32], penalties: &[[f32; 4]], (sequence, vocab): (usize, u32), id: u32) {
     if id < vocab && penalties[sequence][3] != 0.0 {
         let times = &mut counts[sequence * vocab as usize + id as usize];
@@ -212,17 +213,17 @@ fn count(counts: &mut [u32], penalties: &[[f32; 4]], (sequence, vocab): (usize, 
     }
 }
 
-/// The sequence of a row of logits.
+/// Returns the sequence of a row of logits.
 fn sequence_of(picks: &[[u32; 2]], row: u32, sequences: u32) -> usize {
     picks[row as usize][1].min(sequences - 1) as usize
 }
 
-/// What a kernel that is run in stages chooses from.
+/// The input of a kernel that runs in stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// The logits.
     Logits,
-    /// What the stage before has kept.
+    /// The candidates that the stage before has kept.
     Merge,
 }
 
@@ -236,7 +237,7 @@ impl Stage {
         })
     }
 
-    /// The candidates of a row of a dispatch, whose first row of logits is `first`.
+    /// Returns the candidates of a row of a dispatch whose first row of logits is `first`.
     fn row(self, logits: &[f32], candidates: &[[u32; 2]], (first, row): (u32, u32), n: u32) -> Vec<[u32; 2]> {
         let range = |row: u32| (row * n) as usize..((row + 1) * n) as usize;
         match self {
@@ -245,7 +246,7 @@ impl Stage {
         }
     }
 
-    /// Rows of logits behind `first` others, or the same as candidates out of order, for cases.
+    /// Returns rows of logits behind `first` others, or the same as candidates out of order, for test cases.
     fn split(self, logits: Vec<f32>, n: u32, first: u32) -> (Vec<f32>, Vec<[u32; 2]>) {
         match self {
             Self::Logits => ([vec![f32::INFINITY; (first * n) as usize], logits].concat(), Vec::new()),
@@ -258,7 +259,7 @@ impl Stage {
     }
 }
 
-/// An integer in the order of the logits: 0 for a NaN, the same for both zeros.
+/// Returns an integer in the order of the logits: 0 for a NaN, the same for both zeros.
 fn key(logit: f32) -> u32 {
     const ZERO: u32 = 1 << 31;
     match logit.to_bits() {
@@ -268,19 +269,19 @@ fn key(logit: f32) -> u32 {
     }
 }
 
-/// The logit of a key, within 1e30 of zero; −1e30 of that of a NaN.
+/// Returns the logit of a key, clamped to ±1e30; −1e30 for the key of a NaN.
 fn logit(key: u32) -> f32 {
     let magnitude = f32::from_bits(key.abs_diff(1 << 31).min(1e30f32.to_bits()));
     if key >= 1 << 31 { magnitude } else { -magnitude }
 }
 
-/// What sorts candidates.
+/// Returns the sort key of a candidate.
 fn order([key, id]: &[u32; 2]) -> (std::cmp::Reverse<u32>, u32) {
     (std::cmp::Reverse(*key), *id)
 }
 
-/// What `rows` rows behind `first` others pick in a case, and how many sequences there are. These are in another order than
-/// the rows, and some have no row; the last row's is out of range and becomes the last.
+/// Returns the picks of `rows` rows behind `first` others in a test case, and the number of sequences. Sequences are in another
+/// order than rows, and some have no row. The last row's is out of range and becomes the last one.
 fn some_picks(first: u32, rows: u32) -> (Vec<[u32; 2]>, u32) {
     let mut picks = vec![[7000, 0]; first as usize];
     picks.extend((1..rows).rev().map(|sequence| [7000, sequence]));
@@ -288,18 +289,18 @@ fn some_picks(first: u32, rows: u32) -> (Vec<[u32; 2]>, u32) {
     (picks, rows + 2)
 }
 
-/// Penalties of a case that looks only at which sequences have some: every other one.
+/// Returns penalties for a test case that only tests which sequences are penalised: every other one.
 fn some_penalised(sequences: u32) -> Vec<[f32; 4]> {
     (0..sequences).map(|sequence| [f32::NAN, f32::NAN, f32::NAN, (sequence % 2) as f32]).collect()
 }
 
-/// Logits that are hard to order, by name: rows, elements of a row, and the rows.
+/// Returns logits that are hard to order: name, rows, elements of a row, and the rows.
 fn hard_logits() -> Vec<(&'static str, u32, u32, Vec<f32>)> {
     let mut rng = Rng::new(22);
     let mut random = |count: u32| -> Vec<f32> { (0..count).map(|_| 3.0 * rng.normal()).collect() };
     let mut with_nans = random(1500);
     (with_nans[0], with_nans[1200]) = (f32::NAN, -f32::NAN);
-    // Halves and whole numbers only, so that many are equal.
+    // Multiples of one half only, so that many are equal.
     let coarse: Vec<f32> = random(2 * 3000).iter().map(|l| (l * 2.0).round() / 2.0).collect();
     let subnormal: Vec<f32> =
         (0..70).map(|i| f32::from_bits(i * 5 % 70) * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();

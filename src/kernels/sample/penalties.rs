@@ -1,4 +1,4 @@
-//! Bias and penalties on logits.
+//! Logit bias and penalties.
 
 use std::ops::Range;
 
