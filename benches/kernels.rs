@@ -14,8 +14,8 @@ use ferrum_wgpu::{
                 partial_words, rope_attention, rope_attention_split_kv,
             },
             elementwise::rms_norm,
-            linear::{Epilogue, Rows, gemm, gemv, gemv_columns, gemv_sum},
-            moe::bucket,
+            linear::{Epilogue, Indexing, Matmul, gemm, gemv, gemv_batched, gemv_moe_combine},
+            moe::sort,
         },
         quant::{Planes, WeightType, random_blocks},
     },
@@ -129,7 +129,6 @@ impl Bench {
     async fn products(&self, ty: WeightType) -> Result {
         for (n, k) in [(HIDDEN, 4096), (5120, HIDDEN)] {
             let Weights { planes, words } = self.weights(ty, n, k).await?;
-            let (row_units, units) = (planes.row_units(), planes.units());
             let x = self.floats("inputs", 128 * k).await?.cast();
             let norm = self.floats("norm", k).await?.cast();
             let y = self.device.alloc("outputs", u64::from(128 * n)).await?;
@@ -139,39 +138,31 @@ impl Bench {
                     bytes: words.bytes() as f64 + 4.0 * f64::from(rows) * f64::from(n + k),
                     flops: 2.0 * f64::from(rows) * f64::from(n) * f64::from(k),
                 };
-                macro_rules! params {
-                    ($kernel:ident, $($field:ident: $value:expr),*) => {
-                        $kernel::Params {
-                            rows, n, k, row_units, units, y_stride: n, share: 1, experts: 1, held: 1, matrix_rows: n,
-                            $($field: $value,)* ..Default::default()
-                        }
-                    };
-                }
-                let plain = |ty_of: WeightType, of: Rows, epilogue| {
-                    ty_of == ty && of == Rows::Dense && epilogue == Epilogue::Store
-                };
+                let matmul = Matmul::dense(&planes, rows, Epilogue::Store);
                 if rows <= 4 {
                     for v in <gemv::Gemv as Kernel>::supported(self.device.caps()) {
-                        if plain(v.ty, v.rows, v.epilogue) {
+                        if v.ty == ty && v.indexing == Indexing::Dense {
+                            let params = gemv::Params { matmul, eps: 1e-6, ..Default::default() };
                             let binds = gemv::Binds { w: &words, x: &x, norm: Some(&norm), ids: None, y: &y };
-                            self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
+                            self.time(gemv::Gemv, v, &shape, work, params, binds).await?;
                         }
                     }
                 }
                 if rows > 1 {
-                    for v in <gemv_columns::GemvColumns as Kernel>::supported(self.device.caps()) {
-                        if plain(v.ty, v.rows, v.epilogue) {
-                            let params = params!(gemv_columns, tiles: rows.div_ceil(v.columns.count()));
-                            let binds = gemv_columns::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
-                            self.time(gemv_columns::GemvColumns, v, &shape, work, params, binds).await?;
+                    for v in <gemv_batched::GemvBatched as Kernel>::supported(self.device.caps()) {
+                        if v.ty == ty && v.indexing == Indexing::Dense {
+                            let tiles = rows.div_ceil(v.batch.count());
+                            let params = gemv_batched::Params { matmul, tiles, x_offset: 0 };
+                            let binds = gemv_batched::Binds { w: &words, x: &x, assignments: None, tiles: None, y: &y };
+                            self.time(gemv_batched::GemvBatched, v, &shape, work, params, binds).await?;
                         }
                     }
                 }
                 if rows >= 16 {
                     for v in <gemm::Gemm as Kernel>::supported(self.device.caps()) {
-                        if plain(v.ty, v.rows, v.epilogue) {
-                            let params = params!(gemm, tiles: rows.div_ceil(v.tile_rows.count()));
-                            let binds = gemm::Binds { w: &words, x: &x, pairs: None, tiles: None, y: &y };
+                        if v.ty == ty && v.indexing == Indexing::Dense {
+                            let params = gemm::Params { matmul, tiles: rows.div_ceil(v.tile_rows.count()) };
+                            let binds = gemm::Binds { w: &words, x: &x, assignments: None, tiles: None, y: &y };
                             self.time(gemm::Gemm, v, &shape, work, params, binds).await?;
                         }
                     }
@@ -181,72 +172,65 @@ impl Bench {
         Ok(())
     }
 
-    /// Times the expert matmuls of a token, gated and combined, and those of a prompt, bucketed.
+    /// Times the expert matmuls of a token, gated and combined, and those of a prompt, sorted by expert.
     async fn experts(&self, ty: WeightType) -> Result {
         let up = self.weights(ty, EXPERTS * 2 * INNER, HIDDEN).await?;
         let down = self.weights(ty, EXPERTS * HIDDEN, INNER).await?;
         for tokens in [1, 128] {
-            let pairs = tokens * EXPERTS;
+            let assignments = tokens * EXPERTS;
             let x = self.floats("inputs", tokens * HIDDEN).await?;
-            let gate = self.floats("gated", pairs * INNER).await?;
+            let gate = self.floats("gated", assignments * INNER).await?;
             let y = self.device.alloc("outputs", u64::from(tokens * HIDDEN)).await?;
-            let weights = self.floats("weights", pairs).await?;
+            let weights = self.floats("weights", assignments).await?;
             let norm = self.floats("norm", HIDDEN).await?;
-            let ids = self.device.upload("ids", &(0..pairs).map(|i| i % EXPERTS).collect::<Vec<u32>>()).await?;
+            let ids = self.device.upload("ids", &(0..assignments).map(|i| i % EXPERTS).collect::<Vec<u32>>()).await?;
             let shape = format!("{tokens} tokens, {EXPERTS} experts, [{INNER}, {HIDDEN}]");
-            let (n, k, matrix_rows) = (INNER, HIDDEN, 2 * INNER);
-            let (row_units, units) = (up.planes.row_units(), up.planes.units());
-            let flops = 4.0 * f64::from(pairs) * f64::from(INNER) * f64::from(HIDDEN);
+            let matmul = Matmul::experts(&up.planes, EXPERTS, assignments, EXPERTS, Epilogue::Gate);
+            let flops = 4.0 * f64::from(assignments) * f64::from(INNER) * f64::from(HIDDEN);
             let work =
-                Work { bytes: up.words.bytes() as f64 + 4.0 * f64::from(tokens * HIDDEN + pairs * INNER), flops };
-            macro_rules! params {
-                ($kernel:ident, $($field:ident: $value:expr),*) => {
-                    $kernel::Params {
-                        rows: pairs, n, k, row_units, units, y_stride: n, share: EXPERTS, experts: EXPERTS, held: EXPERTS,
-                        matrix_rows, $($field: $value,)* ..Default::default()
-                    }
-                };
-            }
-            let gated = |of: WeightType, rows, epilogue| of == ty && rows == Rows::Expert && epilogue == Epilogue::Gate;
+                Work { bytes: up.words.bytes() as f64 + 4.0 * f64::from(tokens * HIDDEN + assignments * INNER), flops };
+            let experts = |of: WeightType, indexing| of == ty && indexing == Indexing::Expert;
             if tokens == 1 {
                 for v in <gemv::Gemv as Kernel>::supported(self.device.caps()) {
-                    if gated(v.ty, v.rows, v.epilogue) {
+                    if experts(v.ty, v.indexing) {
                         let (x, norm) = (x.cast(), norm.cast());
                         let binds = gemv::Binds { w: &up.words, x: &x, norm: Some(&norm), ids: Some(&ids), y: &gate };
-                        self.time(gemv::Gemv, v, &shape, work, params!(gemv, eps: 1e-6), binds).await?;
+                        let params = gemv::Params { matmul, eps: 1e-6, ..Default::default() };
+                        self.time(gemv::Gemv, v, &shape, work, params, binds).await?;
                     }
                 }
-                for v in <gemv_sum::GemvSum as Kernel>::supported(self.device.caps()) {
+                for v in <gemv_moe_combine::GemvMoeCombine as Kernel>::supported(self.device.caps()) {
                     if v.ty == ty {
-                        let params = gemv_sum::Params {
+                        let params = gemv_moe_combine::Params {
                             rows: tokens,
                             n: HIDDEN,
                             k: INNER,
-                            row_units: down.planes.row_units(),
-                            units: down.planes.units(),
-                            share: EXPERTS,
+                            k_blocks: down.planes.k_blocks(),
+                            n_blocks: down.planes.blocks(),
+                            top_k: EXPERTS,
                             experts: EXPERTS,
-                            matrix_rows: HIDDEN,
+                            weight_rows: HIDDEN,
                         };
                         let x = gate.cast();
-                        let binds = gemv_sum::Binds { w: &down.words, x: &x, ids: &ids, weights: &weights, y: &y };
+                        let binds =
+                            gemv_moe_combine::Binds { w: &down.words, x: &x, ids: &ids, weights: &weights, y: &y };
                         let work = Work { bytes: down.words.bytes() as f64, flops: flops / 2.0 };
-                        self.time(gemv_sum::GemvSum, v, &shape, work, params, binds).await?;
+                        self.time(gemv_moe_combine::GemvMoeCombine, v, &shape, work, params, binds).await?;
                     }
                 }
                 continue;
             }
             for tile_rows in [4, 8, 32, 64] {
-                let max_tiles = bucket::max_tiles(pairs, EXPERTS, tile_rows);
+                let max_tiles = sort::max_tiles(assignments, EXPERTS, tile_rows);
                 let counts = self.device.alloc("counts", EXPERTS.into()).await?;
                 let offsets = self.device.alloc("offsets", u64::from(EXPERTS) + 1).await?;
-                let sorted = self.device.alloc("pairs", pairs.into()).await?;
+                let sorted = self.device.alloc("assignments", assignments.into()).await?;
                 let tiles = self.device.alloc("tiles", max_tiles.into()).await?;
                 let grids = self.device.alloc("grids", 6).await?;
                 let mut recorder = Recorder::new();
                 let params =
-                    bucket::Params { pairs, experts: EXPERTS, tile_rows, max_tiles, first_grid: 1, second_grid: 1 };
-                let binds = bucket::Binds {
+                    sort::Params { assignments, experts: EXPERTS, tile_rows, max_tiles, first_grid: 1, second_grid: 1 };
+                let binds = sort::Binds {
                     ids: &ids,
                     counts: &counts,
                     offsets: &offsets,
@@ -254,31 +238,32 @@ impl Bench {
                     tiles: &tiles,
                     grids: &grids,
                 };
-                recorder.dispatch(bucket::Bucket, (), params, binds)?;
+                recorder.dispatch(sort::MoeSort, (), params, binds)?;
                 let mut program = Program::new(&self.device);
                 program.prepare(&self.device, recorder.finish()).await?;
                 program.run(&self.device).await?;
                 let x = x.cast();
                 if tile_rows >= 32 {
                     for v in <gemm::Gemm as Kernel>::supported(self.device.caps()) {
-                        if gated(v.ty, v.rows, v.epilogue) && v.tile_rows.count() == tile_rows {
+                        if experts(v.ty, v.indexing) && v.tile_rows.count() == tile_rows {
                             let binds = gemm::Binds {
                                 w: &up.words,
                                 x: &x,
-                                pairs: Some(&sorted),
+                                assignments: Some(&sorted),
                                 tiles: Some(&tiles),
                                 y: &gate,
                             };
-                            self.time(gemm::Gemm, v, &shape, work, params!(gemm, tiles: max_tiles), binds).await?;
+                            self.time(gemm::Gemm, v, &shape, work, gemm::Params { matmul, tiles: max_tiles }, binds)
+                                .await?;
                         }
                     }
                 } else {
-                    for v in <gemv_columns::GemvColumns as Kernel>::supported(self.device.caps()) {
-                        if gated(v.ty, v.rows, v.epilogue) && v.columns.count() == tile_rows {
-                            let (pairs, tiles) = (Some(&sorted), Some(&tiles));
-                            let binds = gemv_columns::Binds { w: &up.words, x: &x, pairs, tiles, y: &gate };
-                            let params = params!(gemv_columns, tiles: max_tiles);
-                            self.time(gemv_columns::GemvColumns, v, &shape, work, params, binds).await?;
+                    for v in <gemv_batched::GemvBatched as Kernel>::supported(self.device.caps()) {
+                        if experts(v.ty, v.indexing) && v.batch.count() == tile_rows {
+                            let (assignments, tiles) = (Some(&sorted), Some(&tiles));
+                            let binds = gemv_batched::Binds { w: &up.words, x: &x, assignments, tiles, y: &gate };
+                            let params = gemv_batched::Params { matmul, tiles: max_tiles, x_offset: 0 };
+                            self.time(gemv_batched::GemvBatched, v, &shape, work, params, binds).await?;
                         }
                     }
                 }

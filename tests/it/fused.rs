@@ -129,13 +129,8 @@ fn summed_products_have_the_bits_of_products_and_sums() {
                     let binds = gemv::Binds { w, x, norm: None, ids: Some(&ids), y: &outputs };
                     two.dispatch(Gemv, variant, weights.gemv(assignments, experts), binds).expect("no aliases");
                     let params = combine::Params { rows, n, top_k, eps: 0.0 };
-                    let binds = combine::Binds {
-                        weights: &factors,
-                        outputs: &outputs,
-                        w: None,
-                        residual: &residual,
-                        y: None,
-                    };
+                    let binds =
+                        combine::Binds { weights: &factors, outputs: &outputs, w: None, residual: &residual, y: None };
                     two.dispatch(MoeCombine, combine::Variant::Add, params, binds).expect("no aliases");
                     let two = run(&device, two, &residual).await;
 
@@ -143,16 +138,8 @@ fn summed_products_have_the_bits_of_products_and_sums() {
                         let mut one = Recorder::new();
                         let residual = upload(&device, &start).await;
                         let (k_blocks, n_blocks) = (weights.planes.k_blocks(), weights.planes.blocks());
-                        let params = gemv_moe_combine::Params {
-                            rows,
-                            n,
-                            k,
-                            k_blocks,
-                            n_blocks,
-                            top_k,
-                            experts,
-                            weight_rows: n,
-                        };
+                        let params =
+                            gemv_moe_combine::Params { rows, n, k, k_blocks, n_blocks, top_k, experts, weight_rows: n };
                         let binds = gemv_moe_combine::Binds { w, x, ids: &ids, weights: &factors, y: &residual };
                         let variant = gemv_moe_combine::Variant { ty, split, rows_per_group };
                         one.dispatch(GemvMoeCombine, variant, params, binds).expect("no aliases");

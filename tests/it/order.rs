@@ -109,14 +109,8 @@ impl<'a> Products<'a> {
             let words = |count: u32| vec![0u32; count as usize];
             let (counts, offsets) = (upload(device, &words(experts)).await, upload(device, &words(experts + 1)).await);
             let grids = upload(device, &words(6)).await;
-            let params = sort::Params {
-                assignments: rows,
-                experts,
-                tile_rows,
-                max_tiles: count,
-                first_grid: 1,
-                second_grid: 1,
-            };
+            let params =
+                sort::Params { assignments: rows, experts, tile_rows, max_tiles: count, first_grid: 1, second_grid: 1 };
             let binds = sort::Binds {
                 ids: &ids,
                 counts: &counts,

@@ -156,7 +156,11 @@ fn matmuls_read_the_weights_they_declare() -> Result {
                     let used = used(&device, &parts, &program, &buffers.y).await?;
                     assert_eq!(counted(&program), used as f64, "{kernel:?} {ty} {indexing:?}");
                     let whole: u64 = parts.iter().map(|part| part.buffer.bytes()).sum();
-                    assert_eq!(used, if indexing == Indexing::Dense { whole } else { whole / 2 }, "{kernel:?} {ty} {indexing:?}");
+                    assert_eq!(
+                        used,
+                        if indexing == Indexing::Dense { whole } else { whole / 2 },
+                        "{kernel:?} {ty} {indexing:?}"
+                    );
                 }
             }
         }

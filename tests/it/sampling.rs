@@ -7,7 +7,7 @@ use ferrum_wgpu::{
         engine::Sampler,
         gpu::{Buffer, Program, Readback, Recorder},
         kernels::sample::{
-            Buffers, NO_TOKEN, Rows, Sizes, SamplingPath, draw,
+            Buffers, NO_TOKEN, Rows, SamplingPath, Sizes, draw,
             penalties::{self, IN_PROMPT},
             record,
         },

@@ -89,8 +89,14 @@ impl PhasePipeline {
     /// pass, and the smallest one above each threshold, contain them all. Programs stay as they are.
     pub(super) async fn precompile(&self, device: &Device, context: PlanContext<'_>) -> Result<(), GpuError> {
         let (size, slots, config) = (self.size, context.kv.shape.slots, context.model.config());
-        let draws =
-            |penalised| sample::Rows { sequences: slots, vocab: config.vocab, greedy: 1, top_k: 1, full_vocab: 1, penalised };
+        let draws = |penalised| sample::Rows {
+            sequences: slots,
+            vocab: config.vocab,
+            greedy: 1,
+            top_k: 1,
+            full_vocab: 1,
+            penalised,
+        };
         let kernels = context.kernels();
         let thresholds = kernels.thresholds(config);
         let between = thresholds.into_iter().filter(|rows| (2..size.rows).contains(rows));
