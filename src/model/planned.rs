@@ -79,8 +79,14 @@ pub async fn planned(
             for chunks in chunks.iter().copied() {
                 for penalised in [false, true] {
                     // One token of each sampling path.
-                    let draws =
-                        sample::Rows { sequences: slots, vocab: config.vocab, greedy: 1, listed: 1, all: 1, penalised };
+                    let draws = sample::Rows {
+                        sequences: slots,
+                        vocab: config.vocab,
+                        greedy: 1,
+                        top_k: 1,
+                        full_vocab: 1,
+                        penalised,
+                    };
                     let logit_rows = rows.min(size.logit_rows);
                     let pass = Pass { phase, rows, chunks, logit_rows, draws };
                     let (activations, kv, sampling, options) = (&activations, &kv, &sampling, *plan);
