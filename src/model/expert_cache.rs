@@ -241,7 +241,7 @@ pub(super) struct LoadExperts {
     slots: Buffer<u32>,
     assignments: u32,
     readback: Arc<Readback>,
-    /// What the first pass has read.
+    /// The router's choice, read by the first pass.
     routed: Arc<Mutex<RoutedExperts>>,
 }
 

@@ -59,7 +59,7 @@ impl Sampling {
         let sizes = sample::Sizes::new(rows, slots, vocab);
         let [first, second] = sizes.candidates;
         Ok(Self {
-            tokens: device.alloc("drawn tokens", sizes.sequences).await?,
+            tokens: device.alloc("sampled tokens", sizes.sequences).await?,
             cuts: device.alloc("sampling options", sizes.sequences).await?,
             draws: device.alloc("seeds and counters", sizes.sequences).await?,
             penalties: device.alloc("penalties", sizes.sequences).await?,

@@ -156,7 +156,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
                 false => self.device.alloc_mapped(info.name(), planes.vec4s()).await?,
             };
             let part = MatrixPart { words, planes, first_row: first_row as u32 };
-            // A dry run forgets what is written.
+            // A dry run has no memory to write to.
             if !offloaded && !self.device.is_dry_run() {
                 let all = first_row..first_row + planes.rows();
                 part.fill(self.device, &rows, all, 0, |bytes| {

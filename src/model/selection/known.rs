@@ -1,7 +1,7 @@
 use super::{DeviceClass, DeviceProfile};
 use crate::gpu::{Caps, Matrices};
 
-/// A device by what its driver reports to wgpu.
+/// A device, as its driver reports it to wgpu.
 struct Known {
     name: &'static str,
     class: DeviceClass,
@@ -49,7 +49,7 @@ const fn known(
 }
 
 impl DeviceProfile {
-    /// Returns the profiles of well-known devices, each with its name: to see what would run there.
+    /// Returns the profiles of well-known devices, each with its name.
     pub fn known() -> Vec<(&'static str, Self)> {
         KNOWN.iter().map(|known| (known.name, known.profile())).collect()
     }

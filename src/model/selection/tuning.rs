@@ -26,7 +26,7 @@ pub struct Tuning {
     pub choices: Vec<TuningChoice>,
 }
 
-/// What is tuned.
+/// A tuned choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TuningKey {
@@ -80,7 +80,7 @@ impl Tuning {
     /// The version of the format. Others are ignored.
     pub const VERSION: u32 = 2;
 
-    /// Returns one without choices, for the model in `gguf` on `device`: what a cache is keyed by.
+    /// Returns a tuning without choices for the model in `gguf` on `device`: the key of a cache.
     ///
     /// # Errors
     /// [`ModelError`] for a file that is no supported model.
@@ -116,7 +116,7 @@ impl Tuning {
 }
 
 impl TuningKey {
-    /// All keys, those that decide most first.
+    /// All keys, in the order of measurement.
     pub const ALL: [Self; 8] = [
         Self::FourRowsFrom,
         Self::Gemm(Precision::Exact),
