@@ -24,6 +24,7 @@ mod shown;
 mod source;
 mod tensor;
 mod value;
+#[cfg(any(test, feature = "test-util"))]
 mod writer;
 
 pub(crate) use shown::{Quoted, Shown};
@@ -32,6 +33,8 @@ pub use error::GgufError;
 pub use metadata::Metadata;
 pub use tensor::TensorInfo;
 pub use value::{Array, Value};
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use writer::GgufWriter;
 
 use directory::Directory;

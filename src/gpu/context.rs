@@ -212,6 +212,7 @@ impl Context {
     }
 
     /// Returns whether the application owns the device.
+    #[cfg(feature = "test-util")]
     pub(super) fn is_of_application(&self) -> bool {
         matches!(self.owner, Owner::Application { .. })
     }

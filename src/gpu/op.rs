@@ -14,7 +14,7 @@ use super::{
 
 /// A dispatch without its kernel's types, as plans have it.
 pub trait Op: Debug + Send + Sync {
-    /// Returns [`Kernel::NAME`].
+    /// Returns [`Declaration::NAME`](super::Declaration::NAME).
     fn kernel(&self) -> &'static str;
     /// Returns the variant in `Debug` form.
     fn variant(&self) -> String;
