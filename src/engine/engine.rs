@@ -23,9 +23,9 @@ use crate::{
 
 /// Computes many sequences with one model, by continuous batching over a paged KV cache. Clones share it.
 ///
-/// An engine has no thread or task of its own. Whoever awaits something of a [`Session`] or [`Reply`](super::Reply) drives the
-/// device for all sessions until that is there, so that sessions can be awaited from any number of tasks or threads, on any
-/// executor, and in a browser. Futures may be dropped at any time.
+/// An engine has no thread or task of its own. A task that awaits something of a [`Session`] or [`Reply`](super::Reply)
+/// drives the device for all sessions until that is there. Sessions can be awaited from any number of tasks or threads, on
+/// any executor, and in a browser. Futures may be dropped at any time.
 #[derive(Clone, Debug)]
 pub struct Engine {
     shared: Arc<Shared>,

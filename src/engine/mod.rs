@@ -1,8 +1,8 @@
 //! The engine: continuous batching of many sequences over one model.
 //!
 //! An [`Engine`] has the KV cache and schedules requests. A [`Session`] is a sequence of tokens, and a [`Reply`] a stream of
-//! tokens generated at its end. Sessions can be awaited from any number of tasks or threads; whoever awaits drives the device
-//! for all.
+//! tokens generated at its end. Sessions can be awaited from any number of tasks or threads; each awaiting task can drive
+//! the device for all.
 //!
 //! Inside, a [`Scheduler`](scheduler::Scheduler) plans steps, an [`Executor`](executor::Executor) computes them, and the engine
 //! adds locks and wakers.

@@ -142,7 +142,7 @@ impl SamplingOptions {
 pub struct Sampler {
     options: SamplingOptions,
     /// Tokens sampled so far: the counter of the random numbers (Philox).
-    drawn: u64,
+    sampled: u64,
     /// Occurrences of each token in the reply, and whether it is in the prompt, as [`penalties`] counts them.
     counts: HashMap<u32, u32>,
 }
@@ -154,7 +154,7 @@ impl Sampler {
     /// [`EngineError::Option`] for a value out of its range.
     pub fn new(options: SamplingOptions) -> Result<Self, EngineError> {
         options.check(u32::MAX)?;
-        Ok(Self { options, drawn: 0, counts: HashMap::new() })
+        Ok(Self { options, sampled: 0, counts: HashMap::new() })
     }
 
     /// Returns the options.
@@ -184,8 +184,8 @@ impl Sampler {
         let id = if temperature == 0.0 {
             likeliest
         } else {
-            let number = philox::uniform(self.options.seed, self.drawn);
-            self.drawn += 1;
+            let number = philox::uniform(self.options.seed, self.sampled);
+            self.sampled += 1;
             draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest)
         };
         if self.options.penalises() {
@@ -196,8 +196,8 @@ impl Sampler {
 
     /// Returns the random state for the kernels: seed and counter, low words first.
     pub(crate) fn seed_and_counter(&self) -> [u32; 4] {
-        let [seed, drawn] = [self.options.seed, self.drawn].map(|n| [n as u32, (n >> 32) as u32]);
-        [seed[0], seed[1], drawn[0], drawn[1]]
+        let [seed, sampled] = [self.options.seed, self.sampled].map(|n| [n as u32, (n >> 32) as u32]);
+        [seed[0], seed[1], sampled[0], sampled[1]]
     }
 
     /// Returns the counts of `vocab` tokens for the kernels.
@@ -298,11 +298,11 @@ mod tests {
         let logits = [0.7f32.ln(), 0.3f32.ln()];
         let options = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 42, ..Default::default() };
         let draw = |mut s: Sampler| -> Vec<u32> { (0..4000).filter_map(|_| s.sample(&logits).ok()).collect() };
-        let drawn = draw(sampler(options.clone()));
-        let ones = drawn.iter().filter(|id| **id == 1).count();
+        let sampled = draw(sampler(options.clone()));
+        let ones = sampled.iter().filter(|id| **id == 1).count();
         assert!((1100..1300).contains(&ones), "{ones} of 4000 at a probability of 0.3");
-        assert_eq!(drawn, draw(sampler(options.clone())));
-        assert_ne!(drawn, draw(sampler(SamplingOptions { seed: 43, ..options })));
+        assert_eq!(sampled, draw(sampler(options.clone())));
+        assert_ne!(sampled, draw(sampler(SamplingOptions { seed: 43, ..options })));
     }
 
     #[test]

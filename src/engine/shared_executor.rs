@@ -1,4 +1,4 @@
-//! An executor that is shared by all who wait for it: whoever is polled runs its steps.
+//! An executor that is shared by all waiting futures: the one that is polled runs its steps.
 
 use std::{
     future::{Future, poll_fn},
@@ -90,7 +90,7 @@ impl<T> SharedExecutor<T> {
                 self.wakers.leave(id);
                 return Poll::Ready(Waited::Event(event));
             }
-            // Whoever drives wakes us when it stops.
+            // The driver wakes us when it stops.
             if !self.wakers.may_drive(id) {
                 return Poll::Pending;
             }

@@ -83,7 +83,7 @@ impl World {
     }
 
     /// Runs a step and takes in its tokens at once.
-    fn turn(&mut self) -> Option<Vec<(SequenceId, usize)>> {
+    fn step(&mut self) -> Option<Vec<(SequenceId, usize)>> {
         let rows = self.submit();
         self.deliver();
         rows
@@ -91,7 +91,7 @@ impl World {
 
     /// Runs all steps.
     fn drain(&mut self) -> Vec<Vec<(SequenceId, usize)>> {
-        std::iter::from_fn(|| self.turn()).collect()
+        std::iter::from_fn(|| self.step()).collect()
     }
 
     fn ends(&self) -> Vec<(SequenceId, End)> {
@@ -158,7 +158,7 @@ fn continued(prompt: &[u32], sampled: usize) -> Vec<u32> {
 fn prefill_goes_in_chunks_in_order_of_arrival_beside_decoding() {
     let mut world = World::new(LIMITS, 100, 4);
     let decoding = world.start(&prompt(1, 2), reply(6));
-    assert_eq!(world.turn(), Some(vec![(decoding, 2)]));
+    assert_eq!(world.step(), Some(vec![(decoding, 2)]));
     let long = world.start(&prompt(2, 19), reply(2));
     let short: Vec<_> = (3..6).map(|first| world.start(&prompt(first, 2), reply(1))).collect();
     let [a, b, c] = short[..] else { panic!("three") };
@@ -179,18 +179,18 @@ fn prefill_goes_in_chunks_in_order_of_arrival_beside_decoding() {
 
 #[test]
 fn many_short_requests_do_not_starve_a_long_one() {
-    // Few slots and blocks, and always another short request: the long one, behind which they wait, gets its turn.
+    // Few slots and blocks, and always another short request: the long one, behind which they wait, is served.
     let mut world = World::new(Limits { slots: 3, ..LIMITS }, 24, 4);
     world.release = true;
     world.start(&prompt(1, 4), reply(20));
     world.start(&prompt(2, 4), reply(20));
-    world.turn();
+    world.step();
     let long = world.start(&prompt(3, 40), reply(2));
-    let mut turns = 0;
+    let mut steps = 0;
     while world.scheduler.is_busy(long) {
-        world.start(&prompt(4 + turns, 2), reply(3));
-        assert!(world.turn().is_some() && turns < 60);
-        turns += 1;
+        world.start(&prompt(4 + steps, 2), reply(3));
+        assert!(world.step().is_some() && steps < 60);
+        steps += 1;
     }
     assert_eq!(world.tokens(long), continued(&prompt(3, 40), 2));
     let admitted = world.events.iter().filter(|(_, event)| matches!(event, SessionEvent::Admitted { .. }));
@@ -254,7 +254,7 @@ fn nothing_is_wasted_at_the_limit_or_the_end_of_the_context() {
     assert!(matches!(error, Err(EngineError::NoTokens)), "all is computed");
     // A last token that was not computed comes first.
     world.scheduler.submit(limit, &[], reply(1), None).expect("a request");
-    assert_eq!(world.turn(), Some(vec![(limit, 1)]));
+    assert_eq!(world.step(), Some(vec![(limit, 1)]));
     assert_eq!(world.tokens(limit), continued(&[1, 2], 4));
 }
 
@@ -335,7 +335,7 @@ fn a_common_beginning_is_computed_once() {
     let mut mixed = continued(&tokens, 3);
     mixed.extend([1, 2, 3, 4, 5, 6, 7, 8, 9]);
     let mixed = [world.start(&mixed, reply(1)), world.start(&mixed, reply(1))];
-    world.turn();
+    world.step();
     world.drain();
     assert_eq!(mixed.map(|id| world.cached(id)), [Some(8), Some(16)], "until they are prefilled");
 }
@@ -411,7 +411,7 @@ fn a_lost_device_leaves_the_tokens() {
     let idle = world.start(&prompt(1, 6), reply(2));
     world.drain();
     let (decoding, waiting) = (world.start(&prompt(2, 6), reply(9)), world.start(&prompt(3, 6), Output::LastLogits));
-    world.turn();
+    world.step();
     let planned = world.scheduler.plan().expect("a step");
     world.scheduler.forget_device(&EngineError::DeviceLost);
     world.device.lose();
@@ -462,7 +462,7 @@ fn sequences_in_blocks_of_their_own_all_run() {
     // A contiguous cache: no running sequence needs another block.
     let mut world = World::new(LIMITS, 8, 1000);
     let ids: Vec<_> = (0..8).map(|first| world.start(&prompt(first, 1), reply(2))).collect();
-    assert_eq!(world.turn().map(|rows| rows.len()), Some(8));
+    assert_eq!(world.step().map(|rows| rows.len()), Some(8));
     world.drain();
     assert!((0..).zip(ids).all(|(first, id)| world.tokens(id) == continued(&prompt(first, 1), 2)));
 }
