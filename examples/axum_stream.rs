@@ -19,11 +19,8 @@ use axum::{
     routing::post,
 };
 use ferrum_wgpu::{
-    engine::{BlockUsage, Engine, EngineOptions, GenerateOptions, Reply, SamplingOptions},
-    gguf::Gguf,
-    gpu::{Adapter, Device},
-    model::Model,
-    text::{ChatTemplate, Message, RenderOptions, Tokenizer},
+    Adapter, BlockUsage, ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, Message, Model,
+    RenderOptions, Reply, SamplingOptions, Tokenizer,
 };
 use futures_core::Stream;
 use tokio::{
@@ -45,11 +42,11 @@ impl Service {
     /// Loads a model and makes an engine that computes up to eight replies at once.
     pub async fn new(device: &Device, gguf: &Gguf) -> Result<Self, Failure> {
         let model = Model::load(device, gguf, |_sent, _total| ()).await?;
-        let options = EngineOptions { sequences: 8, kv_tokens: Some(4096), ..Default::default() };
+        let options = EngineOptions::default().sequences(8).kv_tokens(4096);
         let engine = Engine::new(&model, &options).await?;
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let stop = tokenizer.stop_ids().to_vec();
-        let options = GenerateOptions { sampling: SamplingOptions::greedy(), max_tokens: Some(100), stop };
+        let options = GenerateOptions::default().sampling(SamplingOptions::greedy()).max_tokens(100).stop(stop);
         Ok(Self { engine, tokenizer, template: ChatTemplate::from_metadata(gguf.metadata())?, options })
     }
 
