@@ -1,6 +1,8 @@
 //! An HTTP service that streams replies, with axum:
 //! `cargo run --release --example axum_stream -- models/demo-q4_k_m.gguf`, then
 //! `curl -N --data "Who are you?" http://127.0.0.1:8080/reply`. With `--self-test` it asks itself, checks the answers, and exits.
+// axum proves that futures are `Send` through wgpu's deeply nested types.
+#![recursion_limit = "256"]
 
 use std::{
     error::Error,
@@ -31,7 +33,7 @@ use tokio::{
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// What all requests share.
-pub struct Service {
+struct Service {
     engine: Engine,
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -40,7 +42,7 @@ pub struct Service {
 
 impl Service {
     /// Loads a model and makes an engine that computes up to eight replies at once.
-    pub async fn new(device: &Device, gguf: &Gguf) -> Result<Self, Failure> {
+    async fn new(device: &Device, gguf: &Gguf) -> Result<Self, Failure> {
         let model = Model::load(device, gguf, |_sent, _total| ()).await?;
         let options = EngineOptions::default().sequences(8).kv_tokens(4096);
         let engine = Engine::new(&model, &options).await?;
@@ -126,7 +128,7 @@ async fn beginning(State(service): State<Arc<Service>>, question: String) -> Res
 }
 
 /// Returns the routes of the service.
-pub fn router(service: Arc<Service>) -> Router {
+fn router(service: Arc<Service>) -> Router {
     Router::new().route("/reply", post(reply)).route("/beginning", post(beginning)).with_state(service)
 }
 
@@ -165,7 +167,7 @@ async fn until_idle(service: &Service) -> Result<(), Failure> {
 }
 
 /// Starts the service on a free port of this machine, and asks it.
-pub async fn self_test(service: Arc<Service>) -> Result<(), Failure> {
+async fn self_test(service: Arc<Service>) -> Result<(), Failure> {
     const QUESTION: &str = "What is the capital of France?";
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

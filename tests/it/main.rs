@@ -9,7 +9,6 @@ mod markdown;
 #[path = "../../examples/suite/stacks.rs"]
 mod stacks;
 
-mod axum_service;
 mod budgets;
 mod chat;
 mod cli;
