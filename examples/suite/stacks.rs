@@ -61,7 +61,7 @@ pub const STACKS: &[Stack] = &[
         what: "Chromium's Vulkan in software, subgroups of 4",
         test: Test::Runs,
         lacks: &[
-            (&[Feature::MinSubgroup8], "subgroups have 4 invocations"),
+            (&[Feature::SoftwareSubgroup8], "subgroups have 4 invocations"),
             (&[Feature::F16], "its Vulkan has no shaderFloat16"),
             (MATRICES, "its Vulkan has no VK_KHR_cooperative_matrix"),
         ],

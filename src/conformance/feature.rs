@@ -8,8 +8,8 @@ use crate::gpu::{Caps, Matrices};
 pub enum Feature {
     /// Subgroup operations.
     Subgroups,
-    /// Subgroups of at least eight invocations.
-    MinSubgroup8,
+    /// Subgroups of at least eight invocations, of a software driver.
+    SoftwareSubgroup8,
     /// `pack2x16float` and `unpack2x16float`, for an f16 KV cache.
     PackF16,
     /// The type `f16`.
@@ -26,7 +26,7 @@ impl Feature {
     /// All features.
     pub const ALL: [Self; 7] = [
         Self::Subgroups,
-        Self::MinSubgroup8,
+        Self::SoftwareSubgroup8,
         Self::PackF16,
         Self::F16,
         Self::MatricesF32,
@@ -41,7 +41,7 @@ impl Feature {
     pub fn name(self) -> &'static str {
         match self {
             Self::Subgroups => "subgroups",
-            Self::MinSubgroup8 => "subgroup size ≥ 8",
+            Self::SoftwareSubgroup8 => "software subgroups ≥ 8",
             Self::PackF16 => "f16-kv",
             Self::F16 => "f16",
             Self::MatricesF32 => "8x8 f32 matrices",
@@ -54,7 +54,7 @@ impl Feature {
     pub fn is_in(self, caps: &Caps) -> bool {
         match self {
             Self::Subgroups => caps.subgroups,
-            Self::MinSubgroup8 => caps.min_subgroup_8,
+            Self::SoftwareSubgroup8 => caps.software_subgroup_8,
             Self::PackF16 => caps.pack_f16,
             Self::F16 => caps.f16,
             Self::MatricesF32 => caps.matrices.f32_8,
@@ -67,10 +67,10 @@ impl Feature {
     pub fn caps(features: &[Self]) -> Caps {
         let has = |feature| features.contains(&feature);
         let subgroups = has(Self::Subgroups);
-        let min_subgroup_8 = subgroups && has(Self::MinSubgroup8);
+        let software_subgroup_8 = subgroups && has(Self::SoftwareSubgroup8);
         let (pack_f16, f16) = (has(Self::PackF16), has(Self::F16));
         let matrices =
             Matrices { f32_8: has(Self::MatricesF32), f16_8: has(Self::Matrices8), f16_16: has(Self::Matrices16) };
-        Caps { subgroups, min_subgroup_8, pack_f16, f16, matrices, ..Caps::portable() }
+        Caps { subgroups, software_subgroup_8, pack_f16, f16, matrices, ..Caps::portable() }
     }
 }

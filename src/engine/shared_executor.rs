@@ -424,7 +424,6 @@ mod tests {
                 }
             }
             let each = f64::from(polls) / (f64::from(STEPS) * sessions as f64);
-            println!("{sessions} sessions: {each:.2} polls each for a step");
             assert!(each <= 3.0, "{polls} polls of {sessions} sessions in {STEPS} steps");
         }
     }

@@ -194,12 +194,13 @@ pub(super) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
     let f16 = features.contains(wgpu::Features::SHADER_F16);
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
     let info = adapter.get_info();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    let software_subgroup_8 = subgroups && software && info.subgroup_min_size >= 8;
     // Metal does not report subgroup sizes: Apple's GPUs have 32.
-    let min_subgroup_8 = subgroups && (info.subgroup_min_size >= 8 || info.backend == wgpu::Backend::Metal);
     let small = info.subgroup_max_size <= 32 || info.backend == wgpu::Backend::Metal;
     let lists_matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
     let matrices = if lists_matrices && subgroups && small { Matrices::of(adapter) } else { Matrices::default() };
-    Caps { f16, min_subgroup_8, matrices, timestamps, ..Caps::from_limits(limits, pack_f16, subgroups) }
+    Caps { f16, software_subgroup_8, matrices, timestamps, ..Caps::from_limits(limits, pack_f16, subgroups) }
 }
 
 /// Checks that a device has the limits that every kernel needs: WebGPU's defaults, as far as its adapter has them.

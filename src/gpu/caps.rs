@@ -9,8 +9,8 @@ pub struct Caps {
     pub f16: bool,
     /// Subgroup operations, for subgroups of any size.
     pub subgroups: bool,
-    /// Subgroups have at least 8 invocations.
-    pub min_subgroup_8: bool,
+    /// The driver computes on the CPU, and its subgroups have at least 8 invocations: the kernels of wgsl/software need both.
+    pub software_subgroup_8: bool,
     /// Cooperative matrices. If there are any, subgroups have at most 32 invocations.
     pub matrices: Matrices,
     /// Timestamps of compute passes, for [`Program::profile`](super::Program::profile).
@@ -79,7 +79,7 @@ impl Caps {
             pack_f16: self.pack_f16 && other.pack_f16,
             f16: self.f16 && other.f16,
             subgroups: self.subgroups && other.subgroups,
-            min_subgroup_8: self.min_subgroup_8 && other.min_subgroup_8,
+            software_subgroup_8: self.software_subgroup_8 && other.software_subgroup_8,
             matrices: self.matrices.and(other.matrices),
             timestamps: self.timestamps && other.timestamps,
             max_storage_buffers: self.max_storage_buffers.min(other.max_storage_buffers),
@@ -130,7 +130,7 @@ impl Caps {
             pack_f16,
             f16: false,
             subgroups,
-            min_subgroup_8: false,
+            software_subgroup_8: false,
             matrices: Matrices::default(),
             timestamps: false,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -526,7 +526,7 @@ fn a_step_outside_its_bound_has_its_exit_code() -> Result {
         let (table, log) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
         assert_eq!(output.status.code(), Some(7), "{log}");
         let line = log.lines().last().ok_or("empty standard error")?;
-        for part in ["error: elementwise/rms_norm", "leaves its bound in blk.0 attention, step 2 of ", "n: 256"] {
+        for part in ["error: elementwise/rms_norm", "exceeds its bound in blk.0 attention, step 2 of ", "n: 256"] {
             assert!(line.contains(part), "{part:?} is missing in: {line}");
         }
         // The steps before it are reported nevertheless.

@@ -53,7 +53,7 @@ impl Weights {
 
 /// Returns the splits that a device supports.
 fn splits(device: &Device) -> &'static [Split] {
-    if device.caps().min_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
+    if device.caps().software_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
 }
 
 /// Inner sizes of at least one block and of more than a workgroup's norm takes at once, of floats also without whole units.
@@ -219,7 +219,7 @@ fn fused_rope_attention_has_the_bits_of_rope_then_attention() {
     pollster::block_on(async {
         for device in [gpu().await, Device::cpu()] {
             let mut rng = Rng::new(3);
-            let reductions: &[Reduction] = if device.caps().min_subgroup_8 {
+            let reductions: &[Reduction] = if device.caps().software_subgroup_8 {
                 &[Reduction::SharedMemory, Reduction::Subgroup]
             } else {
                 &[Reduction::SharedMemory]

@@ -151,7 +151,7 @@ fn in_tiles(v: Variant, tile: TileType, tile_rows: TileRows) -> gemm::Variant {
 
 /// Returns the splits that a device supports.
 fn splits(device: &Device) -> &'static [Split] {
-    if device.caps().min_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
+    if device.caps().software_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
 }
 
 fn variants(splits: &[Split], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<(Variant, Epilogue)> {
@@ -331,7 +331,7 @@ impl<'a> Attended<'a> {
 }
 
 fn reductions(device: &Device) -> &'static [Reduction] {
-    if device.caps().min_subgroup_8 {
+    if device.caps().software_subgroup_8 {
         &[Reduction::SharedMemory, Reduction::Subgroup]
     } else {
         &[Reduction::SharedMemory]

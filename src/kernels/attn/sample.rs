@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn published_head_sizes_are_decoded_and_prefilled_with_and_without_norm() {
-        let caps = Caps { min_subgroup_8: true, subgroups: true, ..Caps::portable() };
+        let caps = Caps { software_subgroup_8: true, subgroups: true, ..Caps::portable() };
         for head_dim in [64, 96, 112, 128, 192, 256] {
             let attention = Attention::covered(&caps);
             assert!(attention.iter().any(|v| v.head_dim == head_dim), "prefill of {head_dim}");
@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn the_sample_is_part_of_what_is_listed_and_small() {
-        for min_subgroup_8 in [false, true] {
+        for software_subgroup_8 in [false, true] {
             for pack_f16 in [false, true] {
-                let caps = Caps { pack_f16, min_subgroup_8, subgroups: min_subgroup_8, ..Caps::portable() };
+                let caps = Caps { pack_f16, software_subgroup_8, subgroups: software_subgroup_8, ..Caps::portable() };
                 let (queries, projections) = (attentions(&caps), rope_attentions(&caps));
                 let [attention, split] = [Attention::covered(&caps), AttentionSplitKv::covered(&caps)];
                 let [rope, rope_split] = [RopeAttention::covered(&caps), RopeAttentionSplitKv::covered(&caps)];

@@ -21,7 +21,7 @@ impl Reduction {
 
     /// Returns those that a device can run.
     pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.min_subgroup_8 { &Self::ALL } else { &[Self::SharedMemory] }
+        if caps.software_subgroup_8 { &Self::ALL } else { &[Self::SharedMemory] }
     }
 
     /// Returns the order of sums over keys, which single-pass and split-KV attention share.

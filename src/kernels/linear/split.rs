@@ -21,7 +21,7 @@ pub enum Split {
 impl Split {
     /// Returns the splits that a device supports.
     pub(crate) fn available(caps: &Caps) -> &'static [Self] {
-        if caps.min_subgroup_8 { &[Self::K, Self::Rows] } else { &[Self::K] }
+        if caps.software_subgroup_8 { &[Self::K, Self::Rows] } else { &[Self::K] }
     }
 
     /// Returns the supported splits, each with the group sizes that it has.

@@ -63,7 +63,8 @@ impl Known {
             pack_f16: true,
             f16: self.f16,
             subgroups: self.subgroups.is_some(),
-            min_subgroup_8: self.subgroups.is_some_and(|(smallest, _)| smallest >= 8),
+            software_subgroup_8: self.class == DeviceClass::Software
+                && self.subgroups.is_some_and(|(smallest, _)| smallest >= 8),
             matrices: Matrices { f32_8, f16_8, f16_16 },
             max_binding_bytes: binding,
             max_buffer_bytes: binding.max(Caps::portable().max_buffer_bytes),

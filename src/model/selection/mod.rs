@@ -169,7 +169,7 @@ impl KernelSelection {
         let caps = &device.caps;
         match device.class {
             // f16 is converted there by many instructions: `precision` changes nothing.
-            DeviceClass::Software if caps.min_subgroup_8 => Self::SOFTWARE_SUBGROUPS,
+            DeviceClass::Software if caps.software_subgroup_8 => Self::SOFTWARE_SUBGROUPS,
             DeviceClass::Software => Self::SOFTWARE,
             DeviceClass::Integrated | DeviceClass::Discrete => {
                 let (tile, mma) = Self::gemm(precision, caps.f16, caps.matrices);
