@@ -89,7 +89,7 @@ fn a_faulty_kernel_is_named() {
 
     let router = found("moe/router_topk", "theirs == mine && other < e", "theirs == mine && other < e || other == 1u");
     assert_eq!(router.scope, Scope::layer(0, Stage::Router));
-    found("moe/weighted_sum", "slot < p.k", "slot + 1u < p.k");
+    found("moe/combine", "expert < p.top_k", "expert + 1u < p.top_k");
     found("attn/rope_kv_append", "+ p.eps)", "+ p.eps + 0.01)");
     found("linear/gemv", "= silu(", "= 1.001 * silu(");
 }
