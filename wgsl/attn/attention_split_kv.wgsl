@@ -4,6 +4,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let grid = grid_id(workgroup);
     let tiles = p.kv_heads * p.head_tiles;
     let chunk = grid.x / tiles;
-    attn_zero = opaque_zero(workgroup);
-    split_attention(attn_tile(grid.x - chunk * tiles, grid.y), chunk, invocation);
+    let zero = opaque_zero(workgroup);
+    split_attention(attn_tile(grid.x - chunk * tiles, grid.y), chunk, zero, invocation);
 }

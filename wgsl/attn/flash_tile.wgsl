@@ -6,9 +6,6 @@
 // attn_slots holds the heads of its keys in the cache. attn_place indexes both.
 const STEP = 4u * WG;
 
-// Zero, opaque to compilers (opaque_zero): loops over a head's elements begin at it.
-var<private> attn_zero: u32;
-
 // A number for each query.
 struct PerQuery {
     lo: vec4<f32>,
@@ -16,10 +13,10 @@ struct PerQuery {
 }
 
 // Scores the keys from keys.x up to keys.y, all of one chunk, and returns the row maxima.
-fn attn_scores(tile: AttnTile, range: KvRange, keys: vec2<u32>, invocation: u32) -> PerQuery {
-    attn_load_queries(tile, invocation);
+fn attn_scores(tile: AttnTile, range: KvRange, keys: vec2<u32>, zero: u32, invocation: u32) -> PerQuery {
+    attn_load_queries(tile, zero, invocation);
     var row_max = PerQuery(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
-    for (var base = keys.x / STEP * STEP + attn_zero; base < keys.y; base += STEP) {
+    for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
         let first = base + invocation;
         let last = keys.y - 1u;
         let slots = vec4<u32>(
@@ -37,7 +34,7 @@ fn attn_scores(tile: AttnTile, range: KvRange, keys: vec2<u32>, invocation: u32)
         var s5 = vec4<f32>(0.0);
         var s6 = vec4<f32>(0.0);
         var s7 = vec4<f32>(0.0);
-        for (var i = attn_zero; i < KV_VEC8S; i += 1u) {
+        for (var i = zero; i < KV_VEC8S; i += 1u) {
             let k = array<Vec8, 4>(
                 kv_vec8(slots.x, i), kv_vec8(slots.y, i), kv_vec8(slots.z, i), kv_vec8(slots.w, i),
             );
@@ -83,9 +80,9 @@ fn attn_sees(visible: VisibleKeys, position: u32) -> vec4<bool> {
 }
 
 // Turns scores into weights, exp(score − row maximum), and returns their sums.
-fn attn_weigh(range: KvRange, keys: vec2<u32>, row_max: PerQuery, invocation: u32) -> PerQuery {
+fn attn_weigh(range: KvRange, keys: vec2<u32>, row_max: PerQuery, zero: u32, invocation: u32) -> PerQuery {
     var exp_sum = PerQuery(vec4<f32>(0.0), vec4<f32>(0.0));
-    for (var base = keys.x / STEP * STEP + attn_zero; base < keys.y; base += STEP) {
+    for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
         for (var position = base + invocation; position < base + STEP; position += WG) {
             let i = attn_place(position);
             let lo = select(vec4<f32>(0.0), exp(attn_weights[i] - row_max.lo), attn_sees(range.lo, position));

@@ -12,7 +12,7 @@ fn attn_place(position: u32) -> u32 {
     return position % CHUNK;
 }
 
-fn attn_load_queries(tile: AttnTile, invocation: u32) {
+fn attn_load_queries(tile: AttnTile, zero: u32, invocation: u32) {
 }
 
 fn attn_lane_query(i: u32) -> Vec8 {
@@ -58,7 +58,7 @@ fn attn_exp_sum(own: PerQuery, invocation: u32) -> PerQuery {
 
 // Stores the weighted sums of a chunk's values by attn_store. An invocation has eight elements of its group's keys,
 // four keys at a time.
-fn attn_values(keys: vec2<u32>, invocation: u32) {
+fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) {
     let to_value = kv_value_offset();
     let i = min(invocation % LANES_PER_HEAD, KV_VEC8S - 1u);
     let step = 4u * ATTN_GROUPS;
@@ -70,7 +70,7 @@ fn attn_values(keys: vec2<u32>, invocation: u32) {
     var a5 = Vec8();
     var a6 = Vec8();
     var a7 = Vec8();
-    for (var base = keys.x / step * step + invocation / LANES_PER_HEAD * 4u + attn_zero; base < keys.y; base += step) {
+    for (var base = keys.x / step * step + invocation / LANES_PER_HEAD * 4u + zero; base < keys.y; base += step) {
         let key = base % CHUNK;
         let v = array<Vec8, 4>(
             kv_vec8(attn_slots[key] + to_value, i), kv_vec8(attn_slots[key + 1u] + to_value, i),

@@ -2,8 +2,8 @@
 // head.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let grid = grid_id(workgroup);
-    attn_zero = opaque_zero(workgroup);
+    let zero = opaque_zero(workgroup);
     let tile = attn_tile(grid.x, grid.y);
     queries_ready(tile, grid.y, true, invocation);
-    single_attention(tile, invocation);
+    single_attention(tile, zero, invocation);
 }

@@ -46,7 +46,7 @@ fn single_add(at: u32, rescale: f32, values: vec4<f32>, exp_sum: f32) {
     y[at] = select(sum, sum / exp_sum, single_last);
 }
 
-fn single_attention(tile: AttnTile, invocation: u32) {
+fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {
     var left_lo = tile.lo.valid;
     var left_hi = tile.hi.valid;
     while any(left_lo) || any(left_hi) {
@@ -58,8 +58,8 @@ fn single_attention(tile: AttnTile, invocation: u32) {
         let first = range.keys.x / CHUNK;
         for (var chunk = first; chunk * CHUNK < range.keys.y; chunk += 1u) {
             let keys = softmax_chunk(range.keys, chunk);
-            let chunk_max = attn_scores(tile, range, keys, invocation);
-            let chunk_sum = attn_weigh(range, keys, chunk_max, invocation);
+            let chunk_max = attn_scores(tile, range, keys, zero, invocation);
+            let chunk_sum = attn_weigh(range, keys, chunk_max, zero, invocation);
             let new_max = PerQuery(max(row_max.lo, chunk_max.lo), max(row_max.hi, chunk_max.hi));
             single_lo.rescale = softmax_rescale(row_max.lo, new_max.lo);
             single_hi.rescale = softmax_rescale(row_max.hi, new_max.hi);
@@ -76,7 +76,7 @@ fn single_attention(tile: AttnTile, invocation: u32) {
             single_hi.exp_sum = exp_sum.hi;
             single_first = chunk == first;
             single_last = (chunk + 1u) * CHUNK >= range.keys.y;
-            attn_values(keys, invocation);
+            attn_values(keys, zero, invocation);
         }
     }
 }

@@ -37,7 +37,7 @@ fn split_store_stat(partial: u32, row_max: f32, exp_sum: f32) {
     }
 }
 
-fn split_attention(tile: AttnTile, chunk: u32, invocation: u32) {
+fn split_attention(tile: AttnTile, chunk: u32, zero: u32, invocation: u32) {
     var left_lo = tile.lo.valid;
     var left_hi = tile.hi.valid;
     while any(left_lo) || any(left_hi) {
@@ -46,11 +46,11 @@ fn split_attention(tile: AttnTile, chunk: u32, invocation: u32) {
         left_hi &= !attn_active_mask(range.hi);
         let keys = softmax_chunk(range.keys, chunk);
         if keys.x < keys.y {
-            let row_max = attn_scores(tile, range, keys, invocation);
-            let exp_sum = attn_weigh(range, keys, row_max, invocation);
+            let row_max = attn_scores(tile, range, keys, zero, invocation);
+            let exp_sum = attn_weigh(range, keys, row_max, zero, invocation);
             split_lo = split_partials(tile.lo, range.lo, keys, chunk);
             split_hi = split_partials(tile.hi, range.hi, keys, chunk);
-            attn_values(keys, invocation);
+            attn_values(keys, zero, invocation);
             if invocation == 0u {
                 split_store_stats(split_lo, row_max.lo, exp_sum.lo);
                 split_store_stats(split_hi, row_max.hi, exp_sum.hi);

@@ -10,11 +10,11 @@ fn attn_place(position: u32) -> u32 {
     return position % CHUNK / WG;
 }
 
-fn attn_load_queries(tile: AttnTile, invocation: u32) {
+fn attn_load_queries(tile: AttnTile, zero: u32, invocation: u32) {
     let quad = select(tile.lo.head, tile.hi.head, invocation >= 4u);
     let pair = select(quad.xy, quad.zw, (invocation & 2u) != 0u);
     let head = select(pair.x, pair.y, (invocation & 1u) != 0u);
-    for (var i = attn_zero; i < HEAD_DIM / 4u; i += 1u) {
+    for (var i = zero; i < HEAD_DIM / 4u; i += 1u) {
         attn_own_query[i] = queries_vec4(head, invocation, i);
     }
 }
@@ -61,9 +61,9 @@ fn attn_accumulate_eight(sum: Vec8, weight: f32, v: array<Vec8, 4>, w: array<Vec
 }
 
 // Stores the weighted sums of a chunk's values by attn_store. An invocation has eight of 64 elements at a time.
-fn attn_values(keys: vec2<u32>, invocation: u32) {
+fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) {
     let to_value = kv_value_offset();
-    for (var first_vec8 = attn_zero; first_vec8 < KV_VEC8S; first_vec8 += WG) {
+    for (var first_vec8 = zero; first_vec8 < KV_VEC8S; first_vec8 += WG) {
         let i = min(first_vec8 + invocation, KV_VEC8S - 1u);
         var a0 = Vec8();
         var a1 = Vec8();
@@ -73,7 +73,7 @@ fn attn_values(keys: vec2<u32>, invocation: u32) {
         var a5 = Vec8();
         var a6 = Vec8();
         var a7 = Vec8();
-        for (var base = keys.x / WG * WG + attn_zero; base < keys.y; base += WG) {
+        for (var base = keys.x / WG * WG + zero; base < keys.y; base += WG) {
             let key = attn_place(base);
             let slot = attn_slots[key] + to_value;
             let lo = attn_weights[key];
