@@ -116,7 +116,7 @@ impl Epilogue {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Store, Self::Accumulate, Self::Gate];
 
-    /// Returns the number that stands for it in [`Matmul::epilogue`] and in WGSL.
+    /// Returns the number that stands for it in the parameter `epilogue` and in WGSL.
     pub const fn code(self) -> u32 {
         self as u32
     }
