@@ -169,7 +169,7 @@ fn owners_that_look_after_something_else_hold_nobody_up() {
                 let mut tokens = Vec::new();
                 while let Some(token) = block_on(reply.next()).expect("a step") {
                     tokens.push(token);
-                    thread::sleep(Duration::from_millis(200));
+                    thread::sleep(Duration::from_millis(400));
                 }
                 (tokens, start.elapsed())
             });
