@@ -1,11 +1,11 @@
 //! The wakers of all who wait for an engine.
 //!
-//! One waiter drives the executor: it polls the step in progress, and is woken when the device makes progress. Others are woken
-//! when their sessions get events, or when the driver stops: it has what it waited for, or its future was dropped. A finished
-//! step so costs O(1) wakes for each waiting session.
+//! One waiter drives the executor: it polls the step in progress, and is woken when the device makes progress. Others
+//! are woken when their sessions get events, or when the driver stops: it has what it waited for, or its future was
+//! dropped. A finished step therefore costs O(1) wakes for each waiting session.
 //!
-//! A driver may also just not be polled any more. One that has not answered a wake is passed over by the next waiter that is
-//! polled, and by the next wake, which then goes to all. [`Gpu::finish`](crate::gpu) repeats its wakes until they are answered.
+//! An executor may also stop polling the driver. The next waiter that is polled replaces a driver that has not answered
+//! a wake, and the next wake then goes to all. `src/gpu/poller.rs` repeats its wakes until they are answered.
 
 use std::{
     collections::BTreeMap,
