@@ -1,4 +1,4 @@
-//! The command `kernels`: lists the kernels and prints their shaders.
+//! The command `kernels`: lists the kernels, prints their shaders, and plans passes.
 
 use clap::{Args, Subcommand};
 use ferrum_wgpu::low_level::conformance::{KernelEntry, VariantEntry, catalog};
@@ -6,6 +6,7 @@ use ferrum_wgpu::low_level::gpu::{Access, workgroup_bytes};
 
 use super::exit::{Code, Failure};
 use super::output::{print, table};
+use super::plan::{PlanArgs, plan};
 
 /// Show the kernels.
 #[derive(Debug, Args)]
@@ -31,13 +32,17 @@ enum Action {
         #[arg(long, value_name = "PART", default_value = "")]
         variant: String,
     },
+    /// List the dispatches of a decode step or of a prompt, as a GPU that need not be there would be given them: kernel, variant,
+    /// workgroups, invocations, bytes read and multiply-adds.
+    Plan(PlanArgs),
 }
 
 /// Runs the command. Uses no device.
-pub fn kernels(args: &KernelsArgs) -> Result<Code, Failure> {
+pub async fn kernels(args: &KernelsArgs) -> Result<Code, Failure> {
     print(&match &args.action {
         Action::List { name } => list(name)?,
         Action::Dump { name, variant } => dump(name, variant)?,
+        Action::Plan(args) => return plan(args).await,
     })?;
     Ok(Code::Success)
 }

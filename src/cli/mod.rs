@@ -16,6 +16,7 @@ mod load;
 mod logits;
 mod memory;
 mod output;
+mod plan;
 mod prompt;
 mod repl;
 mod run;
@@ -83,7 +84,7 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,
         Command::Conformance(args) => conformance::conformance(args).await,
-        Command::Kernels(args) => kernels::kernels(args),
+        Command::Kernels(args) => kernels::kernels(args).await,
     }
 }
 

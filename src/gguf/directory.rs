@@ -24,7 +24,8 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, GgufError> {
+    /// Reads the directory at the beginning of a file of `file_len` bytes.
+    pub(super) fn parse(bytes: &[u8], file_len: u64) -> Result<Self, GgufError> {
         if !bytes.starts_with(&MAGIC) {
             return Err(GgufError::NotGguf { found: bytes.iter().take(MAGIC.len()).copied().collect() });
         }
@@ -55,7 +56,7 @@ impl Directory {
             Index::new(&tensors, |tensor| &tensor.name).map_err(|tensor| GgufError::DuplicateTensor { tensor })?;
         // At most 64 KiB past an offset in memory, so this does not saturate.
         let data_start = reader.offset().div_ceil(alignment).saturating_mul(alignment);
-        tensor::place(&mut tensors, data_start, bytes.len() as u64)?;
+        tensor::place(&mut tensors, data_start, file_len)?;
         Ok(Self { version, alignment, metadata, tensors, index })
     }
 }

@@ -84,8 +84,18 @@ impl Gguf {
         Self::parse(Source::Owned(bytes))
     }
 
+    /// Parses the beginning of a file of `file_len` bytes: metadata and tensor directory. [`data`](Self::data) returns nothing
+    /// for tensors beyond it.
+    ///
+    /// # Errors
+    /// Those of [`from_bytes`](Self::from_bytes).
+    #[cfg(any(feature = "cli", feature = "test-util"))]
+    pub fn from_header(bytes: Vec<u8>, file_len: u64) -> Result<Self, GgufError> {
+        Self::parse(Source::Header { bytes, file_len })
+    }
+
     fn parse(source: Source) -> Result<Self, GgufError> {
-        let directory = Directory::parse(source.bytes())?;
+        let directory = Directory::parse(source.bytes(), source.len())?;
         Ok(Self { source: Arc::new(source), directory: Arc::new(directory) })
     }
 
@@ -101,7 +111,7 @@ impl Gguf {
 
     /// Returns the length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.source.bytes().len() as u64
+        self.source.len()
     }
 
     /// Returns the metadata.

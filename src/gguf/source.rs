@@ -11,6 +11,12 @@ pub(super) enum Source {
         file: File,
     },
     Owned(Vec<u8>),
+    /// The beginning of a file whose data are not needed.
+    #[cfg(any(feature = "cli", feature = "test-util"))]
+    Header {
+        bytes: Vec<u8>,
+        file_len: u64,
+    },
 }
 
 impl Source {
@@ -44,7 +50,7 @@ impl Source {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Mapped { file, .. } => file.metadata().map(|metadata| metadata.len()).ok(),
-            Self::Owned(_) => None,
+            _ => None,
         }
     }
 
@@ -79,11 +85,22 @@ impl Source {
         }
     }
 
+    /// Returns the length of the file in bytes.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            #[cfg(any(feature = "cli", feature = "test-util"))]
+            Self::Header { file_len, .. } => *file_len,
+            _ => self.bytes().len() as u64,
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Mapped { map, .. } => map,
             Self::Owned(bytes) => bytes,
+            #[cfg(any(feature = "cli", feature = "test-util"))]
+            Self::Header { bytes, .. } => bytes,
         }
     }
 }

@@ -82,7 +82,7 @@ impl GgufWriter {
             out.pad(alignment);
         }
         // The reader decides what is valid.
-        Directory::parse(&out.0)?;
+        Directory::parse(&out.0, out.0.len() as u64)?;
         Ok(out.0)
     }
 

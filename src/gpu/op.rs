@@ -18,6 +18,10 @@ pub trait Op: Debug + Send + Sync {
     fn kernel(&self) -> &'static str;
     /// Returns the variant in `Debug` form.
     fn variant(&self) -> String;
+    /// Returns the variant, of the kernel's type.
+    fn typed_variant(&self) -> &dyn Any;
+    /// Returns the parameters, of the kernel's type.
+    fn typed_params(&self) -> &dyn Any;
     /// Returns the key of its pipeline.
     fn pipeline_key(&self) -> PipelineKey;
     /// Returns [`Kernel::reduction_order`].
@@ -30,6 +34,8 @@ pub trait Op: Debug + Send + Sync {
     fn params(&self) -> &[u8];
     /// Returns the uniform parameters in `Debug` form.
     fn shape(&self) -> String;
+    /// Returns the invocations of a workgroup.
+    fn workgroup(&self) -> u32;
     /// Returns its grid.
     fn grid(&self) -> Grid;
     /// Returns [`Kernel::cost`].
@@ -66,6 +72,12 @@ impl<K: Kernel> Op for Dispatch<K> {
     fn variant(&self) -> String {
         format!("{:?}", self.variant)
     }
+    fn typed_variant(&self) -> &dyn Any {
+        &self.variant
+    }
+    fn typed_params(&self) -> &dyn Any {
+        &self.params
+    }
     fn pipeline_key(&self) -> PipelineKey {
         PipelineKey { kernel: TypeId::of::<K>(), variant: Arc::new(self.variant) }
     }
@@ -83,6 +95,9 @@ impl<K: Kernel> Op for Dispatch<K> {
     }
     fn shape(&self) -> String {
         format!("{:?}", self.params)
+    }
+    fn workgroup(&self) -> u32 {
+        K::source(self.variant).workgroup()
     }
     fn grid(&self) -> Grid {
         K::grid(self.variant, &self.params)

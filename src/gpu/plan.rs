@@ -85,6 +85,11 @@ impl Step {
         bound.filter(|(_, binding)| binding.access == Access::Write).filter_map(|(buffer, _)| buffer.as_ref())
     }
 
+    /// Returns whether the device has counted its workgroups: those of the kernel's grid are the most that there can be.
+    pub fn is_indirect(&self) -> bool {
+        self.args.is_some()
+    }
+
     /// Returns the part of the model it belongs to.
     pub fn scope(&self) -> Scope {
         self.scope
@@ -112,6 +117,11 @@ impl Plan {
     /// Returns its dispatches.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Returns its dispatches, each for itself.
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.steps
     }
 
     /// Keeps the steps for which `wanted` returns true.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     gguf::Gguf,
-    gpu::{Access, Plan, SparseUnit},
+    gpu::{Access, Plan, SparseUnit, Step},
     kernels::KvType,
 };
 
@@ -77,20 +77,25 @@ impl MemoryTraffic {
 /// dispatch those that its grid covers, once.
 pub(crate) fn weight_bytes(plan: &Plan, weights: &Weights, experts: f64) -> f64 {
     let ids: HashSet<u64> = weights.buffers().into_iter().collect();
-    let mut sum = 0.0;
-    for step in plan.steps() {
-        let selection = step.op().sparse_reads();
-        for (buffer, binding) in step.buffers().zip(step.op().bindings()) {
-            let Some(buffer) = buffer.filter(|b| binding.access == Access::Read && ids.contains(&b.raw.id)) else {
-                continue;
-            };
-            let share = match selection.filter(|s| s.binding == binding.name) {
-                None => 1.0,
-                Some(s) if s.choice == SparseUnit::Experts => experts.min(s.most.into()) / f64::from(s.of.max(1)),
-                Some(s) => f64::from(s.most) / f64::from(s.of.max(1)),
-            };
-            sum += share * buffer.bytes() as f64;
-        }
-    }
-    sum
+    let all = plan.steps().iter().flat_map(|step| reads(step, experts));
+    all.filter(|(id, _)| ids.contains(id)).map(|(_, bytes)| bytes).sum()
+}
+
+/// Returns the bytes that a dispatch reads, each once, with `experts` different experts.
+pub(crate) fn bytes_read(step: &Step, experts: f64) -> f64 {
+    reads(step, experts).map(|(_, bytes)| bytes).sum()
+}
+
+/// Returns the buffers that a dispatch reads, each with the bytes of it.
+fn reads(step: &Step, experts: f64) -> impl Iterator<Item = (u64, f64)> {
+    let selection = step.op().sparse_reads();
+    step.buffers().zip(step.op().bindings()).filter_map(move |(buffer, binding)| {
+        let buffer = buffer.filter(|_| binding.access == Access::Read)?;
+        let share = match selection.filter(|s| s.binding == binding.name) {
+            None => 1.0,
+            Some(s) if s.choice == SparseUnit::Experts => experts.min(s.most.into()) / f64::from(s.of.max(1)),
+            Some(s) => f64::from(s.most) / f64::from(s.of.max(1)),
+        };
+        Some((buffer.raw.id, share * buffer.bytes() as f64))
+    })
 }

@@ -14,6 +14,8 @@ mod memory;
 mod memory_traffic;
 mod plan_options;
 mod planned;
+#[cfg(any(feature = "cli", feature = "test-util"))]
+mod presets;
 mod sampling;
 mod selection;
 mod split;
@@ -32,7 +34,9 @@ pub use expert_cache::ExpertCacheStats;
 pub use memory::{MemoryPlan, SplitMatrix};
 pub use memory_traffic::MemoryTraffic;
 pub use plan_options::PlanOptions;
-pub use planned::{PlannedKernel, PlannedPasses, planned};
+pub use planned::{PlannedDispatch, PlannedKernel, PlannedPasses, planned, planned_pass};
+#[cfg(any(feature = "cli", feature = "test-util"))]
+pub use presets::{FileType, PRESETS, Preset};
 pub use selection::{
     AttentionKind, DeviceClass, DeviceProfile, DownProj, ExpertGrids, KernelSelection, MatmulKind, NormPlacement,
     PassKernels, PassShape, Precision, PrefillMatmul, Tuning, TuningChoice, TuningKey,

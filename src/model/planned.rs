@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Activations, CacheShape, Decoder, DeviceClass, DeviceProfile, KernelSelection, KvCache, Model, ModelError, Pass,
-    Phase, PlanOptions, Sampling, WorkspaceSize,
+    Activations, CacheShape, Config, Decoder, DeviceClass, DeviceProfile, KernelSelection, KvCache, MemoryTraffic,
+    Model, ModelError, Pass, Phase, PlanOptions, Sampling, WorkspaceSize, memory_traffic,
 };
 use crate::{
     gguf::Gguf,
-    gpu::Device,
+    gpu::{Device, Plan, Step},
     kernels::{KvType, attn::CHUNK, sample},
 };
 
@@ -43,6 +43,53 @@ impl Default for PlannedPasses {
     }
 }
 
+/// A model on a device that is not there.
+struct DryRun {
+    device: Device,
+    model: Model,
+    kernels: KernelSelection,
+    options: PlanOptions,
+    kv: KvCache,
+    sampling: Sampling,
+}
+
+impl DryRun {
+    /// Returns the model in `gguf` with a KV cache for `sequences` sequences, and `blocks` blocks for all of them.
+    async fn new(
+        gguf: &Gguf,
+        device: &DeviceProfile,
+        passes: &PlannedPasses,
+        blocks: impl Fn(u32) -> u32,
+    ) -> Result<Self, ModelError> {
+        let PlannedPasses { plan: options, kv_type: ty, context, sequences: slots, .. } = *passes;
+        let kernels = options.kernels.unwrap_or_else(|| KernelSelection::select(device, options.precision));
+        let device = Device::dry_run_with(device.caps.clone(), device.class == DeviceClass::Software);
+        let model = Model::load(&device, gguf, |_, _| ()).await?;
+        let (config, weights) = (model.config(), model.weights());
+        let block = context.min(32);
+        let cache = CacheShape { context, block, blocks: blocks(context.div_ceil(block)), slots, ty };
+        let kv = KvCache::new(&device, config, weights, cache).await?;
+        let sampling = Sampling::new(&device, slots, slots, config.vocab).await?;
+        Ok(Self { device, model, kernels, options, kv, sampling })
+    }
+
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    async fn activations(&self, rows: u32, logit_rows: u32, chunks: u32) -> Result<Activations, ModelError> {
+        let (fused, int8) = (self.options.fused, self.kernels.int8());
+        let size = WorkspaceSize { rows, logit_rows, chunks, fused, int8 };
+        Ok(Activations::new(&self.device, self.config(), size, false).await?)
+    }
+
+    fn record(&self, activations: &Activations, pass: Pass) -> Result<Plan, ModelError> {
+        let Self { model, kernels, options, kv, sampling, .. } = self;
+        let (config, weights, kernels, options) = (model.config(), model.weights(), *kernels, *options);
+        Ok(Decoder { config, weights, activations, kv, sampling, kernels, options, pass }.record()?)
+    }
+}
+
 /// Returns the kernels that forward passes of the model in `gguf` record on `device`, of every number of rows up to the
 /// given ones. Only the header of the file and its vectors are read.
 ///
@@ -53,30 +100,19 @@ pub async fn planned(
     device: &DeviceProfile,
     passes: &PlannedPasses,
 ) -> Result<BTreeSet<PlannedKernel>, ModelError> {
-    let dry_run = Device::dry_run_with(device.caps.clone(), device.class == DeviceClass::Software);
-    let model = Model::load(&dry_run, gguf, |_, _| ()).await?;
-    let (config, weights) = (model.config(), model.weights());
-    let plan = &passes.plan;
-    let kernels = plan.kernels.unwrap_or_else(|| KernelSelection::select(device, plan.precision));
-    let PlannedPasses { kv_type: ty, context, sequences: slots, .. } = *passes;
-    let block = context.min(32);
-    let cache = CacheShape { context, block, blocks: context.div_ceil(block), slots, ty };
-    let kv = KvCache::new(&dry_run, config, weights, cache).await?;
-    let sampling = Sampling::new(&dry_run, slots, slots, config.vocab).await?;
+    let dry_run = DryRun::new(gguf, device, passes, |blocks| blocks).await?;
+    let (config, slots) = (dry_run.config(), passes.sequences);
     let mut all = BTreeSet::new();
-    for (phase, most, chunks) in
-        [(Phase::Prefill, passes.prefill_rows, vec![0]), (Phase::Decode, slots, vec![1, context.div_ceil(CHUNK)])]
-    {
-        let (fused, int8) = (plan.fused, kernels.int8());
-        let size =
-            WorkspaceSize { rows: most, logit_rows: slots.min(most), chunks: chunks[chunks.len() - 1], fused, int8 };
-        let activations = Activations::new(&dry_run, config, size, false).await?;
+    let long = passes.context.div_ceil(CHUNK);
+    for (phase, most, chunks) in [(Phase::Prefill, passes.prefill_rows, [0, 0]), (Phase::Decode, slots, [1, long])] {
+        let most_logit_rows = slots.min(most);
+        let activations = dry_run.activations(most, most_logit_rows, chunks[1]).await?;
         // Kernels change at thresholds only: all small numbers of rows, then powers of two.
         let powers = std::iter::successors(Some(8_u32), |rows| rows.checked_mul(2)).take_while(|rows| *rows < most);
-        let thresholds = kernels.thresholds(config);
+        let thresholds = dry_run.kernels.thresholds(config);
         let rows: BTreeSet<u32> = (1..8).chain(powers).chain(thresholds).chain([most]).collect();
         for rows in rows.into_iter().filter(|rows| (1..=most).contains(rows)) {
-            for chunks in chunks.iter().copied() {
+            for chunks in BTreeSet::from(chunks) {
                 for penalised in [false, true] {
                     // One token of each sampling path.
                     let draws = sample::Rows {
@@ -87,13 +123,10 @@ pub async fn planned(
                         full_vocab: 1,
                         penalised,
                     };
-                    let logit_rows = rows.min(size.logit_rows);
-                    let pass = Pass { phase, rows, chunks, logit_rows, draws };
-                    let (activations, kv, sampling, options) = (&activations, &kv, &sampling, *plan);
-                    let decoder = Decoder { config, weights, activations, kv, sampling, kernels, options, pass };
+                    let pass = Pass { phase, rows, chunks, logit_rows: rows.min(most_logit_rows), draws };
                     all.extend(
-                        decoder
-                            .record()?
+                        dry_run
+                            .record(&activations, pass)?
                             .steps()
                             .iter()
                             .map(|step| PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() }),
@@ -103,4 +136,39 @@ pub async fn planned(
         }
     }
     Ok(all)
+}
+
+/// A dispatch of a planned pass.
+#[derive(Debug)]
+pub struct PlannedDispatch {
+    /// The dispatch.
+    pub step: Step,
+    /// The bytes that it reads, each once. Experts are expected to be chosen at random.
+    pub bytes: f64,
+}
+
+/// Returns the dispatches of one pass of the model in `gguf` on `device`: a step of `passes.sequences` sequences, or a prompt
+/// of `passes.prefill_rows` tokens. Every context has `passes.context` tokens, and all tokens are sampled greedily.
+///
+/// # Errors
+/// Those of [`planned`].
+pub async fn planned_pass(
+    gguf: &Gguf,
+    device: &DeviceProfile,
+    passes: &PlannedPasses,
+    phase: Phase,
+) -> Result<Vec<PlannedDispatch>, ModelError> {
+    let PlannedPasses { context, prefill_rows, sequences, .. } = *passes;
+    let (rows, logit_rows, chunks) = match phase {
+        Phase::Prefill => (prefill_rows, 1, 0),
+        Phase::Decode => (sequences, sequences, context.div_ceil(CHUNK)),
+    };
+    let dry_run = DryRun::new(gguf, device, passes, |blocks| blocks.saturating_mul(sequences)).await?;
+    let activations = dry_run.activations(rows, logit_rows, chunks).await?;
+    let draws =
+        sample::Rows { sequences, vocab: dry_run.config().vocab, greedy: logit_rows, ..sample::Rows::default() };
+    let plan = dry_run.record(&activations, Pass { phase, rows, chunks, logit_rows, draws })?;
+    let experts = MemoryTraffic::of(gguf)?.experts(rows);
+    let dispatch = |step| PlannedDispatch { bytes: memory_traffic::bytes_read(&step, experts), step };
+    Ok(plan.into_steps().into_iter().map(dispatch).collect())
 }

@@ -538,6 +538,24 @@ fn a_step_outside_its_bound_has_its_exit_code() -> Result {
 }
 
 #[test]
+fn a_pass_is_planned_without_a_device() -> Result {
+    let plan = ["kernels", "plan", "qwen3-30b-a3b", "--as", "7900", "--context", "256"];
+    let decode = success(&ferrum(&plan)?)?;
+    // The logits: all rows of Q6_K, of 2,048 weights each.
+    let head = decode.lines().find(|line| line.contains(" head ") && line.contains("Q6K")).ok_or("no head")?;
+    assert!(head.ends_with("243.43 MiB      311164928"), "{head}");
+    let prompt = success(&ferrum(&[&plan[..], &["--prefill", "512"]].concat())?)?;
+    assert!(prompt.contains("linear/gemm") && !decode.contains("linear/gemm"), "{prompt}");
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan");
+    let _ = std::fs::remove_dir_all(&out);
+    success(&ferrum(&[&plan[..], &["-o", out.to_str().ok_or("a path")?]].concat())?)?;
+    let shaders = std::fs::read_dir(&out)?.collect::<std::io::Result<Vec<_>>>()?;
+    assert!(shaders.len() > 5 && shaders.iter().all(|file| file.path().extension().is_some_and(|e| e == "wgsl")));
+    refused(&["kernels", "plan", "Qwen3-8B", "--as", "RTX"], 2, &["\"RTX\"", "RTX 4090"])?;
+    refused(&["kernels", "plan", "no-model", "--as", "browser"], 2, &["no-model", "Llama-3.1-8B"])
+}
+
+#[test]
 fn kernels_are_listed_and_dumped() -> Result {
     let list = success(&ferrum(&["kernels", "list"])?)?;
     assert!(list.contains("moe/router_topk") && list.contains("subgroups") && list.contains("y*: f32"), "{list}");

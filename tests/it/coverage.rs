@@ -5,16 +5,13 @@ use std::{
     fmt::Write,
 };
 
-use crate::common::{
-    shapes::{FileType, SHAPES},
-    tiny_model::tiny_models,
-};
+use crate::common::tiny_model::tiny_models;
 use ferrum_wgpu::{
     Gguf, KvType, Precision,
     low_level::{
         gpu::{Caps, Kernel},
         kernels::{self, Visitor},
-        model::{DeviceProfile, PlanOptions, PlannedKernel, PlannedPasses, planned},
+        model::{DeviceProfile, FileType, PRESETS, PlanOptions, PlannedKernel, PlannedPasses, planned},
     },
 };
 
@@ -77,8 +74,10 @@ fn check(gaps: &BTreeMap<PlannedKernel, BTreeSet<String>>) {
 fn what_real_models_plan_is_covered() {
     let types = [FileType::Q4KM, FileType::Q8_0, FileType::F16];
     let mut models = Vec::new();
-    for shape in SHAPES {
-        models.extend(types.map(|types| (format!("{} {types:?}", shape.name), shape.gguf(types))));
+    for preset in PRESETS {
+        // Eight layers have all types of layers.
+        let gguf = |types| preset.with_layers(types, 8).expect("a header");
+        models.extend(types.map(|types| (format!("{} {types:?}", preset.name), gguf(types))));
     }
     let demo = Gguf::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf")).expect("the demo model");
     models.push(("the demo model".to_owned(), demo));

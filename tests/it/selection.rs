@@ -4,14 +4,13 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use crate::common::shapes::{FileType, SHAPES};
 use ferrum_wgpu::{
     Config, Precision,
     low_level::{
         kernels::attn::CHUNK,
         model::{
-            AttentionKind, DeviceProfile, DownProj, FeedForward, KernelSelection, MatmulKind, NormPlacement,
-            PassKernels, PassShape, Phase,
+            AttentionKind, DeviceProfile, DownProj, FeedForward, FileType, KernelSelection, MatmulKind, NormPlacement,
+            PRESETS, PassKernels, PassShape, Phase, Preset,
         },
     },
 };
@@ -65,6 +64,10 @@ fn rows_per_group(kernels: &KernelSelection, config: &Config) -> String {
     of.join(", ")
 }
 
+fn config(preset: &Preset) -> Config {
+    Config::from_gguf(&preset.gguf(FileType::Q4KM).expect("a header")).expect("a shape")
+}
+
 fn table() -> String {
     let mut text = "Made by `UPDATE_SELECTION=1 cargo test --test it selection::`.\n".to_owned();
     for (name, device) in DeviceProfile::known() {
@@ -73,9 +76,9 @@ fn table() -> String {
         if fast != exact {
             let _ = writeln!(text, "fast: {:?} {:?}", fast.tile, fast.mma);
         }
-        for shape in SHAPES.iter().filter(|shape| ["Qwen3-30B-A3B", "Llama-3.1-8B"].contains(&shape.name)) {
-            let config = Config::from_gguf(&shape.gguf(FileType::Q4KM)).expect("a shape");
-            let _ = writeln!(text, "\n{}, rows per group: {}", shape.name, rows_per_group(&exact, &config));
+        for preset in PRESETS.iter().filter(|preset| ["Qwen3-30B-A3B", "Llama-3.1-8B"].contains(&preset.name)) {
+            let config = config(preset);
+            let _ = writeln!(text, "\n{}, rows per group: {}", preset.name, rows_per_group(&exact, &config));
             for (name, shape) in PASSES {
                 let _ = writeln!(text, "- {name}: {}", pass(exact.pass(&config, shape), &config));
             }
@@ -105,7 +108,7 @@ fn a_selection_is_a_function_of_device_and_precision() {
             let kernels = KernelSelection::select(&device, precision);
             assert_eq!(kernels, KernelSelection::select(&device.clone(), precision), "{name}");
             // Rows decide how a matrix is multiplied, and not in which order of sums within a phase.
-            let config = Config::from_gguf(&SHAPES[0].gguf(FileType::Q4KM)).expect("a shape");
+            let config = config(&PRESETS[0]);
             for rows in 1..200 {
                 for phase in [Phase::Prefill, Phase::Decode] {
                     let shape = PassShape { phase, rows, chunks: rows / CHUNK, logit_rows: rows };

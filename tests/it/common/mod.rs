@@ -7,7 +7,6 @@ pub mod engines;
 pub mod golden;
 pub mod kernels;
 pub mod raw_gguf;
-pub mod shapes;
 pub mod smallest;
 pub mod tiny_model;
 pub mod within;

@@ -1,20 +1,25 @@
-//! Models as shapes: the headers of their GGUF files, with sparse files in place of weights.
+//! Well-known models by name: the headers of their GGUF files, without weights.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use crate::{
+    gguf::{Gguf, GgufError},
+    quant::WeightType,
+};
 
-use ferrum_wgpu::{Gguf, low_level::quant::WeightType};
-
-/// The types of a file.
+/// The types of a file's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {
+    /// llama.cpp's mix of Q4_K and Q6_K.
     Q4KM,
+    /// Q8_0.
     Q8_0,
+    /// F16.
     F16,
 }
 
-/// A model's shape.
+/// A well-known model: the shapes of its tensors.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct Preset {
+    /// Its name.
     pub name: &'static str,
     arch: &'static str,
     layers: u32,
@@ -30,7 +35,7 @@ pub struct Shape {
     rope_freqs: bool,
 }
 
-const DENSE: Shape = Shape {
+const DENSE: Preset = Preset {
     name: "",
     arch: "llama",
     layers: 0,
@@ -44,13 +49,13 @@ const DENSE: Shape = Shape {
     tied: true,
     rope_freqs: false,
 };
-const QWEN3: Shape = Shape { arch: "qwen3", vocab: 151_936, ..DENSE };
-const LLAMA3: Shape = Shape { vocab: 128_256, rope_freqs: true, ..DENSE };
-const SMOLLM2: Shape = Shape { vocab: 49_152, head_dim: 64, ..DENSE };
+const QWEN3: Preset = Preset { arch: "qwen3", vocab: 151_936, ..DENSE };
+const LLAMA3: Preset = Preset { vocab: 128_256, rope_freqs: true, ..DENSE };
+const SMOLLM2: Preset = Preset { vocab: 49_152, head_dim: 64, ..DENSE };
 
-/// The models of which every planned variant is covered by the conformance suite, beside the demo model.
-pub const SHAPES: [Shape; 9] = [
-    Shape {
+/// Models of which every planned variant is covered by the conformance suite.
+pub const PRESETS: [Preset; 9] = [
+    Preset {
         name: "Qwen3-30B-A3B",
         arch: "qwen3moe",
         layers: 48,
@@ -61,23 +66,36 @@ pub const SHAPES: [Shape; 9] = [
         tied: false,
         ..QWEN3
     },
-    Shape { name: "Qwen3-0.6B", layers: 28, hidden: 1024, heads: 16, ffn: 3072, ..QWEN3 },
-    Shape { name: "Qwen3-8B", layers: 36, hidden: 4096, ffn: 12_288, tied: false, ..QWEN3 },
-    Shape { name: "Qwen3-32B", layers: 64, hidden: 5120, heads: 64, ffn: 25_600, tied: false, ..QWEN3 },
-    Shape { name: "Llama-3.2-1B", layers: 16, hidden: 2048, head_dim: 64, ..LLAMA3 },
-    Shape { name: "Llama-3.2-3B", layers: 28, hidden: 3072, heads: 24, ..LLAMA3 },
-    Shape { name: "Llama-3.1-8B", layers: 32, hidden: 4096, ffn: 14_336, tied: false, ..LLAMA3 },
-    Shape { name: "SmolLM2-135M", layers: 30, hidden: 576, heads: 9, kv_heads: 3, ffn: 1536, ..SMOLLM2 },
-    Shape { name: "SmolLM2-1.7B", layers: 24, hidden: 2048, kv_heads: 32, ..SMOLLM2 },
+    Preset { name: "Qwen3-0.6B", layers: 28, hidden: 1024, heads: 16, ffn: 3072, ..QWEN3 },
+    Preset { name: "Qwen3-8B", layers: 36, hidden: 4096, ffn: 12_288, tied: false, ..QWEN3 },
+    Preset { name: "Qwen3-32B", layers: 64, hidden: 5120, heads: 64, ffn: 25_600, tied: false, ..QWEN3 },
+    Preset { name: "Llama-3.2-1B", layers: 16, hidden: 2048, head_dim: 64, ..LLAMA3 },
+    Preset { name: "Llama-3.2-3B", layers: 28, hidden: 3072, heads: 24, ..LLAMA3 },
+    Preset { name: "Llama-3.1-8B", layers: 32, hidden: 4096, ffn: 14_336, tied: false, ..LLAMA3 },
+    Preset { name: "SmolLM2-135M", layers: 30, hidden: 576, heads: 9, kv_heads: 3, ffn: 1536, ..SMOLLM2 },
+    Preset { name: "SmolLM2-1.7B", layers: 24, hidden: 2048, kv_heads: 32, ..SMOLLM2 },
 ];
 
-/// Layers of a header: some of each type. A model has more of the same.
-const LAYERS: u32 = 8;
+impl Preset {
+    /// Returns the model called `name`, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        PRESETS.into_iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
+    }
 
-impl Shape {
-    /// Returns a file with the model's metadata and tensors, of which the data are a hole.
-    pub fn gguf(&self, types: FileType) -> Gguf {
-        let layers = self.layers.min(LAYERS);
+    /// Returns a file with the model's metadata and tensors, without their data.
+    ///
+    /// # Errors
+    /// None that can happen: the reader accepts the header.
+    pub fn gguf(&self, types: FileType) -> Result<Gguf, GgufError> {
+        self.with_layers(types, self.layers)
+    }
+
+    /// Returns the file of a model with at most `most` layers: eight have all types of layers.
+    ///
+    /// # Errors
+    /// Those of [`Preset::gguf`].
+    pub fn with_layers(&self, types: FileType, most: u32) -> Result<Gguf, GgufError> {
+        let layers = self.layers.min(most);
         let mut tensors = Tensors { types, all: Vec::new() };
         let hidden = self.hidden;
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
@@ -118,10 +136,10 @@ impl Shape {
         if !self.tied {
             tensors.matrix("output.weight", true, &[hidden, self.vocab]);
         }
-        self.write(layers, types, &tensors.all).expect("a file")
+        self.header(layers, &tensors.all)
     }
 
-    fn write(&self, layers: u32, types: FileType, tensors: &[Tensor]) -> Result<Gguf, Box<dyn std::error::Error>> {
+    fn header(&self, layers: u32, tensors: &[Tensor]) -> Result<Gguf, GgufError> {
         let mut out = Header(Vec::new());
         let mut metadata = vec![
             ("context_length", 4096),
@@ -166,14 +184,7 @@ impl Shape {
             offset = (offset + blocks * ty.block_bytes() as u64).next_multiple_of(32);
         }
         let header = (out.0.len() as u64).next_multiple_of(32);
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{types:?}.gguf", self.name));
-        // Tests run side by side.
-        let temporary = path.with_extension(format!("{:?}", std::thread::current().id()));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&out.0)?;
-        file.set_len(header + offset)?;
-        std::fs::rename(&temporary, &path)?;
-        Ok(Gguf::open(&path)?)
+        Gguf::from_header(out.0, header + offset)
     }
 }
 
