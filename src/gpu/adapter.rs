@@ -197,9 +197,10 @@ pub(super) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
     let software = info.device_type == wgpu::DeviceType::Cpu;
     let software_subgroup_8 = subgroups && software && info.subgroup_min_size >= 8;
     // Metal does not report subgroup sizes: Apple's GPUs have 32.
-    let small = info.subgroup_max_size <= 32 || info.backend == wgpu::Backend::Metal;
+    let largest = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
     let lists_matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-    let matrices = if lists_matrices && subgroups && small { Matrices::of(adapter) } else { Matrices::default() };
+    let listed = if lists_matrices && subgroups { Matrices::of(adapter) } else { Matrices::default() };
+    let matrices = listed.and(Matrices::in_subgroups_of(largest));
     Caps { f16, software_subgroup_8, matrices, timestamps, ..Caps::from_limits(limits, pack_f16, subgroups) }
 }
 

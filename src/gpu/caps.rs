@@ -11,7 +11,7 @@ pub struct Caps {
     pub subgroups: bool,
     /// The driver computes on the CPU, and its subgroups have at least 8 invocations: the kernels of wgsl/software need both.
     pub software_subgroup_8: bool,
-    /// Cooperative matrices. If there are any, subgroups have at most 32 invocations.
+    /// Cooperative matrices, of the kinds whose kernels allow the device's subgroups: [`Matrices::in_subgroups_of`].
     pub matrices: Matrices,
     /// Timestamps of compute passes, for [`Program::profile`](super::Program::profile).
     pub timestamps: bool,
@@ -51,6 +51,13 @@ impl Matrices {
     /// Returns the kinds that both have.
     pub fn and(self, other: Self) -> Self {
         Self { f32_8: self.f32_8 && other.f32_8, f16_8: self.f16_8 && other.f16_8, f16_16: self.f16_16 && other.f16_16 }
+    }
+
+    /// Returns the kinds whose kernels allow subgroups of up to `largest` invocations: a tile needs four subgroups, of 128
+    /// invocations with matrices of 8 by 8, and of 256 with those of 16 by 16.
+    pub fn in_subgroups_of(largest: u32) -> Self {
+        let small = largest <= 32;
+        Self { f32_8: small, f16_8: small, f16_16: largest <= 64 }
     }
 
     /// Returns the kinds that an adapter lists.

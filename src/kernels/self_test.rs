@@ -90,11 +90,7 @@ mod tests {
                     continue;
                 }
                 if wrong {
-                    device.edit_shaders(
-                        "linear/gemm",
-                        "mma_1 += w4 * f32(inputs[b + 1u])",
-                        "mma_1 += w4 * f32(inputs[b])",
-                    );
+                    device.edit_shaders("linear/gemm", "inputs[i][row + 1u]", "inputs[i][row]");
                 }
                 assert_eq!(passes(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
             }

@@ -102,13 +102,13 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     // A tail, a scale, a wrong plane, a lost bit.
     ("linear/gemv", "block < p.k_blocks; block += LANES", "block + LANES < p.k_blocks; block += LANES", "y["),
     // A column of the wrong tile, a total without its last lane.
-    ("linear/gemv_batched", "min(first_row + 2u, end - 1u)", "min(first_row + 3u, end - 1u)", "y["),
+    ("linear/gemv_batched", "f2 = half_products(a_first, b_first, 2u", "f2 = half_products(a_first, b_first, 3u", "y["),
     ("linear/gemv_batched", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
     ("linear/embed", "select(first, last, i >= 2u)", "select(first, last, i >= 1u)", "y["),
     ("linear/embed", "w[super_blocks * 12u + super_block]", "w[super_blocks * 12u]", "y["),
     ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
     // A swapped index, removed barriers, a missing clamp.
-    ("linear/gemm", "f32(inputs[b + 1u])", "f32(inputs[b])", "y["),
+    ("linear/gemm", "inputs[i][row + 1u]", "inputs[i][row]", "y["),
     ("linear/gemm", "workgroupBarrier();", "", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),

@@ -105,7 +105,7 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         Kernel::Batched => {
             let binds = gemv_batched::Binds { w, x, assignments, tiles, y };
             let (ty, indexing, split) = (v.ty, v.indexing, v.split);
-            let v = gemv_batched::Variant { ty, indexing, split, batch: BatchTile::Four };
+            let v = gemv_batched::Variant { ty, indexing, split, batch: BatchTile::available(split)[0] };
             let params = gemv_batched::Params { matmul, tiles: count, x_offset: 0 };
             rec.dispatch(gemv_batched::GemvBatched, v, params, binds)?;
         }

@@ -1,38 +1,40 @@
 // GEMM: Y = X Wᵀ for many rows. A workgroup multiplies 64 weight rows by a tile of TILE_M = 32 or 64 rows of activations.
-// Tiles of 32 along K are decoded into workgroup memory, k-major, in the type of the slot `tile`; the slot `mma` multiplies
-// them.
+// Tiles of 32 along K are decoded into workgroup memory, which the slot `mma` lays out and multiplies, in the type of the slot
+// `tile`.
 const TILE_N = 64u;
 
-var<workgroup> weights: array<TileValue, 32u * TILE_N>; // [32][TILE_N]
-var<workgroup> inputs: array<TileValue, 32u * TILE_M>;  // [32][TILE_M]
+// Whether an invocation decodes half a block of weights, or copies a quarter of a block of activations, rather than twice that.
+const FINE = WG == 256u;
 
-fn store_weights(k: u32, row: u32, values: vec4<f32>) {
-    let at = k * TILE_N + row;
-    let value = tile_values(values);
-    weights[at] = value.x;
-    weights[at + TILE_N] = value.y;
-    weights[at + 2u * TILE_N] = value.z;
-    weights[at + 3u * TILE_N] = value.w;
+// Decodes a block of weights, or half `half` of it, into row `row` of the tile.
+fn decode(block: u32, half: u32, row: u32) {
+    let u = q_block32(block, p.n_blocks);
+    if !FINE || half == 0u {
+        mma_store_weights(row, 0u, u.q[0] * u.scale.x + vec4<f32>(u.offset.x));
+        mma_store_weights(row, 1u, u.q[1] * u.scale.x + vec4<f32>(u.offset.x));
+        mma_store_weights(row, 2u, u.q[2] * u.scale.x + vec4<f32>(u.offset.x));
+        mma_store_weights(row, 3u, u.q[3] * u.scale.x + vec4<f32>(u.offset.x));
+    }
+    if !FINE || half == 1u {
+        mma_store_weights(row, 4u, u.q[4] * u.scale.y + vec4<f32>(u.offset.y));
+        mma_store_weights(row, 5u, u.q[5] * u.scale.y + vec4<f32>(u.offset.y));
+        mma_store_weights(row, 6u, u.q[6] * u.scale.y + vec4<f32>(u.offset.y));
+        mma_store_weights(row, 7u, u.q[7] * u.scale.y + vec4<f32>(u.offset.y));
+    }
 }
 
-fn store_inputs(k: u32, row: u32, values: vec4<f32>) {
-    let at = k * TILE_M + row;
-    let value = tile_values(values);
-    inputs[at] = value.x;
-    inputs[at + TILE_M] = value.y;
-    inputs[at + 2u * TILE_M] = value.z;
-    inputs[at + 3u * TILE_M] = value.w;
-}
-
-// Copies half of a block of activations to row `row` of the tile. The row of activations starts at vec4 `input_row`.
-fn copy_half(block: u32, half: u32, row: u32, input_row: u32) {
+// Copies half of a block of activations, or half `part` of that, to row `row` of the tile. The row of activations starts at
+// vec4 `input_row`.
+fn copy(block: u32, half: u32, part: u32, row: u32, input_row: u32) {
     let halves = q_halves(block);
-    let k = select(halves.x, halves.y, half == 1u);
-    let to = half * 16u;
-    store_inputs(to, row, in_vec4(input_row, k));
-    store_inputs(to + 4u, row, in_vec4(input_row, k + 4u));
-    store_inputs(to + 8u, row, in_vec4(input_row, k + 8u));
-    store_inputs(to + 12u, row, in_vec4(input_row, k + 12u));
+    let k = select(halves.x, halves.y, half == 1u) + part * 8u;
+    let to = half * 4u + part * 2u;
+    mma_store_inputs(row, to, in_vec4(input_row, k));
+    mma_store_inputs(row, to + 1u, in_vec4(input_row, k + 4u));
+    if !FINE {
+        mma_store_inputs(row, to + 2u, in_vec4(input_row, k + 8u));
+        mma_store_inputs(row, to + 3u, in_vec4(input_row, k + 12u));
+    }
 }
 
 // Stores the products of four weight rows from `weight` on with row `row` of a tile that ends at `end`.
@@ -50,31 +52,23 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         return;
     }
     let first_weight = tile.x * TILE_N;
-    // Half of the invocations each decode a block of weights. The others each copy half a block of activations.
-    let decodes = invocation < TILE_N;
-    let decode_row = tile_first_weight(tile.y) + min(first_weight + (invocation & (TILE_N - 1u)), p.weight_rows - 1u);
+    // Half of the invocations decode weights, the others copy activations.
+    let decodes = invocation < WG / 2u;
+    let decode_row = tile_first_weight(tile.y) + min(first_weight + mma_weight_row(invocation), p.weight_rows - 1u);
     let decode_block = decode_row * p.k_blocks;
-    let copy_row = (invocation & 63u) >> 1u;
-    let half = invocation & 1u;
+    let copy_row = invocation & 31u;
     let input_row = tile_input(min(first_row + copy_row, end - 1u)) * (p.k >> 2u);
     let next_input_row = tile_input(min(first_row + copy_row + 32u, end - 1u)) * (p.k >> 2u);
     mma_zero(invocation);
     for (var block = opaque_zero(workgroup); block < p.k_blocks; block += 1u) {
         if decodes {
-            let u = q_block32(decode_block + block, p.n_blocks);
-            let scale = vec2<f32>(u.scale.x, u.scale.y);
-            store_weights(0u, invocation, u.q[0] * scale.x + vec4<f32>(u.offset.x));
-            store_weights(4u, invocation, u.q[1] * scale.x + vec4<f32>(u.offset.x));
-            store_weights(8u, invocation, u.q[2] * scale.x + vec4<f32>(u.offset.x));
-            store_weights(12u, invocation, u.q[3] * scale.x + vec4<f32>(u.offset.x));
-            store_weights(16u, invocation, u.q[4] * scale.y + vec4<f32>(u.offset.y));
-            store_weights(20u, invocation, u.q[5] * scale.y + vec4<f32>(u.offset.y));
-            store_weights(24u, invocation, u.q[6] * scale.y + vec4<f32>(u.offset.y));
-            store_weights(28u, invocation, u.q[7] * scale.y + vec4<f32>(u.offset.y));
+            decode(decode_block + block, (invocation >> 6u) & 1u, invocation & 63u);
         } else {
-            copy_half(block, half, copy_row, input_row);
+            let half = (invocation >> 5u) & 1u;
+            let part = select(0u, (invocation >> 6u) & 1u, FINE);
+            copy(block, half, part, copy_row, input_row);
             if TILE_M > 32u {
-                copy_half(block, half, copy_row + 32u, next_input_row);
+                copy(block, half, part, copy_row + 32u, next_input_row);
             }
         }
         workgroupBarrier();

@@ -1,4 +1,10 @@
 // Scalar multiply-adds in f32: an invocation multiplies four weight rows by four rows of each 32.
+//
+// A tile is [8][rows] of vec4 along K: invocations that load the same vec4 of neighbouring rows load neighbouring memory, and
+// constant first indices need no bounds checks.
+var<workgroup> weights: array<array<vec4<TileValue>, TILE_N>, 8>;
+var<workgroup> inputs: array<array<vec4<TileValue>, TILE_M>, 8>;
+
 var<private> mma_0: vec4<f32>;
 var<private> mma_1: vec4<f32>;
 var<private> mma_2: vec4<f32>;
@@ -7,6 +13,20 @@ var<private> mma_32: vec4<f32>;
 var<private> mma_33: vec4<f32>;
 var<private> mma_34: vec4<f32>;
 var<private> mma_35: vec4<f32>;
+
+// Returns the weight row that is row i of the tile: the four weight rows of an invocation are 16 rows apart there, and those of
+// neighbouring invocations are neighbours.
+fn mma_weight_row(i: u32) -> u32 {
+    return ((i & 15u) << 2u) | ((i >> 4u) & 3u);
+}
+
+fn mma_store_weights(row: u32, i: u32, values: vec4<f32>) {
+    weights[i][row] = tile_values(values);
+}
+
+fn mma_store_inputs(row: u32, i: u32, values: vec4<f32>) {
+    inputs[i][row] = tile_values(values);
+}
 
 fn mma_zero(invocation: u32) {
     mma_0 = vec4<f32>(0.0);
@@ -27,23 +47,38 @@ fn mma_row(invocation: u32) -> u32 {
     return (invocation >> 4u) * 4u;
 }
 
+// Adds four products of four weight rows with a row of activations, in the order of K.
+fn mma_add4(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, x: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
+    var total = sum;
+    total += vec4<f32>(a.x, b.x, c.x, d.x) * x.x;
+    total += vec4<f32>(a.y, b.y, c.y, d.y) * x.y;
+    total += vec4<f32>(a.z, b.z, c.z, d.z) * x.z;
+    total += vec4<f32>(a.w, b.w, c.w, d.w) * x.w;
+    return total;
+}
+
+fn mma_add_vec4(i: u32, weight: u32, row: u32) {
+    let a = vec4<f32>(weights[i][weight]);
+    let b = vec4<f32>(weights[i][weight + 16u]);
+    let c = vec4<f32>(weights[i][weight + 32u]);
+    let d = vec4<f32>(weights[i][weight + 48u]);
+    mma_0 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row]), mma_0);
+    mma_1 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 1u]), mma_1);
+    mma_2 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 2u]), mma_2);
+    mma_3 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 3u]), mma_3);
+    if TILE_M > 32u {
+        mma_32 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 32u]), mma_32);
+        mma_33 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 33u]), mma_33);
+        mma_34 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 34u]), mma_34);
+        mma_35 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 35u]), mma_35);
+    }
+}
+
 fn mma_add(invocation: u32) {
-    let weight = mma_weight(invocation);
+    let weight = invocation & 15u;
     let row = mma_row(invocation);
-    for (var k = 0u; k < 32u; k += 1u) {
-        let a = k * TILE_N + weight;
-        let b = k * TILE_M + row;
-        let w4 = vec4<f32>(f32(weights[a]), f32(weights[a + 1u]), f32(weights[a + 2u]), f32(weights[a + 3u]));
-        mma_0 += w4 * f32(inputs[b]);
-        mma_1 += w4 * f32(inputs[b + 1u]);
-        mma_2 += w4 * f32(inputs[b + 2u]);
-        mma_3 += w4 * f32(inputs[b + 3u]);
-        if TILE_M > 32u {
-            mma_32 += w4 * f32(inputs[b + 32u]);
-            mma_33 += w4 * f32(inputs[b + 33u]);
-            mma_34 += w4 * f32(inputs[b + 34u]);
-            mma_35 += w4 * f32(inputs[b + 35u]);
-        }
+    for (var i = 0u; i < 8u; i += 1u) {
+        mma_add_vec4(i, weight, row);
     }
 }
 

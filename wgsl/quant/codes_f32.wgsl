@@ -35,11 +35,31 @@ fn q_signed_codes(lo: vec4<u32>, hi: vec4<u32>) -> array<vec4<f32>, 8> {
     );
 }
 
+// Returns the dot product of the codes of half a block with its activations.
+fn q_dot_half(q: array<vec4<f32>, 4>, x: array<vec4<f32>, 4>) -> f32 {
+    return dot(q[0], x[0]) + dot(q[1], x[1]) + (dot(q[2], x[2]) + dot(q[3], x[3]));
+}
+
+// Returns the codes of a block's first half, and of its last.
+fn q_first_half(u: QBlock32) -> array<vec4<f32>, 4> {
+    return array<vec4<f32>, 4>(u.q[0], u.q[1], u.q[2], u.q[3]);
+}
+
+fn q_last_half(u: QBlock32) -> array<vec4<f32>, 4> {
+    return array<vec4<f32>, 4>(u.q[4], u.q[5], u.q[6], u.q[7]);
+}
+
+// Returns the dot product of a decoded block with its activations, from those of its halves' codes and from the sums of the
+// halves' activations.
+fn q_scaled(u: QBlock32, halves: vec2<f32>, sum: vec2<f32>) -> f32 {
+    return dot(halves, u.scale) + dot(sum, u.offset);
+}
+
 // Returns the dot product of a decoded block with its activations.
 fn q_product(u: QBlock32, input: QInput) -> f32 {
     let lo = dot(u.q[0], input.x[0]) + dot(u.q[1], input.x[1]) + (dot(u.q[2], input.x[2]) + dot(u.q[3], input.x[3]));
     let hi = dot(u.q[4], input.x[4]) + dot(u.q[5], input.x[5]) + (dot(u.q[6], input.x[6]) + dot(u.q[7], input.x[7]));
-    return dot(vec2<f32>(lo, hi), u.scale) + dot(input.sum, u.offset);
+    return q_scaled(u, vec2<f32>(lo, hi), input.sum);
 }
 
 // Decodes a block and returns its dot product with its activations.

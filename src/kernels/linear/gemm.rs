@@ -47,8 +47,6 @@ kernel! {
     }
 }
 
-const WG: u32 = 128;
-
 /// Weight rows that a workgroup multiplies.
 pub const TILE_N: u32 = 64;
 
@@ -129,7 +127,7 @@ impl Kernel for Gemm {
     }
 
     fn source(v: Variant) -> Source {
-        let source = super::epilogue(matmul::source(wgsl!("linear/gemm.wgsl"), WG, v.ty));
+        let source = super::epilogue(matmul::source(wgsl!("linear/gemm.wgsl"), v.mma.workgroup(), v.ty));
         let source = matmul::tiles(source, v.indexing, v.tile_rows.count()).with(wgsl!("input/plain.wgsl"));
         v.mma.fill(v.tile.fill(source))
     }

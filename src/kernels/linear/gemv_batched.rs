@@ -3,6 +3,7 @@
 use super::{
     Epilogue, Indexing, Split, TileType,
     matmul::{self, HostMatmul, Matmul, TestMatmul, TestShape},
+    software,
 };
 use crate::{
     gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
@@ -43,9 +44,9 @@ kernel! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum BatchTile {
-    /// At most four.
+    /// At most four. Only with [`Split::Rows`]: with [`Split::K`] a smaller batch skips the rows that it does not have.
     Four,
-    /// At most eight: each weight is decoded half as often. Only with [`Split::Rows`].
+    /// At most eight: each weight is decoded half as often.
     Eight,
 }
 
@@ -53,7 +54,7 @@ impl BatchTile {
     /// Returns the batches that a split has.
     pub fn available(split: Split) -> &'static [Self] {
         match split {
-            Split::K => &[Self::Four],
+            Split::K => &[Self::Eight],
             Split::Rows => &[Self::Four, Self::Eight],
         }
     }
@@ -100,8 +101,11 @@ impl Kernel for GemvBatched {
     }
 
     fn source(v: Variant) -> Source {
-        let (k, rows) = (wgsl!("linear/gemv_batched.wgsl"), wgsl!("software/gemv_batched.wgsl"));
-        let source = v.split.epilogue(v.split.source(v.ty, k, rows));
+        let source = match v.split {
+            Split::K => matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty),
+            Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty),
+        };
+        let source = v.split.epilogue(source);
         matmul::tiles(source, v.indexing, v.batch.count()).with(wgsl!("input/plain.wgsl"))
     }
 

@@ -46,6 +46,14 @@ impl Mma {
         }
     }
 
+    /// Returns the invocations of a workgroup. RDNA has subgroups of 64 with 16 by 16.
+    pub(super) const fn workgroup(self) -> u32 {
+        match self {
+            Self::Fma | Self::Matrices8 => 128,
+            Self::Matrices16 => 256,
+        }
+    }
+
     /// Fills the slot.
     pub(super) fn fill(self, source: Source) -> Source {
         let of_size = match self {
@@ -53,6 +61,6 @@ impl Mma {
             Self::Matrices8 => wgsl!("mma/matrices_8.wgsl"),
             Self::Matrices16 => wgsl!("mma/matrices_16.wgsl"),
         };
-        source.matrices(true).with(wgsl!("mma/matrices.wgsl")).with(of_size)
+        source.matrices(true).with(of_size)
     }
 }

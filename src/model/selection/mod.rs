@@ -121,8 +121,7 @@ impl KernelSelection {
         activations: ActivationType::F32,
         // 64 rows decode weights half as often with 1.5 times the registers: measured by tuning.
         tile_rows: TileRows::ThirtyTwo,
-        // Weights are read once for four rows. From four rows on it is bound by arithmetic on a 7900 XTX (102 % of the issue
-        // rate at full bandwidth), and still no slower.
+        // Weights are read once for eight rows.
         batched_from: 2,
         expert_batched_from: 2,
         batch_tile_8_from: 5,
@@ -219,11 +218,11 @@ impl KernelSelection {
 
     /// Returns how many of `rows` are multiplied with one of `matrices` at once, where several are.
     fn batch_tile(&self, rows: u32, matrices: u32) -> BatchTile {
-        // 8 weight rows by 8: 2.7 G multiply-adds a second of a core for 2.0 by 4 (lavapipe). GPUs have no registers for it.
-        if self.split == Split::Rows && rows >= self.batch_tile_8_from.saturating_mul(matrices) {
-            BatchTile::Eight
-        } else {
-            BatchTile::Four
+        match self.split {
+            Split::K => BatchTile::Eight,
+            // 8 weight rows by 8: 2.7 G multiply-adds a second of a core for 2.0 by 4 (lavapipe).
+            Split::Rows if rows >= self.batch_tile_8_from.saturating_mul(matrices) => BatchTile::Eight,
+            Split::Rows => BatchTile::Four,
         }
     }
 }
