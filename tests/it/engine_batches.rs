@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::common::engines::{
-    bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, replies_alone, sampling, tiny,
+    bits, demo, engine, gpu, greedy, options, prompt, replies, replies_alone, sampled, sampling, tiny,
 };
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, GenerateOptions, Model,
@@ -48,7 +48,7 @@ fn with_blocks(block: u32, kernels: KernelSelection) -> EngineOptions {
 }
 
 #[test]
-fn sixteen_greedy_sequences_say_what_each_says_alone() {
+fn batched_greedy_replies_equal_solo_replies() {
     pollster::block_on(async {
         let device = gpu().await;
         for (name, block, kernels) in [(MODELS[0], 7, KernelSelection::SOFTWARE), (MODELS[1], 32, KernelSelection::GPU)]
@@ -61,19 +61,19 @@ fn sixteen_greedy_sequences_say_what_each_says_alone() {
 }
 
 #[test]
-fn sixteen_drawing_sequences_say_what_each_says_alone() {
+fn batched_sampled_replies_equal_solo_replies() {
     pollster::block_on(async {
         let device = gpu().await;
         for (name, kernels) in [(MODELS[0], KernelSelection::GPU), (MODELS[2], KernelSelection::SOFTWARE)] {
             let model = tiny(&device, name).await;
-            let requests = requests(&model, |i| drawn(lengths_of_replies(i), sampling(i)));
+            let requests = requests(&model, |i| sampled(lengths_of_replies(i), sampling(i)));
             compare(&model, &with_blocks(32, kernels), &requests, name).await;
         }
     });
 }
 
 #[test]
-fn the_demo_model_says_together_what_it_says_alone() {
+fn demo_model_batched_replies_equal_solo_replies() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = demo(&device).await;
@@ -81,7 +81,7 @@ fn the_demo_model_says_together_what_it_says_alone() {
             .map(|i| {
                 (
                     prompt(&model, 1 + 3 * i, i.into()),
-                    if i % 2 == 0 { greedy(4) } else { drawn(5, sampling(i as usize)) },
+                    if i % 2 == 0 { greedy(4) } else { sampled(5, sampling(i as usize)) },
                 )
             })
             .collect();
@@ -97,14 +97,14 @@ struct Probe {
     token: u32,
 }
 
-/// Checks logits of drawn tokens and of prompts, computed with up to 16 other sequences.
-async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most: u32) {
+/// Checks logits of decode steps and of prompts, computed with up to 16 other sequences.
+async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, limit: u32) {
     let model = tiny(device, name).await;
     let probes = [5, 64, 256].map(|len| Probe { sequence: prompt(&model, len, len.into()), token: 3 });
     // A longer one comes to those that are short, and they to it.
     let lengths = [3u32, 40, 270, 32, 9, 63, 255];
     let context = 900;
-    let options = options(most + probes.len() as u32, context, kernels)
+    let options = options(limit + probes.len() as u32, context, kernels)
         .prefix_sharing(false)
         .kv_layout(KvLayout::Paged { block: 7 });
     let engine = engine(&model, &options).await;
@@ -120,7 +120,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
         expected.push([bits(&prompt), bits(&next)]);
         probing.push(session);
     }
-    let mut others: Vec<_> = (1..most).map(|_| engine.session()).collect();
+    let mut others: Vec<_> = (1..limit).map(|_| engine.session()).collect();
     let mut running = Vec::new();
     for (i, session) in others.iter_mut().enumerate() {
         let prompt = prompt(&model, lengths[i % lengths.len()], 100 + i as u64);
@@ -145,30 +145,30 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, most:
     }
     drop(running);
     for (i, (session, len)) in others.iter().zip(lengths.iter().cycle()).enumerate() {
-        let (drew, rounds) = (session.len() - len, most - 1 - i as u32);
+        let (drew, rounds) = (session.len() - len, limit - 1 - i as u32);
         assert!(session.len() < context, "{name}: sequence {i} ended before its time");
         assert!(drew >= probes.len() as u32 * rounds, "{name}: sequence {i} drew {drew} in {rounds} rounds");
     }
 }
 
 #[test]
-fn logits_are_the_same_bits_whoever_is_computed_with_them() {
+fn logits_do_not_depend_on_the_batch() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, kernels, most) in [
+        for (name, kernels, limit) in [
             (MODELS[0], KernelSelection::SOFTWARE, 17),
             (MODELS[1], KernelSelection::GPU, 6),
             (MODELS[2], KernelSelection::GPU, 6),
         ] {
             let start = Instant::now();
-            check_bits(&device, name, kernels, most).await;
+            check_bits(&device, name, kernels, limit).await;
             println!("{name}: {:?}", start.elapsed());
         }
     });
 }
 
 #[test]
-fn cpu_kernels_give_the_same_bits_whoever_is_computed_with_them() {
+fn cpu_kernel_logits_do_not_depend_on_the_batch() {
     pollster::block_on(check_bits(&Device::cpu(), "moe-f32", KernelSelection::GPU, 5));
 }
 
@@ -202,7 +202,7 @@ async fn check_cuts(device: &Device, models: &[&str], cuts: &[(u32, &[u32])]) {
 }
 
 #[test]
-fn logits_are_the_same_bits_however_a_prompt_is_cut() {
+fn logits_do_not_depend_on_prompt_chunks() {
     pollster::block_on(async {
         let device = gpu().await;
         check_cuts(&device, &MODELS, &[(37, &[1, 5])]).await;
@@ -211,15 +211,15 @@ fn logits_are_the_same_bits_however_a_prompt_is_cut() {
     });
 }
 
-/// Dispatches of a pass of drawn tokens, by their number from 1 to `most`; the first context has `len` tokens.
-async fn dispatches(engine: &Engine, model: &Model, len: u32, most: u32) -> Vec<usize> {
+/// Counts the dispatches of a decode pass for 1 to `limit` sequences; the first context has `len` tokens.
+async fn dispatches(engine: &Engine, model: &Model, len: u32, limit: u32) -> Vec<usize> {
     let rows = async || {
         let profile = engine.profile().await;
         let phase = |phase| profile.phases.get(&phase).map_or((0, 0), |total| (total.passes, total.rows));
         let [one, more] = [PassKind::Decode, PassKind::BatchedDecode].map(phase);
         (one.0 + more.0, one.1 + more.1)
     };
-    let mut sessions: Vec<_> = (0..most).map(|_| engine.session()).collect();
+    let mut sessions: Vec<_> = (0..limit).map(|_| engine.session()).collect();
     let mut running = Vec::new();
     let mut counts = Vec::new();
     for (i, session) in (1..).zip(&mut sessions) {
@@ -238,10 +238,10 @@ async fn dispatches(engine: &Engine, model: &Model, len: u32, most: u32) -> Vec<
 }
 
 #[test]
-fn dispatches_do_not_depend_on_how_many_sequences_draw() {
+fn dispatches_do_not_depend_on_the_number_of_sampled_sequences() {
     pollster::block_on(async {
         let device = gpu().await;
-        for (name, most) in [(MODELS[0], 31), (MODELS[1], 5)] {
+        for (name, limit) in [(MODELS[0], 31), (MODELS[1], 5)] {
             let model = tiny(&device, name).await;
             let config = model.config();
             // From so many rows on, experts have buckets.
@@ -252,13 +252,13 @@ fn dispatches_do_not_depend_on_how_many_sequences_draw() {
                 FeedForward::Dense { .. } => true,
             };
             // A profile tells how many rows there were.
-            let options = options(most, 460, KernelSelection::GPU).profile(true);
+            let options = options(limit, 460, KernelSelection::GPU).profile(true);
             let engine = engine(&model, &options).await;
-            let short = dispatches(&engine, &model, 3, most).await;
-            let long = dispatches(&engine, &model, 257, most).await;
+            let short = dispatches(&engine, &model, 3, limit).await;
+            let long = dispatches(&engine, &model, 257, limit).await;
             println!("{name}: {short:?}, {long:?}");
-            for (i, rows) in (1..=most).enumerate() {
-                let first = (2..=most).find(|first| tier(*first) == tier(rows)).expect("a tier") as usize - 1;
+            for (i, rows) in (1..=limit).enumerate() {
+                let first = (2..=limit).find(|first| tier(*first) == tier(rows)).expect("a tier") as usize - 1;
                 if rows > 1 {
                     assert_eq!((short[i], long[i]), (short[first], long[first]), "{name}: {rows} rows");
                 }

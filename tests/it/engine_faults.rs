@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::common::{
-    smallest::{Alone, VOCAB, Way, all, gguf, gpu, lent, load, options, smallest},
+    micro_model::{SamplingKind, SoloReplies, VOCAB, all, borrowed_device, gguf, gpu, load, micro_model, options},
     tiny_model::{Arch, TinyModel},
     within::within,
 };
@@ -14,10 +14,10 @@ use ferrum_wgpu::{
 };
 use pollster::block_on;
 
-fn model_on(device: &Device) -> (Model, Alone) {
+fn model_on(device: &Device) -> (Model, SoloReplies) {
     block_on(async {
-        let model = load(device, &gguf(&smallest(Arch::Qwen3Moe))).await;
-        let alone = Alone::new(&model).await;
+        let model = load(device, &gguf(&micro_model(Arch::Qwen3Moe))).await;
+        let alone = SoloReplies::new(&model).await;
         (model, alone)
     })
 }
@@ -36,41 +36,41 @@ fn some(reply: &mut Reply, tokens: usize) -> Vec<u32> {
 }
 
 /// A session says what it says alone.
-fn speaks(session: &mut Session, alone: &mut Alone, first: u32) {
-    let given = prompt(first, 5);
-    let whole = [&session.tokens()[..], &given].concat();
-    let mut reply = session.generate(&given, &Way::Greedy.tokens(6)).expect("a request");
-    assert_eq!(block_on(all(&mut reply)).expect("tokens"), alone.reply(&whole, Way::Greedy, 6));
+fn speaks(session: &mut Session, alone: &mut SoloReplies, first: u32) {
+    let input = prompt(first, 5);
+    let whole = [&session.tokens()[..], &input].concat();
+    let mut reply = session.generate(&input, &SamplingKind::Greedy.tokens(6)).expect("a request");
+    assert_eq!(block_on(all(&mut reply)).expect("tokens"), alone.reply(&whole, SamplingKind::Greedy, 6));
 }
 
 #[test]
-fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
+fn a_full_pool_ends_one_request_and_released_blocks_serve_others() {
     let (model, mut alone) = model_on(&Device::cpu());
     let paged = KvLayout::Paged { block: 4 };
     let engine = engine(&model, &options(2, 32).kv_layout(paged).kv_tokens(32));
     let mut holder = engine.session();
-    let given = prompt(1, 15);
-    block_on(holder.forward(&given)).expect("logits");
+    let input = prompt(1, 15);
+    block_on(holder.forward(&input)).expect("logits");
     assert_eq!((engine.blocks().total, engine.blocks().free), (8, 4));
 
-    // Two that both need more than there is: the younger one ends, the older one goes on.
+    // Two requests need more blocks than the pool has: the younger one ends, the older one continues.
     let (mut older, mut younger) = (engine.session(), engine.session());
-    let mut old = older.generate(&prompt(2, 6), &Way::Greedy.tokens(9)).expect("a request");
+    let mut old = older.generate(&prompt(2, 6), &SamplingKind::Greedy.tokens(9)).expect("a request");
     let mut tokens = some(&mut old, 2);
-    let mut young = younger.generate(&prompt(3, 6), &Way::Greedy.tokens(9)).expect("a request");
+    let mut young = younger.generate(&prompt(3, 6), &SamplingKind::Greedy.tokens(9)).expect("a request");
     let error = block_on(all(&mut young)).expect_err("there are too few blocks");
     let EngineError::PoolFull { needed, free } = error else { panic!("{error}") };
     assert!(needed > free);
     drop(young);
     tokens.extend(block_on(all(&mut old)).expect("the older goes on"));
-    assert_eq!(tokens, alone.reply(&prompt(2, 6), Way::Greedy, 9));
+    assert_eq!(tokens, alone.reply(&prompt(2, 6), SamplingKind::Greedy, 9));
     drop(old);
     drop(older);
 
-    // It goes on from where it was.
+    // It continues where it stopped.
     let so_far = younger.tokens();
-    let drawn = so_far.len().saturating_sub(6);
-    assert_eq!(so_far.get(6..).unwrap_or_default(), alone.reply(&prompt(3, 6), Way::Greedy, drawn));
+    let sampled = so_far.len().saturating_sub(6);
+    assert_eq!(so_far.get(6..).unwrap_or_default(), alone.reply(&prompt(3, 6), SamplingKind::Greedy, sampled));
     let error = block_on(younger.forward(&prompt(50, 17))).map(drop).expect_err("the holder has too many");
     assert!(matches!(error, EngineError::PoolFull { .. }), "{error}");
     assert_eq!(younger.tokens(), so_far);
@@ -82,7 +82,7 @@ fn a_full_pool_ends_one_request_and_what_is_given_back_serves_others() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_at_once() {
+fn invalid_requests_are_refused_at_once() {
     let (model, mut alone) = model_on(&Device::cpu());
     let small = options(1, 40).kv_layout(KvLayout::Paged { block: 4 }).kv_tokens(16);
     let engine = engine(&model, &small);
@@ -93,7 +93,7 @@ fn what_cannot_be_is_refused_at_once() {
         assert_eq!(session.tokens(), before);
         error
     };
-    let greedy = || Way::Greedy.tokens(3);
+    let greedy = || SamplingKind::Greedy.tokens(3);
     let error = refused(&mut session, &[], &greedy());
     assert!(matches!(error, EngineError::NoTokens), "{error}");
     let error = refused(&mut session, &prompt(0, 17), &greedy());
@@ -136,7 +136,7 @@ fn what_cannot_be_is_refused_at_once() {
 }
 
 #[test]
-fn options_that_cannot_be_are_refused() {
+fn invalid_options_are_refused() {
     let (model, _) = model_on(&Device::cpu());
     let base = || options(2, 32);
     let paged = |block| KvLayout::Paged { block };
@@ -167,7 +167,7 @@ fn options_that_cannot_be_are_refused() {
             let free = Device::clone(&device);
             let model = {
                 free.fail_allocations_after(u64::MAX);
-                block_on(load(&free, &gguf(&smallest(Arch::Qwen3))))
+                block_on(load(&free, &gguf(&micro_model(Arch::Qwen3))))
             };
             device.fail_allocations_after(0);
             let error = block_on(Engine::new(&model, &options)).expect_err("there is no memory");
@@ -177,9 +177,9 @@ fn options_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn memory_that_runs_out_when_something_is_made_is_an_error() {
+fn out_of_memory_at_creation_is_an_error() {
     for device in [Device::cpu(), block_on(gpu())] {
-        let file = gguf(&smallest(Arch::Qwen3Moe));
+        let file = gguf(&micro_model(Arch::Qwen3Moe));
         let mut tries = 0;
         let model = loop {
             device.fail_allocations_after(tries);
@@ -208,12 +208,17 @@ fn memory_that_runs_out_when_something_is_made_is_an_error() {
         assert_eq!(error.is_some(), !device.is_cpu(), "{error:?}");
         device.fail_allocations_after(u64::MAX);
         session.truncate(0).expect("an idle session");
-        speaks(&mut session, &mut block_on(Alone::new(&model)), 4);
+        speaks(&mut session, &mut block_on(SoloReplies::new(&model)), 4);
     }
 }
 
 /// Two greedy sessions go on while a third one's request fails, as `check` likes it; it succeeds when the cause is gone.
-fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl Fn(&GpuError) -> bool) {
+fn only_one_fails(
+    device: &Device,
+    sampling_kind: SamplingKind,
+    cause: impl Fn(bool),
+    check: impl Fn(&GpuError) -> bool,
+) {
     let (model, mut alone) = model_on(device);
     let engine = engine(&model, &options(3, 64));
     let mut sessions = [engine.session(), engine.session(), engine.session()];
@@ -223,12 +228,12 @@ fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl F
         speaks(session, &mut alone, 100);
         session.truncate(0).expect("an idle session");
     }
-    let mut one = first.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
-    let mut two = second.generate(&prompt(2, 7), &Way::Greedy.tokens(20)).expect("a request");
+    let mut one = first.generate(&prompt(1, 5), &SamplingKind::Greedy.tokens(20)).expect("a request");
+    let mut two = second.generate(&prompt(2, 7), &SamplingKind::Greedy.tokens(20)).expect("a request");
     let (mut of_one, mut of_two) = (some(&mut one, 4), some(&mut two, 3));
     cause(true);
     for _ in 0..2 {
-        let mut failing = third.generate(&prompt(3, 6), &way.tokens(8)).expect("a request");
+        let mut failing = third.generate(&prompt(3, 6), &sampling_kind.tokens(8)).expect("a request");
         // It is driven by others too.
         of_one.extend(some(&mut one, 2));
         let error = block_on(all(&mut failing)).expect_err("it fails");
@@ -241,25 +246,25 @@ fn only_one_fails(device: &Device, way: Way, cause: impl Fn(bool), check: impl F
         of_two.extend(some(&mut two, 2));
     }
     cause(false);
-    let mut served = third.generate(&prompt(3, 6), &way.tokens(8)).expect("a request");
-    assert_eq!(block_on(all(&mut served)).expect("tokens"), alone.reply(&prompt(3, 6), way, 8));
+    let mut served = third.generate(&prompt(3, 6), &sampling_kind.tokens(8)).expect("a request");
+    assert_eq!(block_on(all(&mut served)).expect("tokens"), alone.reply(&prompt(3, 6), sampling_kind, 8));
     of_one.extend(block_on(all(&mut one)).expect("tokens"));
     of_two.extend(block_on(all(&mut two)).expect("tokens"));
-    assert_eq!(of_one, alone.reply(&prompt(1, 5), Way::Greedy, 20));
-    assert_eq!(of_two, alone.reply(&prompt(2, 7), Way::Greedy, 20));
+    assert_eq!(of_one, alone.reply(&prompt(1, 5), SamplingKind::Greedy, 20));
+    assert_eq!(of_two, alone.reply(&prompt(2, 7), SamplingKind::Greedy, 20));
 }
 
 #[test]
-fn memory_that_runs_out_for_penalties_ends_who_wants_them() {
+fn out_of_memory_for_penalties_ends_their_request() {
     for device in [Device::cpu(), block_on(gpu())] {
         // The first ones of an engine need some.
         let cause = |there| device.fail_allocations_after(if there { 0 } else { u64::MAX });
-        only_one_fails(&device, Way::Penalised, cause, |error| matches!(error, GpuError::OutOfMemory { .. }));
+        only_one_fails(&device, SamplingKind::Penalised, cause, |error| matches!(error, GpuError::OutOfMemory { .. }));
     }
 }
 
 #[test]
-fn a_kernel_that_does_not_compile_ends_who_needs_it() {
+fn a_kernel_that_does_not_compile_ends_requests_that_need_it() {
     let device = block_on(gpu());
     let cause = |there| {
         let (from, to) = ("fn kernel(", "fn nonsense(");
@@ -267,12 +272,12 @@ fn a_kernel_that_does_not_compile_ends_who_needs_it() {
         device.edit_shaders("sample/top_k", from, to);
     };
     let check = |error: &GpuError| matches!(error, GpuError::Shader { kernel: "sample/top_k", .. });
-    only_one_fails(&device, Way::Sampled, cause, check);
+    only_one_fails(&device, SamplingKind::Sampled, cause, check);
 }
 
 /// The model, but that the embedding of one token is not a number.
 fn with_a_bad_token(token: u32) -> Gguf {
-    let model = TinyModel { tied: false, ..smallest(Arch::Qwen3Moe) };
+    let model = TinyModel { tied: false, ..micro_model(Arch::Qwen3Moe) };
     let mut bytes = model.to_bytes().expect("a model");
     let file = gguf(&model);
     let embedding = file.tensors().iter().find(|tensor| tensor.name == "token_embd.weight").expect("an embedding");
@@ -284,40 +289,40 @@ fn with_a_bad_token(token: u32) -> Gguf {
 }
 
 #[test]
-fn what_is_not_a_number_ends_its_request_and_gets_into_no_other() {
-    let ways = [Way::Greedy, Way::Sampled, Way::Penalised];
+fn nan_logits_end_their_request_and_no_other() {
+    let sampling_kinds = [SamplingKind::Greedy, SamplingKind::Sampled, SamplingKind::Penalised];
     for device in [Device::cpu(), block_on(gpu())] {
         let (model, mut alone) = model_on(&device);
         drop(model);
         // One that nobody says.
-        let said: Vec<u32> = ways
+        let received: Vec<u32> = sampling_kinds
             .iter()
-            .flat_map(|way| [1, 2].map(|i| alone.reply(&prompt(i, 3 + 2 * i), *way, 16)))
+            .flat_map(|sampling_kind| [1, 2].map(|i| alone.reply(&prompt(i, 3 + 2 * i), *sampling_kind, 16)))
             .flatten()
             .collect();
-        let bad_token = (100..VOCAB).find(|token| !said.contains(token)).expect("they say little");
+        let bad_token = (100..VOCAB).find(|token| !received.contains(token)).expect("they say little");
         let model = block_on(load(&device, &with_a_bad_token(bad_token)));
         for host_sampling in [false, true] {
             // Few blocks, so that those with what is not a number are used again.
             let few = options(2, 32).kv_layout(KvLayout::Paged { block: 8 }).kv_tokens(48);
             let engine = engine(&model, &few.host_sampling(host_sampling));
             let (mut good, mut bad) = (engine.session(), engine.session());
-            for way in ways {
-                let mut going = good.generate(&prompt(1, 5), &way.tokens(16)).expect("a request");
+            for sampling_kind in sampling_kinds {
+                let mut going = good.generate(&prompt(1, 5), &sampling_kind.tokens(16)).expect("a request");
                 let mut tokens = some(&mut going, 3);
-                let mut failing = bad.generate(&[4, bad_token, 6], &way.tokens(5)).expect("a request");
+                let mut failing = bad.generate(&[4, bad_token, 6], &sampling_kind.tokens(5)).expect("a request");
                 let error = block_on(all(&mut failing)).expect_err("not a number");
                 assert!(matches!(error, EngineError::NotANumber), "{error}");
                 drop(failing);
                 assert!(bad.is_empty());
                 // Its blocks have what is not a number where this one has nothing yet.
-                let mut after = bad.generate(&prompt(2, 7), &way.tokens(16)).expect("a request");
-                let said = block_on(all(&mut after)).expect("tokens");
+                let mut after = bad.generate(&prompt(2, 7), &sampling_kind.tokens(16)).expect("a request");
+                let received = block_on(all(&mut after)).expect("tokens");
                 drop(after);
                 tokens.extend(block_on(all(&mut going)).expect("tokens"));
                 drop(going);
-                assert_eq!(tokens, alone.reply(&prompt(1, 5), way, 16));
-                assert_eq!(said, alone.reply(&prompt(2, 7), way, 16));
+                assert_eq!(tokens, alone.reply(&prompt(1, 5), sampling_kind, 16));
+                assert_eq!(received, alone.reply(&prompt(2, 7), sampling_kind, 16));
                 good.truncate(0).expect("an idle session");
                 bad.truncate(0).expect("an idle session");
             }
@@ -336,7 +341,7 @@ enum End {
 }
 
 impl End {
-    fn come_to(self, device: &Device) {
+    fn arrive_at(self, device: &Device) {
         device.set_deadline(Some(DEADLINE));
         match self {
             Self::Lost => device.lose(),
@@ -345,7 +350,7 @@ impl End {
     }
 
     /// Whether it is what `error` says.
-    fn is_told(self, error: &EngineError) -> bool {
+    fn is_reported(self, error: &EngineError) -> bool {
         let EngineError::Gpu(gpu) = error else { return false };
         let right = match **gpu {
             GpuError::Lost(_) => self == Self::Lost,
@@ -356,33 +361,35 @@ impl End {
     }
 }
 
-/// A device is lost while sessions are served: all are told, and go on with another device.
+/// A device is lost during requests: each gets an error, and continues on another device.
 fn lost_and_recovered(first: &Device, second: &Device, end: End) {
-    let file = gguf(&smallest(Arch::Qwen3Moe));
+    let file = gguf(&micro_model(Arch::Qwen3Moe));
     let (model, mut alone) = model_on(&Device::cpu());
     drop(model);
     let engine = engine(&block_on(load(first, &file)), &options(4, 64));
     let mut sessions: Vec<_> = (0..5).map(|_| engine.session()).collect();
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     {
         let mut replies: Vec<_> = (1..)
             .zip(&mut sessions)
-            .map(|(i, session)| session.generate(&prompt(i, 4 + i), &Way::Greedy.tokens(20)).expect("a request"))
+            .map(|(i, session)| {
+                session.generate(&prompt(i, 4 + i), &SamplingKind::Greedy.tokens(20)).expect("a request")
+            })
             .collect();
         // The fifth waits for a place.
         for (i, reply) in replies.iter_mut().take(4).enumerate() {
-            said.push(some(reply, 1 + i));
+            received.push(some(reply, 1 + i));
         }
-        end.come_to(first);
+        end.arrive_at(first);
         for (i, reply) in replies.iter_mut().enumerate() {
-            // What had been drawn before may come yet.
+            // Tokens sampled before may still arrive.
             let error = loop {
                 match block_on(reply.next()) {
-                    Ok(token) => said[i].push(token.expect("it is not at its end")),
+                    Ok(token) => received[i].push(token.expect("it is not at its end")),
                     Err(error) => break error,
                 }
             };
-            assert!(end.is_told(&error), "{error}");
+            assert!(end.is_reported(&error), "{error}");
             let error = block_on(reply.next()).expect_err("it has no more to say");
             assert!(matches!(error, EngineError::NoRequest), "{error}");
         }
@@ -391,19 +398,19 @@ fn lost_and_recovered(first: &Device, second: &Device, end: End) {
         for session in sessions {
             let before = session.tokens();
             let error = block_on(session.forward(&[7, 8])).expect_err("the device is lost");
-            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
-            let mut reply = session.generate(&[7], &Way::Greedy.tokens(2)).expect("a request");
+            assert!(end.is_reported(&error) && session.tokens() == before, "{error}");
+            let mut reply = session.generate(&[7], &SamplingKind::Greedy.tokens(2)).expect("a request");
             let error = block_on(all(&mut reply)).expect_err("the device is lost");
             drop(reply);
-            assert!(end.is_told(&error) && session.tokens() == before, "{error}");
+            assert!(end.is_reported(&error) && session.tokens() == before, "{error}");
         }
         let error = block_on(engine.warm_up()).expect_err("the device is lost");
-        assert!(end.is_told(&error), "{error}");
+        assert!(end.is_reported(&error), "{error}");
     };
     still_lost(&mut sessions);
 
     // What does not help leaves everything as it is.
-    let other = gguf(&TinyModel { layers: 2, ..smallest(Arch::Qwen3Moe) });
+    let other = gguf(&TinyModel { layers: 2, ..micro_model(Arch::Qwen3Moe) });
     let error = block_on(engine.recover(second, &other)).expect_err("another model");
     assert!(matches!(error, EngineError::OtherModel), "{error}");
     for allocations in [0, 3, 30] {
@@ -423,14 +430,14 @@ fn lost_and_recovered(first: &Device, second: &Device, end: End) {
 
     block_on(engine.recover(second, &file)).expect("another device");
     for (i, session) in (1..).zip(&mut sessions) {
-        let given = prompt(i, 4 + i);
-        let said = session.tokens().get(given.len()..).unwrap_or_default().to_vec();
-        let left = 20 - said.len() as u32;
+        let input = prompt(i, 4 + i);
+        let received = session.tokens().get(input.len()..).unwrap_or_default().to_vec();
+        let left = 20 - received.len() as u32;
         // The fifth had nothing computed, so that it is as before its request.
-        let again = if session.is_empty() { &given[..] } else { &[] };
-        let mut reply = session.generate(again, &Way::Greedy.tokens(left)).expect("a request");
+        let again = if session.is_empty() { &input[..] } else { &[] };
+        let mut reply = session.generate(again, &SamplingKind::Greedy.tokens(left)).expect("a request");
         let rest = block_on(all(&mut reply)).expect("tokens");
-        assert_eq!([said, rest].concat(), alone.reply(&given, Way::Greedy, 20));
+        assert_eq!([received, rest].concat(), alone.reply(&input, SamplingKind::Greedy, 20));
     }
     drop(sessions);
     let blocks = engine.blocks();
@@ -438,25 +445,25 @@ fn lost_and_recovered(first: &Device, second: &Device, end: End) {
 }
 
 #[test]
-fn a_lost_device_is_told_to_all_and_another_takes_over() {
+fn a_lost_device_is_reported_to_all_and_another_takes_over() {
     within(Duration::from_secs(120), || {
         lost_and_recovered(&block_on(gpu()), &block_on(gpu()), End::Lost);
-        lost_and_recovered(&block_on(lent()), &Device::cpu(), End::Lost);
+        lost_and_recovered(&block_on(borrowed_device()), &Device::cpu(), End::Lost);
     });
 }
 
 #[test]
-fn a_queue_that_hangs_is_told_to_all_and_another_device_takes_over() {
+fn a_hung_queue_is_reported_to_all_and_another_device_takes_over() {
     within(Duration::from_secs(120), || {
         lost_and_recovered(&block_on(gpu()), &Device::cpu(), End::Hangs);
-        lost_and_recovered(&block_on(lent()), &block_on(gpu()), End::Hangs);
+        lost_and_recovered(&block_on(borrowed_device()), &block_on(gpu()), End::Hangs);
     });
 }
 
 /// Sessions wait in threads for a device that is lost then.
-fn holds_nobody_up(end: End) {
-    for device in [block_on(gpu()), block_on(lent())] {
-        let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
+fn blocks_no_session(end: End) {
+    for device in [block_on(gpu()), block_on(borrowed_device())] {
+        let model = block_on(load(&device, &gguf(&micro_model(Arch::Qwen3Moe))));
         let engine = engine(&model, &options(4, 200));
         std::thread::scope(|scope| {
             for i in 0..4 {
@@ -464,65 +471,66 @@ fn holds_nobody_up(end: End) {
                 scope.spawn(move || {
                     let error = loop {
                         session.truncate(0).expect("an idle session");
-                        let mut reply = session.generate(&prompt(i, 9), &Way::Greedy.tokens(100)).expect("a request");
+                        let mut reply =
+                            session.generate(&prompt(i, 9), &SamplingKind::Greedy.tokens(100)).expect("a request");
                         if let Err(error) = block_on(all(&mut reply)) {
                             break error;
                         }
                     };
-                    assert!(end.is_told(&error), "{error}");
+                    assert!(end.is_reported(&error), "{error}");
                 });
             }
             std::thread::sleep(Duration::from_millis(300));
-            end.come_to(&device);
+            end.arrive_at(&device);
         });
     }
 }
 
 #[test]
-fn a_device_that_is_lost_while_somebody_waits_for_it_holds_nobody_up() {
-    within(Duration::from_secs(120), || holds_nobody_up(End::Lost));
+fn a_device_lost_during_a_wait_blocks_no_session() {
+    within(Duration::from_secs(120), || blocks_no_session(End::Lost));
 }
 
 #[test]
-fn a_queue_that_hangs_while_sessions_wait_holds_nobody_up() {
-    within(Duration::from_secs(120), || holds_nobody_up(End::Hangs));
+fn a_hung_queue_blocks_no_session() {
+    within(Duration::from_secs(120), || blocks_no_session(End::Hangs));
 }
 
 #[test]
-fn a_queue_that_hangs_fails_what_is_loaded_and_made() {
+fn a_hung_queue_fails_loads_and_engines() {
     within(Duration::from_secs(120), || {
-        for device in [block_on(gpu()), block_on(lent())] {
-            let file = gguf(&smallest(Arch::Qwen3Moe));
+        for device in [block_on(gpu()), block_on(borrowed_device())] {
+            let file = gguf(&micro_model(Arch::Qwen3Moe));
             let engine = engine(&block_on(load(&device, &file)), &options(2, 32));
-            End::Hangs.come_to(&device);
+            End::Hangs.arrive_at(&device);
             let mut session = engine.session();
             let error = block_on(session.forward(&prompt(1, 5))).expect_err("it hangs");
-            assert!(End::Hangs.is_told(&error) && session.is_empty(), "{error}");
+            assert!(End::Hangs.is_reported(&error) && session.is_empty(), "{error}");
             let Err(error) = block_on(Model::load(&device, &file, |_, _| ())) else { panic!("it hangs") };
-            assert!(End::Hangs.is_told(&error.into()));
+            assert!(End::Hangs.is_reported(&error.into()));
         }
     });
 }
 
 #[test]
-fn who_is_served_when_another_device_takes_over_is_told() {
+fn sessions_learn_that_another_device_took_over() {
     let device = Device::cpu();
     let (model, mut alone) = model_on(&device);
     let engine = engine(&model, &options(2, 64));
     let mut session = engine.session();
-    let mut reply = session.generate(&prompt(1, 5), &Way::Greedy.tokens(20)).expect("a request");
-    let mut said = some(&mut reply, 2);
-    block_on(engine.recover(&device, &gguf(&smallest(Arch::Qwen3Moe)))).expect("it is as good as another");
+    let mut reply = session.generate(&prompt(1, 5), &SamplingKind::Greedy.tokens(20)).expect("a request");
+    let mut received = some(&mut reply, 2);
+    block_on(engine.recover(&device, &gguf(&micro_model(Arch::Qwen3Moe)))).expect("it is as good as another");
     let error = loop {
         match block_on(reply.next()) {
-            Ok(token) => said.push(token.expect("it is not at its end")),
+            Ok(token) => received.push(token.expect("it is not at its end")),
             Err(error) => break error,
         }
     };
     assert!(matches!(error, EngineError::DeviceLost) && !error.needs_recovery(), "{error}");
     drop(reply);
-    assert_eq!(session.tokens()[5..], said);
-    let mut reply = session.generate(&[], &Way::Greedy.tokens(20 - said.len() as u32)).expect("a request");
-    said.extend(block_on(all(&mut reply)).expect("tokens"));
-    assert_eq!(said, alone.reply(&prompt(1, 5), Way::Greedy, 20));
+    assert_eq!(session.tokens()[5..], received);
+    let mut reply = session.generate(&[], &SamplingKind::Greedy.tokens(20 - received.len() as u32)).expect("a request");
+    received.extend(block_on(all(&mut reply)).expect("tokens"));
+    assert_eq!(received, alone.reply(&prompt(1, 5), SamplingKind::Greedy, 20));
 }

@@ -14,8 +14,8 @@ const BLOCK: u32 = 32;
 const CONTEXT: u32 = 320;
 
 /// A reply of the likeliest tokens, and how many of the prompt's were found in the cache.
-async fn reply(session: &mut Session, prompt: &[u32], most: u32) -> (Vec<u32>, u32) {
-    let mut reply = session.generate(prompt, &greedy(most)).expect("a request");
+async fn reply(session: &mut Session, prompt: &[u32], limit: u32) -> (Vec<u32>, u32) {
+    let mut reply = session.generate(prompt, &greedy(limit)).expect("a request");
     let mut tokens = Vec::new();
     while let Some(token) = reply.next().await.expect("a step") {
         tokens.push(token);
@@ -33,9 +33,9 @@ fn sharing(kernels: KernelSelection) -> EngineOptions {
 }
 
 /// The same without prefixes.
-async fn alone(model: &Model, kernels: KernelSelection, prompt: &[u32], most: u32) -> Vec<u32> {
+async fn alone(model: &Model, kernels: KernelSelection, prompt: &[u32], limit: u32) -> Vec<u32> {
     let options = options(1, CONTEXT, kernels).prefix_sharing(false);
-    reply(&mut engine(model, &options).await.session(), prompt, most).await.0
+    reply(&mut engine(model, &options).await.session(), prompt, limit).await.0
 }
 
 async fn check_requests(device: &Device, kernels: KernelSelection) {
@@ -95,7 +95,7 @@ fn a_second_request_computes_only_what_is_not_shared() {
 }
 
 #[test]
-fn requests_that_share_run_together() {
+fn requests_with_a_shared_prefix_run_together() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, MODEL).await;
@@ -128,7 +128,7 @@ fn requests_that_share_run_together() {
 }
 
 /// Whether a conversation finds the blocks of the reply before.
-async fn drawn_blocks_shared(model: &Model, options: &EngineOptions) -> u32 {
+async fn sampled_blocks_shared(model: &Model, options: &EngineOptions) -> u32 {
     let engine = engine(model, options).await;
     let question = prompt(model, 40, 0);
     let (answer, _) = reply(&mut engine.session(), &question, 60).await;
@@ -141,22 +141,22 @@ async fn drawn_blocks_shared(model: &Model, options: &EngineOptions) -> u32 {
 }
 
 #[test]
-fn drawn_blocks_are_shared_where_prompts_have_their_order() {
+fn sampled_blocks_are_shared_if_prompts_keep_their_order() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, MODEL).await;
-        // 40 tokens of a prompt fill one block; with 60 that were drawn, of which the last is not computed, three.
-        assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
-        assert_eq!(drawn_blocks_shared(&model, &sharing(KernelSelection::GPU)).await, BLOCK);
+        // 40 tokens of a prompt fill one block; with 60 sampled ones, the last of which is not computed, three.
+        assert_eq!(sampled_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
+        assert_eq!(sampled_blocks_shared(&model, &sharing(KernelSelection::GPU)).await, BLOCK);
         let crossing = sharing(KernelSelection::GPU).share_decode_blocks(true);
-        assert_eq!(drawn_blocks_shared(&model, &crossing).await, 96);
+        assert_eq!(sampled_blocks_shared(&model, &crossing).await, 96);
         let off = sharing(KernelSelection::SOFTWARE).prefix_sharing(false);
-        assert_eq!(drawn_blocks_shared(&model, &off).await, 0);
+        assert_eq!(sampled_blocks_shared(&model, &off).await, 0);
     });
 }
 
 #[test]
-fn both_halves_of_a_fork_go_on_rightly() {
+fn both_sessions_of_a_fork_continue() {
     pollster::block_on(async {
         let devices = [(gpu().await, MODEL), (Device::cpu(), "moe-f32")];
         for (device, name) in &devices {

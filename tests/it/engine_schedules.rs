@@ -1,5 +1,5 @@
-//! Random schedules: whatever is started, forked, given up, cut and released in whatever order, each session gets the tokens
-//! that it gets alone, and all blocks come back.
+//! Random schedules: requests start, fork, are dropped, truncated and released in any order. Each session gets the tokens
+//! of a solo reply, and all KV blocks return to the pool.
 
 use std::{
     cell::RefCell,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{
-    smallest::{Alone, VOCAB, Way, gguf, gpu, lent, load, options, smallest},
+    micro_model::{SamplingKind, SoloReplies, VOCAB, borrowed_device, gguf, gpu, load, micro_model, options},
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
@@ -23,46 +23,46 @@ use ferrum_wgpu::{
 
 const CONTEXT: u32 = 40;
 
-/// What was asked of a session, and what its future has seen of the answer.
+/// A request to a session, and the part of its answer that the future has received.
 #[derive(Clone, Debug)]
-struct Asked {
-    want: Want,
+struct Request {
+    request_kind: RequestKind,
     before: Vec<u32>,
-    given: Vec<u32>,
-    drawn: Vec<u32>,
+    input: Vec<u32>,
+    sampled: Vec<u32>,
     logits: Vec<Vec<f32>>,
     end: Option<Result<Option<FinishReason>, EngineError>>,
 }
 
 #[derive(Clone, Debug)]
-enum Want {
+enum RequestKind {
     Tokens {
-        way: Way,
-        most: u32,
+        sampling_kind: SamplingKind,
+        limit: u32,
         stops: Vec<u32>,
     },
     Last,
     Each,
-    /// Of a token as if it had been drawn.
+    /// Logits after one token, by a decode step.
     Next,
 }
 
-/// A session, which is at home unless a future has it.
-struct Place {
-    home: Rc<RefCell<Option<Session>>>,
-    asked: Rc<RefCell<Option<Asked>>>,
+/// A session, which a future may have checked out.
+struct SessionCell {
+    owner: Rc<RefCell<Option<Session>>>,
+    request: Rc<RefCell<Option<Request>>>,
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
-/// Brings a session home, whatever becomes of the future that has it.
-struct Away {
+/// A session that returns to its cell when its future is dropped.
+struct CheckedOut {
     session: Option<Session>,
-    home: Rc<RefCell<Option<Session>>>,
+    owner: Rc<RefCell<Option<Session>>>,
 }
 
-impl Drop for Away {
+impl Drop for CheckedOut {
     fn drop(&mut self) {
-        *self.home.borrow_mut() = self.session.take();
+        *self.owner.borrow_mut() = self.session.take();
     }
 }
 
@@ -71,24 +71,24 @@ async fn pause() {
     poll_fn(|_| if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// Does what was asked. Of a pending future only that polls it again drives anything, and it may be dropped.
-async fn answer(mut away: Away, asked: Rc<RefCell<Option<Asked>>>, pauses: bool) {
-    let session = away.session.as_mut().expect("a session");
-    let (want, given) = {
-        let asked = asked.borrow();
-        let asked = asked.as_ref().expect("something is asked");
-        (asked.want.clone(), asked.given.clone())
+/// Runs a request. With `pauses` it yields between steps, and may be dropped there.
+async fn answer(mut checked_out: CheckedOut, request: Rc<RefCell<Option<Request>>>, pauses: bool) {
+    let session = checked_out.session.as_mut().expect("a session");
+    let (request_kind, input) = {
+        let request = request.borrow();
+        let request = request.as_ref().expect("something is asked");
+        (request.request_kind.clone(), request.input.clone())
     };
-    let saw = |what: &dyn Fn(&mut Asked)| what(asked.borrow_mut().as_mut().expect("something is asked"));
-    let end = match want {
-        Want::Tokens { way, most, stops } => {
-            let request = way.tokens(most).stop(stops);
-            match session.generate(&given, &request) {
+    let record = |what: &dyn Fn(&mut Request)| what(request.borrow_mut().as_mut().expect("something is asked"));
+    let end = match request_kind {
+        RequestKind::Tokens { sampling_kind, limit, stops } => {
+            let request = sampling_kind.tokens(limit).stop(stops);
+            match session.generate(&input, &request) {
                 Err(refused) => Err(refused),
                 Ok(mut reply) => loop {
                     match reply.step().await {
                         Ok(Progress::Computed) => {}
-                        Ok(Progress::Token(token)) => saw(&|asked| asked.drawn.push(token)),
+                        Ok(Progress::Token(token)) => record(&|request| request.sampled.push(token)),
                         Ok(Progress::Finished(stop)) => break Ok(Some(stop)),
                         Err(error) => break Err(error),
                     }
@@ -98,18 +98,18 @@ async fn answer(mut away: Away, asked: Rc<RefCell<Option<Asked>>>, pauses: bool)
                 },
             }
         }
-        Want::Last => {
-            session.forward(&given).await.map(|row| saw(&|asked| asked.logits.push(row.clone()))).map(|()| None)
+        RequestKind::Last => {
+            session.forward(&input).await.map(|row| record(&|request| request.logits.push(row.clone()))).map(|()| None)
         }
-        Want::Next => {
-            session.decode(given[0]).await.map(|row| saw(&|asked| asked.logits.push(row.clone()))).map(|()| None)
+        RequestKind::Next => {
+            session.decode(input[0]).await.map(|row| record(&|request| request.logits.push(row.clone()))).map(|()| None)
         }
-        Want::Each => {
-            let sink = |row: &[f32]| saw(&|asked| asked.logits.push(row.to_vec()));
-            session.forward_each(&given, sink).await.map(|()| None)
+        RequestKind::Each => {
+            let sink = |row: &[f32]| record(&|request| request.logits.push(row.to_vec()));
+            session.forward_each(&input, sink).await.map(|()| None)
         }
     };
-    saw(&|asked| asked.end = Some(end.clone()));
+    record(&|request| request.end = Some(end.clone()));
 }
 
 /// How often something happened.
@@ -131,51 +131,53 @@ struct Counts {
 
 struct World {
     engine: Engine,
-    alone: Alone,
-    places: Vec<Place>,
+    alone: SoloReplies,
+    cells: Vec<SessionCell>,
     /// Whether answers pause between steps.
     pauses: bool,
 }
 
 impl World {
     fn open(&mut self, session: Session) {
-        let home = Rc::new(RefCell::new(Some(session)));
-        self.places.push(Place { home, asked: Rc::default(), future: None });
+        let owner = Rc::new(RefCell::new(Some(session)));
+        self.cells.push(SessionCell { owner, request: Rc::default(), future: None });
     }
 
     fn ask(&mut self, at: usize, rng: &mut Rng) {
-        let place = &mut self.places[at];
-        let session = place.home.borrow_mut().take().expect("it is at home");
+        let cell = &mut self.cells[at];
+        let session = cell.owner.borrow_mut().take().expect("it is at home");
         // Few beginnings, so that some are shared.
         let kind = rng.below(3);
         let len = [rng.below(4), 1 + rng.below(12), rng.below(CONTEXT + 4)][rng.below(3) as usize];
-        let mut given: Vec<u32> = (0..len).map(|i| (kind * 7 + i * 5) % VOCAB).collect();
-        given.iter_mut().skip(9).for_each(|token| *token = rng.below(VOCAB));
-        let want = match rng.below(8) {
-            0 => Want::Last,
-            1 => Want::Each,
-            2 if !given.is_empty() => {
-                given.truncate(1);
-                Want::Next
+        let mut input: Vec<u32> = (0..len).map(|i| (kind * 7 + i * 5) % VOCAB).collect();
+        input.iter_mut().skip(9).for_each(|token| *token = rng.below(VOCAB));
+        let request_kind = match rng.below(8) {
+            0 => RequestKind::Last,
+            1 => RequestKind::Each,
+            2 if !input.is_empty() => {
+                input.truncate(1);
+                RequestKind::Next
             }
             _ => {
-                let way = [Way::Greedy, Way::Greedy, Way::Sampled, Way::Penalised][rng.below(4) as usize];
+                let sampling_kind =
+                    [SamplingKind::Greedy, SamplingKind::Greedy, SamplingKind::Sampled, SamplingKind::Penalised]
+                        [rng.below(4) as usize];
                 let stops = if rng.below(3) == 0 { (0..VOCAB / 8).map(|i| i * 8).collect() } else { Vec::new() };
-                Want::Tokens { way, most: rng.below(14), stops }
+                RequestKind::Tokens { sampling_kind, limit: rng.below(14), stops }
             }
         };
         let before = session.tokens();
-        let (drawn, logits) = (Vec::new(), Vec::new());
-        *place.asked.borrow_mut() = Some(Asked { want, before, given, drawn, logits, end: None });
-        let away = Away { session: Some(session), home: Rc::clone(&place.home) };
-        place.future = Some(Box::pin(answer(away, Rc::clone(&place.asked), self.pauses)));
+        let (sampled, logits) = (Vec::new(), Vec::new());
+        *cell.request.borrow_mut() = Some(Request { request_kind, before, input, sampled, logits, end: None });
+        let checked_out = CheckedOut { session: Some(session), owner: Rc::clone(&cell.owner) };
+        cell.future = Some(Box::pin(answer(checked_out, Rc::clone(&cell.request), self.pauses)));
     }
 
     /// Polls a future once; when it is done its answer is checked.
     fn poll(&mut self, at: usize, counts: &mut Counts) {
-        let Some(future) = &mut self.places[at].future else { return };
+        let Some(future) = &mut self.cells[at].future else { return };
         if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-            self.places[at].future = None;
+            self.cells[at].future = None;
             self.check(at, counts);
         } else {
             counts.pending += 1;
@@ -183,21 +185,21 @@ impl World {
     }
 
     fn give_up(&mut self, at: usize, counts: &mut Counts) {
-        if self.places[at].future.take().is_some() {
+        if self.cells[at].future.take().is_some() {
             self.check(at, counts);
         }
     }
 
     /// What an answer must be, complete or not.
     fn check(&mut self, at: usize, counts: &mut Counts) {
-        let place = &self.places[at];
-        let asked = place.asked.borrow_mut().take().expect("something was asked");
-        let tokens = place.home.borrow().as_ref().expect("it came home").tokens();
-        let Asked { want, before, given, drawn, logits, end } = &asked;
-        let all = [&before[..], &given[..]].concat();
-        match (want, end) {
-            (_, Some(Err(EngineError::NoTokens))) => assert!(given.is_empty(), "{asked:?}"),
-            (_, Some(Err(EngineError::ContextFull { .. }))) => assert!(all.len() > CONTEXT as usize, "{asked:?}"),
+        let cell = &self.cells[at];
+        let request = cell.request.borrow_mut().take().expect("something was asked");
+        let tokens = cell.owner.borrow().as_ref().expect("it came home").tokens();
+        let Request { request_kind, before, input, sampled, logits, end } = &request;
+        let all = [&before[..], &input[..]].concat();
+        match (request_kind, end) {
+            (_, Some(Err(EngineError::NoTokens))) => assert!(input.is_empty(), "{request:?}"),
+            (_, Some(Err(EngineError::ContextFull { .. }))) => assert!(all.len() > CONTEXT as usize, "{request:?}"),
             (_, Some(Err(EngineError::NeverFits { needed, blocks }))) => {
                 assert!(*needed > u64::from(*blocks));
                 counts.never_fits += 1;
@@ -206,25 +208,25 @@ impl World {
                 assert!(needed > free);
                 counts.pool_full += 1;
             }
-            (_, Some(Err(error))) => panic!("{error}: {asked:?}"),
+            (_, Some(Err(error))) => panic!("{error}: {request:?}"),
             (_, Some(Ok(_))) => {}
             (_, None) => {
                 counts.given_up += 1;
-                counts.given_up_late += u32::from(!drawn.is_empty());
+                counts.given_up_late += u32::from(!sampled.is_empty());
             }
         }
-        if let Want::Tokens { way, most, stops } = want {
-            // Those that the session keeps; the future may not have been told of the last ones.
+        if let RequestKind::Tokens { sampling_kind, limit, stops } = request_kind {
+            // The tokens of the session. The future may not have received the last ones.
             let kept = tokens.get(all.len()..).unwrap_or_default();
             let ended = matches!(end, Some(Ok(_)));
-            assert!(tokens == *before || tokens.starts_with(&all), "{tokens:?} {asked:?}");
+            assert!(tokens == *before || tokens.starts_with(&all), "{tokens:?} {request:?}");
             // Without a token a prompt is taken back, unless the reply had come to its end.
-            let mut over = || *most == 0 || stops.contains(&self.alone.reply(&all, *way, 1)[0]);
-            assert!(ended || !kept.is_empty() || tokens == *before || over(), "{tokens:?} {asked:?}");
-            assert!(kept.starts_with(drawn) && kept.len() <= *most as usize, "{tokens:?} {asked:?}");
+            let mut over = || *limit == 0 || stops.contains(&self.alone.reply(&all, *sampling_kind, 1)[0]);
+            assert!(ended || !kept.is_empty() || tokens == *before || over(), "{tokens:?} {request:?}");
+            assert!(kept.starts_with(sampled) && kept.len() <= *limit as usize, "{tokens:?} {request:?}");
             let stopped = usize::from(matches!(end, Some(Ok(Some(FinishReason::StopToken(_))))));
-            let alone = self.alone.reply(&all, *way, kept.len() + stopped);
-            assert_eq!(kept, &alone[..kept.len()], "{asked:?}");
+            let alone = self.alone.reply(&all, *sampling_kind, kept.len() + stopped);
+            assert_eq!(kept, &alone[..kept.len()], "{request:?}");
             assert!(kept.iter().all(|token| !stops.contains(token)));
             counts.tokens += kept.len() as u32;
             match end {
@@ -233,7 +235,7 @@ impl World {
                     counts.stopped += 1;
                 }
                 Some(Ok(Some(FinishReason::MaxTokens))) => {
-                    assert_eq!(kept.len(), *most as usize);
+                    assert_eq!(kept.len(), *limit as usize);
                     counts.limit += 1;
                 }
                 Some(Ok(Some(FinishReason::ContextFull))) => {
@@ -244,17 +246,17 @@ impl World {
                 _ => {}
             }
             if ended {
-                assert_eq!(kept, drawn);
+                assert_eq!(kept, sampled);
             }
         } else {
             let answered = matches!(end, Some(Ok(_)));
-            assert_eq!(&tokens, if answered { &all } else { before }, "{asked:?}");
-            let rows = if matches!(want, Want::Each) { given.len() } else { 1 };
-            assert!(logits.len() == rows || (!answered && logits.len() < rows), "{asked:?}");
+            assert_eq!(&tokens, if answered { &all } else { before }, "{request:?}");
+            let rows = if matches!(request_kind, RequestKind::Each) { input.len() } else { 1 };
+            assert!(logits.len() == rows || (!answered && logits.len() < rows), "{request:?}");
             let first = all.len() + 1 - rows;
             for (row, len) in logits.iter().zip(first..) {
-                let alone = self.alone.reply(&all[..len], Way::Greedy, 1);
-                assert_eq!(argmax(row).as_slice(), alone, "{asked:?}");
+                let alone = self.alone.reply(&all[..len], SamplingKind::Greedy, 1);
+                assert_eq!(argmax(row).as_slice(), alone, "{request:?}");
                 counts.logits += 1;
             }
         }
@@ -262,32 +264,32 @@ impl World {
     }
 
     fn any(&self, rng: &mut Rng, busy: bool) -> Option<usize> {
-        let of_kind: Vec<_> = (0..self.places.len()).filter(|at| self.places[*at].future.is_some() == busy).collect();
+        let of_kind: Vec<_> = (0..self.cells.len()).filter(|at| self.cells[*at].future.is_some() == busy).collect();
         of_kind.get(rng.below(of_kind.len() as u32) as usize).copied()
     }
 
     fn act(&mut self, rng: &mut Rng, counts: &mut Counts) {
         match rng.below(20) {
-            0 if self.places.len() < 7 => self.open(self.engine.session()),
-            1 if self.places.len() < 7 => {
+            0 if self.cells.len() < 7 => self.open(self.engine.session()),
+            1 if self.cells.len() < 7 => {
                 let Some(at) = self.any(rng, false) else { return };
-                let fork = self.places[at].home.borrow().as_ref().expect("at home").fork().expect("it is idle");
+                let fork = self.cells[at].owner.borrow().as_ref().expect("at home").fork().expect("it is idle");
                 self.open(fork);
                 counts.forks += 1;
             }
             2 => {
                 let Some(at) = self.any(rng, false) else { return };
-                let mut home = self.places[at].home.borrow_mut();
-                let session = home.as_mut().expect("at home");
+                let mut owner = self.cells[at].owner.borrow_mut();
+                let session = owner.as_mut().expect("at home");
                 let (mut tokens, len) = (session.tokens(), rng.below(CONTEXT));
                 session.truncate(len).expect("an idle session");
                 tokens.truncate(len as usize);
                 assert_eq!(session.tokens(), tokens);
             }
             // A session that is released with its request, or without one.
-            3 if rng.below(2) == 0 && !self.places.is_empty() => {
-                let mut place = self.places.swap_remove(rng.below(self.places.len() as u32) as usize);
-                drop(place.future.take());
+            3 if rng.below(2) == 0 && !self.cells.is_empty() => {
+                let mut cell = self.cells.swap_remove(rng.below(self.cells.len() as u32) as usize);
+                drop(cell.future.take());
             }
             4 => {
                 if let Some(at) = self.any(rng, true) {
@@ -315,16 +317,16 @@ impl World {
         for _ in 0..10 + rng.below(60) {
             self.act(&mut rng, counts);
         }
-        // Whatever was asked for ends.
+        // Every request ends.
         for turn in 0.. {
             assert!(turn < polls, "no end in sight");
-            let busy: Vec<_> = (0..self.places.len()).filter(|at| self.places[*at].future.is_some()).collect();
+            let busy: Vec<_> = (0..self.cells.len()).filter(|at| self.cells[*at].future.is_some()).collect();
             if busy.is_empty() {
                 break;
             }
             busy.into_iter().for_each(|at| self.poll(at, counts));
         }
-        self.places.clear();
+        self.cells.clear();
         let blocks = self.engine.blocks();
         assert_eq!(blocks.free, blocks.total, "blocks are lost");
     }
@@ -352,10 +354,10 @@ fn all_options() -> Vec<EngineOptions> {
 
 fn run(device: &Device, arch: Arch, options: &EngineOptions, schedules: std::ops::Range<u64>, counts: &mut Counts) {
     let (engine, alone) = pollster::block_on(async {
-        let model = load(device, &gguf(&smallest(arch))).await;
-        (Engine::new(&model, options).await.expect("an engine"), Alone::new(&model).await)
+        let model = load(device, &gguf(&micro_model(arch))).await;
+        (Engine::new(&model, options).await.expect("an engine"), SoloReplies::new(&model).await)
     });
-    let mut world = World { engine, alone, places: Vec::new(), pauses: device.is_cpu() };
+    let mut world = World { engine, alone, cells: Vec::new(), pauses: device.is_cpu() };
     // Where futures wait they are polled until the device is ready.
     let polls = if device.is_cpu() { 2_000 } else { 1_000_000 };
     for seed in schedules {
@@ -372,7 +374,7 @@ fn happened(counts: &Counts, at_least: u32) {
 }
 
 #[test]
-fn schedules_on_the_cpu_kernels() {
+fn random_schedules_on_cpu_kernels() {
     let mut counts = Counts::default();
     for (i, options) in (0..).zip(all_options()) {
         let device = Device::cpu();
@@ -383,9 +385,9 @@ fn schedules_on_the_cpu_kernels() {
 }
 
 #[test]
-fn schedules_on_a_device_that_is_waited_for() {
+fn random_schedules_on_a_blocking_device() {
     let mut counts = Counts::default();
-    let devices = pollster::block_on(async { [lent().await, gpu().await] });
+    let devices = pollster::block_on(async { [borrowed_device().await, gpu().await] });
     for (i, options) in (0..).zip(all_options()) {
         let device = &devices[i as usize % 2];
         device.pend(1 + i as u32 % 2);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::common::{
     alone::alone,
-    smallest::{VOCAB, Way, gguf, gpu, load, options, smallest},
+    micro_model::{SamplingKind, VOCAB, gguf, gpu, load, micro_model, options},
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
@@ -27,10 +27,11 @@ fn requests(engine: &Engine, seed: u64) -> u32 {
     let mut sessions: Vec<_> = (0..8).map(|_| engine.session()).collect();
     let mut replies: Vec<Option<Reply>> = Vec::new();
     for (i, session) in sessions.iter_mut().enumerate() {
-        let way = [Way::Greedy, Way::Sampled, Way::Penalised, Way::Greedy][i % 4];
+        let sampling_kind =
+            [SamplingKind::Greedy, SamplingKind::Sampled, SamplingKind::Penalised, SamplingKind::Greedy][i % 4];
         let prompt: Vec<_> = (0..2 + rng.below(20)).map(|_| rng.below(VOCAB)).collect();
-        replies.push(Some(session.generate(&prompt, &way.tokens(4 + rng.below(50))).expect("a request")));
-        // Some are served alone for a while.
+        replies.push(Some(session.generate(&prompt, &sampling_kind.tokens(4 + rng.below(50))).expect("a request")));
+        // Some run alone for a while.
         for _ in 0..rng.below(5) {
             block_on(replies[i].as_mut().expect("a reply").next()).expect("a step");
         }
@@ -40,7 +41,7 @@ fn requests(engine: &Engine, seed: u64) -> u32 {
         for reply in &mut replies {
             let Some(going) = reply else { continue };
             match block_on(going.next()).expect("a step") {
-                // Some are given up.
+                // Some are dropped.
                 Some(_) if rng.below(60) > 0 => tokens += 1,
                 _ => *reply = None,
             }
@@ -63,12 +64,12 @@ fn twelve_thousand_tokens_create_nothing() {
 /// Serves `total` tokens. Checks that none after the first `warm_up` creates an object of the device.
 fn serve(warm_up: u32, total: u32) {
     let device: Device = block_on(gpu());
-    let model = block_on(load(&device, &gguf(&smallest(Arch::Qwen3Moe))));
+    let model = block_on(load(&device, &gguf(&micro_model(Arch::Qwen3Moe))));
     let options = options(8, 80).kv_layout(KvLayout::Paged { block: 8 }).kv_tokens(8 * 80).prefill_rows(24);
     let engine = block_on(Engine::new(&model, &options)).expect("an engine");
     let (mut tokens, mut seed) = (0, 0);
-    let mut until = |most: u32| {
-        while tokens < most {
+    let mut until = |limit: u32| {
+        while tokens < limit {
             seed += 1;
             tokens += requests(&engine, seed);
         }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny};
+use crate::common::engines::{bits, demo, engine, gpu, greedy, options, prompt, replies, sampled, sampling, tiny};
 use ferrum_wgpu::{
     Device, EngineError, Requirements,
     low_level::{
@@ -38,7 +38,7 @@ fn a_profile_has_all_stages_with_times() {
                     let mut stages = vec![Stage::Embed, Stage::Attention];
                     stages.extend(experts.then_some(Stage::Router));
                     stages.extend([Stage::GateUp, Stage::DownProj]);
-                    // Drawn rows that are multiplied one by one have it in their way down.
+                    // A row-by-row decode has it in its down projection.
                     stages.extend((experts && phase == PassKind::Prefill).then_some(Stage::MoeCombine));
                     stages.extend([Stage::Head, Stage::Sampling]);
                     assert!(total.stages.keys().eq(&stages), "{phase:?}: {:?}", total.stages);
@@ -51,18 +51,21 @@ fn a_profile_has_all_stages_with_times() {
                 assert!(sum <= wall, "{sum:?} of {wall:?}");
                 println!("{sum:?} of {wall:?}");
                 assert_eq!(profile.phases[&PassKind::Prefill].rows, 36);
-                let drawn: u64 =
+                let sampled: u64 =
                     [PassKind::Decode, PassKind::BatchedDecode].iter().map(|phase| profile.phases[phase].rows).sum();
                 let tokens: usize = said.iter().map(Vec::len).sum();
                 // The first token of a reply comes from its prompt; two steps more may be under way at its end.
-                assert!((tokens as u64 - 3..=tokens as u64 + 3).contains(&drawn), "{drawn} rows for {tokens} tokens");
+                assert!(
+                    (tokens as u64 - 3..=tokens as u64 + 3).contains(&sampled),
+                    "{sampled} rows for {tokens} tokens"
+                );
             }
         }
     });
 }
 
 #[test]
-fn nothing_is_profiled_unasked() {
+fn nothing_is_profiled_by_default() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
@@ -106,7 +109,7 @@ fn nothing_is_compiled_after_preparing() {
             assert_eq!(blocks.free, blocks.total);
 
             let requests: Vec<_> = (0..9)
-                .map(|i| (prompt(&model, 1 + 30 * i as u32, i as u64), drawn(2 + i as u32, sampling(i))))
+                .map(|i| (prompt(&model, 1 + 30 * i as u32, i as u64), sampled(2 + i as u32, sampling(i))))
                 .collect();
             replies(&engine, &requests).await;
             let mut session = engine.session();
@@ -124,7 +127,7 @@ fn nothing_is_compiled_after_preparing() {
 }
 
 #[test]
-fn preparing_tells_of_a_kernel_that_does_not_compile() {
+fn preparing_reports_a_kernel_that_does_not_compile() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = tiny(&device, "moe-f32").await;
@@ -176,7 +179,7 @@ fn a_caller_runs_the_steps_of_a_long_prompt() {
     });
 }
 
-/// A device of an application: what waits for it is told to come again, and never blocks.
+/// On an application's device, futures return pending and never block.
 async fn borrowed() -> Device {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.expect("an adapter");
@@ -187,7 +190,7 @@ async fn borrowed() -> Device {
 }
 
 #[test]
-fn what_a_dropped_future_has_sent_is_not_taken_for_what_is_asked_next() {
+fn results_of_a_dropped_future_do_not_reach_the_next_request() {
     pollster::block_on(async {
         let device = borrowed().await;
         let model = tiny(&device, "moe-f32").await;

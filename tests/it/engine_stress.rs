@@ -1,5 +1,5 @@
-//! Sessions in eight threads, whose futures, replies and selves are dropped anywhere, which fork and are cut:
-//! what comes is what each would get alone, and nothing is left behind.
+//! Eight threads drop futures, replies and sessions at random points, fork sessions and truncate them. Each reply is the
+//! solo reply, and nothing leaks.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use std::{
 
 use crate::common::{
     alone::alone,
-    smallest::{Alone, VOCAB, Way, gguf, gpu, lent, load, options, smallest},
+    micro_model::{SamplingKind, SoloReplies, VOCAB, borrowed_device, gguf, gpu, load, micro_model, options},
     tiny_model::Arch,
     within::within,
 };
@@ -34,7 +34,7 @@ const LEN: usize = 14;
 /// Tokens of a reply that a second prompt follows.
 const KEPT: usize = 3;
 
-const WAYS: [Way; 3] = [Way::Greedy, Way::Sampled, Way::Penalised];
+const SAMPLING_KINDS: [SamplingKind; 3] = [SamplingKind::Greedy, SamplingKind::Sampled, SamplingKind::Penalised];
 
 /// Resident memory of this process in KiB; only Linux tells.
 fn resident() -> Option<u64> {
@@ -43,7 +43,7 @@ fn resident() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// First prompts; most begin like another.
+/// Returns first prompts. Some share a prefix.
 fn first_prompts() -> Vec<Vec<u32>> {
     let common = |first: u32| (0..20).map(move |i| (first + 7 * i) % VOCAB);
     let ending = |i: u32| (0..=i).map(move |j| (50 * i + j) % VOCAB);
@@ -60,29 +60,30 @@ fn second_prompts() -> [Vec<u32>; 2] {
     [vec![200, 3], vec![17, 18, 19, 20, 21, 22, 23]]
 }
 
-/// What each request gives to a session alone.
+/// The solo results of each request.
 struct Expected {
-    replies: HashMap<(Vec<u32>, Way), Vec<u32>>,
+    replies: HashMap<(Vec<u32>, SamplingKind), Vec<u32>>,
     /// The logits' bits behind each first prompt.
     logits: Vec<Vec<u32>>,
 }
 
 impl Expected {
     fn new(model: &Model) -> Self {
-        let mut alone = block_on(Alone::new(model));
+        let mut alone = block_on(SoloReplies::new(model));
         let mut replies = HashMap::new();
         let mut logits = Vec::new();
         let engine = block_on(Engine::new(model, &options(1, 256))).expect("an engine");
         for first in first_prompts() {
             logits.push(bits(&block_on(engine.session().forward(&first)).expect("logits")));
-            for way in WAYS {
-                let reply = alone.reply(&first, way, LEN);
-                for (second, next) in second_prompts().into_iter().flat_map(|second| WAYS.map(|w| (second.clone(), w)))
+            for sampling_kind in SAMPLING_KINDS {
+                let reply = alone.reply(&first, sampling_kind, LEN);
+                for (second, next) in
+                    second_prompts().into_iter().flat_map(|second| SAMPLING_KINDS.map(|w| (second.clone(), w)))
                 {
                     let all = [&first, &reply[..KEPT], &second].concat();
                     replies.insert((all.clone(), next), alone.reply(&all, next, LEN));
                 }
-                replies.insert((first.clone(), way), reply);
+                replies.insert((first.clone(), sampling_kind), reply);
             }
         }
         Self { replies, logits }
@@ -102,11 +103,11 @@ impl Wake for Parked {
     }
 }
 
-/// What a future gives, unless it is dropped before, having been polled so many times.
-fn within_polls<F: Future>(future: F, most: u32) -> Option<F::Output> {
+/// Returns the output of a future, or drops it after `limit` polls.
+fn within_polls<F: Future>(future: F, limit: u32) -> Option<F::Output> {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Parked(thread::current())));
-    for _ in 0..most {
+    for _ in 0..limit {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return Some(output);
         }
@@ -151,20 +152,29 @@ impl Chat<'_> {
     }
 
     /// Takes in a reply, or some of it, and checks it. Gives whether it may go on.
-    fn listen(&mut self, reply: &mut Reply, asked: (&[u32], Way), expected: &[u32], said: &mut Vec<u32>) -> bool {
+    fn listen(
+        &mut self,
+        reply: &mut Reply,
+        request: (&[u32], SamplingKind),
+        expected: &[u32],
+        received: &mut Vec<u32>,
+    ) -> bool {
         let polls = self.polls();
         match within_polls(reply.next(), polls) {
-            // What was dropped may be asked for again.
+            // A dropped request may be repeated.
             None => !self.one_in(2),
             Some(Ok(Some(token))) => {
-                said.push(token);
+                received.push(token);
                 count(&self.counts.tokens);
                 let cached = reply.cached();
-                assert!(expected.starts_with(said), "{said:?} instead of {expected:?}: {asked:?}, {cached} cached");
+                assert!(
+                    expected.starts_with(received),
+                    "{received:?} instead of {expected:?}: {request:?}, {cached} cached"
+                );
                 true
             }
             Some(Ok(None)) => {
-                assert_eq!(said, expected);
+                assert_eq!(received, expected);
                 count(&self.counts.whole);
                 false
             }
@@ -177,21 +187,21 @@ impl Chat<'_> {
     }
 
     /// Makes a request of a session and listens for a while.
-    fn speak(&mut self, session: &mut Session, given: &[u32], way: Way) {
-        let whole = [&session.tokens()[..], given].concat();
-        let expected = &self.expected.replies[&(whole.clone(), way)];
-        let most = if self.one_in(3) { self.rng.below(LEN as u32) as usize } else { usize::MAX };
-        let mut said = Vec::new();
-        let mut reply = session.generate(given, &way.tokens(LEN as u32)).expect("a request");
-        while said.len() < most && self.listen(&mut reply, (&whole, way), expected, &mut said) {}
+    fn speak(&mut self, session: &mut Session, input: &[u32], sampling_kind: SamplingKind) {
+        let whole = [&session.tokens()[..], input].concat();
+        let expected = &self.expected.replies[&(whole.clone(), sampling_kind)];
+        let limit = if self.one_in(3) { self.rng.below(LEN as u32) as usize } else { usize::MAX };
+        let mut received = Vec::new();
+        let mut reply = session.generate(input, &sampling_kind.tokens(LEN as u32)).expect("a request");
+        while received.len() < limit && self.listen(&mut reply, (&whole, sampling_kind), expected, &mut received) {}
         if reply.finish_reason().is_none() {
             count(&self.counts.given_up);
         }
         drop(reply);
-        // What was drawn and not heard is there too.
+        // Sampled tokens that were not received are in the session too.
         let (all, tokens) = ([&whole, &expected[..]].concat(), session.tokens());
         assert!(all.starts_with(&tokens), "{tokens:?} instead of {all:?}");
-        assert!(said.is_empty() || tokens.len() >= whole.len() + said.len(), "{tokens:?}, {said:?}");
+        assert!(received.is_empty() || tokens.len() >= whole.len() + received.len(), "{tokens:?}, {received:?}");
     }
 
     /// A session from its first request to its end, which may come at any time.
@@ -213,8 +223,8 @@ impl Chat<'_> {
             }
             session.truncate(0).expect("an idle session");
         }
-        let way = WAYS[self.rng.below(3) as usize];
-        self.speak(&mut session, first, way);
+        let sampling_kind = SAMPLING_KINDS[self.rng.below(3) as usize];
+        self.speak(&mut session, first, sampling_kind);
         let next = first.len() + KEPT;
         while session.len() as usize >= next && !self.one_in(4) {
             session.truncate(next as u32).expect("an idle session");
@@ -224,8 +234,8 @@ impl Chat<'_> {
                 both.reverse();
             }
             for session in both.iter_mut().flatten() {
-                let (second, way) = (self.rng.below(2) as usize, WAYS[self.rng.below(3) as usize]);
-                self.speak(session, &seconds[second], way);
+                let (second, sampling_kind) = (self.rng.below(2) as usize, SAMPLING_KINDS[self.rng.below(3) as usize]);
+                self.speak(session, &seconds[second], sampling_kind);
             }
             let mut left = both.into_iter().flatten();
             let Some(kept) = left.next() else { return };
@@ -238,7 +248,7 @@ impl Chat<'_> {
         if self.one_in(5) {
             // Its request is dropped with it.
             session.truncate(0).expect("an idle session");
-            drop(session.generate(first, &way.tokens(LEN as u32)).expect("a request"));
+            drop(session.generate(first, &sampling_kind.tokens(LEN as u32)).expect("a request"));
         }
     }
 }
@@ -296,7 +306,7 @@ fn stress(device: &Device, model: &Model, options: &EngineOptions, expected: &Ex
     }
     let mut chat = Chat { engine: &engine, expected, counts: &counts, rng: Rng::new(99), may_be_full: false };
     for first in first_prompts() {
-        chat.speak(&mut engine.session(), &first, Way::Sampled);
+        chat.speak(&mut engine.session(), &first, SamplingKind::Sampled);
     }
     assert_eq!(engine.blocks(), blocks);
 }
@@ -319,7 +329,7 @@ fn eight_threads(roomy: u64, tight: u64) {
     // A deadlock would otherwise last for ever.
     within(roomy + tight + Duration::from_secs(180), move || {
         let paged = KvLayout::Paged { block: 8 };
-        let file = gguf(&smallest(Arch::Qwen3Moe));
+        let file = gguf(&micro_model(Arch::Qwen3Moe));
         let base = options(6, 64).kv_layout(paged).prefill_rows(24);
         let device = block_on(gpu());
         let model = block_on(load(&device, &file));
@@ -327,7 +337,7 @@ fn eight_threads(roomy: u64, tight: u64) {
         println!("{} replies are known", expected.replies.len());
         let options = base.clone().kv_tokens(16 * 64);
         stress(&device, &model, &options, &expected, roomy);
-        let device = block_on(lent());
+        let device = block_on(borrowed_device());
         let model = block_on(load(&device, &file));
         let options = base.kv_tokens(4 * 64);
         stress(&device, &model, &options, &expected, tight);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::common::{
-    engines::{bits, demo, drawn, engine, gpu, greedy, options, prompt, replies, sampling, tiny},
+    engines::{bits, demo, engine, gpu, greedy, options, prompt, replies, sampled, sampling, tiny},
     golden::{Golden, Tolerance},
     tiny_model::tiny_models,
 };
@@ -34,8 +34,8 @@ impl Seen {
 async fn see(model: &Model, golden: &Golden, options: &EngineOptions) -> Seen {
     let engine = engine(model, options).await;
     let other = prompt(model, 9, 9);
-    let most = golden.f32.greedy.len() as u32;
-    let replies = replies(&engine, &[(golden.tokens.clone(), greedy(most)), (other, greedy(most + 2))]).await;
+    let limit = golden.f32.greedy.len() as u32;
+    let replies = replies(&engine, &[(golden.tokens.clone(), greedy(limit)), (other, greedy(limit + 2))]).await;
     let mut session = engine.session();
     let mut logits = Vec::new();
     session.forward_each(&golden.tokens, |row| logits.push(row.to_vec())).await.expect("a prompt");
@@ -173,7 +173,7 @@ fn dispatches_in_pieces_give_the_same_bits() {
 }
 
 #[test]
-fn no_model_says_anything_else_with_other_kernels() {
+fn replies_do_not_depend_on_the_kernel_selection() {
     pollster::block_on(async {
         let device = gpu().await;
         for (name, _) in tiny_models() {
@@ -183,7 +183,7 @@ fn no_model_says_anything_else_with_other_kernels() {
 }
 
 #[test]
-fn the_demo_model_says_the_same_with_all_switches() {
+fn demo_model_replies_do_not_depend_on_switches() {
     pollster::block_on(async {
         let device = gpu().await;
         let model = demo(&device).await;
@@ -196,8 +196,8 @@ fn the_demo_model_says_the_same_with_all_switches() {
     });
 }
 
-/// Checks a reply against the sampler on the host, from the logits that the engine gives for it. Returns how many of its
-/// tokens can be told, the cuts and the draw lying far enough from a border.
+/// Checks a reply against the host's sampler, from the engine's logits. Returns how many of its
+/// tokens are decided, with the cut-offs and the random number far enough from a border.
 async fn check_reply(
     model: &Model,
     options: &EngineOptions,
@@ -215,7 +215,7 @@ async fn check_reply(
     let (mut bias, mut counts) = (vec![0.0; vocab], vec![0; vocab]);
     o.logit_bias.iter().for_each(|(id, by)| bias[*id as usize] += by);
     prompt.iter().for_each(|id| counts[*id as usize] |= penalties::IN_PROMPT);
-    // Penalties are applied here, so that a token that could not be told is counted nevertheless.
+    // Penalties are applied here, so that an undecided token counts too.
     let unpenalised = o
         .clone()
         .repetition_penalty(neutral.repetition_penalty)
@@ -226,17 +226,17 @@ async fn check_reply(
     let mut session = engine(model, options).await.session();
     let mut logits = session.forward(prompt).await.expect("a prompt");
     let mut told = 0;
-    for (drawn, token) in (0u64..).zip(reply) {
+    for (sampled, token) in (0u64..).zip(reply) {
         for ((logit, bias), count) in logits.iter_mut().zip(&bias).zip(&counts) {
             *logit = penalties::penalised(*logit, *bias, *count, strengths);
         }
         let cuts = [o.temperature, o.top_k as f32, o.top_p, o.min_p];
-        let draws = [o.seed as u32, (o.seed >> 32) as u32, drawn as u32, (drawn >> 32) as u32];
+        let draws = [o.seed as u32, (o.seed >> 32) as u32, sampled as u32, (sampled >> 32) as u32];
         // A device's penalised logits are off by a few roundings.
         let border = if penalises { 1e-4 } else { 1e-5 };
         let wanted = sampler.sample(&logits).expect("a token");
         if draw::margin(&logits, cuts, draws) > border {
-            assert_eq!(*token, wanted, "{o:?}, token {drawn}");
+            assert_eq!(*token, wanted, "{o:?}, token {sampled}");
             told += 1;
         }
         counts[*token as usize] += u32::from(penalises);
@@ -246,7 +246,7 @@ async fn check_reply(
 }
 
 #[test]
-fn the_device_draws_what_the_host_draws() {
+fn device_sampling_equals_host_sampling() {
     pollster::block_on(async {
         let device = gpu().await;
         let (mut told, mut all) = (0, 0);
@@ -257,7 +257,7 @@ fn the_device_draws_what_the_host_draws() {
             let base = options(8, 64, kernels);
             let host = base.clone().host_sampling(true);
             let requests: Vec<_> =
-                (0..8).map(|i| (prompt(&model, 3 + 4 * i as u32, i as u64), drawn(8, sampling(i)))).collect();
+                (0..8).map(|i| (prompt(&model, 3 + 4 * i as u32, i as u64), sampled(8, sampling(i)))).collect();
             let by_device = replies(&engine(&model, &base).await, &requests).await;
             let by_host = replies(&engine(&model, &host).await, &requests).await;
             for ((request, by_device), by_host) in requests.iter().zip(&by_device).zip(&by_host) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::common::{
-    smallest::{Alone, VOCAB, Way, all, gguf, gpu, lent, load, options, smallest},
+    micro_model::{SamplingKind, SoloReplies, VOCAB, all, borrowed_device, gguf, gpu, load, micro_model, options},
     tiny_model::Arch,
 };
 use ferrum_wgpu::{
@@ -24,7 +24,7 @@ use futures_core::Stream;
 use pollster::block_on;
 
 fn model_on(device: &Device) -> Model {
-    block_on(load(device, &gguf(&smallest(Arch::Qwen3Moe))))
+    block_on(load(device, &gguf(&micro_model(Arch::Qwen3Moe))))
 }
 
 fn engine(model: &Model, options: &EngineOptions) -> Engine {
@@ -36,7 +36,7 @@ fn prompt(first: u32, len: u32) -> Vec<u32> {
 }
 
 #[test]
-fn sessions_and_their_futures_may_go_to_other_threads() {
+fn sessions_and_their_futures_are_send() {
     fn send<T: Send>(value: T) -> T {
         value
     }
@@ -44,7 +44,7 @@ fn sessions_and_their_futures_may_go_to_other_threads() {
     let device = Device::cpu();
     let model = model_on(&device);
     let options = options(2, 64);
-    let file = gguf(&smallest(Arch::Qwen3Moe));
+    let file = gguf(&micro_model(Arch::Qwen3Moe));
     let engine = block_on(send(Engine::new(&model, &options))).expect("an engine");
     shared(&engine);
     block_on(send(engine.warm_up())).expect("it compiles");
@@ -55,35 +55,37 @@ fn sessions_and_their_futures_may_go_to_other_threads() {
     block_on(send(session.forward(&[1]))).expect("logits");
     block_on(send(session.decode(2))).expect("logits");
     block_on(send(session.forward_each(&[3, 4], |_| ()))).expect("logits");
-    let mut reply = send(session.generate(&[5], &Way::Greedy.tokens(3)).expect("a request"));
+    let mut reply = send(session.generate(&[5], &SamplingKind::Greedy.tokens(3)).expect("a request"));
     block_on(send(reply.next())).expect("a token");
     block_on(send(reply.step())).expect("a step");
 }
 
 #[test]
-fn eight_threads_get_what_each_gets_alone() {
-    for device in [block_on(gpu()), block_on(lent()), Device::cpu()] {
+fn eight_threads_get_solo_replies() {
+    for device in [block_on(gpu()), block_on(borrowed_device()), Device::cpu()] {
         // The lent one is waited for by polling, and so is the one that pretends.
         device.pend(u32::from(device.is_cpu()));
         let model = model_on(&device);
         // One has to wait for a place.
         let engine = engine(&model, &options(7, 64).kv_tokens(8 * 64).prefill_rows(16));
         let given_up = AtomicU32::new(0);
-        let said: Vec<_> = thread::scope(|scope| {
+        let received: Vec<_> = thread::scope(|scope| {
             let chat = |i: u32| {
                 let mut rng = Rng::new(u64::from(i));
-                let (mut session, mut said) = (engine.session(), Vec::new());
+                let (mut session, mut received) = (engine.session(), Vec::new());
                 for turn in 0..12 {
-                    let way = [Way::Greedy, Way::Sampled, Way::Penalised][(turn % 3) as usize];
+                    let sampling_kind =
+                        [SamplingKind::Greedy, SamplingKind::Sampled, SamplingKind::Penalised][(turn % 3) as usize];
                     if session.len() > 30 {
                         session.truncate(rng.below(5)).expect("an idle session");
                     }
                     let before = session.tokens();
-                    let given = prompt(10 * i + turn, 1 + rng.below(9));
-                    let mut reply = session.generate(&given, &way.tokens(1 + rng.below(12))).expect("a request");
+                    let input = prompt(10 * i + turn, 1 + rng.below(9));
+                    let mut reply =
+                        session.generate(&input, &sampling_kind.tokens(1 + rng.below(12))).expect("a request");
                     let mut tokens = Vec::new();
-                    let most = if turn % 4 == 3 { rng.below(6) } else { u32::MAX };
-                    while (tokens.len() as u32) < most {
+                    let limit = if turn % 4 == 3 { rng.below(6) } else { u32::MAX };
+                    while (tokens.len() as u32) < limit {
                         match block_on(reply.next()).expect("a step") {
                             Some(token) => tokens.push(token),
                             None => break,
@@ -91,16 +93,16 @@ fn eight_threads_get_what_each_gets_alone() {
                     }
                     given_up.fetch_add(u32::from(reply.finish_reason().is_none()), Ordering::Relaxed);
                     drop(reply);
-                    said.push(([before, given].concat(), way, tokens));
+                    received.push(([before, input].concat(), sampling_kind, tokens));
                 }
-                said
+                received
             };
             let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || chat(i))).collect();
             threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
         });
-        let mut alone = block_on(Alone::new(&model));
-        for (prompt, way, tokens) in said {
-            assert_eq!(tokens, alone.reply(&prompt, way, tokens.len()), "{way:?} after {prompt:?}");
+        let mut alone = block_on(SoloReplies::new(&model));
+        for (prompt, sampling_kind, tokens) in received {
+            assert_eq!(tokens, alone.reply(&prompt, sampling_kind, tokens.len()), "{sampling_kind:?} after {prompt:?}");
         }
         assert!(given_up.load(Ordering::Relaxed) > 5);
         let blocks = engine.blocks();
@@ -111,7 +113,7 @@ fn eight_threads_get_what_each_gets_alone() {
 #[test]
 fn threads_get_equal_shares() {
     const THREADS: usize = 8;
-    for device in [block_on(gpu()), block_on(lent())] {
+    for device in [block_on(gpu()), block_on(borrowed_device())] {
         let model = model_on(&device);
         let engine = engine(&model, &options(THREADS as u32, 256));
         block_on(engine.warm_up()).expect("it compiles");
@@ -123,7 +125,8 @@ fn threads_get_equal_shares() {
             let (start, mut last) = (Instant::now(), Instant::now());
             while start.elapsed() < Duration::from_secs(2) {
                 session.truncate(0).expect("an idle session");
-                let mut reply = session.generate(&prompt(i as u32, 5), &Way::Greedy.tokens(200)).expect("a request");
+                let mut reply =
+                    session.generate(&prompt(i as u32, 5), &SamplingKind::Greedy.tokens(200)).expect("a request");
                 while start.elapsed() < Duration::from_secs(2) && block_on(reply.next()).expect("a step").is_some() {
                     tokens += 1;
                     longest = longest.max(last.elapsed());
@@ -139,33 +142,33 @@ fn threads_get_equal_shares() {
         });
         println!("{}: tokens and the longest wait of each: {shares:?}", device.name());
         let tokens = shares.iter().map(|(tokens, _)| *tokens);
-        let (least, most) = (tokens.clone().min().unwrap_or(0), tokens.max().unwrap_or(0));
-        assert!(least > 20 && 2 * least >= most, "{shares:?}");
+        let (least, limit) = (tokens.clone().min().unwrap_or(0), tokens.max().unwrap_or(0));
+        assert!(least > 20 && 2 * least >= limit, "{shares:?}");
         assert!(shares.iter().all(|(_, longest)| *longest < Duration::from_secs(1)), "{shares:?}");
     }
 }
 
 /// An owner has its future begin the work, and then never polls it again; or blocks its thread between tokens.
 #[test]
-fn owners_that_look_after_something_else_hold_nobody_up() {
-    for device in [Device::cpu(), block_on(lent())] {
+fn busy_owners_block_no_session() {
+    for device in [Device::cpu(), block_on(borrowed_device())] {
         let model = model_on(&device);
-        let mut alone = block_on(Alone::new(&model));
+        let mut alone = block_on(SoloReplies::new(&model));
         device.pend(3);
         let engine = engine(&model, &options(4, 128));
         let mut sleeper = engine.session();
-        let mut reply = sleeper.generate(&prompt(1, 9), &Way::Greedy.tokens(5)).expect("a request");
+        let mut reply = sleeper.generate(&prompt(1, 9), &SamplingKind::Greedy.tokens(5)).expect("a request");
         let mut slept_on = Box::pin(reply.next());
         // It has the device in the middle of a step.
         assert!(slept_on.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let mut forward = engine.session();
-        let given = prompt(2, 7);
-        let mut also_slept_on = Box::pin(forward.forward(&given));
+        let input = prompt(2, 7);
+        let mut also_slept_on = Box::pin(forward.forward(&input));
         assert!(also_slept_on.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         thread::scope(|scope| {
             let slow = scope.spawn(|| {
                 let (mut session, start) = (engine.session(), Instant::now());
-                let mut reply = session.generate(&prompt(3, 5), &Way::Greedy.tokens(10)).expect("a request");
+                let mut reply = session.generate(&prompt(3, 5), &SamplingKind::Greedy.tokens(10)).expect("a request");
                 let mut tokens = Vec::new();
                 while let Some(token) = block_on(reply.next()).expect("a step") {
                     tokens.push(token);
@@ -175,14 +178,14 @@ fn owners_that_look_after_something_else_hold_nobody_up() {
             });
             let quick = scope.spawn(|| {
                 let (mut session, start) = (engine.session(), Instant::now());
-                let mut reply = session.generate(&prompt(4, 5), &Way::Greedy.tokens(40)).expect("a request");
+                let mut reply = session.generate(&prompt(4, 5), &SamplingKind::Greedy.tokens(40)).expect("a request");
                 (block_on(all(&mut reply)).expect("tokens"), start.elapsed())
             });
             let (of_slow, slow) = slow.join().expect("no panic");
             let (of_quick, quick) = quick.join().expect("no panic");
             device.pend(0);
-            assert_eq!(of_slow, alone.reply(&prompt(3, 5), Way::Greedy, 10));
-            assert_eq!(of_quick, alone.reply(&prompt(4, 5), Way::Greedy, 40));
+            assert_eq!(of_slow, alone.reply(&prompt(3, 5), SamplingKind::Greedy, 10));
+            assert_eq!(of_quick, alone.reply(&prompt(4, 5), SamplingKind::Greedy, 40));
             assert!(2 * quick < slow, "{quick:?} beside {slow:?}");
         });
         // What they were waiting for has long been there.
@@ -192,26 +195,27 @@ fn owners_that_look_after_something_else_hold_nobody_up() {
         tokens.extend(first);
         drop(slept_on);
         tokens.extend(block_on(all(&mut reply)).expect("tokens"));
-        assert_eq!(tokens, alone.reply(&prompt(1, 9), Way::Greedy, 5));
+        assert_eq!(tokens, alone.reply(&prompt(1, 9), SamplingKind::Greedy, 5));
         block_on(also_slept_on).expect("logits");
-        assert_eq!(forward.tokens(), given);
+        assert_eq!(forward.tokens(), input);
     }
 }
 
 #[test]
 fn one_executor_serves_many_sessions() {
     // All in one thread, polled in turn: no future blocks the others while the device is waited for.
-    let device = block_on(lent());
+    let device = block_on(borrowed_device());
     device.pend(2);
     let model = model_on(&device);
     let engine = engine(&model, &options(3, 64));
     let mut sessions: Vec<_> = (0..6).map(|_| engine.session()).collect();
-    let mut said = vec![Vec::new(); 6];
+    let mut received = vec![Vec::new(); 6];
     {
         let mut replies: Vec<_> = (0..)
             .zip(&mut sessions)
             .map(|(i, session)| {
-                let mut reply = session.generate(&prompt(i, 6), &Way::Sampled.tokens(8 + i)).expect("a request");
+                let mut reply =
+                    session.generate(&prompt(i, 6), &SamplingKind::Sampled.tokens(8 + i)).expect("a request");
                 let tokens = async move {
                     let mut tokens = Vec::new();
                     loop {
@@ -229,17 +233,17 @@ fn one_executor_serves_many_sessions() {
         while replies.iter().any(Option::is_some) {
             turns += 1;
             assert!(turns < 1_000_000, "no end in sight");
-            for (reply, said) in replies.iter_mut().zip(&mut said) {
+            for (reply, received) in replies.iter_mut().zip(&mut received) {
                 let Some(future) = reply else { continue };
                 if let Poll::Ready(tokens) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    (*said, *reply) = (tokens, None);
+                    (*received, *reply) = (tokens, None);
                 }
             }
         }
     }
-    let mut alone = block_on(Alone::new(&model));
-    for (i, tokens) in (0..).zip(said) {
-        assert_eq!(tokens, alone.reply(&prompt(i, 6), Way::Sampled, 8 + i as usize));
+    let mut alone = block_on(SoloReplies::new(&model));
+    for (i, tokens) in (0..).zip(received) {
+        assert_eq!(tokens, alone.reply(&prompt(i, 6), SamplingKind::Sampled, 8 + i as usize));
     }
 }
 
@@ -277,7 +281,7 @@ fn poll_all(mut futures: Vec<Option<Pin<Box<dyn Future<Output = ()> + '_>>>>) ->
 #[test]
 fn a_step_costs_a_few_polls_for_each_session() {
     const TOKENS: u32 = 40;
-    for device in [block_on(gpu()), block_on(lent())] {
+    for device in [block_on(gpu()), block_on(borrowed_device())] {
         let model = model_on(&device);
         let mut each = Vec::new();
         for count in [2_u32, 16] {
@@ -287,7 +291,7 @@ fn a_step_costs_a_few_polls_for_each_session() {
             let start = Instant::now();
             let replies = (0..count).map(|i| {
                 let mut reply =
-                    engine.session().generate(&prompt(i, 6), &Way::Greedy.tokens(TOKENS)).expect("a request");
+                    engine.session().generate(&prompt(i, 6), &SamplingKind::Greedy.tokens(TOKENS)).expect("a request");
                 let future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
                     assert_eq!(all(&mut reply).await.expect("tokens").len(), TOKENS as usize);
                 });
@@ -312,7 +316,8 @@ fn a_reply_is_a_stream_that_outlives_its_session() {
     for device in [Device::cpu(), block_on(gpu())] {
         let model = model_on(&device);
         let engine = engine(&model, &options(2, 64));
-        let reply = owned(engine.session().generate(&prompt(1, 6), &Way::Sampled.tokens(9)).expect("a request"));
+        let reply =
+            owned(engine.session().generate(&prompt(1, 6), &SamplingKind::Sampled.tokens(9)).expect("a request"));
         let tokens = thread::spawn(move || {
             let mut reply = reply;
             let mut tokens = Vec::new();
@@ -324,12 +329,12 @@ fn a_reply_is_a_stream_that_outlives_its_session() {
             tokens
         });
         let tokens = tokens.join().expect("no panic");
-        assert_eq!(tokens, block_on(Alone::new(&model)).reply(&prompt(1, 6), Way::Sampled, 9));
+        assert_eq!(tokens, block_on(SoloReplies::new(&model)).reply(&prompt(1, 6), SamplingKind::Sampled, 9));
         // Its sequence went with it.
         assert_eq!(engine.blocks().free, engine.blocks().total);
 
         // One that is dropped midway is cancelled.
-        let mut reply = engine.session().generate(&prompt(2, 6), &Way::Greedy.tokens(50)).expect("a request");
+        let mut reply = engine.session().generate(&prompt(2, 6), &SamplingKind::Greedy.tokens(50)).expect("a request");
         block_on(reply.next()).expect("a token");
         assert!(engine.requests() == 1 && engine.blocks().free < engine.blocks().total);
         drop(reply);
@@ -343,7 +348,7 @@ fn a_session_is_busy_while_its_reply_is_in_progress() {
     let model = model_on(&device);
     let engine = engine(&model, &options(2, 64));
     let mut session = engine.session();
-    let greedy = Way::Greedy.tokens(4);
+    let greedy = SamplingKind::Greedy.tokens(4);
     let mut reply = session.generate(&prompt(1, 5), &greedy).expect("a request");
     let busy = |error: Option<EngineError>| assert!(matches!(error, Some(EngineError::Busy)), "{error:?}");
     for _ in 0..4 {
@@ -372,7 +377,7 @@ fn a_session_is_busy_while_its_reply_is_in_progress() {
 }
 
 #[test]
-fn futures_block_only_if_they_are_told_to() {
+fn futures_block_only_in_blocking_mode() {
     let device = block_on(gpu());
     let engine_on = |device: &Device| {
         let engine = engine(&model_on(device), &options(2, 64));
@@ -382,8 +387,8 @@ fn futures_block_only_if_they_are_told_to() {
     let engine = engine_on(&device);
     device.hang();
     let mut session = engine.session();
-    let given = prompt(1, 5);
-    let mut future = pin!(session.forward(&given));
+    let input = prompt(1, 5);
+    let mut future = pin!(session.forward(&input));
     let start = Instant::now();
     for _ in 0..10 {
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -394,6 +399,6 @@ fn futures_block_only_if_they_are_told_to() {
     device.set_wait_mode(WaitMode::Blocking);
     let engine = engine_on(&device);
     let mut session = engine.session();
-    let logits = pin!(session.forward(&given)).poll(&mut Context::from_waker(Waker::noop()));
+    let logits = pin!(session.forward(&input)).poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(logits, Poll::Ready(Ok(_))));
 }

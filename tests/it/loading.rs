@@ -4,7 +4,7 @@ use std::{error::Error, process::Command};
 
 use crate::common::{
     engines::gpu,
-    smallest::lent_without,
+    micro_model::borrowed_device_without,
     tiny_model::{Arch, TinyModel},
 };
 use ferrum_wgpu::{
@@ -68,7 +68,7 @@ fn load_alone() -> Result {
     pollster::block_on(async {
         let staged = std::env::var_os(STAGED).is_some();
         let device = match staged {
-            true => lent_without(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS).await,
+            true => borrowed_device_without(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS).await,
             false => gpu().await,
         };
         let model = Model::load(&device, &gguf, |_, _| ()).await?;

@@ -60,11 +60,11 @@ pub fn prompt(model: &Model, len: u32, seed: u64) -> Vec<u32> {
 
 /// Returns a greedy request for `max_tokens` tokens.
 pub fn greedy(max_tokens: u32) -> GenerateOptions {
-    drawn(max_tokens, SamplingOptions::greedy())
+    sampled(max_tokens, SamplingOptions::greedy())
 }
 
 /// Returns a request for `max_tokens` tokens sampled by `sampling`.
-pub fn drawn(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
+pub fn sampled(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
     GenerateOptions::default().sampling(sampling).max_tokens(max_tokens)
 }
 

@@ -6,7 +6,7 @@ pub mod device;
 pub mod engines;
 pub mod golden;
 pub mod kernels;
+pub mod micro_model;
 pub mod raw_gguf;
-pub mod smallest;
 pub mod tiny_model;
 pub mod within;

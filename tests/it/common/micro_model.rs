@@ -14,7 +14,7 @@ use super::tiny_model::{Arch, TinyModel};
 pub const VOCAB: u32 = 264;
 
 /// Returns the model for `arch`, dense or a mixture of experts.
-pub fn smallest(arch: Arch) -> TinyModel {
+pub fn micro_model(arch: Arch) -> TinyModel {
     TinyModel {
         arch,
         layers: 1,
@@ -53,12 +53,12 @@ pub async fn gpu() -> Device {
 
 /// Wraps a `wgpu` device that the application owns. Futures that wait for it are pending until the application polls
 /// it.
-pub async fn lent() -> Device {
-    lent_without(wgpu::Features::empty()).await
+pub async fn borrowed_device() -> Device {
+    borrowed_device_without(wgpu::Features::empty()).await
 }
 
 /// Wraps an application's `wgpu` device without the features `lacking`.
-pub async fn lent_without(lacking: wgpu::Features) -> Device {
+pub async fn borrowed_device_without(lacking: wgpu::Features) -> Device {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
     let adapter = adapter.expect("`make setup` installs a software one");
@@ -76,13 +76,13 @@ pub fn options(sequences: u32, context: u32) -> EngineOptions {
 
 /// A sampling configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum SamplingKind {
     Greedy,
     Sampled,
     Penalised,
 }
 
-impl Way {
+impl SamplingKind {
     pub fn sampling(self) -> SamplingOptions {
         let sampled = SamplingOptions::default().temperature(1.0).seed(11);
         match self {
@@ -92,31 +92,31 @@ impl Way {
         }
     }
 
-    /// Returns a request for `most` tokens.
-    pub fn tokens(self, most: u32) -> GenerateOptions {
-        GenerateOptions::default().sampling(self.sampling()).max_tokens(most).stop(Vec::new())
+    /// Returns a request for `limit` tokens.
+    pub fn tokens(self, limit: u32) -> GenerateOptions {
+        GenerateOptions::default().sampling(self.sampling()).max_tokens(limit).stop(Vec::new())
     }
 }
 
 /// The replies of a model to single sessions, without prefix sharing, as expectations.
-pub struct Alone {
+pub struct SoloReplies {
     engine: Engine,
-    known: HashMap<(Vec<u32>, Way), Vec<u32>>,
+    known: HashMap<(Vec<u32>, SamplingKind), Vec<u32>>,
 }
 
-impl Alone {
+impl SoloReplies {
     pub async fn new(model: &Model) -> Self {
         let options = options(1, 256).prefix_sharing(false).pipelined(false);
         Self { engine: Engine::new(model, &options).await.expect("an engine"), known: HashMap::new() }
     }
 
     /// Returns the first `len` tokens of the reply to `prompt`.
-    pub fn reply(&mut self, prompt: &[u32], way: Way, len: usize) -> Vec<u32> {
-        let key = (prompt.to_vec(), way);
+    pub fn reply(&mut self, prompt: &[u32], sampling_kind: SamplingKind, len: usize) -> Vec<u32> {
+        let key = (prompt.to_vec(), sampling_kind);
         let known = self.known.entry(key).or_default();
         if known.len() < len {
             let mut session = self.engine.session();
-            let mut reply = session.generate(prompt, &way.tokens(len as u32)).expect("a request");
+            let mut reply = session.generate(prompt, &sampling_kind.tokens(len as u32)).expect("a request");
             *known = pollster::block_on(async {
                 let mut tokens = Vec::new();
                 while let Some(token) = reply.next().await.expect("a token") {
