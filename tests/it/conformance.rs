@@ -94,7 +94,7 @@ fn the_suite_is_small_and_covers_all_formats() {
 }
 
 /// Faulty kernels: a kernel, a text of its WGSL, the replacement, and where the suite must find the error.
-const MUTATIONS: [(&str, &str, &str, &str); 37] = [
+const MUTATIONS: [(&str, &str, &str, &str); 40] = [
     ("elementwise/silu_mul", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),
@@ -112,16 +112,20 @@ const MUTATIONS: [(&str, &str, &str, &str); 37] = [
     ("linear/gemm", "workgroupBarrier();", "", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),
-    // A chunk's sums not rescaled, a key seen too early, another pair's weight.
+    // A chunk's sums not rescaled, a key seen too early, a group of keys left out, another query's weight.
+    ("attn/attention", "before * single_rescale[half][query] +", "before +", "y["),
+    ("attn/attention", "< attn_end[half])", "<= attn_end[half])", "y["),
+    ("attn/attention", "group = 1u; group < ATTN_GROUPS", "group = 2u; group < ATTN_GROUPS", "y["),
     ("attn/attention", "exp_sum.lo * single_lo.rescale +", "exp_sum.lo +", "y["),
     ("attn/attention", "< visible.end)", "<= visible.end)", "y["),
     ("attn/attention", "attn_accumulate_eight(a1, lo.y, v, w)", "attn_accumulate_eight(a1, lo.x, v, w)", "y["),
     ("attn/attention_reduce", "stats.y * rescale.y", "stats.y", "y["),
     ("attn/rope_kv_append", "- rope_no_contract(pair.y * angle.y)", "+ rope_no_contract(pair.y * angle.y)", "q["),
-    // A key rotated as a query, a value replaced by the key, one query for all, the last eighth of a head left out, nothing stored.
+    // A key rotated as a query, a value replaced by the key, elements of another query, the last eighth of a head left out, nothing
+    // stored.
     ("attn/rope_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
-    ("attn/rope_attention", "rope_stored = HEAD_VEC4S;", "", "kv["),
-    ("attn/rope_attention", "return rope_heads[query * HEAD_VEC4S + i];", "return rope_heads[i];", "y["),
+    ("attn/rope_attention", "rope_stored = 1u;", "", "kv["),
+    ("attn/rope_attention", "let r = Vec8(attn_queries[i][at + 2u]", "let r = Vec8(attn_queries[i][at]", "y["),
     ("attn/rope_attention_split_kv", "i < HEAD_VEC4S; i += 8u", "i + 1u < HEAD_VEC4S; i += 8u", "partials["),
     ("attn/rope_attention_split_kv", "chunk == last", "false", "kv["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),

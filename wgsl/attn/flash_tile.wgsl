@@ -1,109 +1,211 @@
 // Attention of a tile of eight queries to a chunk of keys (FlashAttention-2, Dao 2023; grouped-query attention, Ainslie
-// et al. 2023): whatever is loaded of a key or value serves all eight. A query's results do not depend on the others: a
-// key that it does not see adds exactly nothing to its sums.
+// et al. 2023). A query's results do not depend on the others: a key that it does not see adds exactly nothing to its
+// sums, and all sums are in an order that positions alone determine.
 //
-// attn_weights holds a chunk's scores, then its weights: those of the first four queries, then those of the others.
-// attn_slots holds the heads of its keys in the cache. attn_place indexes both.
-const STEP = 4u * WG;
+// One half of the invocations has the first four queries, the other the others. Scores: an invocation has two keys.
+// Values: it has eight elements of the keys of its group. Whatever else is kept of queries is in workgroup memory:
+// registers decide how many workgroups a GPU runs at once.
+const HALF = WG / 2u;
+const_assert CHUNK == WG;
 
-// A number for each query.
-struct PerQuery {
-    lo: vec4<f32>,
-    hi: vec4<f32>,
+// Groups of LANES_PER_HEAD invocations, each with its own quads of keys.
+const ATTN_GROUPS = HALF / LANES_PER_HEAD;
+// Vec8s of a head whose queries are in workgroup memory at once.
+const QUERY_VEC8S = min(KV_VEC8S, 16u);
+const QUERY_SLICES = (KV_VEC8S + QUERY_VEC8S - 1u) / QUERY_VEC8S;
+
+// For each half, the weights of a chunk's keys for its four queries, by quads of keys. Before and after, maxima and sums
+// that are reduced.
+var<workgroup> attn_weights: array<array<vec4<f32>, 4>, CHUNK / 2u>;
+// The heads of the keys in the cache, by quads.
+var<workgroup> attn_slots: array<array<vec2<u32>, 2>, CHUNK / 4u>;
+// For each half, partial reductions of its four queries.
+var<workgroup> attn_partial: array<vec4<f32>, 32>;
+var<workgroup> attn_chunk_max: array<vec4<f32>, 2>;
+
+// The scores of two keys for four queries.
+struct AttnScores {
+    a: vec4<f32>,
+    b: vec4<f32>,
 }
 
-// Scores the keys from keys.x up to keys.y, all of one chunk, and returns the row maxima.
-fn attn_scores(tile: AttnTile, range: KvRange, keys: vec2<u32>, zero: u32, invocation: u32) -> PerQuery {
-    attn_load_queries(tile, zero, invocation);
-    var row_max = PerQuery(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
-    for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
-        let first = base + invocation;
-        let last = keys.y - 1u;
-        let slots = vec4<u32>(
-            kv_key(range.sequence, tile.kv_head, clamp(first, keys.x, last)),
-            kv_key(range.sequence, tile.kv_head, clamp(first + WG, keys.x, last)),
-            kv_key(range.sequence, tile.kv_head, clamp(first + 2u * WG, keys.x, last)),
-            kv_key(range.sequence, tile.kv_head, clamp(first + 3u * WG, keys.x, last)),
-        );
-        // For each query, the scores of four keys.
-        var s0 = vec4<f32>(0.0);
-        var s1 = vec4<f32>(0.0);
-        var s2 = vec4<f32>(0.0);
-        var s3 = vec4<f32>(0.0);
-        var s4 = vec4<f32>(0.0);
-        var s5 = vec4<f32>(0.0);
-        var s6 = vec4<f32>(0.0);
-        var s7 = vec4<f32>(0.0);
-        for (var i = zero; i < KV_VEC8S; i += 1u) {
-            let k = array<Vec8, 4>(
-                kv_vec8(slots.x, i), kv_vec8(slots.y, i), kv_vec8(slots.z, i), kv_vec8(slots.w, i),
-            );
-            let lane = attn_lane_query(i);
-            s0 += attn_dots(attn_query(lane, tile.lo.head.x, i, 0u), k);
-            s1 += attn_dots(attn_query(lane, tile.lo.head.y, i, 1u), k);
-            s2 += attn_dots(attn_query(lane, tile.lo.head.z, i, 2u), k);
-            s3 += attn_dots(attn_query(lane, tile.lo.head.w, i, 3u), k);
-            s4 += attn_dots(attn_query(lane, tile.hi.head.x, i, 4u), k);
-            s5 += attn_dots(attn_query(lane, tile.hi.head.y, i, 5u), k);
-            s6 += attn_dots(attn_query(lane, tile.hi.head.z, i, 6u), k);
-            s7 += attn_dots(attn_query(lane, tile.hi.head.w, i, 7u), k);
-        }
-        let a = attn_keep(range, first, slots.x, vec4<f32>(s0.x, s1.x, s2.x, s3.x), vec4<f32>(s4.x, s5.x, s6.x, s7.x));
-        let b = attn_keep(range, first + WG, slots.y, vec4<f32>(s0.y, s1.y, s2.y, s3.y), vec4<f32>(s4.y, s5.y, s6.y, s7.y));
-        let c = attn_keep(range, first + 2u * WG, slots.z, vec4<f32>(s0.z, s1.z, s2.z, s3.z), vec4<f32>(s4.z, s5.z, s6.z, s7.z));
-        let d = attn_keep(range, first + 3u * WG, slots.w, vec4<f32>(s0.w, s1.w, s2.w, s3.w), vec4<f32>(s4.w, s5.w, s6.w, s7.w));
-        row_max.lo = max(row_max.lo, max(max(a.lo, b.lo), max(c.lo, d.lo)));
-        row_max.hi = max(row_max.hi, max(max(a.hi, b.hi), max(c.hi, d.hi)));
-    }
-    return attn_row_max(row_max, invocation);
+// The weighted values of four queries.
+struct AttnSums {
+    a: Vec8,
+    b: Vec8,
+    c: Vec8,
+    d: Vec8,
 }
 
-fn attn_dots(q: Vec8, k: array<Vec8, 4>) -> vec4<f32> {
-    return vec4<f32>(kv_dot(q, k[0]), kv_dot(q, k[1]), kv_dot(q, k[2]), kv_dot(q, k[3]));
+// Vector n of attn_weights.
+fn attn_load(n: u32) -> vec4<f32> {
+    return attn_weights[n / 4u][n % 4u];
 }
 
-// Keeps the scores of a key, the lowest for queries that do not see it.
-fn attn_keep(range: KvRange, position: u32, slot: u32, lo: vec4<f32>, hi: vec4<f32>) -> PerQuery {
-    let scores = PerQuery(
-        select(vec4<f32>(LOWEST), lo * p.scale, attn_sees(range.lo, position)),
-        select(vec4<f32>(LOWEST), hi * p.scale, attn_sees(range.hi, position)),
+fn attn_keep(n: u32, x: vec4<f32>) {
+    attn_weights[n / 4u][n % 4u] = x;
+}
+
+// Attends to the keys from keys.x up to keys.y of a run, all of chunk `chunk`: passes the weighted values to attn_store,
+// and before that, for each half, the row maxima to attn_have_max and the sums of weights to attn_have_sum.
+fn attn_chunk(tile: AttnTile, run: AttnRun, keys: vec2<u32>, chunk: u32, zero: u32, invocation: u32) {
+    let half = invocation / HALF;
+    let lane = invocation % HALF;
+    let key = chunk * CHUNK + 2u * lane;
+    let slots = vec2<u32>(
+        kv_key(run.sequence, tile.kv_head, clamp(key, keys.x, keys.y - 1u)),
+        kv_key(run.sequence, tile.kv_head, clamp(key + 1u, keys.x, keys.y - 1u)),
     );
-    let i = attn_place(position);
-    attn_slots[i] = slot;
-    attn_weights[i] = scores.lo;
-    attn_weights[ATTN_KEYS + i] = scores.hi;
-    return scores;
-}
-
-fn attn_sees(visible: VisibleKeys, position: u32) -> vec4<bool> {
-    return (vec4<u32>(position) >= visible.first) & (vec4<u32>(position) < visible.end);
-}
-
-// Turns scores into weights, exp(score − row maximum), and returns their sums.
-fn attn_weigh(range: KvRange, keys: vec2<u32>, row_max: PerQuery, zero: u32, invocation: u32) -> PerQuery {
-    var exp_sum = PerQuery(vec4<f32>(0.0), vec4<f32>(0.0));
-    for (var base = keys.x / STEP * STEP + zero; base < keys.y; base += STEP) {
-        for (var position = base + invocation; position < base + STEP; position += WG) {
-            let i = attn_place(position);
-            let lo = select(vec4<f32>(0.0), exp(attn_weights[i] - row_max.lo), attn_sees(range.lo, position));
-            let hi = select(vec4<f32>(0.0), exp(attn_weights[ATTN_KEYS + i] - row_max.hi), attn_sees(range.hi, position));
-            attn_weights[i] = lo;
-            attn_weights[ATTN_KEYS + i] = hi;
-            exp_sum = PerQuery(exp_sum.lo + lo, exp_sum.hi + hi);
+    if half == 0u {
+        attn_slots[lane / 2u][lane % 2u] = slots;
+    }
+    let reads = key + 1u >= keys.x && key < keys.y && attn_has_queries(half);
+    var scores = AttnScores();
+    for (var slice = zero; slice < QUERY_SLICES; slice += 1u) {
+        queries_ready_slice(slice, invocation);
+        if reads {
+            let first = slice * QUERY_VEC8S;
+            let vec8s = min(QUERY_VEC8S, KV_VEC8S - first);
+            for (var i = zero; i < vec8s; i += 1u) {
+                scores = attn_add_dots(scores, i, half, kv_vec8(slots.x, first + i), kv_vec8(slots.y, first + i));
+            }
         }
     }
-    return attn_exp_sum(exp_sum, invocation);
+    let a_seen = attn_sees(half, key);
+    let b_seen = attn_sees(half, key + 1u);
+    let a = select(vec4<f32>(LOWEST), scores.a * p.scale, a_seen);
+    let b = select(vec4<f32>(LOWEST), scores.b * p.scale, b_seen);
+
+    attn_keep(invocation, max(a, b));
+    workgroupBarrier();
+    if invocation < 32u {
+        let from_lane = invocation / 16u * HALF + invocation % 16u;
+        var row_max = attn_load(from_lane);
+        for (var i = 16u; i < HALF; i += 16u) {
+            row_max = max(row_max, attn_load(from_lane + i));
+        }
+        attn_partial[invocation] = row_max;
+    }
+    workgroupBarrier();
+    if invocation < 2u {
+        var row_max = attn_partial[16u * invocation];
+        for (var i = 1u; i < 16u; i += 1u) {
+            row_max = max(row_max, attn_partial[16u * invocation + i]);
+        }
+        attn_chunk_max[invocation] = row_max;
+        attn_have_max(invocation, row_max);
+    }
+    workgroupBarrier();
+    let row_max = attn_chunk_max[half];
+    attn_keep(half * CHUNK + 2u * lane, select(vec4<f32>(0.0), exp(a - row_max), a_seen));
+    attn_keep(half * CHUNK + 2u * lane + 1u, select(vec4<f32>(0.0), exp(b - row_max), b_seen));
+    workgroupBarrier();
+    if invocation < 32u {
+        let from_key = invocation / 16u * CHUNK + invocation % 16u;
+        var exp_sum = attn_load(from_key);
+        for (var i = 16u; i < CHUNK; i += 16u) {
+            exp_sum += attn_load(from_key + i);
+        }
+        attn_partial[invocation] = exp_sum;
+    }
+    let sums = attn_values(keys - chunk * CHUNK, zero, invocation);
+    workgroupBarrier();
+    if invocation < 2u {
+        var exp_sum = attn_partial[16u * invocation];
+        for (var i = 1u; i < 16u; i += 1u) {
+            exp_sum += attn_partial[16u * invocation + i];
+        }
+        attn_have_sum(invocation, exp_sum);
+    }
+    attn_reduce(0u, sums.a, invocation);
+    attn_reduce(1u, sums.b, invocation);
+    attn_reduce(2u, sums.c, invocation);
+    attn_reduce(3u, sums.d, invocation);
 }
 
-// Adds the weighted values of four keys.
-fn attn_accumulate(sum: Vec8, weights: vec4<f32>, v: array<Vec8, 4>) -> Vec8 {
-    var a = sum.a + weights.x * v[0].a;
-    var b = sum.b + weights.x * v[0].b;
-    a += weights.y * v[1].a;
-    b += weights.y * v[1].b;
-    a += weights.z * v[2].a;
-    b += weights.z * v[2].b;
-    a += weights.w * v[3].a;
-    b += weights.w * v[3].b;
-    return Vec8(a, b);
+// Whether a half may have a query.
+fn attn_has_queries(half: u32) -> bool {
+    return half == 0u || p.tile_rows * p.tile_heads > 4u;
+}
+
+fn attn_sees(half: u32, key: u32) -> vec4<bool> {
+    return (vec4<u32>(key) >= attn_first[half]) & (vec4<u32>(key) < attn_end[half]);
+}
+
+// Adds the products of Vec8 i of two keys with a half's queries.
+fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> AttnScores {
+    let at = 8u * half;
+    let q = Vec8(attn_queries[i][at], attn_queries[i][at + 1u]);
+    let r = Vec8(attn_queries[i][at + 2u], attn_queries[i][at + 3u]);
+    let s = Vec8(attn_queries[i][at + 4u], attn_queries[i][at + 5u]);
+    let t = Vec8(attn_queries[i][at + 6u], attn_queries[i][at + 7u]);
+    return AttnScores(
+        scores.a + vec4<f32>(attn_dot(q, k), attn_dot(r, k), attn_dot(s, k), attn_dot(t, k)),
+        scores.b + vec4<f32>(attn_dot(q, l), attn_dot(r, l), attn_dot(s, l), attn_dot(t, l)),
+    );
+}
+
+// A chain of eight multiply-adds: short, for the sake of its rounding errors.
+fn attn_dot(q: Vec8, k: Vec8) -> f32 {
+    var sum = q.a.x * k.a.x;
+    sum += q.a.y * k.a.y;
+    sum += q.a.z * k.a.z;
+    sum += q.a.w * k.a.w;
+    sum += q.b.x * k.b.x;
+    sum += q.b.y * k.b.y;
+    sum += q.b.z * k.b.z;
+    return sum + q.b.w * k.b.w;
+}
+
+// Returns an invocation's weighted values of a chunk's keys from keys.x up to keys.y.
+fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) -> AttnSums {
+    let half = invocation / HALF;
+    let i = min(invocation % LANES_PER_HEAD, KV_VEC8S - 1u);
+    let group = invocation % HALF / LANES_PER_HEAD;
+    let to_value = kv_value_offset();
+    var sums = AttnSums();
+    if attn_has_queries(half) {
+        for (var quad = keys.x / (4u * ATTN_GROUPS) * ATTN_GROUPS + group + zero; 4u * quad < keys.y; quad += ATTN_GROUPS) {
+            let at = half * (CHUNK / 4u) + quad;
+            for (var pair = zero; pair < 2u; pair += 1u) {
+                let slots = attn_slots[quad][pair] + to_value;
+                let v = kv_vec8(slots.x, i);
+                let w = kv_vec8(slots.y, i);
+                sums = attn_accumulate(sums, attn_weights[at][2u * pair], v);
+                sums = attn_accumulate(sums, attn_weights[at][2u * pair + 1u], w);
+            }
+        }
+    }
+    return sums;
+}
+
+// Adds one key's values, weighted for four queries.
+fn attn_accumulate(sums: AttnSums, weights: vec4<f32>, v: Vec8) -> AttnSums {
+    return AttnSums(
+        Vec8(sums.a.a + weights.x * v.a, sums.a.b + weights.x * v.b),
+        Vec8(sums.b.a + weights.y * v.a, sums.b.b + weights.y * v.b),
+        Vec8(sums.c.a + weights.z * v.a, sums.c.b + weights.z * v.b),
+        Vec8(sums.d.a + weights.w * v.a, sums.d.b + weights.w * v.b),
+    );
+}
+
+// Reduces the sums of query `query` of each half over the groups, in the memory of the weights, and stores them.
+fn attn_reduce(query: u32, sum: Vec8, invocation: u32) {
+    attn_keep(invocation, sum.a);
+    attn_keep(WG + invocation, sum.b);
+    workgroupBarrier();
+    for (var at = invocation; at < 4u * LANES_PER_HEAD; at += WG) {
+        // By the vector of a Vec8 and the half.
+        let column = at / LANES_PER_HEAD;
+        let lane = at % LANES_PER_HEAD;
+        let i = 2u * lane + column / 2u;
+        var total = attn_load(column * HALF + lane);
+        for (var group = 1u; group < ATTN_GROUPS; group += 1u) {
+            total += attn_load(column * HALF + group * LANES_PER_HEAD + lane);
+        }
+        if i < HEAD_DIM / 4u {
+            attn_store(column % 2u, query, i, total);
+        }
+    }
+    workgroupBarrier();
 }

@@ -1,4 +1,15 @@
-// Queries from the buffer q: vec4 i of query head `head`. `query` is its place in the tile.
-fn queries_vec4(head: u32, query: u32, i: u32) -> vec4<f32> {
-    return q[head * (HEAD_DIM / 4u) + i];
+// Queries from the buffer q, a slice of QUERY_VEC8S at a time: elements 8 * i to 8 * i + 7 of query n are vectors 2 * n
+// and 2 * n + 1 of attn_queries[i].
+var<workgroup> attn_queries: array<array<vec4<f32>, 16>, QUERY_VEC8S>;
+
+fn queries_ready_slice(slice: u32, invocation: u32) {
+    // Another invocation may still read the slice before.
+    workgroupBarrier();
+    for (var n = invocation; n < 16u * QUERY_VEC8S; n += WG) {
+        let query = n / (2u * QUERY_VEC8S);
+        let i = n % (2u * QUERY_VEC8S);
+        let from_vec4 = min(2u * slice * QUERY_VEC8S + i, HEAD_DIM / 4u - 1u);
+        attn_queries[i / 2u][2u * query + i % 2u] = q[attn_head[query / 4u][query % 4u] * (HEAD_DIM / 4u) + from_vec4];
+    }
+    workgroupBarrier();
 }

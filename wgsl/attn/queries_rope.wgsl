@@ -4,19 +4,28 @@
 const HEAD_VEC4S = HEAD_DIM / 4u;
 const ROPE_GROUPS = WG / 8u;
 
-var<workgroup> rope_heads: array<vec4<f32>, 8u * HEAD_VEC4S>;
-// The start in rope_heads of the head that is being stored.
+// Elements 8 * i to 8 * i + 7 of query n are vectors 2 * n and 2 * n + 1 of attn_queries[i].
+var<workgroup> attn_queries: array<array<vec4<f32>, 16>, KV_VEC8S>;
+// The query in whose place the head is that is being stored.
 var<private> rope_stored: u32;
 
-fn kv_vec4(i: u32) -> vec4<f32> {
-    return rope_heads[rope_stored + i];
+fn rope_put(query: u32, i: u32, x: vec4<f32>) {
+    attn_queries[i / 2u][2u * query + i % 2u] = x;
 }
 
 fn queries_vec4(head: u32, query: u32, i: u32) -> vec4<f32> {
-    return rope_heads[query * HEAD_VEC4S + i];
+    return attn_queries[i / 2u][2u * query + i % 2u];
 }
 
-// Puts head `head` of a row into slot `slot` of rope_heads, unless that is beyond `slots`. The role says whether it is
+fn kv_vec4(i: u32) -> vec4<f32> {
+    return queries_vec4(0u, rope_stored, i);
+}
+
+// The only slice is ready.
+fn queries_ready_slice(slice: u32, invocation: u32) {
+}
+
+// Puts head `head` of a row in the place of query `slot`, unless that is beyond `slots`. The role says whether it is
 // a query's (0), a key's (1) or a value's (2). All groups of eight invocations call it at once, each for its own head.
 fn rope_head(row: u32, head: u32, role: u32, slot: u32, slots: u32, invocation: u32) {
     let lane = invocation % 8u;
@@ -29,17 +38,16 @@ fn rope_head(row: u32, head: u32, role: u32, slot: u32, slots: u32, invocation: 
     if slot >= slots {
         return;
     }
-    let to = slot * HEAD_VEC4S;
     let angles = kv_position(row) * (HEAD_DIM / 2u);
     if role == 2u {
         for (var i = lane; i < HEAD_VEC4S; i += 8u) {
-            rope_heads[to + i] = qkv[from_head + i];
+            rope_put(slot, i, qkv[from_head + i]);
         }
     } else if INTERLEAVED {
         for (var i = lane; i < HEAD_VEC4S; i += 8u) {
             let x = qkv[from_head + i] * rope_scale(role, i, inverse_rms);
             let at = angles + 2u * i;
-            rope_heads[to + i] = vec4<f32>(rope_rotate(x.xy, rotations[at]), rope_rotate(x.zw, rotations[at + 1u]));
+            rope_put(slot, i, vec4<f32>(rope_rotate(x.xy, rotations[at]), rope_rotate(x.zw, rotations[at + 1u])));
         }
     } else {
         for (var i = lane; i < HEAD_VEC4S / 2u; i += 8u) {
@@ -51,8 +59,8 @@ fn rope_head(row: u32, head: u32, role: u32, slot: u32, slots: u32, invocation: 
             let y = rope_rotate(vec2<f32>(a.y, b.y), rotations[at + 1u]);
             let z = rope_rotate(vec2<f32>(a.z, b.z), rotations[at + 2u]);
             let w = rope_rotate(vec2<f32>(a.w, b.w), rotations[at + 3u]);
-            rope_heads[to + i] = vec4<f32>(x.x, y.x, z.x, w.x);
-            rope_heads[to + j] = vec4<f32>(x.y, y.y, z.y, w.y);
+            rope_put(slot, i, vec4<f32>(x.x, y.x, z.x, w.x));
+            rope_put(slot, j, vec4<f32>(x.y, y.y, z.y, w.y));
         }
     }
 }
@@ -70,7 +78,7 @@ fn queries_ready(tile: AttnTile, row: u32, store: bool, invocation: u32) {
         let key = kv_key(kv_sequence(row), tile.kv_head, kv_position(row));
         rope_stored = 0u;
         kv_store_head(key, invocation);
-        rope_stored = HEAD_VEC4S;
+        rope_stored = 1u;
         kv_store_head(key + kv_value_offset(), invocation);
         // The workgroup reads them back from the cache.
         storageBarrier();

@@ -1,97 +1,66 @@
-// The queries of a workgroup: p.tile_rows rows of p.tile_heads query heads of one key head, at most eight queries. Rows
-// whose sequences and offsets from their positions agree share a range of keys.
-
-// Four queries of a tile.
-struct QueryQuad {
-    // The query's head of all heads, clamped to those that exist.
-    head: vec4<u32>,
-    valid: vec4<bool>,
-    sequence: vec4<u32>,
-    // Position − row: equal for all rows that share a range.
-    offset: vec4<u32>,
-    position: vec4<u32>,
-}
+// The queries of a workgroup: p.tile_rows rows of p.tile_heads query heads of one key head, at most eight queries. Query
+// r * p.tile_heads + h is head h of row r. Consecutive rows at consecutive positions of a sequence are a run: they share
+// a range of keys.
 
 struct AttnTile {
     kv_head: u32,
-    lo: QueryQuad,
-    hi: QueryQuad,
+    // The first query head, among those of the key head.
+    first_head: u32,
+    // The rows, from rows.x up to rows.y.
+    rows: vec2<u32>,
 }
 
-// The keys that four queries see.
-struct VisibleKeys {
-    first: vec4<u32>,
-    end: vec4<u32>,
-}
-
-// A range of keys of one sequence, and what the queries that share it see of them.
-struct KvRange {
+// The rows of a run, and the keys that any of them sees.
+struct AttnRun {
     sequence: u32,
-    // The first key that any query sees, and the end.
+    rows: vec2<u32>,
     keys: vec2<u32>,
-    lo: VisibleKeys,
-    hi: VisibleKeys,
 }
+
+// What the workgroup keeps of its queries, four to a vector: the query's head of all heads, clamped to those that exist,
+// and the keys that it sees, none unless its row belongs to the run.
+var<workgroup> attn_head: array<vec4<u32>, 2>;
+var<workgroup> attn_first: array<vec4<u32>, 2>;
+var<workgroup> attn_end: array<vec4<u32>, 2>;
 
 fn attn_tile(heads: u32, rows: u32) -> AttnTile {
     let kv_head = heads / p.head_tiles;
-    let first_head = (heads - kv_head * p.head_tiles) * p.tile_heads;
+    let first_row = rows * p.tile_rows;
     return AttnTile(
-        kv_head,
-        attn_query_quad(kv_head, first_head, rows, vec4<u32>(0u, 1u, 2u, 3u)),
-        attn_query_quad(kv_head, first_head, rows, vec4<u32>(4u, 5u, 6u, 7u)),
+        kv_head, (heads - kv_head * p.head_tiles) * p.tile_heads,
+        vec2<u32>(first_row, min(first_row + p.tile_rows, p.rows)),
     );
 }
 
-fn attn_query_quad(kv_head: u32, first_head: u32, rows: u32, queries: vec4<u32>) -> QueryQuad {
-    let row_of_tile = vec4<u32>((vec4<f32>(queries) + 0.5) / f32(p.tile_heads));
-    let row = rows * p.tile_rows + row_of_tile;
-    let head = first_head + queries - row_of_tile * p.tile_heads;
-    let valid = (row_of_tile < vec4<u32>(p.tile_rows)) & (row < vec4<u32>(p.rows)) & (head < vec4<u32>(p.q_per_kv));
-    let from_row = min(row, vec4<u32>(p.rows - 1u));
-    let position = vec4<u32>(
-        kv_position(from_row.x), kv_position(from_row.y), kv_position(from_row.z), kv_position(from_row.w),
-    );
-    let sequence = vec4<u32>(
-        kv_sequence(from_row.x), kv_sequence(from_row.y), kv_sequence(from_row.z), kv_sequence(from_row.w),
-    );
-    let head_of_all = from_row * p.heads + kv_head * p.q_per_kv + min(head, vec4<u32>(p.q_per_kv - 1u));
-    return QueryQuad(head_of_all, valid, sequence, position - from_row, position);
+// The run that begins at a row, within the first `limit` positions.
+fn attn_run(tile: AttnTile, first_row: u32, limit: u32) -> AttnRun {
+    let sequence = kv_sequence(first_row);
+    let position = kv_position(first_row);
+    var end_row = first_row + 1u;
+    while end_row < tile.rows.y && kv_sequence(end_row) == sequence && kv_position(end_row) - position == end_row - first_row {
+        end_row += 1u;
+    }
+    let first = kv_visible(min(position + 1u, limit)).x;
+    let end = min(position + end_row - first_row, limit);
+    return AttnRun(sequence, vec2<u32>(first_row, end_row), vec2<u32>(first, end));
 }
 
-// Sequence and offset of the first query that is left.
-fn attn_lead(quad: QueryQuad, left: vec4<bool>) -> vec2<u32> {
-    var lead = vec2<u32>(quad.sequence.w, quad.offset.w);
-    lead = select(lead, vec2<u32>(quad.sequence.z, quad.offset.z), left.z);
-    lead = select(lead, vec2<u32>(quad.sequence.y, quad.offset.y), left.y);
-    return select(lead, vec2<u32>(quad.sequence.x, quad.offset.x), left.x);
-}
-
-fn attn_shares_range(quad: QueryQuad, left: vec4<bool>, lead: vec2<u32>) -> vec4<bool> {
-    return left & (quad.sequence == vec4<u32>(lead.x)) & (quad.offset == vec4<u32>(lead.y));
-}
-
-// The range of the first query that is left, within the first `limit` positions.
-fn attn_kv_range(tile: AttnTile, left_lo: vec4<bool>, left_hi: vec4<bool>, limit: u32) -> KvRange {
-    let lead = select(attn_lead(tile.hi, left_hi), attn_lead(tile.lo, left_lo), any(left_lo));
-    let lo = attn_visible_keys(tile.lo, attn_shares_range(tile.lo, left_lo, lead), limit);
-    let hi = attn_visible_keys(tile.hi, attn_shares_range(tile.hi, left_hi, lead), limit);
-    let first = min(lo.first, hi.first);
-    let end = max(lo.end, hi.end);
-    let keys = vec2<u32>(min(min(first.x, first.y), min(first.z, first.w)), max(max(end.x, end.y), max(end.z, end.w)));
-    return KvRange(lead.x, keys, lo, hi);
-}
-
-// The keys that `queries` see among the first `limit` positions; other queries see none.
-fn attn_visible_keys(quad: QueryQuad, queries: vec4<bool>, limit: u32) -> VisibleKeys {
-    let context = min(quad.position + 1u, vec4<u32>(limit));
-    let first = select(context - min(context, vec4<u32>(p.window)), vec4<u32>(0u), p.window == 0u);
-    // By arithmetic: GLSL ES has no componentwise select of integers.
-    let mask = vec4<u32>(queries);
-    return VisibleKeys(first | (mask - 1u), context * mask);
-}
-
-// Which queries belong to a range.
-fn attn_active_mask(visible: VisibleKeys) -> vec4<bool> {
-    return visible.end > vec4<u32>(0u);
+// Finds the queries of a run. Another invocation may read them after a barrier.
+fn attn_find_queries(tile: AttnTile, run: AttnRun, limit: u32, invocation: u32) {
+    if invocation < 2u {
+        let query = vec4<u32>(0u, 1u, 2u, 3u) + 4u * invocation;
+        let row_of_tile = vec4<u32>((vec4<f32>(query) + 0.5) / f32(p.tile_heads));
+        let row = tile.rows.x + row_of_tile;
+        let head = tile.first_head + query - row_of_tile * p.tile_heads;
+        let in_run = (row >= vec4<u32>(run.rows.x)) & (row < vec4<u32>(run.rows.y)) & (head < vec4<u32>(p.q_per_kv));
+        // Masks by arithmetic: GLSL ES has no componentwise select of integers.
+        let mask = vec4<u32>(in_run);
+        let context = min(kv_position(run.rows.x) + 1u + row - run.rows.x, vec4<u32>(limit));
+        let first = context - min(context, vec4<u32>(p.window));
+        let from_row = min(row, vec4<u32>(p.rows - 1u));
+        let kv_heads = from_row * p.heads + tile.kv_head * p.q_per_kv;
+        attn_head[invocation] = kv_heads + min(head, vec4<u32>(p.q_per_kv - 1u));
+        attn_first[invocation] = select(first, vec4<u32>(0u), p.window == 0u) | (mask - 1u);
+        attn_end[invocation] = context * mask;
+    }
 }

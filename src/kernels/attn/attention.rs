@@ -6,7 +6,7 @@ use super::{
     kv_index::{KvTables, test_rows},
     reference::{KvReader, visible_keys},
     sample,
-    tile::flash_source,
+    tile::{Keys, flash_source, loaded_queries},
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl},
@@ -68,8 +68,8 @@ impl Kernel for Attention {
     }
 
     fn source(v: Variant) -> Source {
-        flash_source(v, wgsl!("attn/attention.wgsl"), wgsl!("attn/single_pass.wgsl"))
-            .with(wgsl!("attn/queries_loaded.wgsl"))
+        flash_source(v, wgsl!("attn/attention.wgsl"), Keys::All)
+            .with(loaded_queries(v.reduction))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

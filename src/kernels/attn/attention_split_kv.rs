@@ -7,7 +7,7 @@ use super::{
     partial_words,
     reference::{KvReader, SoftmaxSums, keys_of_chunk},
     sample,
-    tile::flash_source,
+    tile::{Keys, flash_source, loaded_queries},
 };
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
@@ -59,8 +59,8 @@ impl Kernel for AttentionSplitKv {
     }
 
     fn source(v: Variant) -> Source {
-        flash_source(v, wgsl!("attn/attention_split_kv.wgsl"), wgsl!("attn/split_kv.wgsl"))
-            .with(wgsl!("attn/queries_loaded.wgsl"))
+        flash_source(v, wgsl!("attn/attention_split_kv.wgsl"), Keys::Chunk)
+            .with(loaded_queries(v.reduction))
             .constant("PARTIAL_VEC4S", partial_words(v.head_dim) / 4)
     }
 

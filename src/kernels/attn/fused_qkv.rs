@@ -5,7 +5,7 @@ use super::{
     heads::{HeadRole, QkvRows, random, rounded, test_rotations},
     kv_index::{ExpectedCache, KvKind, KvTables},
     reference::{InputError, KvReader},
-    tile::flash_source,
+    tile::{Keys, flash_source},
 };
 use crate::{
     gpu::{Expect, Fragment, Source, wgsl},
@@ -36,9 +36,9 @@ pub fn can_fuse_rope(head_dim: u32, q_per_kv: u32, reduction: Reduction) -> bool
 
 impl RopeVariant {
     /// Returns a source with the slot `queries` filled.
-    pub(super) fn source(self, body: Fragment, attend: Fragment) -> Source {
+    pub(super) fn source(self, body: Fragment, keys: Keys) -> Source {
         let v = self.attention;
-        let source = flash_source(v, body, attend)
+        let source = flash_source(v, body, keys)
             .with(wgsl!("kv/head_dim_constant.wgsl"))
             .with(wgsl!("attn/rope.wgsl"))
             .with(wgsl!("attn/queries_rope.wgsl"))

@@ -6,6 +6,7 @@ use super::{
     kv_index::KvTables,
     reference::visible_keys,
     sample,
+    tile::Keys,
 };
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
@@ -62,7 +63,7 @@ impl Kernel for RopeAttention {
     }
 
     fn source(v: RopeVariant) -> Source {
-        v.source(wgsl!("attn/rope_attention.wgsl"), wgsl!("attn/single_pass.wgsl"))
+        v.source(wgsl!("attn/rope_attention.wgsl"), Keys::All)
     }
 
     fn grid(_: RopeVariant, p: &Params) -> Grid {

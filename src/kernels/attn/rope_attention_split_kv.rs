@@ -6,6 +6,7 @@ use super::{
     fused_qkv::{RotatedRows, Trial, rows_of},
     kv_index::KvTables,
     partial_words, sample,
+    tile::Keys,
 };
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
 
@@ -62,7 +63,7 @@ impl Kernel for RopeAttentionSplitKv {
     }
 
     fn source(v: RopeVariant) -> Source {
-        v.source(wgsl!("attn/rope_attention_split_kv.wgsl"), wgsl!("attn/split_kv.wgsl"))
+        v.source(wgsl!("attn/rope_attention_split_kv.wgsl"), Keys::Chunk)
             .constant("PARTIAL_VEC4S", partial_words(v.attention.head_dim) / 4)
     }
 

@@ -3,8 +3,7 @@
 use super::{CHUNK, attention::Variant};
 use crate::gpu::{Caps, Fragment, ReductionOrder, Source, param_group, wgsl};
 
-/// The slot `reduction` of attention: how the invocations of a workgroup exchange queries, weights and sums. Each has
-/// its own reduction order.
+/// How the invocations of an attention workgroup exchange queries, weights and sums. Each has its own reduction order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reduction {
@@ -112,25 +111,51 @@ impl AttnTile {
     }
 }
 
-/// Returns a source for workgroups that attend by `attend`, with the slot `queries` still to be filled.
-pub(super) fn flash_source(v: Variant, body: Fragment, attend: Fragment) -> Source {
+/// Which keys a workgroup attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// All that its queries see, chunk by chunk.
+    All,
+    /// Those of one chunk.
+    Chunk,
+}
+
+/// Returns a source for workgroups that attend, with the slot `queries` still to be filled.
+pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys) -> Source {
     let source = match v.reduction {
-        Reduction::SharedMemory => Source::new(body, 64)
+        Reduction::SharedMemory => Source::new(body, CHUNK)
             .constant("LANES_PER_HEAD", v.head_dim.div_ceil(8).next_power_of_two())
-            .with(wgsl!("attn/reduction_shared.wgsl")),
-        Reduction::Subgroup => {
-            Source::new(body, 8).subgroups(true).with(wgsl!("attn/software/reduction_subgroup.wgsl"))
-        }
+            .with(wgsl!("kv/visible.wgsl"))
+            .with(wgsl!("attn/tile.wgsl"))
+            .with(wgsl!("attn/flash_tile.wgsl"))
+            .with(match keys {
+                Keys::All => wgsl!("attn/single_pass.wgsl"),
+                Keys::Chunk => wgsl!("attn/split_kv.wgsl"),
+            }),
+        Reduction::Subgroup => Source::new(body, 8)
+            .subgroups(true)
+            .with(wgsl!("attn/software/reduction_subgroup.wgsl"))
+            .with(wgsl!("attn/software/tile.wgsl"))
+            .with(wgsl!("attn/software/flash_tile.wgsl"))
+            .with(match keys {
+                Keys::All => wgsl!("attn/software/single_pass.wgsl"),
+                Keys::Chunk => wgsl!("attn/software/split_kv.wgsl"),
+            }),
     };
     v.kv.load(source)
         .with(wgsl!("kv/position.wgsl"))
         .with(wgsl!("kv/paged.wgsl"))
         .with(wgsl!("kv/vec8.wgsl"))
         .with(wgsl!("attn/softmax.wgsl"))
-        .with(wgsl!("attn/tile.wgsl"))
-        .with(wgsl!("attn/flash_tile.wgsl"))
-        .with(attend)
         .constant("HEAD_DIM", v.head_dim)
         .constant("KV_HEAD", v.kv.head_words(v.head_dim))
         .constant("CHUNK", CHUNK)
+}
+
+/// Returns the filling of the slot `queries` for query heads in a buffer.
+pub(super) fn loaded_queries(reduction: Reduction) -> Fragment {
+    match reduction {
+        Reduction::SharedMemory => wgsl!("attn/queries_loaded.wgsl"),
+        Reduction::Subgroup => wgsl!("attn/software/queries_loaded.wgsl"),
+    }
 }
