@@ -125,7 +125,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 40] = [
     // stored.
     ("attn/rope_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
     ("attn/rope_attention", "rope_stored = 1u;", "", "kv["),
-    ("attn/rope_attention", "let r = Vec8(attn_queries[i][at + 2u]", "let r = Vec8(attn_queries[i][at]", "y["),
+    ("attn/rope_attention", "let r = Vec8(attn_queries[half][i][2]", "let r = Vec8(attn_queries[half][i][0]", "y["),
     ("attn/rope_attention_split_kv", "i < HEAD_VEC4S; i += 8u", "i + 1u < HEAD_VEC4S; i += 8u", "partials["),
     ("attn/rope_attention_split_kv", "chunk == last", "false", "kv["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),

@@ -134,11 +134,10 @@ fn attn_sees(half: u32, key: u32) -> vec4<bool> {
 
 // Adds the products of Vec8 i of two keys with a half's queries.
 fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> AttnScores {
-    let at = 8u * half;
-    let q = Vec8(attn_queries[i][at], attn_queries[i][at + 1u]);
-    let r = Vec8(attn_queries[i][at + 2u], attn_queries[i][at + 3u]);
-    let s = Vec8(attn_queries[i][at + 4u], attn_queries[i][at + 5u]);
-    let t = Vec8(attn_queries[i][at + 6u], attn_queries[i][at + 7u]);
+    let q = Vec8(attn_queries[half][i][0], attn_queries[half][i][1]);
+    let r = Vec8(attn_queries[half][i][2], attn_queries[half][i][3]);
+    let s = Vec8(attn_queries[half][i][4], attn_queries[half][i][5]);
+    let t = Vec8(attn_queries[half][i][6], attn_queries[half][i][7]);
     return AttnScores(
         scores.a + vec4<f32>(attn_dot(q, k), attn_dot(r, k), attn_dot(s, k), attn_dot(t, k)),
         scores.b + vec4<f32>(attn_dot(q, l), attn_dot(r, l), attn_dot(s, l), attn_dot(t, l)),
@@ -167,6 +166,7 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) -> AttnSums {
     if attn_has_queries(half) {
         for (var quad = keys.x / (4u * ATTN_GROUPS) * ATTN_GROUPS + group + zero; 4u * quad < keys.y; quad += ATTN_GROUPS) {
             let at = half * (CHUNK / 4u) + quad;
+            // From zero, so that no compiler has four keys at once: some have no registers for it.
             for (var pair = zero; pair < 2u; pair += 1u) {
                 let slots = attn_slots[quad][pair] + to_value;
                 let v = kv_vec8(slots.x, i);

@@ -1,6 +1,6 @@
-// Queries from the buffer q, a slice of QUERY_VEC8S at a time: elements 8 * i to 8 * i + 7 of query n are vectors 2 * n
-// and 2 * n + 1 of attn_queries[i].
-var<workgroup> attn_queries: array<array<vec4<f32>, 16>, QUERY_VEC8S>;
+// Queries from the buffer q, a slice of QUERY_VEC8S at a time. For each half, elements 8 * i to 8 * i + 7 of its query n
+// are vectors 2 * n and 2 * n + 1 of array i.
+var<workgroup> attn_queries: array<array<array<vec4<f32>, 8>, QUERY_VEC8S>, 2>;
 
 fn queries_ready_slice(slice: u32, invocation: u32) {
     // Another invocation may still read the slice before.
@@ -9,7 +9,8 @@ fn queries_ready_slice(slice: u32, invocation: u32) {
         let query = n / (2u * QUERY_VEC8S);
         let i = n % (2u * QUERY_VEC8S);
         let from_vec4 = min(2u * slice * QUERY_VEC8S + i, HEAD_DIM / 4u - 1u);
-        attn_queries[i / 2u][2u * query + i % 2u] = q[attn_head[query / 4u][query % 4u] * (HEAD_DIM / 4u) + from_vec4];
+        let values = q[attn_head[query / 4u][query % 4u] * (HEAD_DIM / 4u) + from_vec4];
+        attn_queries[query / 4u][i / 2u][2u * (query % 4u) + i % 2u] = values;
     }
     workgroupBarrier();
 }
