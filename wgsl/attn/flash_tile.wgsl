@@ -12,6 +12,9 @@ const_assert CHUNK == WG;
 const ATTN_GROUPS = HALF / LANES_PER_HEAD;
 // Vec8s of a head whose queries are in workgroup memory at once.
 const QUERY_VEC8S = min(KV_VEC8S, 16u);
+// Vec8s of a key at once: two wait for memory half as often. With more rows there are workgroups enough, and some GPUs
+// have no registers for it.
+const VEC8S_AT_ONCE = select(1u, 2u, ONE_ROW && KV_VEC8_LOADS == 1u && KV_VEC8S % 2u == 0u);
 const QUERY_SLICES = (KV_VEC8S + QUERY_VEC8S - 1u) / QUERY_VEC8S;
 
 // For each half, the weights of a chunk's keys for its four queries, by quads of keys. Before and after, maxima and sums
@@ -66,8 +69,16 @@ fn attn_chunk(tile: AttnTile, run: AttnRun, keys: vec2<u32>, chunk: u32, zero: u
         if reads {
             let first = slice * QUERY_VEC8S;
             let vec8s = min(QUERY_VEC8S, KV_VEC8S - first);
-            for (var i = zero; i < vec8s; i += 1u) {
-                scores = attn_add_dots(scores, i, half, kv_vec8(slots.x, first + i), kv_vec8(slots.y, first + i));
+            for (var i = zero; i < vec8s; i += VEC8S_AT_ONCE) {
+                let k = kv_vec8(slots.x, first + i);
+                let l = kv_vec8(slots.y, first + i);
+                if VEC8S_AT_ONCE == 2u {
+                    let m = kv_vec8(slots.x, first + i + 1u);
+                    let n = kv_vec8(slots.y, first + i + 1u);
+                    scores = attn_add_dots(attn_add_dots(scores, i, half, k, l), i + 1u, half, m, n);
+                } else {
+                    scores = attn_add_dots(scores, i, half, k, l);
+                }
             }
         }
     }
@@ -166,14 +177,15 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) -> AttnSums {
     if attn_has_queries(half) {
         for (var quad = keys.x / (4u * ATTN_GROUPS) * ATTN_GROUPS + group + zero; 4u * quad < keys.y; quad += ATTN_GROUPS) {
             let at = half * (CHUNK / 4u) + quad;
-            // From zero, so that no compiler has four keys at once: some have no registers for it.
-            for (var pair = zero; pair < 2u; pair += 1u) {
-                let slots = attn_slots[quad][pair] + to_value;
-                let v = kv_vec8(slots.x, i);
-                let w = kv_vec8(slots.y, i);
-                sums = attn_accumulate(sums, attn_weights[at][2u * pair], v);
-                sums = attn_accumulate(sums, attn_weights[at][2u * pair + 1u], w);
-            }
+            let slots = attn_slots[quad];
+            let v = kv_vec8(slots[0].x + to_value, i);
+            let w = kv_vec8(slots[0].y + to_value, i);
+            let x = kv_vec8(slots[1].x + to_value, i);
+            let y = kv_vec8(slots[1].y + to_value, i);
+            sums = attn_accumulate(sums, attn_weights[at][0], v);
+            sums = attn_accumulate(sums, attn_weights[at][1], w);
+            sums = attn_accumulate(sums, attn_weights[at][2], x);
+            sums = attn_accumulate(sums, attn_weights[at][3], y);
         }
     }
     return sums;

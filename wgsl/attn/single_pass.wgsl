@@ -39,7 +39,7 @@ fn attn_store(half: u32, query: u32, i: u32, values: vec4<f32>) {
 
 fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {
     var row = tile.rows.x;
-    while row < tile.rows.y {
+    loop {
         let run = attn_run(tile, row, 0xffffffffu);
         attn_find_queries(tile, run, 0xffffffffu, invocation);
         workgroupBarrier();
@@ -50,5 +50,8 @@ fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {
             attn_chunk(tile, run, softmax_chunk(run.keys, chunk), chunk, zero, invocation);
         }
         row = run.rows.y;
+        if ONE_ROW || row >= tile.rows.y {
+            break;
+        }
     }
 }

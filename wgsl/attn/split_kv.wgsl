@@ -40,7 +40,7 @@ fn attn_store(half: u32, query: u32, i: u32, values: vec4<f32>) {
 fn split_attention(tile: AttnTile, chunk: u32, zero: u32, invocation: u32) {
     split_chunk = chunk;
     var row = tile.rows.x;
-    while row < tile.rows.y {
+    loop {
         let run = attn_run(tile, row, p.chunks * CHUNK);
         row = run.rows.y;
         let keys = softmax_chunk(run.keys, chunk);
@@ -49,6 +49,9 @@ fn split_attention(tile: AttnTile, chunk: u32, zero: u32, invocation: u32) {
             attn_find_queries(tile, run, p.chunks * CHUNK, invocation);
             workgroupBarrier();
             attn_chunk(tile, run, keys, chunk, zero, invocation);
+        }
+        if ONE_ROW || row >= tile.rows.y {
+            break;
         }
     }
 }

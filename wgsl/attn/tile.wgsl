@@ -1,6 +1,6 @@
 // The queries of a workgroup: p.tile_rows rows of p.tile_heads query heads of one key head, at most eight queries. Query
 // r * p.tile_heads + h is head h of row r. Consecutive rows at consecutive positions of a sequence are a run: they share
-// a range of keys.
+// a range of keys. With ONE_ROW a tile has one row, and compilers need not keep what a loop over runs needs.
 
 struct AttnTile {
     kv_head: u32,
@@ -28,7 +28,7 @@ fn attn_tile(heads: u32, rows: u32) -> AttnTile {
     let first_row = rows * p.tile_rows;
     return AttnTile(
         kv_head, (heads - kv_head * p.head_tiles) * p.tile_heads,
-        vec2<u32>(first_row, min(first_row + p.tile_rows, p.rows)),
+        vec2<u32>(first_row, select(min(first_row + p.tile_rows, p.rows), first_row + 1u, ONE_ROW)),
     );
 }
 
@@ -37,7 +37,7 @@ fn attn_run(tile: AttnTile, first_row: u32, limit: u32) -> AttnRun {
     let sequence = kv_sequence(first_row);
     let position = kv_position(first_row);
     var end_row = first_row + 1u;
-    while end_row < tile.rows.y && kv_sequence(end_row) == sequence && kv_position(end_row) - position == end_row - first_row {
+    while !ONE_ROW && end_row < tile.rows.y && kv_sequence(end_row) == sequence && kv_position(end_row) - position == end_row - first_row {
         end_row += 1u;
     }
     let first = kv_visible(min(position + 1u, limit)).x;

@@ -1,4 +1,6 @@
 // A KV cache of f16, two neighbouring elements to a word.
+const KV_VEC8_LOADS = 1u;
+
 fn kv_load(head: u32, i: u32) -> Vec8 {
     let words = kv[head + i];
     return Vec8(

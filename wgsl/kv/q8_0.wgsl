@@ -1,5 +1,7 @@
 // A KV cache of Q8_0: an f32 scale for each 32 elements of a head, then its int8 codes, four to a word. Both are padded
 // to 16 bytes.
+const KV_VEC8_LOADS = 2u;
+
 fn kv_load(head: u32, i: u32) -> Vec8 {
     let scales = bitcast<vec4<f32>>(kv[head + (i >> 4u)]);
     let group = i >> 2u;

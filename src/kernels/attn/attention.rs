@@ -68,8 +68,7 @@ impl Kernel for Attention {
     }
 
     fn source(v: Variant) -> Source {
-        flash_source(v, wgsl!("attn/attention.wgsl"), Keys::All)
-            .with(loaded_queries(v.reduction))
+        flash_source(v, wgsl!("attn/attention.wgsl"), Keys::All, false).with(loaded_queries(v.reduction))
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {

@@ -59,7 +59,7 @@ impl Kernel for AttentionSplitKv {
     }
 
     fn source(v: Variant) -> Source {
-        flash_source(v, wgsl!("attn/attention_split_kv.wgsl"), Keys::Chunk)
+        flash_source(v, wgsl!("attn/attention_split_kv.wgsl"), Keys::Chunk, false)
             .with(loaded_queries(v.reduction))
             .constant("PARTIAL_VEC4S", partial_words(v.head_dim) / 4)
     }

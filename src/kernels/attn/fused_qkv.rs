@@ -38,7 +38,7 @@ impl RopeVariant {
     /// Returns a source with the slot `queries` filled.
     pub(super) fn source(self, body: Fragment, keys: Keys) -> Source {
         let v = self.attention;
-        let source = flash_source(v, body, keys)
+        let source = flash_source(v, body, keys, true)
             .with(wgsl!("kv/head_dim_constant.wgsl"))
             .with(wgsl!("attn/rope.wgsl"))
             .with(wgsl!("attn/queries_rope.wgsl"))

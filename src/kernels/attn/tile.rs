@@ -120,11 +120,13 @@ pub(super) enum Keys {
     Chunk,
 }
 
-/// Returns a source for workgroups that attend, with the slot `queries` still to be filled.
-pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys) -> Source {
+/// Returns a source for workgroups that attend, with the slot `queries` still to be filled. With `one_row`, tiles have one
+/// row.
+pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys, one_row: bool) -> Source {
     let source = match v.reduction {
         Reduction::SharedMemory => Source::new(body, CHUNK)
             .constant("LANES_PER_HEAD", v.head_dim.div_ceil(8).next_power_of_two())
+            .constant("ONE_ROW", one_row)
             .with(wgsl!("kv/visible.wgsl"))
             .with(wgsl!("attn/tile.wgsl"))
             .with(wgsl!("attn/flash_tile.wgsl"))
