@@ -13,7 +13,7 @@ use std::{
 #[cfg(feature = "test-util")]
 use super::counters::Created;
 use super::{
-    Adapter, Buffer, Caps, Element, GpuError, Matrices, RawBuffer, Requirements,
+    Adapter, Buffer, Caps, Element, Fragment, GpuError, Matrices, RawBuffer, Requirements,
     adapter::{caps_of, kernels_need, shares_memory},
     backend::Gpu,
     buffer::{Identity, Storage},
@@ -47,6 +47,8 @@ struct Inner {
     next_buffer: AtomicU64,
     /// The cooperative matrices that passed the self-test. A dry run shares them with its device.
     trusted_matrices: Arc<OnceLock<Matrices>>,
+    /// Whether `unpack2x16float` keeps subnormals, once that has been tested.
+    unpack_is_exact: OnceLock<bool>,
     hooks: Arc<Hooks>,
 }
 
@@ -113,7 +115,7 @@ impl Device {
         if caps.matrices.any() {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
             // SAFETY: the caller must be aware that the feature may be faulty. Only matrices that pass
-            // `kernels::check_matrices` are used, and shaders clamp the places that they load from and store to.
+            // `kernels::check_device` are used, and shaders clamp the places that they load from and store to.
             #[allow(unsafe_code)]
             unsafe {
                 experimental_features = wgpu::ExperimentalFeatures::enabled();
@@ -167,6 +169,7 @@ impl Device {
                 identity: Identity::default(),
                 next_buffer: AtomicU64::new(FIRST_DRY_RUN_BUFFER),
                 trusted_matrices: Arc::clone(trusted_matrices),
+                unpack_is_exact: OnceLock::new(),
                 hooks: Arc::default(),
             }),
         }
@@ -194,6 +197,7 @@ impl Device {
                 identity,
                 next_buffer,
                 trusted_matrices: Arc::default(),
+                unpack_is_exact: OnceLock::new(),
                 hooks,
             }),
         }
@@ -211,7 +215,7 @@ impl Device {
     }
 
     /// Returns the cooperative matrices that passed the self-test on this device: none before
-    /// `kernels::check_matrices` has run.
+    /// `kernels::check_device` has run.
     pub fn trusted_matrices(&self) -> Matrices {
         self.matrices_cell().get().copied().unwrap_or_default()
     }
@@ -219,6 +223,18 @@ impl Device {
     /// Returns where the result of the self-test is stored.
     pub(crate) fn matrices_cell(&self) -> &OnceLock<Matrices> {
         &self.inner.trusted_matrices
+    }
+
+    /// Returns where the result of the self-test of `unpack2x16float` is stored.
+    pub(crate) fn unpack_cell(&self) -> &OnceLock<bool> {
+        &self.inner.unpack_is_exact
+    }
+
+    /// Replaces a fragment by another one in the shaders that are compiled from now on.
+    pub(crate) fn replace_fragment(&self, old: Fragment, new: Fragment) {
+        if let Some(gpu) = self.gpu() {
+            gpu.pipelines.replace(old, new);
+        }
     }
 
     /// Returns the device's name; `cpu` for the CPU kernels.

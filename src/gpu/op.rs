@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Access, Binding, Expect, Expected, GpuError, Grid, Host, HostSlot, Kernel, RawBuffer, ReductionOrder, Shader,
-    SparseReads, Variant,
+    Access, Binding, Expect, Expected, Fragment, GpuError, Grid, Host, HostSlot, Kernel, RawBuffer, ReductionOrder,
+    Shader, Source, SparseReads, Variant,
 };
 
 /// A dispatch without its kernel's types, as plans have it.
@@ -27,7 +27,11 @@ pub trait Op: Debug + Send + Sync {
     /// Returns [`Kernel::reduction_order`].
     fn reduction_order(&self) -> ReductionOrder;
     /// Returns the composed WGSL.
-    fn shader(&self) -> Shader;
+    fn shader(&self) -> Shader {
+        self.shader_with(None)
+    }
+    /// Returns the composed WGSL, with a fragment replaced by another one.
+    fn shader_with(&self, replacement: Option<[Fragment; 2]>) -> Shader;
     /// Returns its bindings.
     fn bindings(&self) -> Vec<Binding>;
     /// Returns the bytes of the uniform parameters.
@@ -62,7 +66,11 @@ pub(crate) fn erase<K: Kernel>(variant: K::Variant, params: K::Params) -> Box<dy
 
 /// Returns the composed WGSL of a variant.
 pub fn shader<K: Kernel>(variant: K::Variant) -> Shader {
-    K::source(variant).compose(&K::params_wgsl(), &K::bindings(&variant))
+    compose::<K>(variant, K::source(variant))
+}
+
+fn compose<K: Kernel>(variant: K::Variant, source: Source) -> Shader {
+    source.compose(&K::params_wgsl(), &K::bindings(&variant))
 }
 
 impl<K: Kernel> Op for Dispatch<K> {
@@ -84,8 +92,9 @@ impl<K: Kernel> Op for Dispatch<K> {
     fn reduction_order(&self) -> ReductionOrder {
         K::reduction_order(self.variant)
     }
-    fn shader(&self) -> Shader {
-        shader::<K>(self.variant)
+    fn shader_with(&self, replacement: Option<[Fragment; 2]>) -> Shader {
+        let source = K::source(self.variant);
+        compose::<K>(self.variant, replacement.into_iter().fold(source, |source, [old, new]| source.replace(old, new)))
     }
     fn bindings(&self) -> Vec<Binding> {
         K::bindings(&self.variant)

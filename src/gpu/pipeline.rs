@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Access, GpuError, Op, PipelineKey, Shader,
+    Access, Fragment, GpuError, Op, PipelineKey, Shader,
     context::{Context, lock},
     error_scope::caught,
     source::FIRST_WORKGROUP_BYTES,
@@ -35,6 +35,8 @@ pub(super) struct Pipelines {
     compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     /// Whether shaders are compiled without wgpu's bounds checks and loop limits.
     unchecked: AtomicBool,
+    /// A fragment of the shaders that are compiled from now on, and what replaces it.
+    replacement: Mutex<Option<[Fragment; 2]>>,
     /// The driver's cache, if the application keeps it between runs.
     pub(super) driver_cache: Mutex<Option<wgpu::PipelineCache>>,
 }
@@ -48,6 +50,11 @@ impl Pipelines {
     #[cfg(any(feature = "cli", feature = "test-util"))]
     pub(super) fn leave_out_checks(&self) {
         self.unchecked.store(true, Ordering::Relaxed);
+    }
+
+    /// Replaces a fragment by another one in the shaders that are compiled from now on.
+    pub(super) fn replace(&self, old: Fragment, new: Fragment) {
+        *lock(&self.replacement) = Some([old, new]);
     }
 
     /// Compiles the pipelines of `ops` that are missing: natively on several threads, while the caller's thread waits.
@@ -92,7 +99,8 @@ impl Pipelines {
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(Arc::clone(pipeline));
         }
-        let mut shader = op.shader();
+        let replacement = *lock(&self.replacement);
+        let mut shader = op.shader_with(replacement);
         context.hooks.edit(op.kernel(), &mut shader);
         let pipeline = Arc::new(self.compile_shader(context, op, shader).await?);
         context.counters.pipelines.add(1);

@@ -105,6 +105,12 @@ impl Source {
         self
     }
 
+    /// Replaces a fragment by another one that has the same functions.
+    pub(crate) fn replace(mut self, old: Fragment, new: Fragment) -> Self {
+        self.fragments.iter_mut().filter(|fragment| **fragment == old).for_each(|fragment| *fragment = new);
+        self
+    }
+
     /// Returns the invocations of a workgroup.
     pub fn workgroup(&self) -> u32 {
         self.workgroup

@@ -12,7 +12,7 @@ mod self_test;
 pub(crate) mod trial;
 
 pub use kv_type::KvType;
-pub use self_test::check_matrices;
+pub use self_test::check_device;
 
 use crate::gpu::Kernel;
 

@@ -1,8 +1,9 @@
-//! The self-test of cooperative matrices at start-up. They are an experimental feature of wgpu, and drivers and translations
-//! have differed in barriers and layouts, so that a model uses only those that compute correctly on its device.
+//! The self-tests of a device at start-up. Cooperative matrices are an experimental feature of wgpu, and drivers and translations
+//! have differed in barriers and layouts, so that a model uses only those that compute correctly on its device. WGSL leaves open
+//! whether `unpack2x16float` keeps subnormals.
 
 use super::{
-    linear::{Indexing, Mma, TileType, gemm},
+    linear::{F16Conversion, Indexing, Mma, TileType, embed, gemm},
     trial::Trial,
 };
 use crate::{
@@ -10,12 +11,45 @@ use crate::{
     quant::WeightType,
 };
 
-/// Tests each kind of cooperative matrices that `device` has, and stores those that pass: [`Device::trusted_matrices`]. Logs a
-/// warning for each that fails. Loading a model runs it once per device.
+/// Tests what a model may use of `device`: [`check_matrices`] and [`check_unpack`]. Loading a model runs it once per device.
 ///
 /// # Errors
-/// [`GpuError::OutOfMemory`], or the loss of the device. A kernel that does not compile is a failed test, not an error.
-pub async fn check_matrices(device: &Device) -> Result<(), GpuError> {
+/// [`GpuError::OutOfMemory`], or the loss of the device.
+pub async fn check_device(device: &Device) -> Result<(), GpuError> {
+    check_matrices(device).await?;
+    check_unpack(device).await
+}
+
+/// Tests whether `unpack2x16float` keeps subnormals. If so, the kernels that are compiled from now on convert f16 by it: one
+/// instruction for some eight, and the same bits. Drivers on the CPU are not tested: their kernels were measured without it.
+async fn check_unpack(device: &Device) -> Result<(), GpuError> {
+    if device.unpack_cell().get().is_some() || device.is_dry_run() || device.is_cpu() || device.is_software() {
+        return Ok(());
+    }
+    let is_exact = device.caps().pack_f16 && unpack_is_exact(device).await?;
+    if is_exact {
+        device.replace_fragment(F16Conversion::Integers.fragment(), F16Conversion::Unpack.fragment());
+    }
+    // A concurrent test has found the same.
+    let _ = device.unpack_cell().set(is_exact);
+    Ok(())
+}
+
+/// Returns whether `unpack2x16float` keeps subnormals.
+async fn unpack_is_exact(device: &Device) -> Result<bool, GpuError> {
+    let mut passed = 0;
+    for trial in Trial::all::<embed::Embed>(embed::Variant::UNPACK).filter(|trial| trial.name() == "subnormal") {
+        if !trial.outcome(device).await?.passed() {
+            return Ok(false);
+        }
+        passed += 1;
+    }
+    Ok(passed > 0)
+}
+
+/// Tests each kind of cooperative matrices that `device` has, and stores those that pass: [`Device::trusted_matrices`]. Logs a
+/// warning for each that fails. A kernel that does not compile is a failed test, not an error.
+async fn check_matrices(device: &Device) -> Result<(), GpuError> {
     let has = device.caps().matrices;
     // A dry run has the result of its device.
     if device.matrices_cell().get().is_some() || device.is_dry_run() || !has.any() {
@@ -94,6 +128,29 @@ mod tests {
                 }
                 assert_eq!(passes(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
             }
+        });
+    }
+
+    /// A flushed subnormal fails the test, and after a passed one kernels that convert by `unpack2x16float` pass their cases.
+    #[test]
+    fn f16_are_unpacked_where_subnormals_are_kept() {
+        pollster::block_on(async {
+            let adapter = Adapter::find(None).await.expect("an adapter");
+            let device = Device::new(&adapter).await.expect("a device");
+            assert!(unpack_is_exact(&device).await.expect("a verdict"), "{} flushes subnormals", device.name());
+            device.replace_fragment(F16Conversion::Integers.fragment(), F16Conversion::Unpack.fragment());
+            let variants = WeightType::ALL.map(embed::Variant::new);
+            for trial in variants.into_iter().flat_map(Trial::all::<embed::Embed>) {
+                let outcome = trial.outcome(&device).await.expect("an outcome");
+                assert!(outcome.passed(), "{outcome:?}");
+            }
+            let flushing = Device::new(&adapter).await.expect("a device");
+            flushing.edit_shaders(
+                "linear/embed",
+                "unpack2x16float(bits).x",
+                "select(0.0, unpack2x16float(bits).x, (bits & 0x7c00u) != 0u)",
+            );
+            assert!(!unpack_is_exact(&flushing).await.expect("a verdict"));
         });
     }
 

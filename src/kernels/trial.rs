@@ -56,6 +56,11 @@ impl Trial {
         })
     }
 
+    /// Returns the case's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs the case. An error of this kernel alone, such as a shader that does not compile, is a failed outcome.
     ///
     /// # Errors

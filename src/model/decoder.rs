@@ -90,7 +90,7 @@ impl Decoder<'_> {
             let planes = &part.planes;
             rec.dispatch(
                 embed::Embed,
-                embed::Variant { ty: planes.ty() },
+                embed::Variant::new(planes.ty()),
                 embed::Params {
                     rows: self.pass.rows,
                     n: table.n,

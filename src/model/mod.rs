@@ -25,7 +25,7 @@ mod weights;
 
 use std::sync::Arc;
 
-use crate::{gguf::Gguf, gpu::Device, kernels::check_matrices};
+use crate::{gguf::Gguf, gpu::Device, kernels::check_device};
 
 pub use config::{Architecture, Config, FeedForward, Rope};
 pub use decoder::Phase;
@@ -94,7 +94,7 @@ impl Model {
         slots: Option<u32>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        check_matrices(device).await?;
+        check_device(device).await?;
         let config = Config::from_gguf(gguf)?;
         let (least, most) = match config.feed_forward {
             FeedForward::Dense { .. } => (0, 0),
@@ -128,7 +128,7 @@ impl Model {
     /// Returns the model without its weights, on a [dry run](Device::dry_run) of `device`.
     pub(crate) async fn dry_run(device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
         // The plans are to be those of the device.
-        check_matrices(device).await?;
+        check_device(device).await?;
         Self::load(&device.dry_run(), gguf, |_, _| ()).await
     }
 

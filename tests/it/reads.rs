@@ -182,7 +182,7 @@ fn embedding_reads_single_rows() -> Result {
             let (k_blocks, n_blocks) = (part.planes.k_blocks(), part.planes.blocks());
             rec.dispatch(
                 embed::Embed,
-                embed::Variant { ty },
+                embed::Variant::new(ty),
                 embed::Params {
                     rows: 2,
                     n: EXPERTS * N,

@@ -87,21 +87,15 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let b_first = q_first_half(q_block32(b_blocks + block, p.n_blocks));
             let f0 = half_products(a_first, b_first, 0u, 0u, lane);
             let f1 = half_products(a_first, b_first, 1u, 0u, lane);
-            var f2 = vec2<f32>(0.0);
-            var f3 = vec2<f32>(0.0);
+            let f2 = half_products(a_first, b_first, 2u, 0u, lane);
+            let f3 = half_products(a_first, b_first, 3u, 0u, lane);
             var f4 = vec2<f32>(0.0);
             var f5 = vec2<f32>(0.0);
             var f6 = vec2<f32>(0.0);
             var f7 = vec2<f32>(0.0);
-            if batch > 2u {
-                f2 = half_products(a_first, b_first, 2u, 0u, lane);
-                f3 = half_products(a_first, b_first, 3u, 0u, lane);
-            }
             if batch > 4u {
                 f4 = half_products(a_first, b_first, 4u, 0u, lane);
                 f5 = half_products(a_first, b_first, 5u, 0u, lane);
-            }
-            if batch > 6u {
                 f6 = half_products(a_first, b_first, 6u, 0u, lane);
                 f7 = half_products(a_first, b_first, 7u, 0u, lane);
             }
@@ -110,33 +104,29 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let a_last = q_last_half(a);
             let b_last = q_last_half(b);
             let p0 = products(a, b, f0, half_products(a_last, b_last, 0u, 4u, lane), 0u, lane);
-            let p1 = products(a, b, f1, half_products(a_last, b_last, 1u, 4u, lane), 1u, lane);
             a0.x += p0.x;
-            a0.y += p1.x;
             b0.x += p0.y;
+            let p1 = products(a, b, f1, half_products(a_last, b_last, 1u, 4u, lane), 1u, lane);
+            a0.y += p1.x;
             b0.y += p1.y;
-            if batch > 2u {
-                let p2 = products(a, b, f2, half_products(a_last, b_last, 2u, 4u, lane), 2u, lane);
-                let p3 = products(a, b, f3, half_products(a_last, b_last, 3u, 4u, lane), 3u, lane);
-                a0.z += p2.x;
-                a0.w += p3.x;
-                b0.z += p2.y;
-                b0.w += p3.y;
-            }
+            let p2 = products(a, b, f2, half_products(a_last, b_last, 2u, 4u, lane), 2u, lane);
+            a0.z += p2.x;
+            b0.z += p2.y;
+            let p3 = products(a, b, f3, half_products(a_last, b_last, 3u, 4u, lane), 3u, lane);
+            a0.w += p3.x;
+            b0.w += p3.y;
             if batch > 4u {
                 let p4 = products(a, b, f4, half_products(a_last, b_last, 4u, 4u, lane), 4u, lane);
-                let p5 = products(a, b, f5, half_products(a_last, b_last, 5u, 4u, lane), 5u, lane);
                 a1.x += p4.x;
-                a1.y += p5.x;
                 b1.x += p4.y;
+                let p5 = products(a, b, f5, half_products(a_last, b_last, 5u, 4u, lane), 5u, lane);
+                a1.y += p5.x;
                 b1.y += p5.y;
-            }
-            if batch > 6u {
                 let p6 = products(a, b, f6, half_products(a_last, b_last, 6u, 4u, lane), 6u, lane);
-                let p7 = products(a, b, f7, half_products(a_last, b_last, 7u, 4u, lane), 7u, lane);
                 a1.z += p6.x;
-                a1.w += p7.x;
                 b1.z += p6.y;
+                let p7 = products(a, b, f7, half_products(a_last, b_last, 7u, 4u, lane), 7u, lane);
+                a1.w += p7.x;
                 b1.w += p7.y;
             }
         }

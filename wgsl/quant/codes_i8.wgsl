@@ -26,6 +26,12 @@ fn q_signed_codes(lo: vec4<u32>, hi: vec4<u32>) -> QCodes {
     return QCodes(lo, hi);
 }
 
+// Returns codes that are stored plus a bias.
+fn q_biased_codes(lo: vec4<u32>, hi: vec4<u32>, bias: u32) -> QCodes {
+    let bytes = bias * 0x01010101u;
+    return QCodes(q_less(lo, bytes), q_less(hi, bytes));
+}
+
 // Returns the dot product of two halves' codes: at most 16 * 128 * 127, which an f32 holds exactly.
 fn q_dot_half(a: vec4<u32>, b: vec4<u32>) -> f32 {
     return f32((dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y)) + (dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w)));

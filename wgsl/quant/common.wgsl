@@ -1,15 +1,5 @@
 // Helpers of the formats. A format says where the halves of a block lie and decodes the block into the slot `codes`.
 
-// Returns the value of the f16 in the low 16 bits. It uses integers, because block scales are often subnormal and a device
-// may flush subnormals in unpack2x16float.
-fn q_f16(bits: u32) -> f32 {
-    let magnitude = bits & 0x7fffu;
-    let sign = (bits & 0x8000u) << 16u;
-    let normal = (magnitude << 13u) + 0x38000000u;
-    let subnormal = bitcast<u32>(f32(magnitude) * 5.9604644775390625e-8);
-    return bitcast<f32>(sign | select(subnormal, normal, magnitude >= 0x400u));
-}
-
 // Returns component `i` of `v`, without indexing by a variable.
 fn q_word(v: vec4<u32>, i: u32) -> u32 {
     let pair = select(v.xy, v.zw, (i & 2u) != 0u);

@@ -2,7 +2,6 @@
 fn q_block32(block: u32, blocks: u32) -> QBlock32 {
     let qs = w[block];
     let nibbles = vec4<u32>(0x0f0f0f0fu);
-    let lo = q_less(qs & nibbles, 0x08080808u);
-    let hi = q_less((qs >> vec4<u32>(4u)) & nibbles, 0x08080808u);
-    return QBlock32(q_signed_codes(lo, hi), vec2<f32>(q_plane_f16(blocks, block)), vec2<f32>(0.0));
+    let codes = q_biased_codes(qs & nibbles, (qs >> vec4<u32>(4u)) & nibbles, 8u);
+    return QBlock32(codes, vec2<f32>(q_plane_f16(blocks, block)), vec2<f32>(0.0));
 }

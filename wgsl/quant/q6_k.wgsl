@@ -47,7 +47,7 @@ fn q_decode(scales: vec4<u32>, d: f32, ql: vec4<u32>, high: vec4<u32>, l: u32) -
     let lo = (ql & nibbles) | ((qh & pairs) << vec4<u32>(4u));
     let hi = ((ql >> vec4<u32>(4u)) & nibbles) | (((qh >> vec4<u32>(4u)) & pairs) << vec4<u32>(4u));
     return QBlock32(
-        q_signed_codes(q_less(lo, 0x20202020u), q_less(hi, 0x20202020u)),
+        q_biased_codes(lo, hi, 32u),
         d * vec2<f32>(signed),
         vec2<f32>(0.0),
     );

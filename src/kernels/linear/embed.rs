@@ -1,6 +1,6 @@
 //! Embedding lookup: rows of a table by token id.
 
-use super::{TestWeights, quant};
+use super::{F16Conversion, TestWeights, quant};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, SparseReads, SparseUnit, kernel, wgsl},
     quant::{Planes, WeightType},
@@ -47,11 +47,23 @@ kernel! {
 
 const WG: u32 = 64;
 
-/// The table's format.
+/// The table's format, and how f16 are converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The table's format.
     pub ty: WeightType,
+    /// How f16 are converted. [`F16Conversion::Unpack`] is for the device's self-test only.
+    pub f16: F16Conversion,
+}
+
+impl Variant {
+    /// Returns the variant of a format.
+    pub const fn new(ty: WeightType) -> Self {
+        Self { ty, f16: F16Conversion::Integers }
+    }
+
+    /// The variant of the device's self-test.
+    pub(crate) const UNPACK: Self = Self { ty: WeightType::F16, f16: F16Conversion::Unpack };
 }
 
 /// Returns the row of `w` that becomes row `t`, if `w` has the table's row.
@@ -64,12 +76,19 @@ fn local_row(p: &Params, ids: &[u32], positions: &[u32], t: usize) -> Option<u32
 }
 
 impl Kernel for Embed {
-    fn supported(_: &Caps) -> Vec<Variant> {
-        WeightType::ALL.map(|ty| Variant { ty }).to_vec()
+    fn supported(caps: &Caps) -> Vec<Variant> {
+        let unpack = caps.pack_f16.then_some(Variant::UNPACK);
+        WeightType::ALL.map(Variant::new).into_iter().chain(unpack).collect()
+    }
+
+    /// All but that of the self-test, which a device may fail.
+    fn covered(_: &Caps) -> Vec<Variant> {
+        WeightType::ALL.map(Variant::new).to_vec()
     }
 
     fn source(v: Variant) -> Source {
-        Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(v.ty))
+        let source = Source::new(wgsl!("linear/embed.wgsl"), WG).with_all(quant(v.ty));
+        source.replace(F16Conversion::Integers.fragment(), v.f16.fragment())
     }
 
     fn grid(_: Variant, p: &Params) -> Grid {
@@ -102,7 +121,7 @@ impl Kernel for Embed {
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases(Variant { ty }: Variant) -> Vec<Case<Self>> {
+    fn cases(Variant { ty, .. }: Variant) -> Vec<Case<Self>> {
         let block = ty.block_len() as u64;
         let mut cases = Vec::new();
         for sampled in [false, true] {

@@ -48,32 +48,55 @@ fn quant(ty: WeightType) -> Vec<Fragment> {
 
 /// Fills the slot `quant` with codes of this type.
 fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
-    let codes = match codes {
-        Codes::F32 => wgsl!("quant/codes_f32.wgsl"),
-        Codes::I8 => wgsl!("quant/codes_i8.wgsl"),
-    };
     let mut fragments = format(ty);
-    fragments.push(codes);
+    fragments.extend(match codes {
+        Codes::F32 => vec![wgsl!("quant/codes_f32.wgsl"), BIASED_F32],
+        Codes::I8 => vec![wgsl!("quant/codes_i8.wgsl")],
+    });
     fragments
 }
 
+/// How codes that are stored plus a bias become f32.
+const BIASED_F32: Fragment = wgsl!("quant/biased_f32.wgsl");
+
+/// How f16 scales and weights become f32. Both give the same bits, so that it is no variant of the kernels that decode weights: a
+/// device compiles all of them with what its self-test has found ([`check_device`](crate::kernels::check_device)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum F16Conversion {
+    /// By integers: some eight instructions each.
+    Integers,
+    /// By `unpack2x16float`, which may flush subnormals.
+    Unpack,
+}
+
+impl F16Conversion {
+    /// Returns the fragment with `q_f16`.
+    pub(crate) const fn fragment(self) -> Fragment {
+        match self {
+            Self::Integers => wgsl!("quant/f16_integers.wgsl"),
+            Self::Unpack => wgsl!("quant/f16_unpack.wgsl"),
+        }
+    }
+}
+
 fn format(ty: WeightType) -> Vec<Fragment> {
+    const F16: Fragment = F16Conversion::Integers.fragment();
     const COMMON: Fragment = wgsl!("quant/common.wgsl");
     const BLOCKS_32: Fragment = wgsl!("quant/blocks_32.wgsl");
     const SUPER_BLOCKS: Fragment = wgsl!("quant/super_blocks.wgsl");
     const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
     match ty {
-        WeightType::F32 => vec![COMMON, BLOCKS_32, wgsl!("quant/f32.wgsl")],
-        WeightType::F16 => vec![COMMON, BLOCKS_32, wgsl!("quant/f16.wgsl")],
-        WeightType::BF16 => vec![COMMON, BLOCKS_32, wgsl!("quant/bf16.wgsl")],
-        WeightType::Q8_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q8_0.wgsl")],
-        WeightType::Q4_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q4_0.wgsl")],
-        WeightType::Q4_1 => vec![COMMON, BLOCKS_32, wgsl!("quant/q4_1.wgsl")],
-        WeightType::Q5_0 => vec![COMMON, BLOCKS_32, wgsl!("quant/q5_0.wgsl")],
-        WeightType::Q5_1 => vec![COMMON, BLOCKS_32, wgsl!("quant/q5_1.wgsl")],
-        WeightType::Q4K => vec![COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
-        WeightType::Q5K => vec![COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
-        WeightType::Q6K => vec![COMMON, wgsl!("quant/q6_k.wgsl")],
+        WeightType::F32 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/f32.wgsl")],
+        WeightType::F16 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/f16.wgsl")],
+        WeightType::BF16 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/bf16.wgsl")],
+        WeightType::Q8_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q8_0.wgsl")],
+        WeightType::Q4_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q4_0.wgsl")],
+        WeightType::Q4_1 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q4_1.wgsl")],
+        WeightType::Q5_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q5_0.wgsl")],
+        WeightType::Q5_1 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q5_1.wgsl")],
+        WeightType::Q4K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
+        WeightType::Q5K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
+        WeightType::Q6K => vec![F16, COMMON, wgsl!("quant/q6_k.wgsl")],
     }
 }
 

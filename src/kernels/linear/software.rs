@@ -10,6 +10,7 @@ use crate::{
 /// Returns the source of a product whose lanes split the weight rows.
 pub(super) fn source(body: Fragment, ty: WeightType) -> Source {
     matmul::source(body, 8, ty)
+        .replace(super::BIASED_F32, wgsl!("software/biased_bytes.wgsl"))
         .subgroups(true)
         .constant("SUPER_BLOCK", (ty.block_len() as u32 / 32).max(1))
         .constant("ROWS_PER_LANE", tile(ty) / 8)

@@ -26,8 +26,7 @@ const KNOWN: [Known; 10] = {
         known("Apple M3 Max", Integrated, true, Some((32, 32)), [true, true, false], 4095, 32),
         known("RTX 3060", Discrete, true, Some((32, 32)), [false, false, true], 2047, 48),
         known("RTX 4090", Discrete, true, Some((32, 32)), [false, false, true], 2047, 48),
-        // Matrices need subgroups of 32 at most; RADV reports up to 64.
-        known("RX 7900 XTX", Discrete, true, Some((32, 64)), NO_MATRICES, 2047, 64),
+        known("RX 7900 XTX", Discrete, true, Some((32, 64)), [false, false, true], 2047, 64),
         // XMX matrices are 8 by 16 by 16.
         known("Arc A770", Discrete, true, Some((8, 32)), NO_MATRICES, 1023, 64),
         known("Adreno 750", Integrated, true, Some((64, 128)), NO_MATRICES, 128, 32),
