@@ -51,7 +51,11 @@ fn reduce_partials(row: u32, column: u32) -> f32 {
 }
 
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
-    let tile = grid_id(workgroup);
+    // Of weight rows along x, of rows of activations along y.
+    var tile = grid_id(workgroup);
+    if ROWS_FIRST {
+        tile = tile.yx;
+    }
     let first_row = tile_first(tile.y);
     let end = tile_end(tile.y);
     if first_row >= end {

@@ -72,6 +72,6 @@ fn mma_finish(first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     workgroupBarrier();
     for (var i = invocation * 4u; i < TILE_M * TILE_N; i += 4u * WG) {
         let products = vec4<f32>(totals[i], totals[i + 1u], totals[i + 2u], totals[i + 3u]);
-        finish(first_row + i / TILE_N, end, first_weight + i % TILE_N, products);
+        finish(first_row + (i >> 6u), end, first_weight + (i & 63u), products);
     }
 }

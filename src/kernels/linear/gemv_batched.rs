@@ -102,15 +102,18 @@ impl Kernel for GemvBatched {
 
     fn source(v: Variant) -> Source {
         let source = match v.split {
-            Split::K => matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty),
+            Split::K => {
+                matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty).constant("ROWS_FIRST", rows_first(v))
+            }
             Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty),
         };
         let source = v.split.epilogue(source);
         matmul::tiles(source, v.indexing, v.batch.count()).with(wgsl!("input/plain.wgsl"))
     }
 
-    fn grid(_: Variant, p: &Params) -> Grid {
-        Grid { x: p.matmul.weight_rows.div_ceil(TILE), y: p.tiles }
+    fn grid(v: Variant, p: &Params) -> Grid {
+        let weights = p.matmul.weight_rows.div_ceil(TILE);
+        if rows_first(v) { Grid { x: p.tiles, y: weights } } else { Grid { x: weights, y: p.tiles } }
     }
 
     fn cost(v: Variant, p: &Params) -> u64 {
@@ -156,6 +159,12 @@ impl Kernel for GemvBatched {
         }
         cases
     }
+}
+
+/// Returns whether neighbouring workgroups have the same weights and other rows, so that weights are read from memory once,
+/// however many tiles there are. The device chooses the number of tiles of experts, along y.
+fn rows_first(v: Variant) -> bool {
+    v.split == Split::K && v.indexing == Indexing::Dense
 }
 
 fn host_matmul<'a>(v: Variant, p: &Params, w: &'a [[u32; 4]], x: &'a [[f32; 4]]) -> HostMatmul<'a> {
