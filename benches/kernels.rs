@@ -277,7 +277,7 @@ impl Bench {
         let w = self.floats("norm", HIDDEN).await?;
         let y = self.device.alloc("outputs", u64::from(rows * HIDDEN)).await?;
         let elements = f64::from(rows) * f64::from(HIDDEN);
-        let params = rms_norm::Params { rows, n: HIDDEN, x_rows: rows, eps: 1e-6 };
+        let params = rms_norm::Params { rows, n: HIDDEN, x_rows: rows, y_stride: HIDDEN, y_offset: 0, eps: 1e-6 };
         let binds = rms_norm::Binds { x: &x, w: &w, picks: None, y: &y };
         let work = Work { bytes: 8.0 * elements, flops: 4.0 * elements };
         self.time(rms_norm::RmsNorm, rms_norm::Rows::All, &format!("[{rows}, {HIDDEN}]"), work, params, binds).await

@@ -1,6 +1,6 @@
 //! The buffers between the kernels of a forward pass.
 
-use super::{Config, ExpertSlots, FeedForward};
+use super::{Activation, Config, ExpertSlots, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::{attn::partial_words, linear::gemv_batched::BatchTile, moe::sort},
@@ -34,6 +34,8 @@ pub(crate) struct Activations {
     pub(crate) residual: Buffer<f32>,
     /// The normed residual `[rows, hidden]`.
     pub(crate) normed: Buffer<f32>,
+    /// What a block adds to the residual, where it is scaled or normed before `[rows, hidden]`.
+    pub(crate) block: Option<Buffer<f32>>,
     /// Query, key and value heads as projected `[rows, q_len + 2·kv_len]`.
     pub(crate) qkv: Buffer<f32>,
     /// Query heads `[rows, q_len]`.
@@ -111,6 +113,7 @@ struct Sizes {
     rows: u64,
     picks: u64,
     hidden: u64,
+    block: u64,
     qkv: u64,
     q: u64,
     kv: u64,
@@ -134,9 +137,9 @@ struct RoutedSizes {
 impl Sizes {
     fn new(config: &Config, size: WorkspaceSize) -> Self {
         let rows = u64::from(size.rows);
-        let (slots, inner, routed) = match config.feed_forward {
-            FeedForward::Dense { inner } => (1, inner, None),
-            FeedForward::Experts { count, used, inner, .. } => {
+        let (inner, routed) = match config.feed_forward {
+            FeedForward::Dense { inner } => (u64::from(inner), None),
+            FeedForward::Experts { count, used, inner, shared, .. } => {
                 let assignments = rows * u64::from(used);
                 let routed = RoutedSizes {
                     experts: u64::from(count),
@@ -145,16 +148,20 @@ impl Sizes {
                     outputs: assignments * u64::from(config.hidden),
                     tiles: u64::from(sort::max_tiles(size.rows.saturating_mul(used), count, LOWEST_TILE)),
                 };
-                (used, inner, Some(routed))
+                let shared = shared.map_or(0, |shared| shared.inner);
+                ((u64::from(used) * u64::from(inner)).max(shared.into()), Some(routed))
             }
         };
-        let inner = rows * u64::from(slots) * u64::from(inner);
+        let inner = rows * inner;
+        // A GEMV's epilogue has SwiGLU alone.
+        let fused_gate = size.fused && config.activation == Activation::SwiGlu;
         // The normed residual also has the rows of logits.
         let hidden = rows.max(size.logit_rows.into()) * u64::from(config.hidden);
         Self {
             rows,
             picks: u64::from(size.logit_rows),
             hidden,
+            block: if config.adds_directly() { 0 } else { rows * u64::from(config.hidden) },
             qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
@@ -164,7 +171,7 @@ impl Sizes {
                 * u64::from(size.chunks)
                 * u64::from(partial_words(config.head_dim)),
             inner,
-            up: if size.fused { inner } else { 2 * inner },
+            up: if fused_gate { inner } else { 2 * inner },
             int8: if size.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
             routed,
             logits: u64::from(size.logit_rows) * u64::from(config.vocab),
@@ -191,6 +198,7 @@ impl Activations {
             ("the rows of a step", 3 * s.rows + 2 * s.picks),
             ("the residual", s.hidden),
             ("the normed residual", s.hidden),
+            ("the output of a block", s.block),
             ("the projections of a step", s.qkv),
             ("the query heads of a step", s.q),
             ("the split queries of a step", split[0]),
@@ -220,6 +228,10 @@ impl Activations {
             picks: device.alloc("picked rows", s.picks).await?,
             residual: device.alloc("residual", s.hidden).await?,
             normed: device.alloc("normed residual", s.hidden).await?,
+            block: match s.block {
+                0 => None,
+                elements => Some(device.alloc("block output", elements).await?),
+            },
             qkv: device.alloc("qkv", s.qkv).await?,
             q: device.alloc("query heads", s.q).await?,
             split: match s.split {

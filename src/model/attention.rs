@@ -1,11 +1,13 @@
 //! The attention block of a layer.
 
 use super::{
-    AttentionKind,
+    AttentionKind, QueryTemperature,
     activations::Split,
+    config::LayerAttention,
     decoder::{Decoder, Phase},
     matmul::{Input, Output},
-    weights::LayerWeights,
+    tree::QkNormTree,
+    weights::{LayerWeights, Linear},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder},
@@ -14,11 +16,20 @@ use crate::{
             AttnTile, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_reduce, attention_split_kv,
             kv_cache_append,
             qk_norm_rope::{self, Mode},
-            rope_attention, rope_attention_split_kv, rope_kv_append, split_qkv, transpose_heads,
+            query_temperature, rope_attention, rope_attention_split_kv, rope_kv_append, split_qkv, transpose_heads,
         },
+        elementwise::{add_rows, rms_norm},
         linear::Epilogue,
     },
 };
+
+/// What the attention of a layer works on.
+#[derive(Clone, Copy, Debug)]
+struct LayerOf<'a> {
+    weights: &'a LayerWeights,
+    kv: &'a Buffer<u32>,
+    own: LayerAttention,
+}
 
 impl Decoder<'_> {
     /// Records the attention block, which adds to the residual. `normed` says that the activations hold the normed
@@ -26,6 +37,7 @@ impl Decoder<'_> {
     pub(super) fn attention(
         &self,
         rec: &mut Recorder,
+        number: u32,
         layer: &LayerWeights,
         kv: &Buffer<u32>,
         normed: bool,
@@ -36,33 +48,121 @@ impl Decoder<'_> {
             true => Input::plain(&a.normed),
             false => self.normed(rec, &layer.attn_norm, kernels.attn_norm)?,
         };
-        let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
-        for linear in &layer.qkv {
-            self.biased(rec, linear, input, Output { offset, ..Output::new(&a.qkv, stride) })?;
-            offset += linear.matrix.n;
+        self.qkv(rec, layer, input)?;
+        if let Some(temperature) = c.query_temperature {
+            self.query_temperature(rec, temperature)?;
         }
+        let layer = LayerOf { weights: layer, kv, own: c.layer_attention(number) };
         match (&a.split, kernels.attention) {
             // Operations one by one, for comparisons: their attention is a single pass.
             (Some(split), _) => {
-                self.qkv_in_steps(rec, layer, kv, split)?;
-                self.single_pass(rec, kv)?;
+                self.qkv_in_steps(rec, layer, split)?;
+                self.single_pass(rec, layer)?;
             }
             (None, AttentionKind::Attention) => {
-                self.rope_kv_append(rec, layer, kv)?;
-                self.single_pass(rec, kv)?;
+                self.rope_kv_append(rec, layer)?;
+                self.single_pass(rec, layer)?;
             }
             (None, AttentionKind::SplitKv) => {
-                self.rope_kv_append(rec, layer, kv)?;
-                self.attention_split_kv(rec, kv)?;
-                self.attention_reduce(rec)?;
+                self.rope_kv_append(rec, layer)?;
+                self.attention_split_kv(rec, layer)?;
+                self.attention_reduce(rec, layer)?;
             }
-            (None, AttentionKind::FusedRope) => self.rope_attention(rec, layer, kv)?,
+            (None, AttentionKind::FusedRope) => self.rope_attention(rec, layer)?,
             (None, AttentionKind::FusedRopeSplitKv) => {
-                self.rope_attention_split_kv(rec, layer, kv)?;
-                self.attention_reduce(rec)?;
+                self.rope_attention_split_kv(rec, layer)?;
+                self.attention_reduce(rec, layer)?;
             }
         }
-        self.biased(rec, &layer.o, Input::plain(&a.attended), self.residual())
+        let LayerWeights { o, attn_post_norm, .. } = layer.weights;
+        self.add_block(rec, o, Input::plain(&a.attended), attn_post_norm.as_ref())
+    }
+
+    /// Records the projections of queries, keys and values.
+    fn qkv(&self, rec: &mut Recorder, layer: &LayerWeights, input: Input<'_>) -> Result<(), GpuError> {
+        let (a, c) = (self.activations, self.config);
+        let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
+        for (i, linear) in layer.qkv.iter().enumerate() {
+            let n = linear.matrix.n;
+            let norm = match (&layer.qk_norm, i) {
+                (QkNormTree::Projection { q, .. }, 0) => Some(q),
+                (QkNormTree::Projection { k, .. }, 1) => Some(k),
+                _ => None,
+            };
+            match norm {
+                None => self.biased(rec, linear, input, Output { offset, ..Output::new(&a.qkv, stride) })?,
+                // The buffer of attention's output is free until then.
+                Some(w) => {
+                    self.biased(rec, linear, input, Output::new(&a.attended, n))?;
+                    let rows = self.pass.rows;
+                    rec.dispatch(
+                        rms_norm::RmsNorm,
+                        rms_norm::Rows::All,
+                        rms_norm::Params { rows, n, x_rows: rows, y_stride: stride, y_offset: offset, eps: c.eps },
+                        rms_norm::Binds { x: &a.attended, w, picks: None, y: &a.qkv },
+                    )?;
+                }
+            }
+            offset += n;
+        }
+        Ok(())
+    }
+
+    /// Records the factor of queries by position.
+    fn query_temperature(&self, rec: &mut Recorder, temperature: QueryTemperature) -> Result<(), GpuError> {
+        let (a, c) = (self.activations, self.config);
+        let QueryTemperature { slope, length } = temperature;
+        rec.dispatch(
+            query_temperature::QueryTemperature,
+            (),
+            query_temperature::Params {
+                rows: self.pass.rows,
+                n: c.q_len(),
+                stride: c.q_len() + 2 * c.kv_len(),
+                length,
+                slope: slope as f32,
+            },
+            query_temperature::Binds { positions: &a.positions, q: &a.qkv },
+        )
+    }
+
+    /// Records a product that is added to the residual: as it is, or normed or scaled before.
+    pub(super) fn add_block(
+        &self,
+        rec: &mut Recorder,
+        linear: &Linear,
+        input: Input<'_>,
+        norm: Option<&Buffer<f32>>,
+    ) -> Result<(), GpuError> {
+        let (a, c, rows) = (self.activations, self.config, self.pass.rows);
+        let Some(block) = a.block.as_ref().filter(|_| norm.is_some() || c.scales.residual != 1.0) else {
+            return self.biased(rec, linear, input, self.residual());
+        };
+        self.biased(rec, linear, input, Output::new(block, c.hidden))?;
+        let mut x = block;
+        if let Some(w) = norm {
+            rec.dispatch(
+                rms_norm::RmsNorm,
+                rms_norm::Rows::All,
+                self.norm_params(rows),
+                rms_norm::Binds { x, w, picks: None, y: &a.normed },
+            )?;
+            x = &a.normed;
+        }
+        rec.dispatch(
+            add_rows::AddRows,
+            (),
+            add_rows::Params {
+                rows,
+                n: c.hidden,
+                x_stride: c.hidden,
+                x_offset: 0,
+                y_stride: c.hidden,
+                y_offset: 0,
+                factor: c.scales.residual as f32,
+            },
+            add_rows::Binds { x, y: &a.residual },
+        )
     }
 
     /// Returns the residual as an output that is added to.
@@ -84,21 +184,29 @@ impl Decoder<'_> {
         }
     }
 
+    fn rotations(&self, layer: LayerOf<'_>) -> &Buffer<[f32; 2]> {
+        &self.kv.rotations[layer.own.rope_table]
+    }
+
     fn rope_head(&self) -> RopeHead {
         RopeHead { head_dim: self.config.head_dim, eps: self.config.eps }
     }
 
     /// Returns the queries of attention from query heads.
-    fn tile(&self) -> AttnTile {
+    fn tile(&self, own: LayerAttention) -> AttnTile {
         let c = self.config;
         let tiles = Tiles::new(c.heads / c.kv_heads, self.pass.phase == Phase::Prefill);
-        AttnTile::new(self.pass.rows, c.heads, c.kv_heads, c.head_dim, tiles)
+        self.layer_tile(own, AttnTile::new(self.pass.rows, c.heads, c.kv_heads, c.head_dim, tiles))
+    }
+
+    fn layer_tile(&self, own: LayerAttention, tile: AttnTile) -> AttnTile {
+        AttnTile { window: own.window, scale: self.config.scales.attention as f32, ..tile }
     }
 
     /// Returns the queries of attention from projections.
-    fn rope_tile(&self) -> AttnTile {
+    fn rope_tile(&self, own: LayerAttention) -> AttnTile {
         let c = self.config;
-        AttnTile::of_kv_heads(self.pass.rows, c.heads, c.kv_heads, c.head_dim)
+        self.layer_tile(own, AttnTile::of_kv_heads(self.pass.rows, c.heads, c.kv_heads, c.head_dim))
     }
 
     fn attention_variant(&self) -> attention::Variant {
@@ -106,20 +214,20 @@ impl Decoder<'_> {
         attention::Variant { head_dim, kv, reduction: self.kernels.reduction }
     }
 
-    fn rope_variant(&self, layer: &LayerWeights) -> RopeVariant {
+    fn rope_variant(&self, layer: LayerOf<'_>) -> RopeVariant {
         RopeVariant {
             attention: self.attention_variant(),
-            norm: layer.qk_norm.is_some(),
+            norm: layer.weights.qk_norm.head().is_some(),
             interleaved: self.config.rope.interleaved,
         }
     }
 
-    fn rope_kv_append(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    fn rope_kv_append(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let (a, c) = (self.activations, self.config);
         rec.dispatch(
             rope_kv_append::RopeKvAppend,
             rope_kv_append::Variant {
-                norm: layer.qk_norm.is_some(),
+                norm: layer.weights.qk_norm.head().is_some(),
                 interleaved: c.rope.interleaved,
                 kv: self.kv.shape.ty,
             },
@@ -131,24 +239,18 @@ impl Decoder<'_> {
             },
             rope_kv_append::Binds {
                 qkv: &a.qkv,
-                norm: layer.qk_norm.as_ref().map(|norm| &norm.both),
-                rotations: &self.kv.rotations,
+                norm: layer.weights.qk_norm.head().map(|norm| &norm.both),
+                rotations: self.rotations(layer),
                 positions: &a.positions,
                 table: &self.kv.table,
                 q: &a.q,
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
             },
         )
     }
 
     /// Records a dispatch for each operation that `rope_kv_append` fuses.
-    fn qkv_in_steps(
-        &self,
-        rec: &mut Recorder,
-        layer: &LayerWeights,
-        kv: &Buffer<u32>,
-        split: &Split,
-    ) -> Result<(), GpuError> {
+    fn qkv_in_steps(&self, rec: &mut Recorder, layer: LayerOf<'_>, split: &Split) -> Result<(), GpuError> {
         let (a, c, rows) = (self.activations, self.config, self.pass.rows);
         rec.dispatch(
             split_qkv::SplitQkv,
@@ -156,9 +258,10 @@ impl Decoder<'_> {
             split_qkv::Params { rows, q_len: c.q_len(), kv_len: c.kv_len() },
             split_qkv::Binds { qkv: &a.qkv, bias: None, q: &split.q, k: &split.k, v: &split.v },
         )?;
-        let (rope, [q_norm, k_norm]) = match &layer.qk_norm {
+        let (rope, [q_norm, k_norm]) = match layer.weights.qk_norm.head() {
             Some(norm) => (Mode::NormRope, [Some(&norm.both), Some(&norm.key)]),
-            None => (Mode::RopeInterleaved, [None, None]),
+            None if c.rope.interleaved => (Mode::RopeInterleaved, [None, None]),
+            None => (Mode::Rope, [None, None]),
         };
         for (x, norm, mode, heads, y) in [
             (&split.q, q_norm, rope, c.heads, &split.q_heads),
@@ -166,7 +269,7 @@ impl Decoder<'_> {
             (&split.v, None, Mode::Transpose, c.kv_heads, &split.v_heads),
         ] {
             let rotated = mode != Mode::Transpose;
-            let (rotations, positions) = (&self.kv.rotations, &a.positions);
+            let (rotations, positions) = (self.rotations(layer), &a.positions);
             rec.dispatch(
                 qk_norm_rope::QkNormRope,
                 mode,
@@ -195,66 +298,61 @@ impl Decoder<'_> {
                 v: &split.v_heads,
                 positions: &a.positions,
                 table: &self.kv.table,
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
             },
         )
     }
 
-    fn rope_attention(&self, rec: &mut Recorder, layer: &LayerWeights, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    fn rope_attention(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let a = self.activations;
         rec.dispatch(
             rope_attention::RopeAttention,
             self.rope_variant(layer),
-            rope_attention::Params { tile: self.rope_tile(), index: self.kv_index(), head: self.rope_head() },
+            rope_attention::Params { tile: self.rope_tile(layer.own), index: self.kv_index(), head: self.rope_head() },
             rope_attention::Binds {
                 qkv: &a.qkv.cast(),
-                norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
-                rotations: &self.kv.rotations,
+                norm: layer.weights.qk_norm.head().map(|norm| norm.both.cast()).as_ref(),
+                rotations: self.rotations(layer),
                 positions: &a.positions,
                 table: &self.kv.table,
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
                 y: &a.attended.cast(),
             },
         )
     }
 
-    fn rope_attention_split_kv(
-        &self,
-        rec: &mut Recorder,
-        layer: &LayerWeights,
-        kv: &Buffer<u32>,
-    ) -> Result<(), GpuError> {
+    fn rope_attention_split_kv(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let (a, chunks) = (self.activations, self.pass.chunks);
         rec.dispatch(
             rope_attention_split_kv::RopeAttentionSplitKv,
             self.rope_variant(layer),
             rope_attention_split_kv::Params {
-                tile: self.rope_tile(),
+                tile: self.rope_tile(layer.own),
                 index: self.kv_index(),
                 head: self.rope_head(),
                 chunks,
             },
             rope_attention_split_kv::Binds {
                 qkv: &a.qkv.cast(),
-                norm: layer.qk_norm.as_ref().map(|norm| norm.both.cast()).as_ref(),
-                rotations: &self.kv.rotations,
+                norm: layer.weights.qk_norm.head().map(|norm| norm.both.cast()).as_ref(),
+                rotations: self.rotations(layer),
                 positions: &a.positions,
                 table: &self.kv.table,
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
                 partials: &a.partials.cast(),
             },
         )
     }
 
-    fn single_pass(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    fn single_pass(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let a = self.activations;
         rec.dispatch(
             attention::Attention,
             self.attention_variant(),
-            attention::Params { tile: self.tile(), index: self.kv_index() },
+            attention::Params { tile: self.tile(layer.own), index: self.kv_index() },
             attention::Binds {
                 q: &a.q.cast(),
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
                 positions: &a.positions,
                 table: &self.kv.table,
                 y: &a.attended.cast(),
@@ -262,15 +360,15 @@ impl Decoder<'_> {
         )
     }
 
-    fn attention_split_kv(&self, rec: &mut Recorder, kv: &Buffer<u32>) -> Result<(), GpuError> {
+    fn attention_split_kv(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let a = self.activations;
         rec.dispatch(
             attention_split_kv::AttentionSplitKv,
             self.attention_variant(),
-            attention_split_kv::Params { tile: self.tile(), index: self.kv_index(), chunks: self.pass.chunks },
+            attention_split_kv::Params { tile: self.tile(layer.own), index: self.kv_index(), chunks: self.pass.chunks },
             attention_split_kv::Binds {
                 q: &a.q.cast(),
-                kv: &kv.cast(),
+                kv: &layer.kv.cast(),
                 positions: &a.positions,
                 table: &self.kv.table,
                 partials: &a.partials.cast(),
@@ -278,7 +376,7 @@ impl Decoder<'_> {
         )
     }
 
-    fn attention_reduce(&self, rec: &mut Recorder) -> Result<(), GpuError> {
+    fn attention_reduce(&self, rec: &mut Recorder, layer: LayerOf<'_>) -> Result<(), GpuError> {
         let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
             attention_reduce::AttentionReduce,
@@ -289,7 +387,7 @@ impl Decoder<'_> {
                 head_dim: c.head_dim,
                 chunks: pass.chunks,
                 capacity: self.kv.shape.context,
-                window: 0,
+                window: layer.own.window,
             },
             attention_reduce::Binds { partials: &a.partials.cast(), positions: &a.positions, y: &a.attended.cast() },
         )

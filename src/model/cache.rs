@@ -1,6 +1,6 @@
 //! The KV cache in device memory.
 
-use super::{Config, Weights};
+use super::{Config, Weights, weights::RopeTable};
 use crate::{
     gpu::{Buffer, Device, GpuError},
     kernels::KvType,
@@ -38,15 +38,16 @@ impl CacheShape {
         4 * self.layer_words(config)
     }
 
-    /// Returns the bytes of the RoPE table.
+    /// Returns the bytes of a RoPE table.
     pub(crate) fn rotation_bytes(&self, config: &Config) -> u64 {
         u64::from(self.context) * u64::from(config.head_dim) * 4
     }
 
-    /// Returns the bytes of the whole cache: pools, RoPE table, block table.
+    /// Returns the bytes of the whole cache: pools, RoPE tables, block table.
     pub(crate) fn bytes(&self, config: &Config) -> u64 {
+        let rotations = config.rope_tables().len() as u64 * self.rotation_bytes(config);
         let table = u64::from(self.slots) * u64::from(self.max_blocks()) * 4;
-        u64::from(config.layers) * self.layer_bytes(config) + self.rotation_bytes(config) + table
+        u64::from(config.layers) * self.layer_bytes(config) + rotations + table
     }
 }
 
@@ -57,8 +58,8 @@ pub(crate) struct KvCache {
     pub(crate) layers: Vec<Buffer<u32>>,
     /// The block table, `[slots, max_blocks]`: the blocks of each running sequence.
     pub(crate) table: Buffer<u32>,
-    /// The RoPE table: cosine and sine of every position's angles, `[context, head_dim / 2]`.
-    pub(crate) rotations: Buffer<[f32; 2]>,
+    /// The RoPE tables of [`Config::rope_tables`]: cosine and sine of every position's angles, `[context, head_dim / 2]`.
+    pub(crate) rotations: Vec<Buffer<[f32; 2]>>,
     pub(crate) shape: CacheShape,
 }
 
@@ -75,19 +76,22 @@ impl KvCache {
         for i in 0..config.layers {
             layers.push(device.alloc(&format!("KV cache of blk.{i}"), words).await?);
         }
-        let frequencies = &weights.rope_frequencies;
-        let mut rotations = Vec::with_capacity(shape.context as usize * frequencies.len());
-        for position in 0..shape.context {
-            // In f64: a shader's sine and cosine are imprecise, and so is a position times a frequency in f32.
-            rotations.extend(frequencies.iter().map(|frequency| {
-                let (sin, cos) = (f64::from(position) * frequency).sin_cos();
-                [cos as f32, sin as f32]
-            }));
+        let mut rotations = Vec::new();
+        for RopeTable { frequencies, magnitude } in &weights.rope_tables {
+            let mut table = Vec::with_capacity(shape.context as usize * frequencies.len());
+            for position in 0..shape.context {
+                // In f64: a shader's sine and cosine are imprecise, and so is a position times a frequency in f32.
+                table.extend(frequencies.iter().map(|frequency| {
+                    let (sin, cos) = (f64::from(position) * frequency).sin_cos();
+                    [(magnitude * cos) as f32, (magnitude * sin) as f32]
+                }));
+            }
+            rotations.push(device.upload("rotations", &table).await?);
         }
         Ok(Self {
             layers,
             table: device.alloc("block tables", u64::from(shape.slots) * u64::from(shape.max_blocks())).await?,
-            rotations: device.upload("rotations", &rotations).await?,
+            rotations,
             shape,
         })
     }

@@ -1,45 +1,14 @@
-//! The shape of a model, read from the metadata of its file.
+//! The description of a decoder, read from the metadata of its file.
 
-use super::ModelError;
-use crate::{
-    gguf::{Gguf, Metadata, Value},
-    kernels::{
-        attn::MAX_HEAD_DIM,
-        moe::router_topk::{MAX_EXPERTS, MAX_K},
-    },
-};
+pub use crate::kernels::elementwise::gated_activation::Activation;
 
-/// A supported decoder architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// Qwen3 mixture of experts.
-    Qwen3Moe,
-    /// Dense Qwen3.
-    Qwen3,
-    /// Dense Llama, and models of the same structure.
-    Llama,
-}
-
-impl Architecture {
-    /// Returns the name in `general.architecture`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qwen3Moe => "qwen3moe",
-            Self::Qwen3 => "qwen3",
-            Self::Llama => "llama",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<Self> {
-        [Self::Qwen3Moe, Self::Qwen3, Self::Llama].into_iter().find(|a| a.name() == name)
-    }
-}
+use super::{Architecture, ModelError, keys::Keys};
+use crate::gguf::Gguf;
 
 /// The feed-forward block of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedForward {
-    /// A dense SwiGLU block.
+    /// A dense gated block.
     Dense {
         /// Its inner size.
         inner: u32,
@@ -54,7 +23,30 @@ pub enum FeedForward {
         inner: u32,
         /// Whether the weights of the chosen experts are normalised to a sum of one.
         normalise: bool,
+        /// The expert that every token uses besides.
+        shared: Option<SharedExpert>,
     },
+}
+
+/// An expert that every token uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedExpert {
+    /// Its inner size.
+    pub inner: u32,
+    /// Whether its output is multiplied with the sigmoid of a product with the input.
+    pub gated: bool,
+}
+
+/// The norm of queries and keys before RoPE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    #[default]
+    None,
+    /// Of each head.
+    Head,
+    /// Of all query heads together, and of all key heads.
+    Projection,
 }
 
 /// Rotary position embedding (RoPE).
@@ -62,13 +54,131 @@ pub enum FeedForward {
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// The divisor of all frequencies: linear scaling, or 1 for none.
+    /// The divisor of all frequencies (linear scaling), or of those that YaRN interpolates; 1 for none.
     pub factor: f64,
     /// Whether the rotated pairs are `(2i, 2i + 1)`, and not `(i, i + head_dim/2)`.
     pub interleaved: bool,
+    /// The factor of cosine and sine: YaRN's attention factor.
+    pub magnitude: f64,
+    /// YaRN, if frequencies are scaled by it.
+    pub yarn: Option<Yarn>,
 }
 
-/// The shape of a decoder.
+/// YaRN (Peng et al. 2023): high frequencies stay, low ones are divided by the factor, those between are blended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// The context that the model was trained for before.
+    pub original_context: u32,
+    /// The share of extrapolation in the blend.
+    pub extrapolation: f64,
+    /// Frequencies with more turns than this in the original context stay.
+    pub beta_fast: f64,
+    /// Frequencies with fewer turns are divided.
+    pub beta_slow: f64,
+}
+
+impl Rope {
+    /// Returns the frequencies of a head's pairs, in radians a position. Each of `divisors` divides one.
+    pub fn frequencies(&self, head_dim: u32, divisors: Option<&[f32]>) -> Vec<f64> {
+        let dims = f64::from(head_dim);
+        let blend = self.yarn.map(|yarn| {
+            // The pair whose frequency makes so many turns in the original context.
+            let pair = |turns: f64| {
+                let context = f64::from(yarn.original_context);
+                dims * (context / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+            };
+            let (low, high) = (pair(yarn.beta_fast).floor().max(0.0), pair(yarn.beta_slow).ceil().min(dims - 1.0));
+            move |i: f64| yarn.extrapolation * (1.0 - ((i - low) / (high - low).max(0.001)).clamp(0.0, 1.0))
+        });
+        let frequency = |i: u32| {
+            let divisor = divisors.and_then(|divisors| divisors.get(i as usize)).map_or(1.0, |d| f64::from(*d));
+            let plain = self.theta.powf(-2.0 * f64::from(i) / dims) / divisor;
+            let extrapolated = blend.map_or(0.0, |blend| blend(f64::from(i)));
+            plain / self.factor * (1.0 - extrapolated) + plain * extrapolated
+        };
+        (0..head_dim / 2).map(frequency).collect()
+    }
+}
+
+/// A set of layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LayerPattern {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// The last of each `period` layers.
+    Last {
+        /// The period.
+        period: u32,
+    },
+    /// All but the last of each `period` layers.
+    AllButLast {
+        /// The period.
+        period: u32,
+    },
+    /// As listed; layers beyond the list are not in the set.
+    Listed(Vec<bool>),
+}
+
+impl LayerPattern {
+    /// Returns whether a layer is in the set.
+    pub fn contains(&self, layer: u32) -> bool {
+        let is_last = |period: u32| layer % period.max(1) == period.max(1) - 1;
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Last { period } => is_last(*period),
+            Self::AllButLast { period } => !is_last(*period),
+            Self::Listed(layers) => layers.get(layer as usize).copied().unwrap_or(false),
+        }
+    }
+}
+
+/// A sliding window of attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlidingWindow {
+    /// Positions that a token sees, its own included.
+    pub size: u32,
+    /// The layers that have it.
+    pub layers: LayerPattern,
+    /// Their position embedding.
+    pub rope: Rope,
+}
+
+/// A factor of queries that grows with their position: `1 + slope · ln(1 + ⌊position / length⌋)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryTemperature {
+    /// The slope.
+    pub slope: f64,
+    /// The length.
+    pub length: u32,
+}
+
+/// Factors of a model's parts, 1 unless the architecture has others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// Of embeddings.
+    pub embedding: f64,
+    /// Of what a block adds to the residual.
+    pub residual: f64,
+    /// Of scores: `1/√head_dim` in most models.
+    pub attention: f64,
+    /// Of logits.
+    pub logits: f64,
+}
+
+/// What a layer's attention has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// Positions that a token sees, its own included; 0: all.
+    pub window: u32,
+    /// The layer's table of [`Config::rope_tables`].
+    pub rope_table: usize,
+}
+
+/// The description of a decoder: its sizes and its parts, as plain data.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
@@ -86,97 +196,133 @@ pub struct Config {
     pub head_dim: u32,
     /// The feed-forward block.
     pub feed_forward: FeedForward,
+    /// Its activation.
+    pub activation: Activation,
     /// Rows of the embedding: token ids are below it.
     pub vocab: u32,
     /// The longest supported sequence.
     pub context_length: u32,
     /// The ε of RMS norms.
     pub eps: f32,
+    /// The norm of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Whether the outputs of both blocks are normed before they are added to the residual.
+    pub post_norms: bool,
+    /// The tensor of the norm before the feed-forward block, without layer and suffix.
+    pub ffn_norm: &'static str,
     /// Position embedding.
     pub rope: Rope,
+    /// The layers without position embedding.
+    pub no_rope: LayerPattern,
+    /// The sliding window.
+    pub sliding: Option<SlidingWindow>,
+    /// Whether each query head has a logit that takes part in the softmax and adds no value (attention sinks).
+    pub sinks: bool,
+    /// The factor of queries by position.
+    pub query_temperature: Option<QueryTemperature>,
+    /// Factors.
+    pub scales: Scales,
 }
-
-/// Keys of unsupported features, each with the values that turn it off.
-const NEUTRAL: [(&str, &[f64]); 15] = [
-    ("attention.scale", &[0.0]),
-    ("attention.clamp_kqv", &[0.0]),
-    ("attention.max_alibi_bias", &[0.0]),
-    ("attention.causal", &[1.0]),
-    ("attn_logit_softcapping", &[0.0]),
-    ("final_logit_softcapping", &[0.0]),
-    ("logit_scale", &[0.0, 1.0]),
-    ("residual_scale", &[0.0, 1.0]),
-    ("embedding_scale", &[0.0, 1.0]),
-    ("expert_weights_scale", &[0.0, 1.0]),
-    ("expert_shared_count", &[0.0]),
-    ("expert_group_count", &[0.0, 1.0]),
-    ("expert_gating_func", &[1.0]),
-    ("leading_dense_block_count", &[0.0]),
-    ("rope.scale_linear", &[0.0, 1.0]),
-];
 
 impl Config {
     /// Reads and checks the metadata of `gguf`. Tensor shapes are checked when a model is loaded.
     ///
     /// # Errors
-    /// [`ModelError`] naming the key that is missing, wrong or not supported.
+    /// [`ModelError`] naming the first key that is missing, wrong or not supported.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let metadata = gguf.metadata();
-        let name = metadata.str("general.architecture")?.ok_or(missing("general.architecture"))?;
-        let architecture = Architecture::from_name(name).ok_or_else(|| ModelError::Architecture(name.to_owned()))?;
-        let keys = Keys { metadata, architecture: name };
-        if metadata.u32("split.count")?.unwrap_or(1) > 1 {
-            return Err(keys.unsupported("split.count"));
-        }
-        for (key, neutral) in NEUTRAL {
-            keys.neutral(key, neutral)?;
-        }
+        Self::checked(gguf).map_err(|errors| errors.into_iter().next().unwrap_or(missing("general.architecture")))
+    }
 
-        let hidden = keys.size("embedding_length")?;
-        let heads = keys.size("attention.head_count")?;
-        let kv_heads = match keys.optional("attention.head_count_kv")? {
-            Some(_) => keys.size("attention.head_count_kv")?,
+    /// Reads and checks the metadata of `gguf`.
+    ///
+    /// # Errors
+    /// Every key that is missing, wrong or not supported.
+    pub(super) fn checked(gguf: &Gguf) -> Result<Self, Vec<ModelError>> {
+        let metadata = gguf.metadata();
+        let name = match metadata.str("general.architecture") {
+            Ok(Some(name)) => name,
+            Ok(None) => return Err(vec![missing("general.architecture")]),
+            Err(error) => return Err(vec![error.into()]),
+        };
+        let architecture = Architecture::from_name(name);
+        let architecture = architecture.ok_or_else(|| vec![ModelError::Architecture(name.to_owned())])?;
+        let keys = Keys::new(metadata, name);
+        let key = "split.count";
+        match metadata.u32(key) {
+            Ok(None | Some(0 | 1)) => {}
+            Ok(Some(parts)) => {
+                let (key, value) = (key.to_owned(), parts.to_string());
+                keys.error(ModelError::Unsupported { key, value, needs: "the other parts of the file" });
+            }
+            Err(error) => keys.error(error.into()),
+        }
+        let config = Self::read(gguf, &keys, architecture);
+        match keys.into_errors() {
+            errors if errors.is_empty() => Ok(config),
+            errors => Err(errors),
+        }
+    }
+
+    fn read(gguf: &Gguf, keys: &Keys<'_>, architecture: Architecture) -> Self {
+        keys.refuse_common();
+        let hidden = keys.size("embedding_length");
+        let heads = keys.size("attention.head_count");
+        let kv_heads = match keys.u32("attention.head_count_kv") {
+            Some(_) => keys.size("attention.head_count_kv"),
             None => heads,
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(keys.bad("attention.head_count_kv", format!("{heads} query heads are not a multiple of it")));
+            keys.bad("attention.head_count_kv", format!("{heads} query heads are not a multiple of it"));
         }
-        let head_dim = keys.head_dim(hidden, heads)?;
-        let table = "token_embd.weight";
-        let shape = &gguf.tensor(table).ok_or_else(|| ModelError::MissingTensor(table.to_owned()))?.shape;
-        let vocab = shape.get(1).copied().and_then(|rows| u32::try_from(rows).ok());
-        let vocab = vocab.ok_or_else(|| ModelError::Shape {
-            name: table.to_owned(),
-            found: shape.clone(),
-            expected: vec![u64::from(hidden), 0],
-        })?;
-        if let Some(claimed) = keys.optional("vocab_size")?.filter(|claimed| *claimed != vocab) {
-            let _ = claimed;
-            return Err(keys.bad("vocab_size", format!("the embedding has {vocab} rows")));
+        let head_dim = keys.head_dim(hidden, heads);
+        let vocab = vocabulary(gguf, hidden).unwrap_or_else(|error| {
+            keys.error(error);
+            1
+        });
+        if keys.optional_size("vocab_size").is_some_and(|claimed| claimed != vocab) {
+            keys.bad("vocab_size", format!("the embedding has {vocab} rows"));
         }
-        let eps = metadata.f32(&keys.full("attention.layer_norm_rms_epsilon"))?;
-        let eps = eps.ok_or_else(|| missing(&keys.full("attention.layer_norm_rms_epsilon")))?;
-        if !(0.0..1.0).contains(&eps) {
-            return Err(keys.bad("attention.layer_norm_rms_epsilon", "it must be between 0 and 1".to_owned()));
-        }
-        let mut context_length = keys.size("context_length")?;
-        // Contexts within the window do not depend on it.
-        if let Some(window) = keys.optional("attention.sliding_window")?.filter(|window| *window > 0) {
-            context_length = context_length.min(window);
-        }
-        Ok(Self {
+        let eps = "attention.layer_norm_rms_epsilon";
+        let eps = match keys.f64(eps) {
+            Some(value) if (0.0..1.0).contains(&value) => value as f32,
+            Some(_) => {
+                keys.bad(eps, "it must be between 0 and 1");
+                0.0
+            }
+            None => {
+                keys.error(missing(&keys.full(eps)));
+                0.0
+            }
+        };
+        let context_length = keys.size("context_length");
+        let mut config = Self {
             architecture,
-            layers: keys.size("block_count")?,
+            layers: keys.size("block_count"),
             hidden,
             heads,
             kv_heads,
             head_dim,
-            feed_forward: keys.feed_forward(architecture)?,
+            feed_forward: FeedForward::Dense { inner: 0 },
+            activation: Activation::default(),
             vocab,
             context_length,
             eps,
-            rope: keys.rope(architecture, head_dim)?,
-        })
+            qk_norm: QkNorm::None,
+            post_norms: false,
+            ffn_norm: "ffn_norm",
+            rope: keys.rope(head_dim, context_length),
+            no_rope: LayerPattern::None,
+            sliding: None,
+            sinks: false,
+            query_temperature: None,
+            scales: Scales { embedding: 1.0, residual: 1.0, attention: 1.0 / f64::from(head_dim).sqrt(), logits: 1.0 },
+        };
+        architecture.describe()(keys, &mut config);
+        // Contexts within a window do not depend on it.
+        if let (None, Some(window)) = (&config.sliding, keys.optional_size("attention.sliding_window")) {
+            config.context_length = config.context_length.min(window);
+        }
+        config
     }
 
     /// Returns the elements of all query heads of a token.
@@ -188,127 +334,62 @@ impl Config {
     pub fn kv_len(&self) -> u32 {
         self.kv_heads * self.head_dim
     }
+
+    /// Returns the position embeddings that layers have: `None` is no rotation.
+    pub fn rope_tables(&self) -> Vec<Option<Rope>> {
+        let mut tables = Vec::new();
+        for layer in 0..self.layers {
+            let rope = self.layer_rope(layer);
+            if !tables.contains(&rope) {
+                tables.push(rope);
+            }
+            if tables.len() == 3 {
+                break;
+            }
+        }
+        tables
+    }
+
+    /// Returns what a layer's attention has of its own.
+    pub fn layer_attention(&self, layer: u32) -> LayerAttention {
+        let rope = self.layer_rope(layer);
+        LayerAttention {
+            window: self.window(layer).map_or(0, |window| window.size),
+            rope_table: self.rope_tables().iter().position(|table| *table == rope).unwrap_or(0),
+        }
+    }
+
+    /// Returns whether blocks add their output to the residual as it is.
+    pub(super) fn adds_directly(&self) -> bool {
+        let shared = match self.feed_forward {
+            FeedForward::Experts { shared, .. } => shared.is_some_and(|shared| shared.gated),
+            FeedForward::Dense { .. } => false,
+        };
+        !self.post_norms && !shared && self.scales.residual == 1.0
+    }
+
+    fn window(&self, layer: u32) -> Option<&SlidingWindow> {
+        self.sliding.as_ref().filter(|window| window.layers.contains(layer))
+    }
+
+    fn layer_rope(&self, layer: u32) -> Option<Rope> {
+        let rope = self.window(layer).map_or(self.rope, |window| window.rope);
+        (!self.no_rope.contains(layer)).then_some(rope)
+    }
 }
 
 fn missing(key: &str) -> ModelError {
     ModelError::MissingKey(key.to_owned())
 }
 
-/// The metadata keys that begin with the architecture's name.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    architecture: &'a str,
-}
-
-/// The largest size: above any model's, and small enough that products of two do not overflow.
-const MAX_SIZE: u32 = 1 << 24;
-
-impl Keys<'_> {
-    fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
-    }
-
-    fn shown(&self, key: &str) -> String {
-        let value = self.metadata.get(&self.full(key)).or_else(|| self.metadata.get(key));
-        value.map_or_else(|| "missing".to_owned(), Value::to_string)
-    }
-
-    fn bad(&self, key: &str, reason: String) -> ModelError {
-        ModelError::BadValue { key: self.full(key), value: self.shown(key), reason }
-    }
-
-    fn unsupported(&self, key: &str) -> ModelError {
-        let full = self.full(key);
-        let key_in_file = if self.metadata.get(&full).is_some() { full } else { key.to_owned() };
-        ModelError::Unsupported { key: key_in_file, value: self.shown(key) }
-    }
-
-    fn optional(&self, key: &str) -> Result<Option<u32>, ModelError> {
-        Ok(self.metadata.u32(&self.full(key))?)
-    }
-
-    /// Returns a required positive size of at most [`MAX_SIZE`].
-    fn size(&self, key: &str) -> Result<u32, ModelError> {
-        match self.optional(key)?.ok_or_else(|| missing(&self.full(key)))? {
-            0 => Err(self.bad(key, "it must be positive".to_owned())),
-            size if size > MAX_SIZE => Err(self.bad(key, format!("the maximum is {MAX_SIZE}"))),
-            size => Ok(size),
-        }
-    }
-
-    fn neutral(&self, key: &str, values: &[f64]) -> Result<(), ModelError> {
-        let full = self.full(key);
-        let value = match self.metadata.get(&full) {
-            None => return Ok(()),
-            Some(Value::Bool(flag)) => f64::from(u8::from(*flag)),
-            Some(_) => f64::from(self.metadata.f32(&full)?.unwrap_or(f32::NAN)),
-        };
-        if values.contains(&value) { Ok(()) } else { Err(self.unsupported(key)) }
-    }
-
-    fn head_dim(&self, hidden: u32, heads: u32) -> Result<u32, ModelError> {
-        let head_dim = match self.optional("attention.key_length")? {
-            Some(_) => self.size("attention.key_length")?,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => {
-                return Err(
-                    self.bad("attention.head_count", format!("embedding length {hidden} is not a multiple of it"))
-                );
-            }
-        };
-        if self.optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
-            return Err(self.unsupported("attention.value_length"));
-        }
-        if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
-            return Err(self
-                .bad("attention.key_length", format!("head sizes must be multiples of 4 and at most {MAX_HEAD_DIM}")));
-        }
-        let rows = u64::from(heads) * u64::from(head_dim);
-        if rows > u64::from(MAX_SIZE) {
-            return Err(self.bad("attention.head_count", format!("{heads} heads of size {head_dim} are not supported")));
-        }
-        Ok(head_dim)
-    }
-
-    fn feed_forward(&self, architecture: Architecture) -> Result<FeedForward, ModelError> {
-        if architecture != Architecture::Qwen3Moe {
-            if self.optional("expert_count")?.unwrap_or(0) > 0 {
-                return Err(self.unsupported("expert_count"));
-            }
-            return Ok(FeedForward::Dense { inner: self.size("feed_forward_length")? });
-        }
-        let (count, used) = (self.size("expert_count")?, self.size("expert_used_count")?);
-        if count > MAX_EXPERTS {
-            return Err(self.bad("expert_count", format!("the maximum is {MAX_EXPERTS}")));
-        }
-        if used > MAX_K.min(count) {
-            let most = MAX_K.min(count);
-            return Err(self.bad("expert_used_count", format!("at most {most} of {count} experts can be used")));
-        }
-        let normalise = self.metadata.bool(&self.full("expert_weights_norm"))?.unwrap_or(true);
-        Ok(FeedForward::Experts { count, used, inner: self.size("expert_feed_forward_length")?, normalise })
-    }
-
-    fn rope(&self, architecture: Architecture, head_dim: u32) -> Result<Rope, ModelError> {
-        let float = |key: &str| self.metadata.f32(&self.full(key));
-        if self.optional("rope.dimension_count")?.is_some_and(|count| count != head_dim) {
-            return Err(self.unsupported("rope.dimension_count"));
-        }
-        let theta = f64::from(float("rope.freq_base")?.unwrap_or(10_000.0));
-        if !(theta > 0.0 && theta.is_finite()) {
-            return Err(self.bad("rope.freq_base", "it must be positive".to_owned()));
-        }
-        let given = f64::from(float("rope.scaling.factor")?.unwrap_or(1.0));
-        let factor = match self.metadata.str(&self.full("rope.scaling.type"))? {
-            Some("linear") => given,
-            Some("none") => 1.0,
-            None if given == 1.0 || given == 0.0 => 1.0,
-            None => return Err(self.bad("rope.scaling.factor", "rope.scaling.type does not say of what".to_owned())),
-            Some(_) => return Err(self.unsupported("rope.scaling.type")),
-        };
-        if !(factor > 0.0 && factor.is_finite()) {
-            return Err(self.bad("rope.scaling.factor", "it must be positive".to_owned()));
-        }
-        Ok(Rope { theta, factor, interleaved: architecture == Architecture::Llama })
-    }
+/// Returns the rows of the embedding.
+fn vocabulary(gguf: &Gguf, hidden: u32) -> Result<u32, ModelError> {
+    let table = "token_embd.weight";
+    let shape = &gguf.tensor(table).ok_or_else(|| ModelError::MissingTensor(table.to_owned()))?.shape;
+    let vocab = shape.get(1).copied().and_then(|rows| u32::try_from(rows).ok());
+    vocab.ok_or_else(|| ModelError::Shape {
+        name: table.to_owned(),
+        found: shape.clone(),
+        expected: vec![u64::from(hidden), 0],
+    })
 }

@@ -63,15 +63,14 @@ impl Decoder<'_> {
         let mut normed = false;
         for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
             rec.scope(Scope::layer(i as u32, Stage::Attention));
-            self.attention(&mut rec, layer, kv, normed)?;
+            self.attention(&mut rec, i as u32, layer, kv, normed)?;
             let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
             normed = self.feed_forward(&mut rec, i, layer, next_norm)?;
         }
         if self.pass.logit_rows > 0 {
             rec.scope(Stage::Head);
             self.picked_norm(&mut rec)?;
-            let head = self.weights.tree.output.as_ref().unwrap_or(&self.weights.tree.embedding);
-            self.head(&mut rec, head, self.pass.logit_rows)?;
+            self.head(&mut rec, self.pass.logit_rows)?;
             rec.scope(Stage::Sampling);
             self.sampling.record(&mut rec, &self.pass.draws, self.activations)?;
         }
@@ -100,6 +99,7 @@ impl Decoder<'_> {
                     k_blocks: planes.k_blocks(),
                     n_blocks: planes.blocks(),
                     sequences,
+                    scale: self.config.scales.embedding as f32,
                 },
                 embed::Binds { w: &part.words, ids, positions: &a.positions, y: &a.residual },
             )?;
@@ -127,9 +127,15 @@ impl Decoder<'_> {
         rec.dispatch(
             rms_norm::RmsNorm,
             rms_norm::Rows::All,
-            rms_norm::Params { rows, n: self.config.hidden, x_rows: rows, eps: self.config.eps },
+            self.norm_params(rows),
             rms_norm::Binds { x: &a.residual, w, picks: None, y: &a.normed },
         )
+    }
+
+    /// Returns the parameters of a norm of `rows` rows of the residual.
+    pub(super) fn norm_params(&self, rows: u32) -> rms_norm::Params {
+        let (n, eps) = (self.config.hidden, self.config.eps);
+        rms_norm::Params { rows, n, x_rows: self.pass.rows, y_stride: n, y_offset: 0, eps }
     }
 
     /// Records the norm of the residual of the rows whose logits are computed.
@@ -138,7 +144,7 @@ impl Decoder<'_> {
         rec.dispatch(
             rms_norm::RmsNorm,
             rms_norm::Rows::Picked,
-            rms_norm::Params { rows: pass.logit_rows, n: self.config.hidden, x_rows: pass.rows, eps: self.config.eps },
+            self.norm_params(pass.logit_rows),
             rms_norm::Binds { x: &a.residual, w: &self.weights.tree.output_norm, picks: Some(&a.picks), y: &a.normed },
         )
     }

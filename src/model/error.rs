@@ -1,3 +1,4 @@
+use super::Architecture;
 use crate::{
     gguf::{GgufError, Quoted, Shown},
     gpu::GpuError,
@@ -8,7 +9,7 @@ use crate::{
 #[non_exhaustive]
 pub enum ModelError {
     /// The architecture is not supported.
-    #[error("architecture {} is not supported (supported: qwen3moe, qwen3, llama)", Quoted(_0))]
+    #[error("architecture {} is not supported (supported: {})", Quoted(_0), Architecture::names())]
     Architecture(String),
     /// A required metadata key is missing.
     #[error("metadata key {0} is missing")]
@@ -24,12 +25,14 @@ pub enum ModelError {
         reason: String,
     },
     /// The model uses a feature that is not supported.
-    #[error("metadata {key} = {value} is not supported")]
+    #[error("metadata {key} = {value} is not supported: it needs {needs}")]
     Unsupported {
         /// The key.
         key: String,
         /// The value.
         value: String,
+        /// What the model would need.
+        needs: &'static str,
     },
     /// A required tensor is missing.
     #[error("tensor {0} is missing")]

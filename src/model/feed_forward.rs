@@ -1,20 +1,20 @@
 //! The feed-forward block of a layer, dense or of experts.
 
 use super::{
-    Config, DownProj, FeedForward, MatmulKind,
+    Activation, Config, DownProj, FeedForward, MatmulKind, NormPlacement,
     activations::Routing,
     decoder::Decoder,
     expert_cache::LoadExperts,
     matmul::{ExpertIds, Input, MatmulRows, Output},
-    tree::GateUp,
-    weights::{FeedForwardWeights, LayerWeights, Matrix, MatrixPart},
+    tree::{GateUp, SharedTree},
+    weights::{FeedForwardWeights, LayerWeights, Linear, Matrix, MatrixPart},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder, Scope, Stage},
     kernels::{
-        elementwise::silu_mul,
+        elementwise::gated_activation::{self, Layout},
         linear::{Epilogue, gemv_moe_combine},
-        moe::{combine, router_topk, sort},
+        moe::{combine, gated_add, router_topk, sort},
     },
 };
 
@@ -29,14 +29,14 @@ struct ExpertPass<'a> {
 
 /// The experts of a layer.
 #[derive(Clone, Copy, Debug)]
-struct Experts {
-    count: u32,
+pub(super) struct Experts {
+    pub(super) count: u32,
     used: u32,
     normalise: bool,
 }
 
 impl Experts {
-    fn of(config: &Config) -> Option<Self> {
+    pub(super) fn of(config: &Config) -> Option<Self> {
         match config.feed_forward {
             FeedForward::Dense { .. } => None,
             FeedForward::Experts { count, used, normalise, .. } => Some(Self { count, used, normalise }),
@@ -60,14 +60,21 @@ impl Decoder<'_> {
         let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
             rec.scope(scope(Stage::GateUp));
             let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
-            self.gate_up(rec, block, MatmulRows::Tokens(rows), input)?;
+            self.gate_up(rec, &block.gate_up, MatmulRows::Tokens(rows), input)?;
             rec.scope(scope(Stage::DownProj));
-            self.biased(rec, &block.down, Input::plain(&a.gate), self.residual())?;
+            self.add_block(rec, &block.down, Input::plain(&a.gate), layer.ffn_post_norm.as_ref())?;
             return Ok(false);
         };
         let (count, hidden, kind) = (rows * experts.used, self.config.hidden, kernels.experts);
         rec.scope(scope(Stage::Router));
-        let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
+        // A shared expert's output is added to the residual before the others read their input.
+        let placement = if block.shared.is_some() { NormPlacement::Separate } else { kernels.ffn_norm };
+        let input = self.normed(rec, &layer.ffn_norm, placement)?;
+        if let Some(shared) = &block.shared {
+            rec.scope(scope(Stage::GateUp));
+            self.shared_expert(rec, shared, input)?;
+            rec.scope(scope(Stage::Router));
+        }
         self.route(rec, router, routing, experts, input)?;
         for ExpertPass { load, experts: ids, passes } in self.expert_passes(number, routing, count, experts) {
             if let Some(load) = load {
@@ -85,11 +92,11 @@ impl Decoder<'_> {
                 experts: ids,
                 routing,
             };
-            self.gate_up(rec, block, rows(experts.used, 0), input)?;
+            self.gate_up(rec, &block.gate_up, rows(experts.used, 0), input)?;
             rec.scope(scope(Stage::DownProj));
             // The sum needs all of a token's experts at once, in one binding.
-            if let (DownProj::Combined, true, 1, [down]) =
-                (kernels.down_proj, self.options.fused, passes, &block.down.matrix.parts[..])
+            if let (DownProj::Combined, true, 1, [down], None) =
+                (kernels.down_proj, self.options.fused, passes, &block.down.matrix.parts[..], &block.down.bias)
             {
                 self.combined_down_proj(rec, &block.down.matrix, down, ids, routing)?;
                 return Ok(false);
@@ -97,6 +104,8 @@ impl Decoder<'_> {
             let out = Output::new(&routing.outputs, hidden);
             self.linear(rec, &block.down.matrix, rows(1, 1), Input::plain(&a.gate), out)?;
         }
+        // Once, after all passes over the assignments.
+        self.expert_bias(rec, &block.down, count, routing, &routing.outputs)?;
         rec.scope(scope(Stage::MoeCombine));
         rec.dispatch(
             combine::MoeCombine,
@@ -175,18 +184,18 @@ impl Decoder<'_> {
     fn route(
         &self,
         rec: &mut Recorder,
-        router: &Matrix,
+        router: &Linear,
         routing: &Routing,
         experts: Experts,
         input: Input<'_>,
     ) -> Result<(), GpuError> {
         let (rows, Experts { count, used, normalise }) = (self.pass.rows, experts);
-        self.linear(rec, router, MatmulRows::Tokens(rows), input, Output::new(&routing.logits, count))?;
+        self.biased(rec, router, input, Output::new(&routing.logits, count))?;
         rec.on_host(self.options.host_routing);
         rec.dispatch(
             router_topk::RouterTopk,
             router_topk::Variant { normalise },
-            router_topk::Params { rows, experts: count, top_k: used },
+            router_topk::Params { rows, experts: count, top_k: used, scale: self.config.scales.residual as f32 },
             router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
         )?;
         rec.on_host(false);
@@ -237,33 +246,62 @@ impl Decoder<'_> {
     fn gate_up(
         &self,
         rec: &mut Recorder,
-        block: &FeedForwardWeights,
+        gate_up: &GateUp<Matrix, Buffer<f32>>,
         rows: MatmulRows<'_>,
         input: Input<'_>,
     ) -> Result<(), GpuError> {
-        let a = self.activations;
-        match &block.gate_up {
-            GateUp::Fused(matrix) if self.options.fused => {
+        let (a, activation) = (self.activations, self.config.activation);
+        match gate_up {
+            // An epilogue has SwiGLU alone.
+            GateUp::Fused(matrix) if self.options.fused && activation == Activation::SwiGlu => {
                 let out = Output { epilogue: Epilogue::Gate, ..Output::new(&a.gate, matrix.n / 2) };
                 self.linear(rec, matrix, rows, input, out)
             }
             GateUp::Fused(matrix) => {
                 self.linear(rec, matrix, rows, input, Output::new(&a.up, matrix.n))?;
-                self.silu_mul(rec, silu_mul::Layout::Interleaved, rows.count(), matrix.n / 2)
+                self.activation(rec, Layout::Interleaved, rows.count(), matrix.n / 2)
             }
             GateUp::Separate { gate, up } => {
                 let inner = gate.matrix.n;
                 for (linear, y) in [(gate, &a.gate), (up, &a.up)] {
-                    self.linear(rec, &linear.matrix, rows, input, Output::new(y, inner))?;
-                    self.bias(rec, linear, Output::new(y, inner))?;
+                    self.biased_rows(rec, linear, rows, input, Output::new(y, inner))?;
                 }
-                self.silu_mul(rec, silu_mul::Layout::Split, rows.count(), inner)
+                self.activation(rec, Layout::Split, rows.count(), inner)
             }
         }
     }
 
-    fn silu_mul(&self, rec: &mut Recorder, layout: silu_mul::Layout, rows: u32, n: u32) -> Result<(), GpuError> {
+    fn activation(&self, rec: &mut Recorder, layout: Layout, rows: u32, n: u32) -> Result<(), GpuError> {
         let a = self.activations;
-        rec.dispatch(silu_mul::SiluMul, layout, silu_mul::Params { rows, n }, silu_mul::Binds { x: &a.up, y: &a.gate })
+        rec.dispatch(
+            gated_activation::GatedActivation,
+            gated_activation::Variant { layout, activation: self.config.activation },
+            gated_activation::Params { rows, n },
+            gated_activation::Binds { x: &a.up, y: &a.gate },
+        )
+    }
+
+    /// Records the expert that every token uses, which adds to the residual.
+    fn shared_expert(
+        &self,
+        rec: &mut Recorder,
+        shared: &SharedTree<Matrix, Buffer<f32>>,
+        input: Input<'_>,
+    ) -> Result<(), GpuError> {
+        let (a, rows, n) = (self.activations, self.pass.rows, self.config.hidden);
+        self.gate_up(rec, &shared.gate_up, MatmulRows::Tokens(rows), input)?;
+        let x = Input::plain(&a.gate);
+        match (&shared.gate, &a.block) {
+            (Some(w), Some(block)) => {
+                self.biased(rec, &shared.down, x, Output::new(block, n))?;
+                rec.dispatch(
+                    gated_add::GatedAdd,
+                    (),
+                    gated_add::Params { rows, n },
+                    gated_add::Binds { x: input.x, w, shared_output: block, residual: &a.residual },
+                )
+            }
+            _ => self.add_block(rec, &shared.down, x, None),
+        }
     }
 }

@@ -2,21 +2,21 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use super::tensors::{Join, MatrixInfo};
+use super::tensors::{Join, MatrixInfo, RowRange};
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
 /// The rows of a matrix in its file: of one tensor, or of several.
 #[derive(Debug)]
 pub(super) struct FileRows {
     gguf: Gguf,
-    tensors: Vec<TensorInfo>,
+    tensors: Vec<(TensorInfo, RowRange)>,
     join: Join,
     row_bytes: u64,
 }
 
 impl FileRows {
     pub(super) fn new(gguf: &Gguf, info: &MatrixInfo<'_>) -> Self {
-        let tensors = info.tensors.iter().map(|tensor| (*tensor).clone()).collect();
+        let tensors = info.rows.iter().map(|rows| (rows.tensor.clone(), rows.range)).collect();
         Self { gguf: gguf.clone(), tensors, join: info.join, row_bytes: info.planes.file_row_bytes() }
     }
 
@@ -30,17 +30,30 @@ impl FileRows {
             let bytes = self.bytes(rows);
             self.gguf.data(tensor).get(bytes.start as usize..bytes.end as usize).unwrap_or_default()
         };
-        if let [tensor] = &self.tensors[..] {
+        if let [(tensor, range)] = &self.tensors[..]
+            && range.is_whole()
+        {
             return Ok(of(tensor, rows).into());
         }
         let mut joined = Vec::with_capacity(((rows.end - rows.start) * self.row_bytes) as usize);
         match self.join {
-            Join::Concat => self.parts(rows).for_each(|(tensor, rows)| joined.extend_from_slice(of(tensor, rows))),
+            Join::Concat => {
+                for (tensor, range, rows) in self.parts(rows) {
+                    if range.is_whole() {
+                        joined.extend_from_slice(of(tensor, rows));
+                        continue;
+                    }
+                    for row in rows.map(|row| range.in_tensor(row)) {
+                        joined.extend_from_slice(of(tensor, row..row + 1));
+                    }
+                }
+            }
             Join::Interleaved => {
                 let turns = self.tensors.len().max(1) as u64;
                 for row in rows {
-                    let tensor = &self.tensors[(row % turns) as usize];
-                    joined.extend_from_slice(of(tensor, row / turns..row / turns + 1));
+                    let (tensor, range) = &self.tensors[(row % turns) as usize];
+                    let row = range.in_tensor(row / turns);
+                    joined.extend_from_slice(of(tensor, row..row + 1));
                 }
             }
         }
@@ -49,30 +62,38 @@ impl FileRows {
 
     /// Advises the system that `rows` of a mapped file are not needed soon.
     pub(super) fn advise_dontneed(&self, rows: Range<u64>) {
-        self.parts(rows).for_each(|(tensor, rows)| self.gguf.advise_dontneed(tensor, self.bytes(rows)));
+        self.parts(rows).for_each(|(tensor, range, rows)| self.gguf.advise_dontneed(tensor, self.span(range, rows)));
     }
 
     /// Advises the system to read `rows` of a mapped file ahead.
     pub(super) fn prefetch(&self, rows: Range<u64>) {
-        self.parts(rows).for_each(|(tensor, rows)| self.gguf.prefetch(tensor, self.bytes(rows)));
+        self.parts(rows).for_each(|(tensor, range, rows)| self.gguf.prefetch(tensor, self.span(range, rows)));
     }
 
     fn bytes(&self, rows: Range<u64>) -> Range<u64> {
         rows.start * self.row_bytes..rows.end * self.row_bytes
     }
 
-    /// Returns the rows of each tensor that are among `rows`.
-    fn parts(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorInfo, Range<u64>)> {
+    /// Returns the bytes of a tensor from the first of `rows` of a range to the last.
+    fn span(&self, range: RowRange, rows: Range<u64>) -> Range<u64> {
+        if rows.is_empty() {
+            return 0..0;
+        }
+        self.bytes(range.in_tensor(rows.start)..range.in_tensor(rows.end - 1) + 1)
+    }
+
+    /// Returns the rows of each tensor's range that are among `rows`.
+    fn parts(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorInfo, RowRange, Range<u64>)> {
         let turns = self.tensors.len().max(1) as u64;
         let mut begins = 0;
-        self.tensors.iter().map(move |tensor| match self.join {
-            Join::Interleaved => (tensor, rows.start / turns..rows.end.div_ceil(turns)),
+        self.tensors.iter().map(move |(tensor, range)| match self.join {
+            Join::Interleaved => (tensor, *range, rows.start / turns..rows.end.div_ceil(turns)),
             Join::Concat => {
-                let count = tensor.bytes / self.row_bytes.max(1);
+                let count = tensor.bytes / self.row_bytes.max(1) / range.stride.max(1) * range.count;
                 let within = |row: u64| row.saturating_sub(begins).min(count);
                 let part = within(rows.start)..within(rows.end);
                 begins += count;
-                (tensor, part)
+                (tensor, *range, part)
             }
         })
     }

@@ -4,6 +4,7 @@ use super::{
     ExpertGrids, MatmulKind,
     activations::Routing,
     decoder::Decoder,
+    feed_forward::Experts,
     weights::{Linear, Matrix, MatrixPart},
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     kernels::{
         elementwise::add_rows,
         linear::{self, Epilogue, Indexing, Matmul, gemm, gemv, gemv_batched, gemv_q8, quantise},
-        moe::sort,
+        moe::{add_expert_bias, sort},
     },
 };
 
@@ -93,17 +94,17 @@ impl Decoder<'_> {
         out: Output<'_>,
     ) -> Result<(), GpuError> {
         self.linear(rec, &linear.matrix, MatmulRows::Tokens(self.pass.rows), input, out)?;
-        self.bias(rec, linear, out)
+        self.bias(rec, linear, self.pass.rows, out)
     }
 
     /// Records the addition of a bias, if there is one.
-    pub(super) fn bias(&self, rec: &mut Recorder, linear: &Linear, out: Output<'_>) -> Result<(), GpuError> {
+    fn bias(&self, rec: &mut Recorder, linear: &Linear, rows: u32, out: Output<'_>) -> Result<(), GpuError> {
         let Some(bias) = &linear.bias else { return Ok(()) };
         rec.dispatch(
             add_rows::AddRows,
             (),
             add_rows::Params {
-                rows: self.pass.rows,
+                rows,
                 n: linear.matrix.n,
                 x_stride: 0,
                 x_offset: 0,
@@ -131,17 +132,50 @@ impl Decoder<'_> {
         self.matmul(rec, matrix, rows, kind, input, out)
     }
 
-    /// Records the logits.
-    pub(super) fn head(&self, rec: &mut Recorder, matrix: &Matrix, rows: u32) -> Result<(), GpuError> {
-        let (a, kind) = (self.activations, self.pass_kernels().head);
-        self.matmul(
-            rec,
-            matrix,
-            MatmulRows::Tokens(rows),
-            kind,
-            Input::plain(&a.normed),
-            Output::new(&a.logits, matrix.n),
+    /// Records the products of assignments with their experts' matrices, plus their biases.
+    pub(super) fn biased_rows(
+        &self,
+        rec: &mut Recorder,
+        linear: &Linear,
+        rows: MatmulRows<'_>,
+        input: Input<'_>,
+        out: Output<'_>,
+    ) -> Result<(), GpuError> {
+        self.linear(rec, &linear.matrix, rows, input, out)?;
+        match rows {
+            MatmulRows::Tokens(count) => self.bias(rec, linear, count, out),
+            MatmulRows::Assignments { count, routing, .. } => self.expert_bias(rec, linear, count, routing, out.y),
+        }
+    }
+
+    /// Records the addition of the experts' biases, if there are any.
+    pub(super) fn expert_bias(
+        &self,
+        rec: &mut Recorder,
+        linear: &Linear,
+        assignments: u32,
+        routing: &Routing,
+        y: &Buffer<f32>,
+    ) -> Result<(), GpuError> {
+        let (Some(bias), Some(Experts { count: experts, .. })) = (&linear.bias, Experts::of(self.config)) else {
+            return Ok(());
+        };
+        rec.dispatch(
+            add_expert_bias::AddExpertBias,
+            (),
+            add_expert_bias::Params { assignments, n: linear.matrix.n, experts },
+            // Not the slots of an expert cache: all biases are on the device.
+            add_expert_bias::Binds { ids: &routing.ids, bias, y },
         )
+    }
+
+    /// Records the logits.
+    pub(super) fn head(&self, rec: &mut Recorder, rows: u32) -> Result<(), GpuError> {
+        let (a, kind, tree) = (self.activations, self.pass_kernels().head, &self.weights.tree);
+        let matrix = tree.output.as_ref().map_or(&tree.embedding, |output| &output.matrix);
+        let (input, out) = (Input::plain(&a.normed), Output::new(&a.logits, matrix.n));
+        self.matmul(rec, matrix, MatmulRows::Tokens(rows), kind, input, out)?;
+        tree.output.as_ref().map_or(Ok(()), |output| self.bias(rec, output, rows, out))
     }
 
     fn matmul(

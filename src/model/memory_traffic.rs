@@ -35,7 +35,7 @@ impl MemoryTraffic {
         let tensors = Tensors::find(gguf, &config)?;
         let (mut dense, mut expert) = (0, 0);
         for matrix in tensors.matrices() {
-            let bytes = matrix.tensors.iter().map(|tensor| tensor.bytes).sum::<u64>();
+            let bytes = matrix.bytes();
             if matrix.experts > 1 {
                 expert += bytes / u64::from(matrix.experts);
             } else {

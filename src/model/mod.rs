@@ -1,6 +1,7 @@
 //! Decoders: shape, weights in device memory, selection of kernels, and forward passes as plans.
 
 mod activations;
+mod architecture;
 mod attention;
 mod cache;
 mod config;
@@ -9,6 +10,7 @@ mod error;
 mod expert_cache;
 mod feed_forward;
 mod file_rows;
+mod keys;
 mod matmul;
 mod memory;
 mod memory_traffic;
@@ -27,7 +29,11 @@ use std::sync::Arc;
 
 use crate::{gguf::Gguf, gpu::Device, kernels::check_device};
 
-pub use config::{Architecture, Config, FeedForward, Rope};
+pub use architecture::Architecture;
+pub use config::{
+    Activation, Config, FeedForward, LayerAttention, LayerPattern, QkNorm, QueryTemperature, Rope, Scales,
+    SharedExpert, SlidingWindow, Yarn,
+};
 pub use decoder::Phase;
 pub use error::ModelError;
 pub use expert_cache::ExpertCacheStats;
@@ -107,8 +113,7 @@ impl Model {
         let slots = slots.filter(|slots| *slots < most);
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
-        let later: u64 =
-            tensors.matrices().into_iter().filter(sent_later).flat_map(|matrix| &matrix.tensors).map(|t| t.bytes).sum();
+        let later: u64 = tensors.matrices().into_iter().filter(sent_later).map(tensors::MatrixInfo::bytes).sum();
         let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later;
         let upload = weights::Upload::new(device, gguf, slots, |sent| progress(sent, total));
         let weights = Arc::new(upload.run(&config, &tensors).await?);

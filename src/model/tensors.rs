@@ -1,10 +1,11 @@
 //! The tensors of a file, found by name and checked against the model's shape before anything is uploaded.
 
-use std::cell::Cell;
+use std::{cell::RefCell, collections::HashSet};
 
 use super::{
-    Config, FeedForward, ModelError,
-    tree::{self, FeedForwardTree, GateUp, ModelTree, QkNorm},
+    Config, FeedForward, ModelError, QkNorm,
+    config::SharedExpert,
+    tree::{self, ModelTree, QkNormTree},
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
@@ -14,11 +15,43 @@ use crate::{
 /// A weight matrix `[n, k]`, or one for each expert: the rows of one tensor, or of several.
 #[derive(Clone, Debug)]
 pub(crate) struct MatrixInfo<'a> {
-    pub(crate) tensors: Vec<&'a TensorInfo>,
+    pub(crate) rows: Vec<TensorRows<'a>>,
     pub(crate) join: Join,
     pub(crate) planes: Planes,
     pub(crate) n: u32,
     pub(crate) experts: u32,
+}
+
+/// Rows of a tensor: all, or a range of each expert's where a tensor fuses several projections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TensorRows<'a> {
+    pub(crate) tensor: &'a TensorInfo,
+    pub(crate) range: RowRange,
+}
+
+/// `count` rows from row `first` on of every `stride` rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowRange {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) stride: u64,
+}
+
+impl RowRange {
+    /// Returns all of `count` rows.
+    fn all(count: u64) -> Self {
+        Self { first: 0, count, stride: count }
+    }
+
+    /// Returns whether it leaves out no row.
+    pub(crate) fn is_whole(self) -> bool {
+        self.count == self.stride
+    }
+
+    /// Returns the row of the tensor that is row `row` of the range.
+    pub(crate) fn in_tensor(self, row: u64) -> u64 {
+        row / self.count * self.stride + self.first + row % self.count
+    }
 }
 
 /// The order in which a matrix has the rows of several tensors.
@@ -33,7 +66,12 @@ pub(crate) enum Join {
 impl MatrixInfo<'_> {
     /// Returns the name of its first tensor.
     pub(crate) fn name(&self) -> &str {
-        self.tensors.first().map_or("", |tensor| &tensor.name)
+        self.rows.first().map_or("", |rows| &rows.tensor.name)
+    }
+
+    /// Returns its bytes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.planes.file_row_bytes() * self.planes.rows()
     }
 
     /// Returns the number of rows that must stay in one buffer: an expert's matrix, or a row of gate and one of up.
@@ -41,7 +79,7 @@ impl MatrixInfo<'_> {
         match self.join {
             _ if self.experts > 1 => self.n,
             Join::Concat => 1,
-            Join::Interleaved => self.tensors.len() as u32,
+            Join::Interleaved => self.rows.len() as u32,
         }
     }
 }
@@ -50,6 +88,8 @@ impl MatrixInfo<'_> {
 #[derive(Clone, Debug)]
 pub(crate) struct VectorInfo<'a> {
     pub(crate) tensors: Vec<&'a TensorInfo>,
+    /// A factor of its elements.
+    pub(crate) scale: f64,
 }
 
 impl VectorInfo<'_> {
@@ -71,6 +111,9 @@ impl VectorInfo<'_> {
 
 type Linear<'a> = tree::Linear<MatrixInfo<'a>, VectorInfo<'a>>;
 type Layer<'a> = tree::Layer<MatrixInfo<'a>, VectorInfo<'a>>;
+type GateUp<'a> = tree::GateUp<MatrixInfo<'a>, VectorInfo<'a>>;
+type FeedForwardTree<'a> = tree::FeedForwardTree<MatrixInfo<'a>, VectorInfo<'a>>;
+type SharedTree<'a> = tree::SharedTree<MatrixInfo<'a>, VectorInfo<'a>>;
 
 /// The tensors of a file.
 #[derive(Debug)]
@@ -80,32 +123,36 @@ pub(crate) struct Tensors<'a> {
     pub(crate) rope_freqs: Option<VectorInfo<'a>>,
 }
 
+/// Errors beyond this number are not listed.
+const MOST_ERRORS: usize = 16;
+
 impl<'a> Tensors<'a> {
     /// Finds all tensors.
     ///
     /// # Errors
-    /// [`ModelError`] for one that is missing, has another shape, or should not be there.
+    /// The first [`ModelError`] for one that is missing, has another shape, or should not be there.
     pub(crate) fn find(gguf: &'a Gguf, config: &Config) -> Result<Self, ModelError> {
-        let find = Find { gguf, taken: Cell::new(0) };
-        let (hidden, q_len) = (config.hidden, config.q_len());
-        let embedding = find.matrix("token_embd.weight", config.vocab, hidden)?;
-        let mut layers = Vec::new();
-        for i in 0..config.layers {
-            layers.push(find.layer(&format!("blk.{i}."), config, hidden, q_len)?);
+        let first = |errors: Vec<ModelError>| errors.into_iter().next();
+        Self::checked(gguf, config).map_err(|errors| first(errors).unwrap_or(ModelError::MissingTensor(String::new())))
+    }
+
+    /// Finds all tensors.
+    ///
+    /// # Errors
+    /// Every [`ModelError`], up to a number.
+    pub(crate) fn checked(gguf: &'a Gguf, config: &Config) -> Result<Self, Vec<ModelError>> {
+        let find = Find { gguf, config, errors: RefCell::default(), taken: RefCell::default() };
+        let tensors = find.all();
+        let mut errors = find.errors.into_inner();
+        let taken = find.taken.into_inner();
+        if errors.len() < MOST_ERRORS && taken.len() < gguf.tensors().len() {
+            let unknown = gguf.tensors().iter().filter(|t| !taken.contains(t.name.as_str()));
+            errors.extend(unknown.map(|t| ModelError::UnknownTensor(t.name.clone())).take(MOST_ERRORS - errors.len()));
         }
-        let output_norm = find.vector("output_norm.weight", hidden)?;
-        let output = match gguf.tensor("output.weight") {
-            Some(_) => Some(find.matrix("output.weight", config.vocab, hidden)?),
-            None => None,
-        };
-        let rope_freqs = find.optional_vector("rope_freqs.weight", config.head_dim / 2)?;
-        let tensors = Self { tree: ModelTree { embedding, layers, output_norm, output }, rope_freqs };
-        if find.taken.get() < gguf.tensors().len() {
-            let known = tensors.names();
-            let unknown = gguf.tensors().iter().find(|t| !known.contains(t.name.as_str()));
-            return Err(ModelError::UnknownTensor(unknown.map(|t| t.name.clone()).unwrap_or_default()));
+        match tensors {
+            Some(tensors) if errors.is_empty() => Ok(tensors),
+            _ => Err(errors),
         }
-        Ok(tensors)
     }
 
     /// Returns every matrix.
@@ -117,122 +164,281 @@ impl<'a> Tensors<'a> {
     pub(crate) fn vectors(&self) -> impl Iterator<Item = &VectorInfo<'a>> {
         self.tree.vectors().into_iter().chain(&self.rope_freqs)
     }
-
-    fn names(&self) -> std::collections::HashSet<&'a str> {
-        let matrices = self.matrices().into_iter().flat_map(|matrix| &matrix.tensors);
-        let vectors = self.vectors().flat_map(|vector| &vector.tensors);
-        matrices.chain(vectors).map(|tensor| tensor.name.as_str()).collect()
-    }
 }
 
-struct Find<'a> {
+/// Finds tensors by name, and notes every error.
+struct Find<'a, 'c> {
     gguf: &'a Gguf,
-    /// The number of tensors found so far: each is looked up once.
-    taken: Cell<usize>,
+    config: &'c Config,
+    errors: RefCell<Vec<ModelError>>,
+    /// The names of those found so far.
+    taken: RefCell<HashSet<&'a str>>,
 }
 
-impl<'a> Find<'a> {
-    fn layer(&self, p: &str, config: &Config, hidden: u32, q_len: u32) -> Result<Layer<'a>, ModelError> {
-        let kv_len = config.kv_len();
-        let name = |rest: &str| format!("{p}{rest}");
-        let q_norm = self.optional_vector(&name("attn_q_norm.weight"), config.head_dim)?;
-        let k_norm = self.optional_vector(&name("attn_k_norm.weight"), config.head_dim)?;
-        let qk_norm = match (q_norm, k_norm) {
-            (Some(q), Some(k)) => {
-                let both = VectorInfo { tensors: [&q.tensors[..], &k.tensors[..]].concat() };
-                Some(QkNorm { both, key: k })
+impl<'a> Find<'a, '_> {
+    /// Returns all tensors; `None` if an error was noted.
+    fn all(&self) -> Option<Tensors<'a>> {
+        let c = self.config;
+        let embedding = self.matrix("token_embd.weight", c.vocab, c.hidden);
+        let mut layers = Some(Vec::new());
+        for i in 0..c.layers {
+            let layer = self.layer(&format!("blk.{i}."));
+            layers = layers.zip(layer).map(|(mut layers, layer)| {
+                layers.push(layer);
+                layers
+            });
+            if self.errors.borrow().len() >= MOST_ERRORS {
+                break;
             }
-            (None, None) if config.architecture == super::Architecture::Llama => None,
-            (Some(_), None) => return Err(ModelError::MissingTensor(name("attn_k_norm.weight"))),
-            (None, _) => return Err(ModelError::MissingTensor(name("attn_q_norm.weight"))),
-        };
-        Ok(Layer {
-            attn_norm: self.vector(&name("attn_norm.weight"), hidden)?,
-            qkv: joined([
-                self.linear(&name("attn_q"), q_len, hidden)?,
-                self.linear(&name("attn_k"), kv_len, hidden)?,
-                self.linear(&name("attn_v"), kv_len, hidden)?,
-            ]),
-            o: self.linear(&name("attn_output"), hidden, q_len)?,
-            qk_norm,
-            ffn_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
-            feed_forward: match config.feed_forward {
-                FeedForward::Dense { inner } => FeedForwardTree {
-                    router: None,
-                    gate_up: gate_up(
-                        self.linear(&name("ffn_gate"), inner, hidden)?,
-                        self.linear(&name("ffn_up"), inner, hidden)?,
-                    ),
-                    down: self.linear(&name("ffn_down"), hidden, inner)?,
-                },
-                FeedForward::Experts { count, inner, .. } => FeedForwardTree {
-                    router: Some(self.matrix(&name("ffn_gate_inp.weight"), count, hidden)?),
-                    gate_up: gate_up(
-                        self.experts(&name("ffn_gate_exps.weight"), count, inner, hidden)?,
-                        self.experts(&name("ffn_up_exps.weight"), count, inner, hidden)?,
-                    ),
-                    down: self.experts(&name("ffn_down_exps.weight"), count, hidden, inner)?,
+        }
+        let output_norm =
+            self.vector("output_norm.weight", c.hidden).map(|norm| VectorInfo { scale: c.scales.logits, ..norm });
+        let output = self.has("output.weight").then(|| self.linear("output", c.vocab, c.hidden));
+        let rope_freqs = self.optional_vector("rope_freqs.weight", c.head_dim / 2);
+        Some(Tensors {
+            tree: ModelTree {
+                embedding: embedding?,
+                layers: layers?,
+                output_norm: output_norm?,
+                output: match output {
+                    Some(found) => Some(found?),
+                    None => None,
                 },
             },
+            rope_freqs: rope_freqs?,
         })
     }
 
-    fn tensor(&self, name: &str, shape: &[u64]) -> Result<&'a TensorInfo, ModelError> {
-        let tensor = self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+    fn layer(&self, p: &str) -> Option<Layer<'a>> {
+        let c = self.config;
+        let (hidden, q_len) = (c.hidden, c.q_len());
+        let name = |rest: &str| format!("{p}{rest}");
+        let norm = |rest: &str| self.vector(&name(&format!("{rest}.weight")), hidden);
+        let post_norm = |rest: &str| if c.post_norms { norm(rest).map(Some) } else { Some(None) };
+        // All are looked up before the first error ends it.
+        let qk_norm = self.qk_norm(p);
+        let attn_norm = norm("attn_norm");
+        let qkv = self.qkv(p);
+        let o = self.linear(&name("attn_output"), hidden, q_len);
+        let sinks = if c.sinks { self.vector(&name("attn_sinks.weight"), c.heads).map(Some) } else { Some(None) };
+        let attn_post_norm = post_norm("post_attention_norm");
+        let ffn_norm = norm(c.ffn_norm);
+        let ffn_post_norm = post_norm("post_ffw_norm");
+        let feed_forward = match c.feed_forward {
+            FeedForward::Dense { inner } => self.dense(p, "", inner).map(|(gate_up, down)| FeedForwardTree {
+                router: None,
+                shared: None,
+                gate_up,
+                down,
+            }),
+            FeedForward::Experts { count, inner, shared, .. } => self.experts(p, count, inner, shared),
+        };
+        Some(Layer {
+            attn_norm: attn_norm?,
+            qkv: qkv?,
+            o: o?,
+            qk_norm: qk_norm?,
+            sinks: sinks?,
+            attn_post_norm: attn_post_norm?,
+            ffn_norm: ffn_norm?,
+            ffn_post_norm: ffn_post_norm?,
+            feed_forward: feed_forward?,
+        })
+    }
+
+    fn qk_norm(&self, p: &str) -> Option<QkNormTree<VectorInfo<'a>>> {
+        let c = self.config;
+        let both = |q_len: u32, k_len: u32| {
+            let q = self.vector(&format!("{p}attn_q_norm.weight"), q_len);
+            q.zip(self.vector(&format!("{p}attn_k_norm.weight"), k_len))
+        };
+        match c.qk_norm {
+            QkNorm::None => Some(QkNormTree::None),
+            QkNorm::Head => both(c.head_dim, c.head_dim).map(|(q, k)| {
+                let both = VectorInfo { tensors: [&q.tensors[..], &k.tensors[..]].concat(), scale: 1.0 };
+                QkNormTree::Head(tree::QkNorm { both, key: k })
+            }),
+            QkNorm::Projection => both(c.q_len(), c.kv_len()).map(|(q, k)| QkNormTree::Projection { q, k }),
+        }
+    }
+
+    /// Returns the query, key and value projections: three tensors, or one that has their rows one after the other.
+    fn qkv(&self, p: &str) -> Option<Vec<Linear<'a>>> {
+        let c = self.config;
+        let sizes = [("attn_q", c.q_len()), ("attn_k", c.kv_len()), ("attn_v", c.kv_len())];
+        let fused = format!("{p}attn_qkv");
+        let linears = if self.has(&format!("{fused}.weight")) {
+            let n: u32 = sizes.iter().map(|(_, n)| n).sum();
+            let whole = self.matrix(&format!("{fused}.weight"), n, c.hidden);
+            let bias = self.optional_vector(&format!("{fused}.bias"), n)?;
+            let mut first = 0;
+            let mut linears = Vec::new();
+            for (name, n) in sizes {
+                let own = self.optional_vector(&format!("{p}{name}.bias"), n)?;
+                if own.is_some() && bias.is_some() {
+                    self.error(ModelError::UnknownTensor(format!("{p}{name}.bias")));
+                }
+                let range = RowRange { first, count: u64::from(n), stride: whole.as_ref()?.planes.rows() };
+                linears.push(Linear { matrix: ranged(whole.as_ref()?, range)?, bias: own });
+                first += u64::from(n);
+            }
+            if bias.is_some() {
+                return whole.map(|matrix| vec![Linear { matrix, bias }]);
+            }
+            Some(linears)
+        } else {
+            let all = sizes.map(|(name, n)| self.linear(&format!("{p}{name}"), n, c.hidden));
+            all.into_iter().collect()
+        };
+        let linears = linears?;
+        // Norms of whole projections come between the product and the heads.
+        Some(if c.qk_norm == QkNorm::Projection { linears } else { joined(linears) })
+    }
+
+    fn dense(&self, p: &str, suffix: &str, inner: u32) -> Option<(GateUp<'a>, Linear<'a>)> {
+        let hidden = self.config.hidden;
+        let name = |part: &str| format!("{p}ffn_{part}{suffix}");
+        let gate_up = self.gate_and_up(&name("gate_up"), 1, inner, || {
+            let gate = self.linear(&name("gate"), inner, hidden);
+            gate.zip(self.linear(&name("up"), inner, hidden))
+        });
+        gate_up.zip(self.linear(&name("down"), hidden, inner))
+    }
+
+    fn experts(&self, p: &str, count: u32, inner: u32, shared: Option<SharedExpert>) -> Option<FeedForwardTree<'a>> {
+        let hidden = self.config.hidden;
+        let name = |rest: &str| format!("{p}{rest}");
+        let router = self.linear(&name("ffn_gate_inp"), count, hidden);
+        let gate_up = self.gate_and_up(&name("ffn_gate_up_exps"), count, inner, || {
+            let gate = self.stack(&name("ffn_gate_exps"), count, inner, hidden);
+            gate.zip(self.stack(&name("ffn_up_exps"), count, inner, hidden))
+        });
+        let down = self.stack(&name("ffn_down_exps"), count, hidden, inner);
+        let shared = match shared {
+            None => Some(None),
+            Some(SharedExpert { inner, gated }) => {
+                let gate = match gated {
+                    true => self.vector(&name("ffn_gate_inp_shexp.weight"), hidden).map(Some),
+                    false => Some(None),
+                };
+                let block = self.dense(p, "_shexp", inner);
+                gate.zip(block).map(|(gate, (gate_up, down))| Some(SharedTree { gate, gate_up, down }))
+            }
+        };
+        Some(FeedForwardTree { router: Some(router?), shared: shared?, gate_up: gate_up?, down: down? })
+    }
+
+    /// Returns gate and up: of one tensor `fused`, the gate's rows before up's, or the two that `separate` finds.
+    fn gate_and_up(
+        &self,
+        fused: &str,
+        experts: u32,
+        inner: u32,
+        separate: impl FnOnce() -> Option<(Linear<'a>, Linear<'a>)>,
+    ) -> Option<GateUp<'a>> {
+        if !self.has(&format!("{fused}.weight")) {
+            return separate().map(|(gate, up)| gate_up(gate, up));
+        }
+        let tensor = self.stack(fused, experts, 2 * inner, self.config.hidden)?;
+        if let Some(bias) = &tensor.bias {
+            self.error(ModelError::UnknownTensor(bias.name().to_owned()));
+        }
+        let half = |first: u32| {
+            let range = RowRange { first: first.into(), count: inner.into(), stride: 2 * u64::from(inner) };
+            Some(Linear { matrix: ranged(&tensor.matrix, range)?, bias: None })
+        };
+        Some(gate_up(half(0)?, half(inner)?))
+    }
+
+    fn error(&self, error: ModelError) {
+        self.errors.borrow_mut().push(error);
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
+    fn tensor(&self, name: &str, shape: &[u64]) -> Option<&'a TensorInfo> {
+        let Some(tensor) = self.gguf.tensor(name) else {
+            self.error(ModelError::MissingTensor(name.to_owned()));
+            return None;
+        };
+        self.taken.borrow_mut().insert(&tensor.name);
         // [n] and [n, 1] are the same.
         let trimmed = |s: &[u64]| s.iter().rposition(|n| *n != 1).map_or(0, |last| last + 1);
         if tensor.shape[..trimmed(&tensor.shape)] != shape[..trimmed(shape)] {
             let (found, expected) = (tensor.shape.clone(), shape.to_vec());
-            return Err(ModelError::Shape { name: name.to_owned(), found, expected });
+            self.error(ModelError::Shape { name: name.to_owned(), found, expected });
+            return None;
         }
-        self.taken.set(self.taken.get() + 1);
-        Ok(tensor)
+        Some(tensor)
     }
 
-    fn vector(&self, name: &str, len: u32) -> Result<VectorInfo<'a>, ModelError> {
-        Ok(VectorInfo { tensors: vec![self.tensor(name, &[u64::from(len)])?] })
+    fn vector(&self, name: &str, len: u32) -> Option<VectorInfo<'a>> {
+        Some(VectorInfo { tensors: vec![self.tensor(name, &[u64::from(len)])?], scale: 1.0 })
     }
 
-    fn optional_vector(&self, name: &str, len: u32) -> Result<Option<VectorInfo<'a>>, ModelError> {
-        self.gguf.tensor(name).is_some().then(|| self.vector(name, len)).transpose()
+    /// Returns a vector, which may be absent; `None` if an error was noted.
+    fn optional_vector(&self, name: &str, len: u32) -> Option<Option<VectorInfo<'a>>> {
+        if self.has(name) { self.vector(name, len).map(Some) } else { Some(None) }
     }
 
-    fn linear(&self, name: &str, n: u32, k: u32) -> Result<Linear<'a>, ModelError> {
-        Ok(Linear {
-            matrix: self.matrix(&format!("{name}.weight"), n, k)?,
-            bias: self.optional_vector(&format!("{name}.bias"), n)?,
-        })
+    fn linear(&self, name: &str, n: u32, k: u32) -> Option<Linear<'a>> {
+        self.stack(name, 1, n, k)
     }
 
-    fn matrix(&self, name: &str, n: u32, k: u32) -> Result<MatrixInfo<'a>, ModelError> {
-        self.stack(self.tensor(name, &[u64::from(k), u64::from(n)])?, 1, n, k)
+    fn matrix(&self, name: &str, n: u32, k: u32) -> Option<MatrixInfo<'a>> {
+        self.matrices(name, 1, n, k)
     }
 
-    fn experts(&self, name: &str, experts: u32, n: u32, k: u32) -> Result<Linear<'a>, ModelError> {
-        let matrix = self.stack(self.tensor(name, &[k, n, experts].map(u64::from))?, experts, n, k)?;
-        Ok(Linear { matrix, bias: None })
+    /// Returns a matrix for each expert, with perhaps a bias each.
+    fn stack(&self, name: &str, experts: u32, n: u32, k: u32) -> Option<Linear<'a>> {
+        let matrix = self.matrices(&format!("{name}.weight"), experts, n, k);
+        let bias = self.optional_vector_of(&format!("{name}.bias"), &[n, experts]);
+        Some(Linear { matrix: matrix?, bias: bias? })
     }
 
-    fn stack(&self, tensor: &'a TensorInfo, experts: u32, n: u32, k: u32) -> Result<MatrixInfo<'a>, ModelError> {
-        let k = u64::from(k);
-        let planes = Planes::new(tensor.ty, u64::from(experts) * u64::from(n), k)
-            .ok_or_else(|| ModelError::RowLength { name: tensor.name.clone(), k })?;
-        Ok(MatrixInfo { tensors: vec![tensor], join: Join::Concat, planes, n, experts })
+    fn optional_vector_of(&self, name: &str, shape: &[u32]) -> Option<Option<VectorInfo<'a>>> {
+        if !self.has(name) {
+            return Some(None);
+        }
+        let shape: Vec<u64> = shape.iter().map(|n| u64::from(*n)).collect();
+        Some(Some(VectorInfo { tensors: vec![self.tensor(name, &shape)?], scale: 1.0 }))
+    }
+
+    fn matrices(&self, name: &str, experts: u32, n: u32, k: u32) -> Option<MatrixInfo<'a>> {
+        let tensor = self.tensor(name, &[k, n, experts].map(u64::from))?;
+        let (k, rows) = (u64::from(k), u64::from(experts) * u64::from(n));
+        let Some(planes) = Planes::new(tensor.ty, rows, k) else {
+            self.error(ModelError::RowLength { name: tensor.name.clone(), k });
+            return None;
+        };
+        let rows = vec![TensorRows { tensor, range: RowRange::all(rows) }];
+        Some(MatrixInfo { rows, join: Join::Concat, planes, n, experts })
     }
 }
 
-/// Joins adjacent matrices of one format without biases: their input is the same.
-fn joined<'a>(linears: [Linear<'a>; 3]) -> Vec<Linear<'a>> {
-    let mut all: Vec<Linear<'a>> = Vec::new();
+/// Returns a range of the rows of each expert of a matrix that is one tensor.
+fn ranged<'a>(whole: &MatrixInfo<'a>, range: RowRange) -> Option<MatrixInfo<'a>> {
+    let tensor = whole.rows.first()?.tensor;
+    let planes = Planes::new(whole.planes.ty(), range.count * u64::from(whole.experts), whole.planes.k())?;
+    Some(MatrixInfo { rows: vec![TensorRows { tensor, range }], planes, n: range.count as u32, ..whole.clone() })
+}
+
+/// Joins adjacent matrices of one format, all with a bias or all without: their input is the same.
+fn joined(linears: Vec<Linear<'_>>) -> Vec<Linear<'_>> {
+    let mut all: Vec<Linear<'_>> = Vec::new();
     for linear in linears {
-        let last =
-            all.last_mut().filter(|last| last.bias.is_none() && linear.bias.is_none()).map(|last| &mut last.matrix);
-        let both = last.as_ref().map(|last| last.planes).filter(|last| last.ty() == linear.matrix.planes.ty());
+        let last = all.last_mut().filter(|last| last.bias.is_some() == linear.bias.is_some());
+        let both = last.as_ref().map(|last| last.matrix.planes).filter(|last| last.ty() == linear.matrix.planes.ty());
         let both = both.and_then(|b| Planes::new(b.ty(), b.rows() + linear.matrix.planes.rows(), b.k()));
         match (last, both) {
             (Some(last), Some(planes)) => {
-                last.tensors.extend(linear.matrix.tensors);
-                (last.planes, last.n) = (planes, last.n + linear.matrix.n);
+                last.matrix.rows.extend(linear.matrix.rows);
+                (last.matrix.planes, last.matrix.n) = (planes, last.matrix.n + linear.matrix.n);
+                if let (Some(bias), Some(next)) = (&mut last.bias, linear.bias) {
+                    bias.tensors.extend(next.tensors);
+                }
             }
             _ => all.push(linear),
         }
@@ -241,14 +447,14 @@ fn joined<'a>(linears: [Linear<'a>; 3]) -> Vec<Linear<'a>> {
 }
 
 /// Joins gate and up if they have one format and no biases.
-fn gate_up<'a>(gate: Linear<'a>, up: Linear<'a>) -> tree::GateUp<MatrixInfo<'a>, VectorInfo<'a>> {
+fn gate_up<'a>(gate: Linear<'a>, up: Linear<'a>) -> GateUp<'a> {
     let planes = &gate.matrix.planes;
     let fused = Planes::new(planes.ty(), 2 * planes.rows(), planes.k());
     match fused.filter(|_| *planes == up.matrix.planes && gate.bias.is_none() && up.bias.is_none()) {
         Some(planes) => {
-            let tensors = [gate.matrix.tensors, up.matrix.tensors].concat();
+            let rows = [gate.matrix.rows, up.matrix.rows].concat();
             let (n, experts) = (2 * gate.matrix.n, gate.matrix.experts);
-            GateUp::Fused(MatrixInfo { tensors, join: Join::Interleaved, planes, n, experts })
+            GateUp::Fused(MatrixInfo { rows, join: Join::Interleaved, planes, n, experts })
         }
         None => GateUp::Separate { gate, up },
     }

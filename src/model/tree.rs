@@ -7,7 +7,7 @@ pub(crate) struct ModelTree<M, V> {
     pub(crate) layers: Vec<Layer<M, V>>,
     pub(crate) output_norm: V,
     /// `None` where the embedding is the head too.
-    pub(crate) output: Option<M>,
+    pub(crate) output: Option<Linear<M, V>>,
 }
 
 /// The tensors of a layer.
@@ -17,9 +17,41 @@ pub(crate) struct Layer<M, V> {
     /// The Q, K and V projections in this order. Adjacent ones of one format are one matrix.
     pub(crate) qkv: Vec<Linear<M, V>>,
     pub(crate) o: Linear<M, V>,
-    pub(crate) qk_norm: Option<QkNorm<V>>,
+    pub(crate) qk_norm: QkNormTree<V>,
+    /// Each query head's sink.
+    pub(crate) sinks: Option<V>,
+    /// The norm of what attention adds to the residual.
+    pub(crate) attn_post_norm: Option<V>,
     pub(crate) ffn_norm: V,
+    /// The norm of what the feed-forward block adds to the residual.
+    pub(crate) ffn_post_norm: Option<V>,
     pub(crate) feed_forward: FeedForwardTree<M, V>,
+}
+
+/// The norms of queries and keys.
+#[derive(Debug)]
+pub(crate) enum QkNormTree<V> {
+    /// None.
+    None,
+    /// Of each head.
+    Head(QkNorm<V>),
+    /// Of whole projections.
+    Projection {
+        /// `[q_len]`.
+        q: V,
+        /// `[kv_len]`.
+        k: V,
+    },
+}
+
+impl<V> QkNormTree<V> {
+    /// Returns the norms of heads, if there are any.
+    pub(crate) fn head(&self) -> Option<&QkNorm<V>> {
+        match self {
+            Self::Head(norm) => Some(norm),
+            Self::None | Self::Projection { .. } => None,
+        }
+    }
 }
 
 /// A matrix and the bias that some files add to its output.
@@ -42,7 +74,17 @@ pub(crate) struct QkNorm<V> {
 #[derive(Debug)]
 pub(crate) struct FeedForwardTree<M, V> {
     /// `None` for a dense block.
-    pub(crate) router: Option<M>,
+    pub(crate) router: Option<Linear<M, V>>,
+    pub(crate) shared: Option<SharedTree<M, V>>,
+    pub(crate) gate_up: GateUp<M, V>,
+    pub(crate) down: Linear<M, V>,
+}
+
+/// The tensors of an expert that every token uses.
+#[derive(Debug)]
+pub(crate) struct SharedTree<M, V> {
+    /// `[hidden]`: the sigmoid of its product with the input is the expert's weight.
+    pub(crate) gate: Option<V>,
     pub(crate) gate_up: GateUp<M, V>,
     pub(crate) down: Linear<M, V>,
 }
@@ -66,7 +108,7 @@ impl<M, V> ModelTree<M, V> {
             embedding: map.matrix(&self.embedding)?,
             layers: self.layers.iter().map(|layer| layer.try_map(map)).collect::<Result<_, _>>()?,
             output_norm: map.vector(&self.output_norm)?,
-            output: self.output.as_ref().map(|output| map.matrix(output)).transpose()?,
+            output: self.output.as_ref().map(|output| output.try_map(map)).transpose()?,
         })
     }
 
@@ -94,26 +136,60 @@ impl<M, V> Layer<M, V> {
     }
 
     fn try_map<'a, T: MapTensors<'a, M, V>>(&'a self, map: &mut T) -> Result<Layer<T::Matrix, T::Vector>, T::Error> {
-        let FeedForwardTree { router, gate_up, down } = &self.feed_forward;
         Ok(Layer {
             attn_norm: map.vector(&self.attn_norm)?,
             qkv: self.qkv.iter().map(|linear| linear.try_map(map)).collect::<Result<_, _>>()?,
             o: self.o.try_map(map)?,
             qk_norm: match &self.qk_norm {
-                Some(QkNorm { both, key }) => Some(QkNorm { both: map.vector(both)?, key: map.copy(key)? }),
-                None => None,
+                QkNormTree::None => QkNormTree::None,
+                QkNormTree::Head(QkNorm { both, key }) => {
+                    QkNormTree::Head(QkNorm { both: map.vector(both)?, key: map.copy(key)? })
+                }
+                QkNormTree::Projection { q, k } => QkNormTree::Projection { q: map.vector(q)?, k: map.vector(k)? },
             },
+            sinks: optional(&self.sinks, map)?,
+            attn_post_norm: optional(&self.attn_post_norm, map)?,
             ffn_norm: map.vector(&self.ffn_norm)?,
-            feed_forward: FeedForwardTree {
-                router: router.as_ref().map(|router| map.matrix(router)).transpose()?,
-                gate_up: match gate_up {
-                    GateUp::Fused(fused) => GateUp::Fused(map.matrix(fused)?),
-                    GateUp::Separate { gate, up } => {
-                        GateUp::Separate { gate: gate.try_map(map)?, up: up.try_map(map)? }
-                    }
-                },
+            ffn_post_norm: optional(&self.ffn_post_norm, map)?,
+            feed_forward: self.feed_forward.try_map(map)?,
+        })
+    }
+}
+
+fn optional<'a, M, V, T: MapTensors<'a, M, V>>(
+    vector: &'a Option<V>,
+    map: &mut T,
+) -> Result<Option<T::Vector>, T::Error> {
+    vector.as_ref().map(|vector| map.vector(vector)).transpose()
+}
+
+impl<M, V> FeedForwardTree<M, V> {
+    fn try_map<'a, T: MapTensors<'a, M, V>>(
+        &'a self,
+        map: &mut T,
+    ) -> Result<FeedForwardTree<T::Matrix, T::Vector>, T::Error> {
+        let shared = match &self.shared {
+            Some(SharedTree { gate, gate_up, down }) => Some(SharedTree {
+                gate: optional(gate, map)?,
+                gate_up: gate_up.try_map(map)?,
                 down: down.try_map(map)?,
-            },
+            }),
+            None => None,
+        };
+        Ok(FeedForwardTree {
+            router: self.router.as_ref().map(|router| router.try_map(map)).transpose()?,
+            shared,
+            gate_up: self.gate_up.try_map(map)?,
+            down: self.down.try_map(map)?,
+        })
+    }
+}
+
+impl<M, V> GateUp<M, V> {
+    fn try_map<'a, T: MapTensors<'a, M, V>>(&'a self, map: &mut T) -> Result<GateUp<T::Matrix, T::Vector>, T::Error> {
+        Ok(match self {
+            Self::Fused(fused) => GateUp::Fused(map.matrix(fused)?),
+            Self::Separate { gate, up } => GateUp::Separate { gate: gate.try_map(map)?, up: up.try_map(map)? },
         })
     }
 }

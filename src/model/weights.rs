@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use super::{
-    Config, ModelError,
+    Config, ModelError, Rope,
     expert_cache::{CachedMatrix, ExpertCache},
     file_rows::FileRows,
     split::{Part, split},
@@ -64,8 +64,8 @@ pub(crate) type LayerWeights = tree::Layer<Matrix, Buffer<f32>>;
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub(crate) tree: ModelTree<Matrix, Buffer<f32>>,
-    /// RoPE's frequencies `[head_dim / 2]`, in radians a position.
-    pub(crate) rope_frequencies: Vec<f64>,
+    /// The tables of [`Config::rope_tables`].
+    pub(crate) rope_tables: Vec<RopeTable>,
     /// The cache of offloaded experts, if not all are on the device.
     pub(crate) expert_cache: Option<Arc<ExpertCache>>,
 }
@@ -89,6 +89,14 @@ impl Weights {
         let parts = self.tree.matrices().into_iter().flat_map(|matrix| &matrix.parts);
         parts.map(|part| part.words.raw.id).chain(self.tree.vectors().iter().map(|vector| vector.raw.id)).collect()
     }
+}
+
+/// The frequencies of a head's pairs, and the factor of cosine and sine.
+#[derive(Clone, Debug)]
+pub(crate) struct RopeTable {
+    /// `[head_dim / 2]`, in radians a position; zero rotates nothing.
+    pub(crate) frequencies: Vec<f64>,
+    pub(crate) magnitude: f64,
 }
 
 /// The bytes of a tensor that are packed and sent at a time.
@@ -128,19 +136,19 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             }
         }
         if let Some(output) = &tree.output {
-            matrices.push(self.matrix(output).await?);
+            matrices.push(self.matrix(&output.matrix).await?);
         }
         let (mut vectors, mut copies) = (Vec::new(), Vec::new());
         for info in tree.vectors() {
             vectors.push(self.vector(info).await?);
         }
-        for key in tree.layers.iter().filter_map(|layer| layer.qk_norm.as_ref()).map(|norm| &norm.key) {
+        for key in tree.layers.iter().filter_map(|layer| layer.qk_norm.head()).map(|norm| &norm.key) {
             copies.push(self.device.upload(key.name(), &self.values(key)?).await?);
         }
         let mut uploaded = Uploaded { matrices: matrices.into(), vectors: vectors.into(), copies: copies.into() };
         Ok(Weights {
             tree: tree.try_map(&mut uploaded)?,
-            rope_frequencies: self.rope_frequencies(config, tensors.rope_freqs.as_ref())?,
+            rope_tables: self.rope_tables(config, tensors.rope_freqs.as_ref())?,
             expert_cache: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.offloaded))),
         })
     }
@@ -209,6 +217,9 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             })?;
             rest = others;
         }
+        if info.scale != 1.0 {
+            values.iter_mut().for_each(|value| *value = (f64::from(*value) * info.scale) as f32);
+        }
         Ok(values)
     }
 
@@ -219,16 +230,16 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         Ok(self.device.upload(info.name(), &values).await?)
     }
 
-    fn rope_frequencies(&self, config: &Config, divisors: Option<&VectorInfo<'_>>) -> Result<Vec<f64>, ModelError> {
+    fn rope_tables(&self, config: &Config, divisors: Option<&VectorInfo<'_>>) -> Result<Vec<RopeTable>, ModelError> {
         let divisors = divisors.map(|info| self.values(info)).transpose()?;
-        let rope = &config.rope;
-        Ok((0..config.head_dim / 2)
-            .map(|i| {
-                let frequency = rope.theta.powf(-2.0 * f64::from(i) / f64::from(config.head_dim)) / rope.factor;
-                let divisor = divisors.as_ref().and_then(|d| d.get(i as usize));
-                frequency / divisor.map_or(1.0, |d| f64::from(*d))
-            })
-            .collect())
+        let table = |rope: Option<Rope>| match rope {
+            Some(rope) => RopeTable {
+                frequencies: rope.frequencies(config.head_dim, divisors.as_deref()),
+                magnitude: rope.magnitude,
+            },
+            None => RopeTable { frequencies: vec![0.0; config.head_dim as usize / 2], magnitude: 1.0 },
+        };
+        Ok(config.rope_tables().into_iter().map(table).collect())
     }
 }
 

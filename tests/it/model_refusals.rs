@@ -5,7 +5,7 @@
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
-    Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
+    Architecture, Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
     gguf::{GgufWriter, Value},
     low_level::quant::WeightType,
 };
@@ -79,7 +79,8 @@ refused! {
         => "metadata key qwen3moe.expert_used_count should be an unsigned 32-bit integer, but is i32 -1";
     expert_size_above_the_tensors: Qwen3Moe, "qwen3moe.expert_feed_forward_length" = 512_u32
         => "tensor blk.0.ffn_gate_exps.weight has the shape [256, 256, 4], but the metadata requires [256, 512, 4]";
-    experts_of_a_dense_model: Llama, "llama.expert_count" = 4_u32 => "metadata llama.expert_count = 4 is not supported";
+    experts_of_a_dense_model: Qwen3, "qwen3.expert_count" = 4_u32
+        => "metadata qwen3.expert_count = 4 is not supported: it needs experts, which this architecture does not have";
 }
 
 // Metadata of all architectures.
@@ -113,11 +114,11 @@ refused! {
     key_length_beyond_the_kernels: Qwen3, "qwen3.attention.key_length" = 1028_u32, "qwen3.attention.value_length" = 1028_u32
         => "metadata key qwen3.attention.key_length has the invalid value 1028: head sizes must be multiples of 4 and at most 512";
     value_length_of_its_own: Qwen3, "qwen3.attention.value_length" = 128_u32
-        => "metadata qwen3.attention.value_length = 128 is not supported";
+        => "metadata qwen3.attention.value_length = 128 is not supported: it needs keys and values of different sizes";
     rope_dimensions_above_the_head: Llama, "llama.rope.dimension_count" = 128_u32
-        => "metadata llama.rope.dimension_count = 128 is not supported";
+        => "metadata llama.rope.dimension_count = 128 is not supported: it needs RoPE of a part of a head";
     rope_dimensions_below_the_head: Llama, "llama.rope.dimension_count" = 32_u32
-        => "metadata llama.rope.dimension_count = 32 is not supported";
+        => "metadata llama.rope.dimension_count = 32 is not supported: it needs RoPE of a part of a head";
     feed_forward_length: Qwen3, "qwen3.feed_forward_length" = 1024_u32
         => "tensor blk.0.ffn_gate.weight has the shape [256, 512], but the metadata requires [256, 1024]";
     vocab_size: Llama, "llama.vocab_size" = 513_u32 => "metadata key llama.vocab_size has the invalid value 513: the embedding has 512 rows";
@@ -127,9 +128,15 @@ refused! {
     epsilon_not_a_number: Qwen3, "qwen3.attention.layer_norm_rms_epsilon" = f32::NAN
         => "metadata key qwen3.attention.layer_norm_rms_epsilon has the invalid value NaN: it must be between 0 and 1";
     rope_base_0: Qwen3, "qwen3.rope.freq_base" = 0_f32 => "metadata key qwen3.rope.freq_base has the invalid value 0: it must be positive";
-    rope_factor_0: Qwen3, "qwen3.rope.scaling.type" = "linear", "qwen3.rope.scaling.factor" = 0_f32
-        => "metadata key qwen3.rope.scaling.factor has the invalid value 0: it must be positive";
-    split_file: Qwen3, "split.count" = 2_u32 => "metadata split.count = 2 is not supported";
+    rope_factor_negative: Qwen3, "qwen3.rope.scaling.type" = "linear", "qwen3.rope.scaling.factor" = -2_f32
+        => "metadata key qwen3.rope.scaling.factor has the invalid value -2: it must be positive";
+    rope_scaling_unknown: Qwen3, "qwen3.rope.scaling.type" = "longrope"
+        => "metadata qwen3.rope.scaling.type = \"longrope\" is not supported: it needs another scaling of RoPE than none, linear and yarn";
+    layers_of_different_shapes: Qwen3, "qwen3.attention.head_count_kv" = vec![2_i32, 4]
+        => "metadata qwen3.attention.head_count_kv = [2 i32s: 2, 4] is not supported: it needs layers of different shapes";
+    attention_to_later_tokens: Qwen3, "qwen3.attention.causal" = false
+        => "metadata qwen3.attention.causal = false is not supported: it needs attention to later tokens";
+    split_file: Qwen3, "split.count" = 2_u32 => "metadata split.count = 2 is not supported: it needs the other parts of the file";
 }
 
 #[test]
@@ -180,8 +187,9 @@ fn cve_2025_52566_prompts_longer_than_any_context() {
 fn names_in_messages_are_short_and_printable() {
     let name = format!("\u{1b}[2J\n{}", "x".repeat(1000));
     let gguf = changed(Arch::Qwen3, &[("general.architecture", Some(name.as_str().into()))], &[]);
+    let names = Architecture::ALL.iter().map(|a| a.name()).collect::<Vec<_>>().join(", ");
     let shown = format!("\\u{{1b}}[2J\\n{}…", "x".repeat(75));
-    refused(&gguf, &format!("architecture \"{shown}\" is not supported (supported: qwen3moe, qwen3, llama)"));
+    refused(&gguf, &format!("architecture \"{shown}\" is not supported (supported: {names})"));
     let whole = changed(Arch::Qwen3, &[], &[]);
     let mut file = GgufWriter::new();
     whole.metadata().iter().for_each(|(key, value)| _ = file.metadata(key, value.clone()));

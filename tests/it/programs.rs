@@ -8,7 +8,7 @@ use ferrum_wgpu::{
         conformance::{Replayed, replay},
         gpu::{Buffer, Caps, Plan, Program, Readback, Recorder, Scope, Stage},
         kernels::{
-            elementwise::silu_mul,
+            elementwise::gated_activation::{self, Activation, Layout},
             linear::{Epilogue, Indexing, Matmul, Mma, TileType, gemm},
             moe::{router_topk, sort},
         },
@@ -317,9 +317,10 @@ async fn stages(device: &Device, stages: usize) -> Plan {
         rec.scope(Scope::layer(stage as u32, Stage::Other));
         rec.on_host(stage == 1);
         for _ in 0..2 {
-            let params = silu_mul::Params { rows: 1, n: 4096 };
-            let binds = silu_mul::Binds { x: &x, y: &y };
-            rec.dispatch(silu_mul::SiluMul, silu_mul::Layout::Split, params, binds).expect("a step");
+            let variant = gated_activation::Variant { layout: Layout::Split, activation: Activation::SwiGlu };
+            let params = gated_activation::Params { rows: 1, n: 4096 };
+            let binds = gated_activation::Binds { x: &x, y: &y };
+            rec.dispatch(gated_activation::GatedActivation, variant, params, binds).expect("a step");
         }
     }
     rec.finish()

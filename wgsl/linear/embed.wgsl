@@ -1,12 +1,12 @@
-// Embedding lookup: y[t] = the table's row of token t's id, if the binding holds that row. An invocation decodes a block.
+// Embedding lookup: y[t] = p.scale times the table's row of token t's id, if the binding holds that row. An invocation decodes a block.
 fn write_vec4(row: u32, k: u32, value: vec4<f32>) {
     // k and p.k are multiples of 4: a vec4 is inside the row or outside.
     if k < p.k {
         let at = row + k;
-        y[at] = value.x;
-        y[at + 1u] = value.y;
-        y[at + 2u] = value.z;
-        y[at + 3u] = value.w;
+        y[at] = p.scale * value.x;
+        y[at + 1u] = p.scale * value.y;
+        y[at + 2u] = p.scale * value.z;
+        y[at + 3u] = p.scale * value.w;
     }
 }
 

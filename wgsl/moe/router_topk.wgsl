@@ -41,6 +41,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         }
     }
     if invocation < p.top_k {
-        weights[token * p.top_k + invocation] = exp(chosen[invocation] - largest) / exp_sum;
+        weights[token * p.top_k + invocation] = p.scale * (exp(chosen[invocation] - largest) / exp_sum);
     }
 }

@@ -9,6 +9,7 @@ mod heads;
 pub mod kv_cache_append;
 mod kv_index;
 pub mod qk_norm_rope;
+pub mod query_temperature;
 mod reference;
 pub mod rope_attention;
 pub mod rope_attention_split_kv;

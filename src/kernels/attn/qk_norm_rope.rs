@@ -50,11 +50,13 @@ pub enum Mode {
     NormRope,
     /// RoPE of the pairs `(2i, 2i + 1)`: queries and keys of Llama GGUFs.
     RopeInterleaved,
+    /// RoPE of the pairs `(i, i + HD/2)`: queries and keys of Qwen2.
+    Rope,
 }
 
 impl Kernel for QkNormRope {
     fn supported(_: &Caps) -> Vec<Mode> {
-        vec![Mode::Transpose, Mode::NormRope, Mode::RopeInterleaved]
+        vec![Mode::Transpose, Mode::NormRope, Mode::RopeInterleaved, Mode::Rope]
     }
 
     fn source(mode: Mode) -> Source {
@@ -63,6 +65,7 @@ impl Kernel for QkNormRope {
             Mode::Transpose => copy_source(body),
             Mode::NormRope => rope_source(body, true, false),
             Mode::RopeInterleaved => rope_source(body, false, true),
+            Mode::Rope => rope_source(body, false, false),
         }
     }
 
@@ -106,7 +109,9 @@ fn moved(mode: Mode, p: &Params, rope: &Rope<'_>, positions: &[u32], row: usize,
     let head = head.iter().map(|x| f64::from(*x));
     match mode {
         Mode::Transpose => head.map(|x| (x, 0.0)).collect(),
-        Mode::NormRope | Mode::RopeInterleaved => rope.apply(head.collect(), position_of(positions, p.capacity, row)),
+        Mode::NormRope | Mode::RopeInterleaved | Mode::Rope => {
+            rope.apply(head.collect(), position_of(positions, p.capacity, row))
+        }
     }
 }
 

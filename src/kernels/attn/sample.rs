@@ -8,8 +8,8 @@ use crate::{gpu::Caps, kernels::KvType};
 /// differ.
 const HEAD_DIMS: [u32; 10] = [16, 20, 32, 64, 80, 96, 112, 128, 192, 256];
 
-/// QK-norm and pairing of RoPE as the architectures have them: Qwen3's, and Llama's (interleaved).
-pub(super) const ROPES: [(bool, bool); 2] = [(true, false), (false, true)];
+/// QK-norm and pairing of RoPE as the architectures have them: Qwen3's, Llama's (interleaved), and Qwen2's.
+pub(super) const ROPES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
 
 /// Returns every variant of attention over a cache.
 pub(super) fn attentions(caps: &Caps) -> Vec<attention::Variant> {

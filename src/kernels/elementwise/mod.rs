@@ -3,8 +3,8 @@
 pub mod add_rows;
 pub mod copy_rows;
 pub mod fused_add_rms_norm;
+pub mod gated_activation;
 pub mod rms_norm;
-pub mod silu_mul;
 
 /// Invocations of a workgroup of these kernels.
 const WG: u32 = 256;

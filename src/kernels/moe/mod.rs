@@ -1,5 +1,7 @@
 //! Kernels of mixture-of-experts blocks.
 
+pub mod add_expert_bias;
 pub mod combine;
+pub mod gated_add;
 pub mod router_topk;
 pub mod sort;

@@ -1,11 +1,11 @@
-// SwiGLU: y = silu(gate) * up, element by element.
+// y = act(gate) * up, element by element.
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let i = tile.x * WG + invocation;
     if i < p.n {
         let at = tile.y * p.n + i;
         let gu = gate_and_up(tile.y, i);
-        y[at] = silu(gu.x) * gu.y;
+        y[at] = gated(gu.x, gu.y);
     }
 }
 
