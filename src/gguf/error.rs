@@ -21,6 +21,28 @@ pub enum GgufError {
         /// The operating system's error.
         source: Arc<std::io::Error>,
     },
+    /// A file is not the first part of a split model.
+    #[error("this is part {} of {count} of a split model: open the first part{}", number + 1, OpenFirst(first))]
+    NotFirstPart {
+        /// Its number, from 0 on.
+        number: u32,
+        /// The number of parts.
+        count: u32,
+        /// The name of the first part, if the file's own name says.
+        first: Option<PathBuf>,
+    },
+    /// A part of a split model is missing, or does not belong to it.
+    #[error("part {} of {count} of a split model, {}: {reason}", number + 1, path.display())]
+    Part {
+        /// Its number, from 0 on.
+        number: u32,
+        /// The number of parts.
+        count: u32,
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A memory-mapped file was truncated after it was opened.
     #[error("the file was truncated while in use: it had {was} bytes and now has {len}")]
     Shortened {
@@ -241,6 +263,14 @@ pub enum GgufError {
         /// The number of bytes given.
         found: u64,
     },
+}
+
+struct OpenFirst<'a>(&'a Option<PathBuf>);
+
+impl fmt::Display for OpenFirst<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |path| write!(f, ", {}", path.display()))
+    }
 }
 
 struct TypeName(u32);

@@ -22,6 +22,8 @@ mod read_value;
 mod reader;
 mod shown;
 mod source;
+#[cfg(not(target_arch = "wasm32"))]
+mod split;
 mod tensor;
 mod value;
 #[cfg(any(test, feature = "test-util"))]
@@ -45,15 +47,17 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A GGUF file: its metadata, tensor directory and data. Cloning is cheap: clones share the file.
+/// A GGUF file, or all files of a split model: metadata, tensor directory and data. Cloning is cheap: clones share the files.
 #[derive(Clone)]
 pub struct Gguf {
-    source: Arc<Source>,
+    /// The parts of a split model, else one.
+    sources: Arc<Vec<Source>>,
     directory: Arc<Directory>,
 }
 
 impl Gguf {
-    /// Opens a file by mapping it into memory; pages are read on first use.
+    /// Opens a file by mapping it into memory; pages are read on first use. A split model is opened by its first part,
+    /// `…-00001-of-0000N.gguf`: the other parts are beside it.
     ///
     /// The file must not change while it is open. Renaming another file over it is safe; writing to it changes what
     /// [`data`](Self::data) returns. If the file is truncated, the operating system kills a process that touches the
@@ -61,19 +65,28 @@ impl Gguf {
     /// race remains; use [`read`](Self::read) if the file may be truncated.
     ///
     /// # Errors
-    /// [`GgufError::Io`] if the file cannot be opened or mapped; the errors of [`from_bytes`](Self::from_bytes).
+    /// [`GgufError::Io`] if a file cannot be opened or mapped; [`GgufError::Part`] for a part that is missing or wrong;
+    /// [`GgufError::NotFirstPart`]; the errors of [`from_bytes`](Self::from_bytes).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        Self::parse(Source::map(path.as_ref())?)
+        Self::parts_from(path.as_ref(), Source::map)
     }
 
-    /// Reads a whole file into memory.
+    /// Reads a whole file into memory, or all parts of a split model.
     ///
     /// # Errors
-    /// [`GgufError::Io`] if the file cannot be read; the errors of [`from_bytes`](Self::from_bytes).
+    /// Those of [`open`](Self::open).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        Self::parse(Source::read(path.as_ref())?)
+        Self::parts_from(path.as_ref(), Source::read)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn parts_from(path: &Path, open: fn(&Path) -> Result<Source, GgufError>) -> Result<Self, GgufError> {
+        let first = open(path)?;
+        let directory = Directory::parse(first.bytes(), first.len())?;
+        let (sources, directory) = split::join(path, first, directory, open)?;
+        Ok(Self { sources: Arc::new(sources), directory: Arc::new(directory) })
     }
 
     /// Parses the bytes of a whole file.
@@ -96,7 +109,12 @@ impl Gguf {
 
     fn parse(source: Source) -> Result<Self, GgufError> {
         let directory = Directory::parse(source.bytes(), source.len())?;
-        Ok(Self { source: Arc::new(source), directory: Arc::new(directory) })
+        Ok(Self { sources: Arc::new(vec![source]), directory: Arc::new(directory) })
+    }
+
+    /// Returns the number of files: the parts of a split model that were opened, else 1.
+    pub fn parts(&self) -> u32 {
+        self.sources.len() as u32
     }
 
     /// Returns the version of the format: 2 or 3.
@@ -109,9 +127,13 @@ impl Gguf {
         self.directory.alignment
     }
 
-    /// Returns the length of the file in bytes.
+    /// Returns the length of all files in bytes.
     pub fn file_len(&self) -> u64 {
-        self.source.len()
+        self.sources.iter().map(Source::len).sum()
+    }
+
+    fn source(&self, tensor: &TensorInfo) -> Option<&Source> {
+        self.sources.get(tensor.part as usize)
     }
 
     /// Returns the metadata.
@@ -134,15 +156,15 @@ impl Gguf {
     /// The pages of a mapped file are then dropped from memory and read again on the next use. The data does not
     /// change. The part of the range beyond the tensor is ignored.
     pub fn advise_dontneed(&self, tensor: &TensorInfo, range: Range<u64>) {
-        if let Some(range) = file_range(tensor, range) {
-            self.source.advise_dontneed(range);
+        if let (Some(range), Some(source)) = (file_range(tensor, range), self.source(tensor)) {
+            source.advise_dontneed(range);
         }
     }
 
     /// Asks the operating system to read the bytes `range` of a tensor's data ahead of use (`MADV_WILLNEED`).
     pub fn prefetch(&self, tensor: &TensorInfo, range: Range<u64>) {
-        if let Some(range) = file_range(tensor, range) {
-            self.source.prefetch(range);
+        if let (Some(range), Some(source)) = (file_range(tensor, range), self.source(tensor)) {
+            source.prefetch(range);
         }
     }
 
@@ -151,11 +173,13 @@ impl Gguf {
     /// # Errors
     /// [`GgufError::Shortened`] if it has.
     pub fn check_length(&self) -> Result<(), GgufError> {
-        let was = self.file_len();
-        match self.source.current_len() {
-            Some(len) if len < was => Err(GgufError::Shortened { was, len }),
-            _ => Ok(()),
+        for source in self.sources.iter() {
+            let was = source.len();
+            if let Some(len) = source.current_len().filter(|len| *len < was) {
+                return Err(GgufError::Shortened { was, len });
+            }
         }
+        Ok(())
     }
 
     /// Returns the data of a tensor: `tensor.bytes` bytes, row after row, each row a whole number of blocks.
@@ -165,7 +189,7 @@ impl Gguf {
         let range = || {
             let start = usize::try_from(tensor.offset).ok()?;
             let end = start.checked_add(usize::try_from(tensor.bytes).ok()?)?;
-            self.source.bytes().get(start..end)
+            self.source(tensor)?.bytes().get(start..end)
         };
         range().unwrap_or_default()
     }

@@ -24,7 +24,9 @@ pub struct TensorInfo {
     pub ty: WeightType,
     /// The dimensions in ggml's order: row length first.
     pub shape: Vec<u64>,
-    /// The offset of the data in bytes from the start of the file; a multiple of the file's alignment.
+    /// The part of a split model whose file has the data, from 0 on.
+    pub part: u32,
+    /// The offset of the data in bytes from the start of that file; a multiple of the file's alignment.
     pub offset: u64,
     /// The length of the data in bytes.
     pub bytes: u64,
@@ -83,7 +85,7 @@ pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInf
     if !offset.is_multiple_of(alignment) {
         return Err(GgufError::Misaligned { tensor: name, offset, alignment });
     }
-    Ok(TensorInfo { name, ty, shape, offset, bytes })
+    Ok(TensorInfo { name, ty, shape, part: 0, offset, bytes })
 }
 
 /// The reason that a shape has no valid size.

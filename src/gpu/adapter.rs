@@ -137,9 +137,9 @@ impl Adapter {
         caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
     }
 
-    /// Returns the bytes of device memory: the largest device-local heap of Vulkan (`VkMemoryHeap::size`), Metal's
-    /// `recommendedMaxWorkingSetSize`, or DXGI's `Budget` for this process. `None` for OpenGL and in browsers, which do not
-    /// report it.
+    /// Returns the bytes of device memory that are free for this process: of Vulkan's device-local heaps the most, its budget
+    /// less what is used (`VK_EXT_memory_budget`) or its size where the driver has no budgets; DXGI's `Budget` less
+    /// `CurrentUsage`; Metal's `recommendedMaxWorkingSetSize`. `None` for OpenGL and in browsers, which do not report it.
     pub fn memory_bytes(&self) -> Option<u64> {
         adapter_memory::memory_bytes(&self.wgpu)
     }

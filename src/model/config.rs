@@ -250,6 +250,7 @@ impl Config {
         let key = "split.count";
         match metadata.u32(key) {
             Ok(None | Some(0 | 1)) => {}
+            Ok(Some(parts)) if parts == gguf.parts() => {}
             Ok(Some(parts)) => {
                 let (key, value) = (key.to_owned(), parts.to_string());
                 keys.error(ModelError::Unsupported { key, value, needs: "the other parts of the file" });

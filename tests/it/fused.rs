@@ -86,7 +86,7 @@ fn normed_products_have_the_bits_of_norms_and_products() {
 
                     let mut two = Recorder::new();
                     let binds = rms_norm::Binds { x: &x, w: &norm, picks: None, y: &normed };
-                    let of_norm = rms_norm::Params { rows, n: k, x_rows: rows, eps: 1e-6 };
+                    let of_norm = rms_norm::Params { rows, n: k, x_rows: rows, y_stride: k, y_offset: 0, eps: 1e-6 };
                     two.dispatch(RmsNorm, rms_norm::Rows::All, of_norm, binds).expect("no aliases");
                     let binds = gemv::Binds { w, x: &normed.cast(), norm: None, ids: None, y: &y };
                     two.dispatch(Gemv, variant(RowsPerGroup::Four, Input::Plain), params(), binds).expect("no aliases");

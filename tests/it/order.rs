@@ -406,7 +406,7 @@ fn normed_rows_do_not_depend_on_their_number() {
                     let mut rec = Recorder::new();
                     let picks: Vec<[u32; 2]> = (first_row..first_row + rows).map(|row| [row, 0]).collect();
                     let picks = upload(&device, &picks).await;
-                    let params = rms_norm::Params { rows, n, x_rows: 33, eps: 1e-6 };
+                    let params = rms_norm::Params { rows, n, x_rows: 33, y_stride: n, y_offset: 0, eps: 1e-6 };
                     let binds = rms_norm::Binds { x: &x, w: &w, picks: Some(&picks), y: &y };
                     rec.dispatch(RmsNorm, rms_norm::Rows::Picked, params, binds).expect("no aliases");
                     run(&device, rec, &y).await

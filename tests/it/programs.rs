@@ -105,7 +105,7 @@ impl Layer {
         let mut rec = Recorder::new();
         rec.scope(Stage::Router);
         rec.on_host(how.host_router);
-        let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, top_k: USED };
+        let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, top_k: USED, scale: 1.0 };
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
         rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true }, params, binds).expect("a step");
         rec.on_host(how.host_sort);

@@ -192,6 +192,7 @@ fn embedding_reads_single_rows() -> Result {
                     k_blocks,
                     n_blocks,
                     sequences: 0,
+                    scale: 1.0,
                 },
                 embed::Binds { w: &part.buffer, ids: &ids, positions: &positions, y: &y },
             )?;
