@@ -1,7 +1,8 @@
-//! Writes the tests' small models to a folder, for `tools/make_goldens.py` or for inspection.
+//! Writes the tests' small models to a folder, for `tools/make_goldens.py` or for inspection: those of every format, or one
+//! of each architecture.
 //!
 //! ```text
-//! cargo run --example write_tiny_models -- DIR
+//! cargo run --example write_tiny_models -- DIR [architectures]
 //! ```
 
 #[path = "../tests/it/common/tiny_model.rs"]
@@ -12,10 +13,14 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(dir) = std::env::args_os().nth(1).map(PathBuf::from) else {
-        return Err("usage: write_tiny_models DIR".into());
+        return Err("usage: write_tiny_models DIR [architectures]".into());
     };
     std::fs::create_dir_all(&dir)?;
-    for (name, model) in tiny_model::tiny_models() {
+    let models = match std::env::args().nth(2).as_deref() {
+        Some("architectures") => tiny_model::architecture_models(),
+        _ => tiny_model::tiny_models(),
+    };
+    for (name, model) in models {
         let path = dir.join(name).with_extension("gguf");
         let bytes = model.to_bytes()?;
         std::fs::write(&path, &bytes)?;

@@ -6,7 +6,7 @@ use clap::Args;
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::GpuError;
 use ferrum_wgpu::KvType;
-use ferrum_wgpu::{Config, MemoryPlan, low_level::model::SplitMatrix};
+use ferrum_wgpu::{Config, MemoryPlan, Model, low_level::model::SplitMatrix};
 use ferrum_wgpu::{Engine, EngineOptions};
 
 use super::args::{DeviceArg, kv_type};
@@ -41,6 +41,13 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     print(&contents(&gguf))?;
 
+    let reasons = Model::unsupported(&gguf);
+    if let [first, others @ ..] = &reasons[..] {
+        let list: String = reasons.iter().map(|reason| format!("  {}\n", printable(&reason.to_string()))).collect();
+        print(&format!("\nthis file cannot run:\n{list}"))?;
+        let more = if others.is_empty() { String::new() } else { format!(" ({} more reasons)", others.len()) };
+        return Err(Failure::model(format!("{first}{more}")));
+    }
     let config = Config::from_gguf(&gguf)?;
     let mut options = EngineOptions::default().context(args.ctx).kv_type(args.kv_type);
     options.context_for(config.context_length)?;

@@ -56,7 +56,8 @@ pub(super) fn join(
             }
             error => error,
         })?;
-        let part = Directory::parse(source.bytes(), source.len()).map_err(|error| wrong(number, &path, error.to_string()))?;
+        let part =
+            Directory::parse(source.bytes(), source.len()).map_err(|error| wrong(number, &path, error.to_string()))?;
         let found = Place::of(&part.metadata).map_err(|error| wrong(number, &path, error.to_string()))?;
         if found != (Place { number, ..place }) {
             let reason = format!("the file says that it is part {} of {}", found.number + 1, found.count);

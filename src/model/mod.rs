@@ -120,6 +120,15 @@ impl Model {
         Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
     }
 
+    /// Returns every reason why the model in `gguf` cannot be loaded, as far as its metadata and tensor directory show; none if
+    /// it can.
+    pub fn unsupported(gguf: &Gguf) -> Vec<ModelError> {
+        match Config::checked(gguf) {
+            Ok(config) => tensors::Tensors::checked(gguf, &config).err().unwrap_or_default(),
+            Err(errors) => errors,
+        }
+    }
+
     /// Loads the model from `gguf` on another device, with the same expert slots.
     pub(crate) async fn load_again(&self, device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
         Self::load_with(device, gguf, self.expert_cache().map(|cache| cache.slots), |_, _| ()).await

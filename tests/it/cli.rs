@@ -296,6 +296,23 @@ fn unsupported_models_are_refused_and_info_shows_them() -> Result {
     assert!(shown.contains("qwen3moe.block_count") && shown.contains("blk.3.ffn_up_exps.weight"), "{shown}");
     assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
 
+    // Every reason, not the first alone.
+    let model = demo_with(|key, value| {
+        Some(match key {
+            "qwen3moe.expert_count" => 0_u32.into(),
+            "qwen3moe.context_length" => "long".into(),
+            _ => value.clone(),
+        })
+    })?;
+    let output = ferrum(&["info", &file("reasons.gguf", &model.to_bytes()?)?])?;
+    let shown = String::from_utf8(output.stdout.clone())?;
+    for reason in
+        ["this file cannot run:", "qwen3moe.expert_count has the invalid value 0", "qwen3moe.context_length should"]
+    {
+        assert!(shown.contains(reason), "{shown}");
+    }
+    assert!(output.status.code() == Some(3) && stderr(&output).contains("1 more reason"), "{}", stderr(&output));
+
     // The tensor type follows the name, the number of dimensions and the dimensions.
     let mut bytes = std::fs::read(DEMO)?;
     let name = b"blk.0.attn_q.weight";

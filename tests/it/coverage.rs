@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
 };
 
-use crate::common::tiny_model::tiny_models;
+use crate::common::tiny_model::{architecture_models, tiny_models};
 use ferrum_wgpu::{
     Gguf, KvType, Precision,
     low_level::{
@@ -88,6 +88,7 @@ fn what_real_models_plan_is_covered() {
 fn what_test_models_plan_is_covered() {
     let models: Vec<_> = tiny_models()
         .into_iter()
+        .chain(architecture_models())
         .map(|(name, tiny)| {
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
             (name.to_owned(), gguf)

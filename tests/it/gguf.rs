@@ -331,3 +331,61 @@ fn released_data_are_not_resident_and_can_be_read_again() {
         assert!(gguf.data(a) == &raw[..4 << 20] && gguf.data(b) == raw);
     }
 }
+
+/// Returns a file with these tensors, as a part of a split model.
+fn part(number: u16, count: u16, tensors: &[&str]) -> Result<Vec<u8>, GgufError> {
+    let mut file = GgufWriter::new();
+    file.metadata("split.no", number).metadata("split.count", count);
+    if number == 0 {
+        file.metadata("general.architecture", "llama").metadata("split.tensors.count", 3_i32);
+    }
+    for name in tensors {
+        file.tensor(*name, WeightType::F32, &[4], vec![name.len() as u8; 16]);
+    }
+    file.to_bytes()
+}
+
+#[test]
+fn split_models_are_opened_by_their_first_part() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("split");
+    std::fs::create_dir_all(&folder)?;
+    let path = |number: u32| folder.join(format!("m-{number:05}-of-00003.gguf"));
+    std::fs::write(path(1), part(0, 3, &["a"])?)?;
+    std::fs::write(path(2), part(1, 3, &["bb"])?)?;
+    let _ = std::fs::remove_file(path(3));
+    let failed = |path: std::path::PathBuf| Gguf::open(path).err().map(|error| error.to_string()).unwrap_or_default();
+    let message = failed(path(1));
+    assert!(
+        message.contains("part 3 of 3") && message.contains("m-00003-of-00003.gguf: the file is missing"),
+        "{message}"
+    );
+
+    std::fs::write(path(3), part(2, 3, &["ccc"])?)?;
+    for file in [Gguf::open(path(1))?, Gguf::read(path(1))?] {
+        assert_eq!((file.parts(), file.tensors().len()), (3, 3));
+        for name in ["a", "bb", "ccc"] {
+            let tensor = file.tensor(name).ok_or(name)?;
+            assert_eq!(file.data(tensor), vec![name.len() as u8; 16]);
+        }
+        let lengths = (1..4).map(|number| std::fs::metadata(path(number)).map(|file| file.len()));
+        assert_eq!(file.file_len(), lengths.sum::<std::io::Result<u64>>()?);
+    }
+
+    let message = failed(path(2));
+    assert!(message.contains("this is part 2 of 3") && message.contains("m-00001-of-00003.gguf"), "{message}");
+    for (bytes, reason) in [
+        (part(1, 3, &["ccc"])?, "says that it is part 2 of 3"),
+        (part(2, 4, &["ccc"])?, "says that it is part 3 of 4"),
+        (part(2, 3, &["a"])?, "twice"),
+        (part(2, 3, &[])?, "all parts together have 2 tensors, but the first says 3"),
+        (b"GGUF".to_vec(), "part 3 of 3"),
+    ] {
+        std::fs::write(path(3), bytes)?;
+        let message = failed(path(1));
+        assert!(message.contains(reason), "{message}");
+    }
+    std::fs::rename(path(1), folder.join("first.gguf"))?;
+    let message = failed(folder.join("first.gguf"));
+    assert!(message.contains("its name does not end in -00001-of-00003.gguf"), "{message}");
+    Ok(())
+}

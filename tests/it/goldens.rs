@@ -1,20 +1,21 @@
 //! The goldens match the models that the tests build, and the comparison with goldens can fail.
 
 use crate::common::golden::{Expected, Golden, Tolerance, fnv1a};
-use crate::common::tiny_model::tiny_models;
+use crate::common::tiny_model::{architecture_models, tiny_models};
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::low_level::quant::WeightType;
 use std::collections::HashSet;
 
 #[test]
 fn each_tiny_model_has_its_golden() -> Result<(), Box<dyn std::error::Error>> {
-    let goldens = Golden::read_all("tiny.json")?;
-    let models = tiny_models();
-    assert_eq!(goldens.len(), models.len());
-    for (name, model) in models {
-        let golden = goldens.iter().find(|golden| golden.model == name).ok_or(name)?;
-        golden.check_model(&model.to_bytes()?)?;
-        assert!(golden.tokens.iter().chain(&golden.f32.greedy).all(|&token| token < model.vocab), "{name}");
+    for (file, models) in [("tiny.json", tiny_models()), ("architectures.json", architecture_models())] {
+        let goldens = Golden::read_all(file)?;
+        assert_eq!(goldens.len(), models.len());
+        for (name, model) in models {
+            let golden = goldens.iter().find(|golden| golden.model == name).ok_or(name)?;
+            golden.check_model(&model.to_bytes()?)?;
+            assert!(golden.tokens.iter().chain(&golden.f32.greedy).all(|&token| token < model.vocab), "{name}");
+        }
     }
     Ok(())
 }

@@ -3,11 +3,16 @@
 use crate::common::{
     device::shared,
     golden::{Golden, Tolerance},
+    tiny_model::{Arch, TinyModel, architecture_models, tiny_models},
 };
 use ferrum_wgpu::{
     ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Message, Model, Precision,
     RenderOptions, SamplingOptions, Tokenizer,
-    low_level::model::{DeviceProfile, KernelSelection, PlanOptions, PrefillMatmul},
+    gguf::GgufWriter,
+    low_level::{
+        model::{DeviceProfile, KernelSelection, PlanOptions, PrefillMatmul},
+        quant::WeightType,
+    },
 };
 
 /// A prefill configuration.
@@ -63,8 +68,12 @@ async fn check(device: &Device, bytes: Vec<u8>, golden: &Golden, config: Prefill
 }
 
 async fn check_tiny_models(device: &Device, config: PrefillConfig) {
-    let goldens = Golden::read_all("tiny.json").expect("goldens");
-    for (name, tiny) in crate::common::tiny_model::tiny_models() {
+    check_models(device, config, "tiny.json", tiny_models()).await;
+}
+
+async fn check_models(device: &Device, config: PrefillConfig, file: &str, models: Vec<(&str, TinyModel)>) {
+    let goldens = Golden::read_all(file).expect("goldens");
+    for (name, tiny) in models {
         let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
         println!(
             "{name}: worst error {:.3} of the bound",
@@ -95,6 +104,15 @@ fn cpu_kernels_agree_with_the_reference() {
 }
 
 #[test]
+fn every_architecture_agrees_with_the_reference() {
+    pollster::block_on(async {
+        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+            check_models(&device, config, "architectures.json", architecture_models()).await;
+        }
+    });
+}
+
+#[test]
 fn chunked_prefill_stays_in_the_bound() {
     pollster::block_on(async { check_tiny_models(&shared(), ROWS).await });
 }
@@ -110,7 +128,7 @@ fn chunking_a_prompt_changes_no_bit() {
         };
         let kernels =
             |batched_from, expert_batched_from| KernelSelection { batched_from, expert_batched_from, ..selected };
-        for (name, tiny) in crate::common::tiny_model::tiny_models() {
+        for (name, tiny) in tiny_models() {
             let golden = goldens.iter().find(|g| g.model == name).unwrap_or_else(|| panic!("{name} has no golden"));
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
@@ -211,5 +229,52 @@ fn a_quantised_cache_barely_changes_probabilities() {
         println!("{tokens} tokens: argmax agreement {same:.4}, mean divergence {mean:.1e}");
         // 1 and 9e-8 on lavapipe. Values with the scale of another block give 0.95 and 4e-4.
         assert!(exact.len() == quantised.len() && same >= 0.99 && mean <= 1e-5, "{same} {mean}");
+    });
+}
+
+/// Returns the model with projections of one input as one tensor: `attn_qkv`, `ffn_gate_up`, `ffn_gate_up_exps`.
+fn fused(gguf: &Gguf) -> Gguf {
+    let mut file = GgufWriter::new();
+    gguf.metadata().iter().for_each(|(key, value)| _ = file.metadata(key, value.clone()));
+    for tensor in gguf.tensors() {
+        let (ty, mut shape) = (tensor.ty, tensor.shape.clone());
+        let other = |from: &str, to: &str| gguf.tensor(&tensor.name.replace(from, to)).expect("its sibling");
+        let name = tensor.name.as_str();
+        if name.ends_with("attn_q.weight") {
+            let parts = [tensor, other("_q.", "_k."), other("_q.", "_v.")];
+            shape[1] = parts.iter().map(|part| part.shape[1]).sum();
+            let data = parts.map(|part| gguf.data(part)).concat();
+            file.tensor(name.replace("_q.", "_qkv."), ty, &shape, data);
+        } else if name.contains("ffn_gate.") || name.contains("ffn_gate_exps.") {
+            let up = other("ffn_gate", "ffn_up");
+            let expert = gguf.data(tensor).len() / shape.get(2).map_or(1, |experts| *experts as usize);
+            let pairs = gguf.data(tensor).chunks(expert).zip(gguf.data(up).chunks(expert));
+            let data = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect::<Vec<u8>>();
+            shape[1] *= 2;
+            file.tensor(name.replace("ffn_gate", "ffn_gate_up"), ty, &shape, data);
+        } else if !["attn_k.", "attn_v.", "ffn_up"].iter().any(|part| name.contains(part)) {
+            file.tensor(name, ty, &tensor.shape, gguf.data(tensor).to_vec());
+        }
+    }
+    file.to_bytes().and_then(Gguf::from_bytes).expect("a valid file")
+}
+
+#[test]
+fn fused_tensors_change_no_bit() {
+    pollster::block_on(async {
+        for arch in [Arch::Llama, Arch::Qwen3Moe] {
+            let tiny = TinyModel { arch, main: WeightType::Q8_0, big: WeightType::Q8_0, ..TinyModel::default() };
+            let plain = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
+            let together = fused(&plain);
+            assert!(together.tensors().len() < plain.tensors().len());
+            let mut logits = Vec::new();
+            for gguf in [&plain, &together] {
+                let model = Model::load(&Device::cpu(), gguf, |_, _| ()).await.expect("a model");
+                let options = engine_options(KvType::F32, 16, TILES);
+                let mut session = Engine::new(&model, &options).await.expect("an engine").session();
+                logits.push(session.forward(&[1, 2, 300, 4]).await.expect("a prefill"));
+            }
+            assert!(logits[0] == logits[1], "{arch:?}");
+        }
     });
 }

@@ -5,7 +5,7 @@
 
 use crate::common::tiny_model::{Arch, TinyModel};
 use ferrum_wgpu::{
-    Architecture, Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
+    Architecture, Config, Device, Engine, EngineError, EngineOptions, Gguf, KvType, Model,
     gguf::{GgufWriter, Value},
     low_level::quant::WeightType,
 };
@@ -197,4 +197,49 @@ fn names_in_messages_are_short_and_printable() {
     file.tensor("\u{1b}[2J\n", WeightType::F32, &[1], vec![0; 4]);
     let gguf = file.to_bytes().and_then(Gguf::from_bytes).expect("a valid file");
     refused(&gguf, "tensor \\u{1b}[2J\\n is not part of this architecture");
+}
+
+/// Keys that no reader of the architecture uses, and neutral values of keys that one does.
+#[test]
+fn stray_and_neutral_keys_change_nothing() {
+    let plain = Config::from_gguf(&changed(Arch::Qwen3, &[], &[])).expect("a model");
+    let strays = [
+        ("qwen3.attn_logit_softcapping", Value::from(50.0_f32)),
+        ("qwen3.final_logit_softcapping", 30.0_f32.into()),
+        ("qwen3.expert_gating_func", 0_u32.into()),
+        ("qwen3.expert_count", 0_u32.into()),
+        ("qwen3.logit_scale", 0.5_f32.into()),
+        ("qwen3.attention.causal", true.into()),
+        ("qwen3.attention.sliding_window", 0_u32.into()),
+        ("qwen3.attention.head_count", vec![4_i32, 4].into()),
+        ("qwen3.feed_forward_length", vec![512_u32, 512].into()),
+        ("qwen3.rope.scaling.type", "linear".into()),
+        ("qwen3.rope.scaling.factor", 0.0_f32.into()),
+        ("qwen3.rope.scaling.yarn_ext_factor", (-1.0_f32).into()),
+        ("qwen3.rope.dimension_sections", vec![0_i32; 4].into()),
+        ("qwen3.ssm.state_size", 0_u32.into()),
+    ];
+    for (key, value) in &strays {
+        let config = Config::from_gguf(&changed(Arch::Qwen3, &[(key, Some(value.clone()))], &[]));
+        assert_eq!(config.as_ref().ok(), Some(&plain), "{key} = {value}: {config:?}");
+    }
+    let all: Vec<_> = strays.iter().map(|(key, value)| (*key, Some(value.clone()))).collect();
+    assert_eq!(Config::from_gguf(&changed(Arch::Qwen3, &all, &[])).expect("a model"), plain);
+}
+
+#[test]
+fn every_reason_is_listed() {
+    let edits = [
+        ("qwen3.block_count", None),
+        ("qwen3.context_length", Some(0_u32.into())),
+        ("qwen3.vocab_size", Some(9_u32.into())),
+    ];
+    let reasons: Vec<String> =
+        Model::unsupported(&changed(Arch::Qwen3, &edits, &[])).iter().map(ToString::to_string).collect();
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    let tensors = ["blk.0.attn_q.weight", "blk.1.ffn_norm.weight", "output_norm.weight"];
+    let missing: Vec<String> =
+        Model::unsupported(&changed(Arch::Qwen3, &[], &tensors)).iter().map(ToString::to_string).collect();
+    assert_eq!(missing, tensors.map(|name| format!("tensor {name} is missing")));
+    assert!(Model::unsupported(&changed(Arch::Qwen3, &[], &[])).is_empty());
 }

@@ -4,7 +4,10 @@
 //! for exactly these bytes. `tools/make_model.py` writes the same metadata and tensors, without biases.
 
 use ferrum_wgpu::low_level::quant::{Rng, WeightType, random_blocks};
-use ferrum_wgpu::{GgufError, gguf::GgufWriter};
+use ferrum_wgpu::{
+    GgufError,
+    gguf::{GgufWriter, Value},
+};
 
 /// The tokens of every vocabulary: 256 bytes, one merge and three special tokens.
 const FIXED_TOKENS: u32 = 256 + 1 + SPECIAL_TOKENS.len() as u32;
@@ -18,13 +21,24 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
-/// A decoder architecture: a mixture of experts, a dense model, and a dense model with interleaved RoPE and without
-/// QK-norm.
+/// A decoder architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arch {
     Qwen3Moe,
     Qwen3,
     Llama,
+    /// Llama with experts, as Mixtral.
+    LlamaMoe,
+    Qwen2,
+    Qwen2Moe,
+    Qwen3VlMoe,
+    Mistral3,
+    SmolLm3,
+    OlMoe,
+    Granite,
+    GraniteMoe,
+    Gemma3,
+    GptOss,
 }
 
 impl Arch {
@@ -32,8 +46,28 @@ impl Arch {
         match self {
             Self::Qwen3Moe => "qwen3moe",
             Self::Qwen3 => "qwen3",
-            Self::Llama => "llama",
+            Self::Llama | Self::LlamaMoe => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen2Moe => "qwen2moe",
+            Self::Qwen3VlMoe => "qwen3vlmoe",
+            Self::Mistral3 => "mistral3",
+            Self::SmolLm3 => "smollm3",
+            Self::OlMoe => "olmoe",
+            Self::Granite => "granite",
+            Self::GraniteMoe => "granitemoe",
+            Self::Gemma3 => "gemma3",
+            Self::GptOss => "gpt-oss",
         }
+    }
+
+    fn is_moe(self) -> bool {
+        use Arch::{GptOss, GraniteMoe, LlamaMoe, OlMoe, Qwen2Moe, Qwen3Moe, Qwen3VlMoe};
+        matches!(self, Qwen3Moe | Qwen3VlMoe | Qwen2Moe | LlamaMoe | OlMoe | GraniteMoe | GptOss)
+    }
+
+    /// Returns whether queries and keys have norms of each head.
+    fn has_head_norms(self) -> bool {
+        matches!(self, Self::Qwen3Moe | Self::Qwen3VlMoe | Self::Qwen3 | Self::Gemma3)
     }
 }
 
@@ -65,6 +99,12 @@ pub struct TinyModel {
     pub rope_factor: Option<f32>,
     /// Whether the attention projections have biases.
     pub biases: bool,
+    /// The intermediate size of the expert that every token uses; 0 for none.
+    pub shared_ffn: u32,
+    /// Whether projections with one input are one tensor.
+    pub fused: bool,
+    /// Further metadata, without the architecture's name.
+    pub metadata: Vec<(&'static str, Value)>,
     pub context: u32,
     pub seed: u64,
 }
@@ -90,6 +130,9 @@ impl Default for TinyModel {
             rope_freqs: false,
             rope_factor: None,
             biases: false,
+            shared_ffn: 0,
+            fused: false,
+            metadata: Vec::new(),
             context: 4096,
             seed: 0,
         }
@@ -110,12 +153,16 @@ impl TinyModel {
     }
 
     fn is_moe(&self) -> bool {
-        self.arch == Arch::Qwen3Moe
+        self.arch.is_moe()
     }
 
     fn write_metadata(&self, file: &mut GgufWriter) {
         let key = |key: &str| format!("{}.{key}", self.arch.name());
-        let ffn = if self.is_moe() { self.expert_ffn * self.top_k } else { self.ffn };
+        let ffn = match self.arch {
+            Arch::LlamaMoe | Arch::OlMoe | Arch::GraniteMoe => self.expert_ffn,
+            _ if self.is_moe() => self.expert_ffn * self.top_k,
+            _ => self.ffn,
+        };
         file.metadata("general.architecture", self.arch.name())
             .metadata("general.name", "random tiny")
             .metadata(key("context_length"), self.context)
@@ -138,6 +185,12 @@ impl TinyModel {
             file.metadata(key("expert_feed_forward_length"), self.expert_ffn)
                 .metadata(key("expert_count"), self.experts)
                 .metadata(key("expert_used_count"), self.top_k);
+        }
+        if self.shared_ffn > 0 {
+            file.metadata(key("expert_shared_feed_forward_length"), self.shared_ffn);
+        }
+        for (name, value) in &self.metadata {
+            file.metadata(key(name), value.clone());
         }
         file.metadata("general.file_type", FILE_TYPE);
     }
@@ -197,14 +250,32 @@ impl Tensors<'_> {
             let name = |name: &str| format!("blk.{layer}.{name}");
             let big = if model.is_big(layer) { model.big } else { main };
             self.norm(name("attn_norm.weight"), hidden);
-            self.norm(name("ffn_norm.weight"), hidden);
-            if model.arch != Arch::Llama {
+            let ffn_norm = if model.arch == Arch::GptOss { "post_attention_norm" } else { "ffn_norm" };
+            self.norm(name(&format!("{ffn_norm}.weight")), hidden);
+            if model.arch.has_head_norms() {
                 self.norm(name("attn_q_norm.weight"), head_dim);
                 self.norm(name("attn_k_norm.weight"), head_dim);
+            }
+            if model.arch == Arch::OlMoe {
+                self.norm(name("attn_q_norm.weight"), q);
+                self.norm(name("attn_k_norm.weight"), kv);
+            }
+            if model.arch == Arch::Gemma3 {
+                self.norm(name("post_attention_norm.weight"), hidden);
+                self.norm(name("post_ffw_norm.weight"), hidden);
+            }
+            if model.arch == Arch::GptOss {
+                self.weights(name("attn_sinks.weight"), WeightType::F32, &[model.heads], 1.0);
+            }
+            if model.fused {
+                self.linear(name("attn_qkv.weight"), main, &[hidden, q + 2 * kv]);
             }
             for (part, ty, columns, rows) in
                 [("q", main, hidden, q), ("k", main, hidden, kv), ("v", big, hidden, kv), ("output", main, q, hidden)]
             {
+                if model.fused && part != "output" {
+                    continue;
+                }
                 self.linear(name(&format!("attn_{part}.weight")), ty, &[columns, rows]);
                 if model.biases {
                     self.weights(name(&format!("attn_{part}.bias")), WeightType::F32, &[rows], 0.25);
@@ -214,9 +285,28 @@ impl Tensors<'_> {
                 let (experts, ffn) = (model.experts, model.expert_ffn);
                 let router_std = 2.0 * unit_std(hidden);
                 self.weights(name("ffn_gate_inp.weight"), WeightType::F32, &[hidden, experts], router_std);
-                self.linear(name("ffn_gate_exps.weight"), main, &[hidden, ffn, experts]);
-                self.linear(name("ffn_up_exps.weight"), main, &[hidden, ffn, experts]);
+                if model.fused {
+                    self.linear(name("ffn_gate_up_exps.weight"), main, &[hidden, 2 * ffn, experts]);
+                } else {
+                    self.linear(name("ffn_gate_exps.weight"), main, &[hidden, ffn, experts]);
+                    self.linear(name("ffn_up_exps.weight"), main, &[hidden, ffn, experts]);
+                }
                 self.linear(name("ffn_down_exps.weight"), big, &[ffn, hidden, experts]);
+                if model.arch == Arch::GptOss {
+                    self.weights(name("ffn_gate_inp.bias"), WeightType::F32, &[experts], 0.25);
+                    self.weights(name("ffn_gate_exps.bias"), WeightType::F32, &[ffn, experts], 0.25);
+                    self.weights(name("ffn_up_exps.bias"), WeightType::F32, &[ffn, experts], 0.25);
+                    self.weights(name("ffn_down_exps.bias"), WeightType::F32, &[hidden, experts], 0.25);
+                }
+                if model.shared_ffn > 0 {
+                    if model.arch == Arch::Qwen2Moe {
+                        let gate = name("ffn_gate_inp_shexp.weight");
+                        self.weights(gate, WeightType::F32, &[hidden], unit_std(hidden));
+                    }
+                    self.linear(name("ffn_gate_shexp.weight"), main, &[hidden, model.shared_ffn]);
+                    self.linear(name("ffn_up_shexp.weight"), main, &[hidden, model.shared_ffn]);
+                    self.linear(name("ffn_down_shexp.weight"), big, &[model.shared_ffn, hidden]);
+                }
             } else {
                 self.linear(name("ffn_gate.weight"), main, &[hidden, model.ffn]);
                 self.linear(name("ffn_up.weight"), main, &[hidden, model.ffn]);
@@ -456,6 +546,79 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 rope_factor: Some(8.0),
                 ..llama()
             },
+        ),
+    ]
+}
+
+/// Returns a named small model of each architecture beyond those of [`tiny_models`], with every part that it has.
+pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
+    let small = || TinyModel {
+        hidden: 128,
+        main: WeightType::Q8_0,
+        big: WeightType::Q8_0,
+        expert_ffn: 96,
+        ffn: 160,
+        vocab: 300,
+        ..TinyModel::default()
+    };
+    let of = |arch, metadata| TinyModel { arch, metadata, ..small() };
+    vec![
+        ("qwen2", TinyModel { biases: true, ..of(Arch::Qwen2, vec![]) }),
+        ("qwen2moe", TinyModel { biases: true, shared_ffn: 224, ..of(Arch::Qwen2Moe, vec![]) }),
+        // Fused tensors.
+        ("qwen3vlmoe", TinyModel { fused: true, ..of(Arch::Qwen3VlMoe, vec![]) }),
+        ("llama-moe", of(Arch::LlamaMoe, vec![])),
+        // YaRN, and queries that grow with their position.
+        (
+            "mistral3",
+            of(
+                Arch::Mistral3,
+                vec![
+                    ("rope.scaling.type", "yarn".into()),
+                    ("rope.scaling.factor", 4.0_f32.into()),
+                    ("rope.scaling.original_context_length", 8_u32.into()),
+                    ("rope.scaling.yarn_beta_fast", 2.0_f32.into()),
+                    ("rope.scaling.yarn_beta_slow", 0.25_f32.into()),
+                    ("rope.scaling.yarn_log_multiplier", 0.5_f32.into()),
+                    ("rope.scaling.attn_factor", 0.9_f32.into()),
+                    ("attention.temperature_scale", 0.1_f32.into()),
+                ],
+            ),
+        ),
+        // A fourth layer, which has no position embedding.
+        ("smollm3", TinyModel { layers: 4, ..of(Arch::SmolLm3, vec![]) }),
+        ("olmoe", of(Arch::OlMoe, vec![])),
+        (
+            "granite",
+            of(
+                Arch::Granite,
+                vec![
+                    ("embedding_scale", 12.0_f32.into()),
+                    ("residual_scale", 0.22_f32.into()),
+                    ("attention.scale", 0.015_625_f32.into()),
+                    ("logit_scale", 8.0_f32.into()),
+                ],
+            ),
+        ),
+        (
+            "granitemoe",
+            TinyModel {
+                shared_ffn: 64,
+                ..of(Arch::GraniteMoe, vec![("residual_scale", 0.22_f32.into()), ("logit_scale", 0.5_f32.into())])
+            },
+        ),
+        // A window shorter than the prompt on one layer of two, with frequencies of its own.
+        (
+            "gemma3",
+            of(
+                Arch::Gemma3,
+                vec![
+                    ("attention.sliding_window", 8_u32.into()),
+                    ("attention.sliding_window_pattern", vec![true, false].into()),
+                    ("rope.scaling.type", "linear".into()),
+                    ("rope.scaling.factor", 8.0_f32.into()),
+                ],
+            ),
         ),
     ]
 }
