@@ -367,7 +367,7 @@ impl<'a> Find<'a, '_> {
         // [n] and [n, 1] are the same.
         let trimmed = |s: &[u64]| s.iter().rposition(|n| *n != 1).map_or(0, |last| last + 1);
         if tensor.shape[..trimmed(&tensor.shape)] != shape[..trimmed(shape)] {
-            let (found, expected) = (tensor.shape.clone(), shape.to_vec());
+            let (found, expected) = (tensor.shape.clone(), shape[..trimmed(shape).max(1)].to_vec());
             self.error(ModelError::Shape { name: name.to_owned(), found, expected });
             return None;
         }
