@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test soak test-stacks setup lint-tools
+.PHONY: help demo test soak test-stacks gpu-figures setup lint-tools
 
 help:
 	@echo 'make demo    build, and ask the demo model a question'
@@ -13,7 +13,9 @@ help:
 	@echo 'make test-stacks'
 	@echo '             all kernels on other drivers, compilers and targets, and in a browser (Debian only; installs Python 3'
 	@echo '             and Node). STAGES="gl tint" selects stages: dxc lavapipe mesa swiftshader browser translations tint gl'
-	@echo '             targets'
+	@echo '             targets gpu-compilers'
+	@echo 'make gpu-figures'
+	@echo '             renew the figures of real GPUs'"'"' compilers (docs/GPUS.md) and print the difference'
 	@echo 'make setup   install the system packages for demo and test: a C linker and a Vulkan driver'
 
 setup:
@@ -36,6 +38,9 @@ soak: setup
 
 test-stacks: setup
 	@tools/stacks/run.sh $(STAGES)
+
+gpu-figures:
+	@tools/stacks/run.sh gpu-figures
 
 lint-tools:
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -4,6 +4,10 @@
 # stage starts. Prints a table of all stages at the end. A stack that cannot be set up is a failure, not a skip.
 #
 # Installs what it needs on Debian: apt packages, and an npm and a PyPI package in the target folder.
+#
+# `run.sh gpu-figures` renews the table of the stage gpu-compilers and prints the difference. docs/GPUS.md explains it.
+# GPU_SHARE=TEXT/N limits the stage to the table's kernels and an N-th of the others, chosen by TEXT. GPU_COMPILERS is the
+# folder that keeps its drivers and results.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -11,7 +15,7 @@ CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
 # Longest first, for short wall time.
-STAGES=(dxc lavapipe mesa swiftshader browser translations tint gl targets)
+STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
@@ -59,10 +63,25 @@ want() {
 # prepare <stage>...: builds what several stages use: the suite and every variant's shader, in the folders of
 # dump_shaders.
 prepare() {
-    [[ " $* " =~ \ (lavapipe|mesa|swiftshader|gl|translations|tint|dxc)\  ]] || return 0
+    [[ " $* " =~ \ (lavapipe|mesa|swiftshader|gl|translations|tint|dxc|gpu-compilers)\  ]] || return 0
     "$CARGO" build --examples
     rm -rf "$WORK/shaders"
     "$TARGET/debug/examples/dump_shaders" "$WORK/shaders"
+}
+
+# gpu_compilers <action> <argument>...: compiles for GPUs that are not there. Needs no root if gcc and Python are there.
+gpu_compilers() {
+    want python3 python3
+    want gcc gcc libc6-dev
+    local spilling=$WORK/spilling.wgsl
+    python3 $here/gpu_compilers/main.py spilling-shader "$spilling"
+    rm -rf "$WORK/gpu-shaders"
+    "$TARGET/debug/examples/gpu_shaders" "$WORK/gpu-shaders" "$spilling"
+    python3 $here/gpu_compilers/main.py "$1" "$WORK/gpu-shaders" "${GPU_COMPILERS:-$WORK/gpu-compilers}" "${@:2}"
+}
+
+gpu-compilers() {
+    gpu_compilers judge ${GPU_SHARE:+--share "$GPU_SHARE"}
 }
 
 lavapipe() {
@@ -146,6 +165,11 @@ browser() {
 }
 
 mkdir -p "$WORK"
+if [ "$*" = gpu-figures ]; then
+    prepare gpu-compilers
+    gpu_compilers renew
+    exit
+fi
 if [ $# -eq 0 ]; then
     set -- "${STAGES[@]}"
 fi
@@ -160,7 +184,7 @@ declare -A stage_of=() begun_at=()
 # its last line, the counts.
 summarise() {
     local by log=$WORK/$1.log
-    by=$(grep -m1 -oE '^(vulkan|gl): .*\)|^(Chrome/|Dawn|DXC|SPIRV-Tools|rustc).*' "$log" || true)
+    by=$(grep -m1 -oE '^(vulkan|gl): .*\)|^(Chrome/|Dawn|DXC|Mesa|SPIRV-Tools|rustc).*' "$log" || true)
     summary+=$(printf '%-13s %6s %5s s  %-34s %s' "$1" "$2" "$3" "$(tail -n 1 "$log")" "$by")$'\n'
 }
 
