@@ -37,7 +37,8 @@ const GPUS: [Gpu; 11] = {
     [
         Gpu("navi21", "RX 7900 XTX", Discrete, false),
         Gpu("navi31", "RX 7900 XTX", Discrete, true),
-        Gpu("gfx1201", "RX 7900 XTX", Discrete, true),
+        // Mesa 25.0 has no matrices for RDNA 4.
+        Gpu("gfx1201", "RX 7900 XTX", Discrete, false),
         Gpu("a770", "Arc A770", Discrete, false),
         Gpu("b580", "Arc A770", Discrete, false),
         Gpu("tgl", "Arc A770", Integrated, false),

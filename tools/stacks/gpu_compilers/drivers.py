@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,17 +87,18 @@ class Drivers:
             fetch(suite, self.root)
         self.program = f"{self.root}/compile"
         vulkan = f"{self.root}/usr/{LIBRARIES}/libvulkan.so.1"
-        check(["gcc", "-O1", "-Wall", f"-I{self.root}/headers", "-o", self.program, f"{HERE}/compile.c", vulkan,
-               "-Wl,--allow-shlib-undefined"])
+        gcc = ["gcc", "-O1", "-Wall", f"-I{self.root}/headers"]
+        check([*gcc, "-o", self.program, f"{HERE}/compile.c", vulkan, "-Wl,--allow-shlib-undefined"])
 
     def build_stub(self):
         """Builds the library that answers for the kernel, with this suite's headers, and returns its path."""
         stub, headers = f"{self.root}/stub.so", f"{self.root}/headers"
-        check(["gcc", "-O1", "-Wall", "-shared", "-fPIC", f"-I{headers}", f"-I{headers}/libdrm", "-o", stub, f"{HERE}/stub.c"])
+        gcc = ["gcc", "-O1", "-Wall", "-shared", "-fPIC", f"-I{headers}", f"-I{headers}/libdrm"]
+        check([*gcc, "-o", stub, f"{HERE}/stub.c"])
         return stub
 
     def command(self, gpu, stub):
-        """Returns the start of a command that runs `compile` on a GPU, by the suite's own C library, and its environment."""
+        """Returns the start of a command that runs `compile` on a GPU by the suite's own C library, and its environment."""
         root = self.root
         (manifest,) = glob.glob(f"{root}/usr/share/vulkan/icd.d/{gpu.driver}_icd*.json")
         with open(manifest) as text:
@@ -112,7 +114,8 @@ class Drivers:
             command += ["--preload", stub]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("MESA_", "RADV_"))}
         environment |= gpu.environment
-        environment |= {"VK_DRIVER_FILES": driver, "MESA_SHADER_CACHE_DISABLE": "1", "VK_LOADER_LAYERS_DISABLE": "~all~"}
+        environment |= {"VK_DRIVER_FILES": driver, "MESA_SHADER_CACHE_DISABLE": "1"}
+        environment |= {"VK_LOADER_LAYERS_DISABLE": "~all~"}
         environment.setdefault("XDG_RUNTIME_DIR", "/tmp")
         return [*command, self.program], environment
 
@@ -150,9 +153,12 @@ class Compiler:
             batch, left = left[:BATCH], left[BATCH:]
             with tempfile.TemporaryDirectory() as folder:
                 assembly = ["--assembly", folder] if loops and self.gpu.driver == "radeon" else []
-                done = subprocess.run([*self.command, *assembly, *batch], env=self.environment, capture_output=True,
-                                      text=True, errors="replace")
-                lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
+                command = [*self.command, *assembly, *batch]
+                options = {"capture_output": True, "text": True, "errors": "replace"}
+                done = subprocess.run(command, env=self.environment, **options)
+                # A process that dies may leave a part of a line.
+                lines = [line for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
+                lines = [json.loads(line) for line in lines]
                 for file, line in zip(batch, lines):
                     if "refused" in line:
                         results[file] = f"refused with VkResult {line['refused']}"
@@ -163,7 +169,8 @@ class Compiler:
                             known.write(json.dumps([keys[file], results[file]]) + "\n")
             if len(lines) < len(batch):
                 # The process ended within this module. The others go on without it.
-                how = {-14: "hangs", -27: "hangs"}.get(done.returncode, f"ends the compiler with status {done.returncode}")
+                hangs = done.returncode in (-signal.SIGALRM, -signal.SIGPROF)
+                how = "hangs" if hangs else f"ends the compiler with status {done.returncode}"
                 results[batch[len(lines)]] = f"{how}: {done.stderr.strip()[-400:]}"
                 left = batch[len(lines) + 1:] + left
         return results

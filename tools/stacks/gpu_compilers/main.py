@@ -3,10 +3,11 @@
     main.py judge SHADERS FOLDER [--share TEXT/N]
     main.py renew SHADERS FOLDER [--before TITLE]
 
-SHADERS is the folder of the example `gpu_shaders`, FOLDER keeps drivers and results. `judge` fails if a compiler crashes,
-hangs for a minute or refuses a variant, or if a figure of table.txt has grown. `--share` compiles the kernels of the table
-and an N-th of the others, which TEXT chooses. `renew` writes table.txt and the tables of docs/GPUS.md, and prints the
-difference. `--before` writes the worst figures of each kernel to before.txt instead, with which docs/GPUS.md compares.
+SHADERS is the folder of the example `gpu_shaders`, FOLDER keeps drivers and results. `judge` fails if a compiler
+crashes, hangs for a minute or refuses a variant, or if a figure of table.txt has grown. `--share` compiles the planned
+variants and an N-th of the others, which TEXT chooses. `renew` writes table.txt and the tables of docs/GPUS.md, and
+prints the difference. `--before` writes the worst figures of each kernel to before.txt instead, with which docs/GPUS.md
+compares. `main.py spilling-shader FILE` writes the WGSL of a shader that must spill.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def judge(variants, options):
     """Compiles and judges. Returns whether all is well."""
     expected = tables.Table.read(TABLE)
     if options.share:
-        print(f"share {options.share}: the kernels of the table, and a part of the others")
+        print(f"share {options.share}: all planned variants, and a part of the others")
     failures, passed, versions = [], 0, set()
     for compiler in compilers(options.folder):
         gpu, begun = compiler.gpu, time.monotonic()

@@ -32,9 +32,8 @@ class Table:
                 if line.startswith("compiler "):
                     table.versions[words[1]] = " ".join(words[2:])
                 elif line.startswith("  "):
-                    values = [word for word in words[1:]]
-                    # Only the widths of loads are text.
-                    row = {c: int(v) if v.isdecimal() else v for c, v in zip(COLUMNS, values) if v != "-"}
+                    # Widths of loads are text.
+                    row = {c: int(v) if v.isdecimal() else v for c, v in zip(COLUMNS, words[1:]) if v != "-"}
                     table.rows[variant, words[0]] = row
                 elif "/" in line.split(" ")[0]:
                     variant = line.rstrip("\n")
@@ -72,7 +71,9 @@ def grown(before, now, spills_only):
     """Returns the figures that are worse than in the table, as text."""
     worse = []
     for column, sign in COLUMNS.items():
-        if not sign or column not in before or column not in now or (spills_only and column not in ("spills", "scratch")):
+        if not sign or column not in before or column not in now:
+            continue
+        if spills_only and column not in ("spills", "scratch"):
             continue
         if sign * number(now[column]) > sign * number(before[column]):
             worse.append(f"{column} {before[column]} -> {now[column]}")
@@ -88,8 +89,11 @@ def difference(before, now):
         if old is None or new is None:
             yield f"{'new' if old is None else 'dropped':8} {key[1]:9} {key[0]}"
             continue
-        changed = [f"{c} {old.get(c, '-')} -> {new.get(c, '-')}" for c in COLUMNS if old.get(c) != new.get(c)]
-        yield f"{'worse' if grown(old, new, False) else 'changed':8} {key[1]:9} {key[0]}: {', '.join(changed)}"
+        pairs = [(column, str(old.get(column, "-")), str(new.get(column, "-"))) for column in COLUMNS]
+        changed = [f"{column} {was} -> {is_now}" for column, was, is_now in pairs if was != is_now]
+        if changed:
+            how = "worse" if grown(old, new, False) else "changed"
+            yield f"{how:8} {key[1]:9} {key[0]}: {', '.join(changed)}"
 
 
 def short(table):
