@@ -17,9 +17,7 @@ use ferrum_wgpu::{
     low_level::{
         conformance::{Feature, catalog},
         gpu::workgroup_bytes,
-        model::{
-            DeviceClass, DeviceProfile, FileType, PRESETS, PlanOptions, PlannedKernel, PlannedPasses, planned,
-        },
+        model::{DeviceClass, DeviceProfile, FileType, PRESETS, PlanOptions, PlannedKernel, PlannedPasses, planned},
     },
 };
 use naga::{
@@ -145,8 +143,7 @@ fn spir_v(text: &str) -> Result<Vec<u8>, Box<dyn Error>> {
         emit_int_div_checks: true,
         ..Default::default()
     };
-    let pipeline =
-        spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".to_owned() };
+    let pipeline = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".to_owned() };
     let words = spv::write_vec(&module, &info, &options, Some(&pipeline))?;
     Ok(words.into_iter().flat_map(u32::to_le_bytes).collect())
 }
