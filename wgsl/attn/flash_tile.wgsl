@@ -13,8 +13,8 @@ const ATTN_GROUPS = HALF / LANES_PER_HEAD;
 // Vec8s of a head whose queries are in workgroup memory at once.
 const QUERY_VEC8S = min(KV_VEC8S, 16u);
 // Vec8s of a key at once: two wait for memory half as often. With more rows there are workgroups enough, and some GPUs
-// have no registers for it.
-const VEC8S_AT_ONCE = select(1u, 2u, ONE_ROW && KV_VEC8_LOADS == 1u && KV_VEC8S % 2u == 0u);
+// have no registers for it. Small heads wait seldom.
+const VEC8S_AT_ONCE = select(1u, 2u, ONE_ROW && KV_VEC8_LOADS == 1u && KV_VEC8S % 2u == 0u && KV_VEC8S >= 8u);
 const QUERY_SLICES = (KV_VEC8S + QUERY_VEC8S - 1u) / QUERY_VEC8S;
 
 // For each half, the weights of a chunk's keys for its four queries, by quads of keys. Before and after, maxima and sums
