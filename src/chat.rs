@@ -223,7 +223,7 @@ impl Chat {
 
     /// Starts the model's reply to `messages`. Keeps the KV cache of the common prefix.
     fn reply(&mut self, messages: &[Message]) -> Result<Reply, Error> {
-        let prompt = self.tokenizer.encode_prompt(&self.template.render(messages, &self.render)?)?;
+        let prompt = self.template.encode(&self.tokenizer, messages, &self.render)?;
         let tokens = self.session.tokens();
         let common = tokens.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
         // At least one token must be computed.

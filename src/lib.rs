@@ -88,7 +88,7 @@ pub use names::UnknownName;
 #[cfg(all(feature = "blocking", not(target_arch = "wasm32")))]
 #[cfg_attr(docsrs, doc(cfg(feature = "blocking")))]
 pub use pollster::block_on;
-pub use text::{ChatTemplate, DecodeStream, Message, RenderOptions, Role, StopStrings, TextError, Tokenizer};
+pub use text::{ChatTemplate, DecodeStream, Json, Message, RenderOptions, Role, StopStrings, TextError, Tokenizer};
 pub use wgpu;
 
 /// The layers below the engine: GPU programs, kernels, quantization formats, model plans, and the conformance suite.

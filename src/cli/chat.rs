@@ -1,12 +1,11 @@
 //! Rendering and encoding of conversations.
 
-use std::time::SystemTime;
-
 use ferrum_wgpu::Config;
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
 
 use super::exit::Failure;
+use super::template::local_time;
 
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
@@ -29,14 +28,14 @@ impl Chat {
             template => (template?, false),
         };
         // The same time for all turns, so the rendered prefix stays the same and the KV cache valid.
-        let now = Some(SystemTime::now());
-        let options = RenderOptions::default().enable_thinking(think).now(now);
+        let (now, offset) = local_time();
+        let options = RenderOptions::default().enable_thinking(think).now(now).utc_offset(offset);
         Ok(Self { tokenizer, template, options, vocab: config.vocab, assumed_chatml })
     }
 
     /// Renders and encodes a conversation. Fails if it has more than `context` tokens.
     pub fn encode(&self, messages: &[Message], context: u32) -> Result<Vec<u32>, Failure> {
-        let ids = self.tokenizer.encode_prompt(&self.template.render(messages, &self.options)?)?;
+        let ids = self.template.encode(&self.tokenizer, messages, &self.options)?;
         let (len, vocab) = (ids.len(), self.vocab);
         if len == 0 {
             return Err(Failure::model("the chat template rendered an empty prompt"));

@@ -22,6 +22,8 @@ mod repl;
 mod run;
 mod sampling;
 mod start;
+mod template;
+mod tokenize;
 mod tune;
 
 use std::io;
@@ -52,6 +54,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     Devices(devices::DevicesArgs),
     Info(info::InfoArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Template(template::TemplateArgs),
     Conformance(conformance::ConformanceArgs),
     Kernels(kernels::KernelsArgs),
 }
@@ -83,6 +87,8 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Logits(args) => logits::logits(args).await,
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,
+        Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Template(args) => template::template(args),
         Command::Conformance(args) => conformance::conformance(args).await,
         Command::Kernels(args) => kernels::kernels(args).await,
     }

@@ -19,7 +19,7 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// A time in the proleptic Gregorian calendar, in UTC.
+/// A local time in the proleptic Gregorian calendar.
 struct Civil {
     year: i64,
     month: i64,
@@ -30,12 +30,13 @@ struct Civil {
 }
 
 impl Civil {
-    fn new(time: SystemTime) -> Self {
+    fn new(time: SystemTime, offset: i32) -> Self {
         let whole_seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         let seconds = match time.duration_since(UNIX_EPOCH) {
             Ok(after) => whole_seconds(after),
             Err(error) => whole_seconds(error.duration()).saturating_neg(),
         };
+        let seconds = seconds.saturating_add(offset.into());
         let days = seconds.div_euclid(SECONDS_PER_DAY);
         // Counting years from March puts the leap day last; 400 years always have 146,097 days.
         let since_march_0 = days + 719_468;
@@ -91,8 +92,23 @@ impl Civil {
             'A' => name(&WEEKDAYS, self.weekday),
             'a' => name(&WEEKDAYS, self.weekday).chars().take(3).collect(),
             'w' => self.weekday.to_string(),
-            'Z' => "UTC".to_owned(),
-            'z' => "+0000".to_owned(),
+            // As in Python, whose local time has no zone.
+            'Z' | 'z' => String::new(),
+            'u' => if self.weekday == 0 { 7 } else { self.weekday }.to_string(),
+            'C' => number(self.year.div_euclid(100), 2),
+            'k' => format!("{:2}", self.hour()),
+            'l' => format!("{:2}", self.hour_of_12()),
+            'n' => "\n".to_owned(),
+            't' => "\t".to_owned(),
+            'U' => number((self.day_of_year + 6 - self.weekday) / 7, 2),
+            'W' => number((self.day_of_year + 6 - (self.weekday + 6) % 7) / 7, 2),
+            'R' => format!("{:02}:{:02}", self.hour(), self.second_of_day / 60 % 60),
+            'D' | 'x' => format!("{:02}/{:02}/{:02}", self.month, self.day, self.year.rem_euclid(100)),
+            'X' => self.field('T', plain)?,
+            'c' => {
+                let field = |letter| self.field(letter, plain).unwrap_or_default();
+                format!("{} {} {} {} {}", field('a'), field('b'), field('e'), field('T'), field('Y'))
+            }
             'F' => format!("{}-{:02}-{:02}", self.year, self.month, self.day),
             'T' => format!("{:02}:{:02}:{:02}", self.hour(), self.second_of_day / 60 % 60, self.second_of_day % 60),
             '%' => "%".to_owned(),
@@ -101,9 +117,10 @@ impl Civil {
     }
 }
 
-/// Formats a time in UTC like C's `strftime` in the C locale. Unknown conversions are copied unchanged.
-pub(super) fn strftime(format: &str, time: SystemTime) -> String {
-    let civil = Civil::new(time);
+/// Formats a time, shifted by `offset` seconds, like C's `strftime` in the C locale. Unknown conversions are copied
+/// unchanged.
+pub(super) fn strftime(format: &str, time: SystemTime, offset: i32) -> String {
+    let civil = Civil::new(time, offset);
     let mut text = String::with_capacity(format.len() + 16);
     let mut rest = format;
     while let Some((before, after)) = rest.split_once('%') {
@@ -134,7 +151,7 @@ mod tests {
 
     fn at(seconds: i64, format: &str) -> String {
         let span = Duration::from_secs(seconds.unsigned_abs());
-        strftime(format, if seconds < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span })
+        strftime(format, if seconds < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }, 0)
     }
 
     #[test]
@@ -154,7 +171,7 @@ mod tests {
             UNIX_EPOCH.checked_add(Duration::from_secs(i64::MAX as u64)),
             UNIX_EPOCH.checked_sub(Duration::from_secs(i64::MAX as u64)),
         ] {
-            assert!(time.is_none_or(|time| !strftime("%c %F", time).is_empty()));
+            assert!(time.is_none_or(|time| !strftime("%c %F", time, 0).is_empty()));
         }
     }
 }

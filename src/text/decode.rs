@@ -17,6 +17,8 @@ pub struct DecodeStream<'t> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Decoder {
     show_control: bool,
+    /// Whether a token was decoded.
+    started: bool,
     /// The first bytes of an incomplete character, at most three.
     pending: Vec<u8>,
 }
@@ -26,10 +28,12 @@ impl Decoder {
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<Option<String>, TextError> {
         let unknown = || TextError::UnknownToken { id, vocab_size: tokenizer.vocab_size() };
         let bytes = tokenizer.token_bytes(id).ok_or_else(unknown)?;
-        if tokenizer.is_control(id) && !self.show_control {
+        if tokenizer.is_hidden(id) && !self.show_control {
             return Ok(None);
         }
-        self.pending.extend_from_slice(&bytes);
+        let is_first = !std::mem::replace(&mut self.started, true);
+        let added = is_first && tokenizer.adds_space_prefix() && bytes.starts_with(b" ");
+        self.pending.extend_from_slice(bytes.get(usize::from(added)..).unwrap_or_default());
         let text = take_complete(&mut self.pending);
         Ok((!text.is_empty()).then_some(text))
     }

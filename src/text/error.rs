@@ -15,7 +15,7 @@ pub enum TextError {
     #[error("the file has no usable tokenizer: metadata key {0} is missing")]
     MissingKey(&'static str),
     /// The kind of tokenizer is not supported.
-    #[error("tokenizer model '{0}' is not supported (supported: gpt2, which is byte-level BPE)")]
+    #[error("tokenizer model '{0}' is not supported (supported: gpt2, which is byte-level BPE; llama, which is SentencePiece; and gemma4)")]
     UnsupportedModel(String),
     /// The pre-tokenizer is not supported.
     #[error("pre-tokenizer '{name}' is not supported (supported: {supported})")]
@@ -48,6 +48,14 @@ pub enum TextError {
         tokens: usize,
         /// How many types there are.
         types: usize,
+    },
+    /// The numbers of scores and tokens differ.
+    #[error("the file has {scores} scores for {tokens} tokens")]
+    ScoreCount {
+        /// How many tokens there are.
+        tokens: usize,
+        /// How many scores there are.
+        scores: usize,
     },
     /// A special token's id is not in the vocabulary.
     #[error("the {role} token is {id}, but the vocabulary has {vocab_size} tokens")]
@@ -95,9 +103,23 @@ pub enum TextError {
     /// The `tokenizers` crate failed.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
+    /// A text is not valid JSON.
+    #[error("invalid JSON: {0}")]
+    Json(String),
     /// The file has no chat template.
     #[error("the file has no chat template (metadata key tokenizer.chat_template)")]
     NoTemplate,
+    /// The file has no chat template of this name.
+    #[error("the file has no chat template '{name}' (it has: {others})")]
+    NoNamedTemplate {
+        /// The name.
+        name: String,
+        /// The names of the file's templates.
+        others: String,
+    },
+    /// The chat template leaves out the text of the last message.
+    #[error("the chat template leaves out the text of the last message")]
+    TemplateDropsMessage,
     /// The chat template exceeds the size limit.
     #[error("the chat template is too long: {0} bytes (allowed: 65536)")]
     TemplateTooLarge(usize),

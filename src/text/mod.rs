@@ -10,8 +10,7 @@
 //!
 //! let tokenizer = Tokenizer::from_gguf(&file)?;
 //! let template = ChatTemplate::from_metadata(file.metadata())?;
-//! let rendered = template.render(&[Message::user("Hello")], &RenderOptions::default())?;
-//! let ids = tokenizer.encode_prompt(&rendered)?;
+//! let ids = template.encode(&tokenizer, &[Message::user("Hello")], &RenderOptions::default())?;
 //! # Ok(())
 //! # }
 //! ```
@@ -24,12 +23,17 @@ mod chat_template_tests;
 mod checked_syntax;
 mod date;
 mod decode;
+mod ends;
 mod error;
+mod json;
+mod marks;
 mod pre_tokenizer;
+mod sentence_piece;
 mod special;
 mod stop;
 mod template_engine;
 mod to_json;
+mod token_ids;
 mod tokenizer;
 mod vocabulary;
 
@@ -37,6 +41,7 @@ pub use chat_template::{ChatTemplate, Message, RenderOptions, Role};
 pub use decode::DecodeStream;
 pub(crate) use decode::Decoder;
 pub use error::TextError;
+pub use json::Json;
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::Vocabulary;

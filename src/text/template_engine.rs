@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use minijinja::machinery::{CodeGenerator, Instructions, eval, make_string_output, parse};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{ObjectRepr, Value};
+use minijinja::value::{ObjectRepr, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter};
 
 use super::checked_syntax::{self, ELEMENT, OPERAND};
@@ -13,12 +13,19 @@ use super::date::strftime;
 use super::error::TextError;
 use super::to_json;
 
+/// A time, and the offset of the local time from UTC in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalTime {
+    pub(super) utc: SystemTime,
+    pub(super) offset: i32,
+}
+
 /// A template and the limits it runs under.
 pub(super) struct Run<'a> {
     /// The template's source.
     pub(super) source: &'a str,
     /// The time of `strftime_now`; without it the function is undefined.
-    pub(super) now: Option<SystemTime>,
+    pub(super) now: Option<LocalTime>,
     /// The work limit: one unit is one instruction or 64 bytes of data created.
     pub(super) fuel: u64,
 }
@@ -26,13 +33,14 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Compiles the template without running it.
     pub(super) fn check(&self) -> Result<(), TextError> {
-        self.on_own_stack(|| self.compile().map(drop))
+        self.on_own_stack(|| compile(&self.known_tags()).map(drop))
     }
 
     /// Renders the template with `variables`.
-    pub(super) fn render(&self, variables: Vec<(&'static str, Value)>) -> Result<String, TextError> {
+    pub(super) fn render(&self, variables: Vec<(&str, Value)>) -> Result<String, TextError> {
         self.on_own_stack(|| {
-            let (instructions, blocks) = self.compile()?;
+            let source = self.known_tags();
+            let (instructions, blocks) = compile(&source)?;
             let environment = self.environment();
             let mut text = String::new();
             let mut output = make_string_output(&mut text);
@@ -41,14 +49,31 @@ impl Run<'_> {
         })
     }
 
-    /// Compiles the template, adding a check to each operation whose work the engine does not limit.
-    fn compile(&self) -> Result<(Instructions<'_>, BTreeMap<&str, Instructions<'_>>), Error> {
-        const NAME: &str = "chat template";
-        // As Hugging Face configures Jinja.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        let mut generator = CodeGenerator::new(NAME, self.source);
-        generator.compile_stmt(&checked_syntax::stmt(&parse(self.source, NAME, syntax)?));
-        Ok(generator.finish())
+    /// Returns the source with tags that the engine knows. Hugging Face's block `generation` marks what a model is
+    /// trained on; here it only has a scope, as the block `with`.
+    fn known_tags(&self) -> String {
+        let mut known = String::with_capacity(self.source.len());
+        let mut rest = self.source;
+        while let Some((start, open)) = ["{{", "{%", "{#"].iter().filter_map(|tag| Some((rest.find(tag)?, *tag))).min() {
+            let (text, tag) = rest.split_at(start);
+            let len = tag_len(tag, open);
+            let (tag, after) = tag.split_at(len);
+            known.push_str(text);
+            let inner = tag.trim_start_matches(['{', '%', '-', '+']).trim_end_matches(['}', '%', '-', '+']).trim();
+            match inner {
+                "generation" if open == "{%" => known.push_str(&tag.replace("generation", "with")),
+                "endgeneration" if open == "{%" => known.push_str(&tag.replace("endgeneration", "endwith")),
+                _ => known.push_str(tag),
+            }
+            rest = after;
+            if inner == "raw" && open == "{%" {
+                let end = rest.find("endraw").unwrap_or(rest.len());
+                known.push_str(rest.get(..end).unwrap_or_default());
+                rest = rest.get(end..).unwrap_or_default();
+            }
+        }
+        known.push_str(rest);
+        known
     }
 
     /// Runs `work` on a thread with a large enough stack.
@@ -111,11 +136,50 @@ impl Run<'_> {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception was called").with_source(Raised(message)))
         });
         if let Some(now) = self.now {
-            environment.add_function("strftime_now", move |format: &str| strftime(format, now));
+            environment.add_function("strftime_now", move |format: &str| strftime(format, now.utc, now.offset));
         }
+        // As in Python: none is not iterable, and all that has a length and an order is a sequence.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+        environment.add_test("sequence", |value: &Value| {
+            use ValueKind as Kind;
+            matches!(value.kind(), Kind::Seq | Kind::String | Kind::Map | Kind::Undefined)
+        });
         environment.remove_global("debug");
         environment
     }
+}
+
+/// Returns the length of the tag at the start of `text`, of which `open` is the opening. In expressions, strings may
+/// contain what looks like an end.
+fn tag_len(text: &str, open: &str) -> usize {
+    let close = match open {
+        "{{" => "}}",
+        "{%" => "%}",
+        _ => return text.find("#}").map_or(text.len(), |at| at + 2),
+    };
+    let mut quote = None;
+    let mut chars = text.char_indices().skip(2);
+    while let Some((at, c)) = chars.next() {
+        match quote {
+            Some(_) if c == '\\' => drop(chars.next()),
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if text.get(at..).is_some_and(|rest| rest.starts_with(close)) => return at + 2,
+            None => {}
+        }
+    }
+    text.len()
+}
+
+/// Compiles a template, adding a check to each operation whose work the engine does not limit.
+fn compile(source: &str) -> Result<(Instructions<'_>, BTreeMap<&str, Instructions<'_>>), Error> {
+    const NAME: &str = "chat template";
+    // As Hugging Face configures Jinja.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    let mut generator = CodeGenerator::new(NAME, source);
+    generator.compile_stmt(&checked_syntax::stmt(&parse(source, NAME, syntax)?));
+    Ok(generator.finish())
 }
 
 /// Bytes of data that the engine may create per unit of fuel.
@@ -191,11 +255,19 @@ const RECURSION_LIMIT: usize = 100;
 #[error("{0}")]
 struct Raised(String);
 
+/// Returns a message with the line of the template that it comes from.
+fn at_line(message: String, error: &Error) -> String {
+    match error.line() {
+        Some(line) => format!("{message} (in chat template:{line})"),
+        None => message,
+    }
+}
+
 fn describe(error: &Error) -> TextError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(Raised(message)) = current.downcast_ref() {
-            return TextError::TemplateRaised(one_line(message));
+            return TextError::TemplateRaised(at_line(one_line(message), error));
         }
         cause = current.source();
     }
