@@ -351,22 +351,14 @@ impl ChatReply {
         }
     }
 
-    /// Adds decoded text, up to a stop string. Returns what can be shown, and whether a stop string was found.
-    fn add(&mut self, decoded: &str) -> (String, bool) {
-        let (piece, stopped) = self.stop.push(decoded);
-        self.text.push_str(&piece);
-        (piece, stopped)
-    }
-
     /// Returns the text held back for incomplete characters and possible stop strings, at the end of the reply.
     fn rest(&mut self) -> String {
         let rest = self.decoder.finish().unwrap_or_default();
-        let (mut piece, stopped) = self.add(&rest);
+        let (mut piece, stopped) = self.stop.push(&rest);
         if !stopped {
-            let held = self.stop.finish();
-            self.text.push_str(&held);
-            piece.push_str(&held);
+            piece.push_str(&self.stop.finish());
         }
+        self.text.push_str(&piece);
         piece
     }
 }
@@ -394,9 +386,12 @@ impl Stream for ChatReply {
             };
             let piece = match ready!(Pin::new(reply).poll_next(context)) {
                 Some(Ok(token)) => match this.decoder.push(&this.tokenizer, token) {
-                    Ok(None) => continue,
-                    Ok(Some(decoded)) => {
-                        let (piece, stopped) = this.add(&decoded);
+                    Ok(decoded) => {
+                        let (piece, stopped) = match this.tokenizer.hidden_name(token) {
+                            Some(name) => this.stop.push_control(name),
+                            None => this.stop.push(&decoded.unwrap_or_default()),
+                        };
+                        this.text.push_str(&piece);
                         if stopped {
                             this.end();
                         }

@@ -1,41 +1,87 @@
 //! Rendering and encoding of conversations.
 
+use std::path::Path;
+
 use ferrum_wgpu::Config;
 use ferrum_wgpu::Gguf;
+use ferrum_wgpu::low_level::text::Vocabulary;
 use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
 
 use super::exit::Failure;
-use super::template::local_time;
+use super::template::{local_time, text};
+
+/// The chat template to use.
+#[derive(Clone, Copy, Debug)]
+pub enum TemplateChoice<'a> {
+    /// The model file's, or ChatML if it has none.
+    OfFile,
+    /// A file, or the name of one of the model file's templates.
+    Given(&'a str),
+    /// None: the messages' texts are the prompt.
+    None,
+}
 
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
 pub struct Chat {
     pub tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: Option<ChatTemplate>,
     options: RenderOptions,
     /// The model's vocabulary size. The tokenizer's may be larger.
     vocab: u32,
-    /// Whether the file has no template and ChatML is assumed.
-    pub assumed_chatml: bool,
+    /// What the user should know about the tokenizer and the template.
+    pub notes: Vec<&'static str>,
 }
 
 impl Chat {
     /// Reads tokenizer and template from a file. `think` sets the template's `enable_thinking`.
-    pub fn new(gguf: &Gguf, config: &Config, think: Option<bool>) -> Result<Self, Failure> {
+    pub fn new(
+        gguf: &Gguf,
+        config: &Config,
+        choice: TemplateChoice<'_>,
+        think: Option<bool>,
+        parse_special: bool,
+    ) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let (template, assumed_chatml) = match ChatTemplate::from_metadata(gguf.metadata()) {
-            Err(TextError::NoTemplate) => (ChatTemplate::chatml(), true),
-            template => (template?, false),
+        let mut notes = Vec::new();
+        if Vocabulary::assumes_pre_tokenizer(gguf.metadata()) {
+            notes.push("the file does not name its pre-tokenizer; with `default`, the quality of replies may suffer");
+        }
+        let template = match choice {
+            TemplateChoice::None => None,
+            TemplateChoice::Given(name) if Path::new(name).is_file() => {
+                let (bos, eos) = (tokenizer.bos_token().unwrap_or(""), tokenizer.eos_token().unwrap_or(""));
+                Some(ChatTemplate::new(&text(Path::new(name))?, bos, eos)?)
+            }
+            TemplateChoice::Given("chatml") => Some(ChatTemplate::chatml()),
+            TemplateChoice::Given(name) => Some(ChatTemplate::named(gguf.metadata(), name)?),
+            TemplateChoice::OfFile => match ChatTemplate::from_metadata(gguf.metadata()) {
+                Err(TextError::NoTemplate) => {
+                    notes.push("the file has no chat template; using ChatML");
+                    Some(ChatTemplate::chatml())
+                }
+                template => Some(template?),
+            },
         };
+        if think.is_some() && template.as_ref().is_some_and(|template| !template.reads_enable_thinking()) {
+            notes.push("the chat template has no choice of thinking; --think and --no-think change nothing");
+        }
         // The same time for all turns, so the rendered prefix stays the same and the KV cache valid.
         let (now, offset) = local_time();
-        let options = RenderOptions::default().enable_thinking(think).now(now).utc_offset(offset);
-        Ok(Self { tokenizer, template, options, vocab: config.vocab, assumed_chatml })
+        let options =
+            RenderOptions::default().enable_thinking(think).now(now).utc_offset(offset).parse_special(parse_special);
+        Ok(Self { tokenizer, template, options, vocab: config.vocab, notes })
     }
 
     /// Renders and encodes a conversation. Fails if it has more than `context` tokens.
     pub fn encode(&self, messages: &[Message], context: u32) -> Result<Vec<u32>, Failure> {
-        let ids = self.template.encode(&self.tokenizer, messages, &self.options)?;
+        let ids = match &self.template {
+            Some(template) => template.encode(&self.tokenizer, messages, &self.options)?,
+            None => {
+                let text: String = messages.iter().map(|message| message.content.as_str()).collect();
+                self.tokenizer.encode_prompt(&text)?
+            }
+        };
         let (len, vocab) = (ids.len(), self.vocab);
         if len == 0 {
             return Err(Failure::model("the chat template rendered an empty prompt"));

@@ -7,7 +7,7 @@ use ferrum_wgpu::{StopStrings, Tokenizer};
 
 use super::exit::Failure;
 use super::interrupt::Interrupt;
-use super::output::{note, print};
+use super::output::{note, print, print_reply};
 
 /// The reason that a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +112,9 @@ impl Generator<'_> {
                 Progress::Computed => {}
                 Progress::Token(id) => {
                     stats.generation.tokens += 1;
-                    let Some(piece) = stream.push(id)? else { continue };
-                    if write(&mut stops, &piece, text)? {
+                    let decoded = stream.push(id)?.unwrap_or_default();
+                    let named = self.tokenizer.hidden_name(id).map(|name| stops.push_control(name));
+                    if write(named.unwrap_or_else(|| stops.push(&decoded)), text)? {
                         break Stop::Text;
                     }
                 }
@@ -128,10 +129,8 @@ impl Generator<'_> {
         drop(tokens);
         if stop != Stop::Text {
             let rest = stream.finish().unwrap_or_default();
-            if !write(&mut stops, &rest, text)? {
-                let rest = stops.finish();
-                print(&rest)?;
-                text.push_str(&rest);
+            if !write(stops.push(&rest), text)? {
+                write((stops.finish(), false), text)?;
             }
         }
         Ok((stop, stats))
@@ -143,10 +142,9 @@ async fn next(tokens: &mut Tokens, interrupt: &Interrupt) -> Result<Option<Progr
     if interrupt.requested() { Ok(None) } else { Ok(Some(tokens.step().await?)) }
 }
 
-/// Writes a piece up to a stop string and appends it to `text`. Returns whether a stop string was found.
-fn write(stops: &mut StopStrings, piece: &str, text: &mut String) -> Result<bool, Failure> {
-    let (piece, stopped) = stops.push(piece);
-    print(&piece)?;
+/// Writes a piece and appends it to `text`. Returns whether a stop string was found.
+fn write((piece, stopped): (String, bool), text: &mut String) -> Result<bool, Failure> {
+    print_reply(&piece)?;
     text.push_str(&piece);
     Ok(stopped)
 }

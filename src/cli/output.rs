@@ -1,7 +1,7 @@
 //! Output: results to standard output, everything else to standard error.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use super::exit::Failure;
 
@@ -14,6 +14,23 @@ pub fn note(line: fmt::Arguments<'_>) {
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::stdout)
+}
+
+/// Writes text of a model to standard output. On a terminal, control characters are shown instead of obeyed.
+pub fn print_reply(text: &str) -> Result<(), Failure> {
+    if io::stdout().is_terminal() { print(&harmless(text)) } else { print(text) }
+}
+
+/// Returns the text with control characters, except line ends and tabs, as pictures (U+2400 …) or U+FFFD.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| match u32::from(c) {
+        0x09 | 0x0A => c,
+        code @ 0..0x20 => char::from_u32(0x2400 + code).unwrap_or(char::REPLACEMENT_CHARACTER),
+        0x7F => '\u{2421}',
+        0x80..0xA0 => char::REPLACEMENT_CHARACTER,
+        _ => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 /// Makes untrusted text printable on one line: whitespace becomes spaces, control characters are escaped.
@@ -74,6 +91,11 @@ mod tests {
     #[test]
     fn messages_become_one_line() {
         assert_eq!(one_line("a\n\n  Caused by:\r\n\tb \u{1b}[31mred"), "a Caused by: b \\u{1b}[31mred");
+    }
+
+    #[test]
+    fn replies_cannot_command_a_terminal() {
+        assert_eq!(harmless("a\n\tb\u{1b}[2J\r\u{9b}1m\u{7f}é"), "a\n\tb␛[2J␍\u{fffd}1m␡é");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ferrum_wgpu::{Engine, EngineOptions, GenerateOptions, Profile};
 use ferrum_wgpu::{Message, StopStrings};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
-use super::chat::Chat;
+use super::chat::{Chat, TemplateChoice};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::generate::{Generator, Stop};
@@ -18,7 +18,7 @@ use super::memory::{MemoryArgs, expert_cache};
 use super::output::{note, table};
 use super::sampling::SamplingArgs;
 use super::start::{self, ReadyEngine};
-use super::{load, prompt, repl};
+use super::{load, prompt, repl, template};
 
 /// Reply to a prompt, or hold a conversation.
 ///
@@ -28,12 +28,27 @@ use super::{load, prompt, repl};
 pub struct RunArgs {
     /// The GGUF file.
     model: PathBuf,
-    /// The prompt.
+    /// The prompt. Text piped to standard input comes before it.
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Maximum number of tokens per reply [default: no limit but the context].
-    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N")]
-    max_tokens: Option<u32>,
+    /// Read the prompt from a file.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Maximum number of tokens per reply; -1 is no limit but the context [default: -1].
+    #[arg(
+        short = 'n', long, visible_alias = "n-predict", value_name = "N", allow_negative_numbers = true,
+        value_parser = token_limit
+    )]
+    max_tokens: Option<TokenLimit>,
+    /// Chat template: a file in Jinja, or the name of one of the model file's templates.
+    #[arg(long, value_name = "FILE|NAME")]
+    chat_template: Option<String>,
+    /// Use no chat template: the prompt is what the model continues, and control tokens are parsed in it.
+    #[arg(long, conflicts_with_all = ["chat_template", "system", "think", "no_think"])]
+    no_template: bool,
+    /// Parse the names of control tokens in messages too, not only in the chat template.
+    #[arg(long)]
+    parse_special: bool,
     /// System message [default: none].
     #[arg(long, visible_alias = "system-prompt", value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
@@ -50,7 +65,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
     /// Stop string: end the reply before TEXT. May be repeated.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Print device times per stage at the end.
     #[arg(long)]
@@ -70,10 +85,20 @@ pub struct RunArgs {
     sampling: SamplingArgs,
 }
 
+/// The maximum number of tokens of a reply, if any.
+#[derive(Clone, Copy, Debug)]
+struct TokenLimit(Option<u32>);
+
+/// Parses a maximum number of tokens.
+fn token_limit(text: &str) -> Result<TokenLimit, std::num::ParseIntError> {
+    if text == "-1" { Ok(TokenLimit(None)) } else { text.parse().map(|n| TokenLimit(Some(n))) }
+}
+
 /// Runs the command. Options, file and prompt are validated before a device is opened.
 pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     args.sampling.check()?;
-    let prompt = prompt::read(args.prompt.as_deref())?;
+    let from_file = args.file.as_deref().map(template::text).transpose()?.map(prompt::without_newline);
+    let prompt = prompt::read(args.prompt.as_deref().or(from_file.as_deref()))?;
     let gguf = load::open(&args.model, !args.no_mmap)?;
     let config = Config::from_gguf(&gguf)?;
     let mut options = EngineOptions::default()
@@ -92,7 +117,12 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let plan = Engine::memory(&gguf, &options, args.kv_type.unwrap_or_default())?;
     tracing::info!(weights = plan.weights, kv = plan.kv, activations = plan.activations, "memory in bytes");
     let think = (args.think || args.no_think).then_some(args.think);
-    let chat = Chat::new(&gguf, &config, think)?;
+    let template = match (&args.chat_template, args.no_template) {
+        (_, true) => TemplateChoice::None,
+        (Some(name), _) => TemplateChoice::Given(name),
+        (None, _) => TemplateChoice::OfFile,
+    };
+    let chat = Chat::new(&gguf, &config, template, think, args.parse_special)?;
     let (sampling, described) = args.sampling.options(gguf.metadata(), config.vocab)?;
     let mut conversation: Vec<Message> = args.system.iter().map(Message::system).collect();
     let ids = match prompt {
@@ -113,8 +143,8 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
-    if chat.assumed_chatml {
-        note(format_args!("note: the file has no chat template; using ChatML"));
+    for line in &chat.notes {
+        note(format_args!("note: {line}"));
     }
     note(format_args!("{described}"));
 
@@ -124,7 +154,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let mut generator = Generator {
         session: engine.session(),
         tokenizer: &chat.tokenizer,
-        options: GenerateOptions::default().sampling(sampling).max_tokens(args.max_tokens).stop(stop),
+        options: GenerateOptions::default().sampling(sampling).max_tokens(args.max_tokens.and_then(|TokenLimit(n)| n)).stop(stop),
         stops: StopStrings::new(&args.stop),
         interrupt,
     };

@@ -7,6 +7,10 @@ use ferrum_wgpu::SamplingOptions;
 use ferrum_wgpu::gguf::Metadata;
 
 use super::exit::Failure;
+use super::output::printable;
+
+/// The keys of `general.sampling` that [`SamplingOptions::from_metadata`] reads.
+const APPLIED: [&str; 5] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat"];
 
 /// The sampling options.
 #[derive(Debug, Args)]
@@ -15,8 +19,8 @@ pub struct SamplingArgs {
     /// Temperature; 0 is greedy sampling.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Top-k sampling: keep the K most likely tokens; 0 disables it.
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    /// Top-k sampling: keep the K most likely tokens; 0 or -1 disables it.
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = top_k)]
     top_k: Option<u32>,
     /// Top-p sampling: keep the most likely tokens with a total probability of P; 1 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -24,8 +28,8 @@ pub struct SamplingArgs {
     /// Min-p sampling: drop tokens less likely than P times the most likely one; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the prompt or reply by F; 1
-    /// disables it.
+    /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the whole conversation by
+    /// F; 1 disables it.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
     /// Presence penalty: subtract P from the logits of tokens in the reply; 0 disables it.
@@ -37,9 +41,23 @@ pub struct SamplingArgs {
     /// Add BIAS to the logit of token ID. May be repeated.
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// Random seed [default: from the clock].
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<u64>,
+    /// Random seed; -1 is one from the clock [default: -1].
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
+    seed: Option<Seed>,
+}
+
+/// A seed of random numbers; `None` is one from the clock.
+#[derive(Clone, Copy, Debug)]
+struct Seed(Option<u64>);
+
+/// Parses a seed.
+fn seed(text: &str) -> Result<Seed, std::num::ParseIntError> {
+    if text == "-1" { Ok(Seed(None)) } else { text.parse().map(|seed| Seed(Some(seed))) }
+}
+
+/// Parses the number of tokens to keep.
+fn top_k(text: &str) -> Result<u32, std::num::ParseIntError> {
+    if text == "-1" { Ok(0) } else { text.parse() }
 }
 
 /// Parses `ID=BIAS`.
@@ -61,7 +79,7 @@ impl SamplingArgs {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let from_file = SamplingOptions::from_metadata(metadata)?;
         from_file.check(vocab).map_err(|error| Failure::model(format!("general.sampling: {error}")))?;
-        let options = self.over(from_file).seed(self.seed.unwrap_or_else(clock));
+        let options = self.over(from_file).seed(self.given_seed().unwrap_or_else(clock));
         options.check(vocab)?;
         let description = self.describe(&options, metadata);
         Ok((options, description))
@@ -78,7 +96,11 @@ impl SamplingArgs {
             .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
             .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
             .logit_bias(self.logit_bias.clone())
-            .seed(self.seed.unwrap_or(base.seed))
+            .seed(self.given_seed().unwrap_or(base.seed))
+    }
+
+    fn given_seed(&self) -> Option<u64> {
+        self.seed.and_then(|Seed(seed)| seed)
     }
 
     fn describe(&self, options: &SamplingOptions, metadata: &Metadata) -> String {
@@ -92,21 +114,43 @@ impl SamplingArgs {
             }
         };
         let temp = origin(self.temp.is_some(), "temp");
-        if options.temperature == 0.0 {
-            return format!("sampling: greedy (temp 0, {temp})");
+        let mut parts = vec![(format!("temp {}", options.temperature), temp)];
+        let greedy = options.temperature == 0.0;
+        if greedy {
+            parts = vec![("greedy (temp 0".to_owned(), temp)];
         }
-        let parts = [
-            (format!("temp {}", options.temperature), temp),
+        let cuts = [
             (format!("top-k {}", options.top_k), origin(self.top_k.is_some(), "top_k")),
             (format!("top-p {}", options.top_p), origin(self.top_p.is_some(), "top_p")),
             (format!("min-p {}", options.min_p), origin(self.min_p.is_some(), "min_p")),
-            (format!("seed {}", options.seed), if self.seed.is_some() { "given" } else { "from the clock" }),
         ];
+        let penalties = [
+            ("repeat-penalty", options.repetition_penalty, 1.0, self.repeat_penalty.is_some(), "penalty_repeat"),
+            ("presence-penalty", options.presence_penalty, 0.0, self.presence_penalty.is_some(), "penalty_present"),
+            ("frequency-penalty", options.frequency_penalty, 0.0, self.frequency_penalty.is_some(), "penalty_freq"),
+        ];
+        parts.extend(cuts.into_iter().filter(|_| !greedy));
+        for (name, value, neutral, given, key) in penalties {
+            if value != neutral {
+                parts.push((format!("{name} {value}"), origin(given, key)));
+            }
+        }
+        if !greedy {
+            let seed = if self.given_seed().is_some() { "given" } else { "from the clock" };
+            parts.push((format!("seed {}", options.seed), seed));
+        }
+        // Recommendations without an option here.
+        for (key, value) in metadata.iter() {
+            if let Some(key) = key.strip_prefix("general.sampling.").filter(|key| !APPLIED.contains(key)) {
+                parts.push((format!("{} {}", printable(key), printable(&value.to_string())), "from the file, not applied"));
+            }
+        }
         // Consecutive options of the same origin are grouped.
         let groups = parts.chunk_by(|a, b| a.1 == b.1).map(|group| {
             let values = group.iter().map(|(value, _)| value.as_str()).collect::<Vec<_>>().join(", ");
             format!("{values} ({})", group[0].1)
         });
-        format!("sampling: {}", groups.collect::<Vec<_>>().join("; "))
+        let line = format!("sampling: {}", groups.collect::<Vec<_>>().join("; "));
+        line.replace("greedy (temp 0 (", "greedy (temp 0, ")
     }
 }

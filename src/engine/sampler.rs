@@ -82,9 +82,11 @@ impl SamplingOptions {
         let float = |key: &str| metadata.f32(&format!("general.sampling.{key}"));
         Ok(Self {
             temperature: float("temp")?.unwrap_or(default.temperature),
-            top_k: metadata.u32("general.sampling.top_k")?.unwrap_or(default.top_k),
+            // Files write -1, too, for all tokens.
+            top_k: float("top_k")?.map_or(default.top_k, |top_k| top_k.max(0.0) as u32),
             top_p: float("top_p")?.unwrap_or(default.top_p),
             min_p: float("min_p")?.unwrap_or(default.min_p),
+            repetition_penalty: float("penalty_repeat")?.unwrap_or(default.repetition_penalty),
             ..default
         })
     }

@@ -19,6 +19,9 @@ const CHATML: &str = "{%- for message in messages %}\
     {%- endfor %}\
     {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
 
+/// How a template prints a list of parts that it does not know.
+const PRINTED: [&str; 2] = ["{'type': 'text'", "{\"type\": \"text\""];
+
 /// The size limit of templates in bytes. Real ones have up to about 20 KiB.
 const MAX_LEN: usize = 64 << 10;
 
@@ -242,20 +245,18 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// [`TextError::TemplateRaised`] if the template rejects the conversation; [`TextError::TemplateDropsMessage`] if
-    /// it leaves out the text of the last message, if that is the user's; other errors if it fails or exceeds its work
-    /// limit.
+    /// [`TextError::TemplateRaised`] if the template rejects the conversation; other errors if it fails or exceeds its
+    /// work limit.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TextError> {
         let variables = Variables::new(values(messages), options);
-        let (text, _, dropped) = self.run_with_parts(&variables, options)?;
-        if dropped { Err(TextError::TemplateDropsMessage) } else { Ok(text) }
+        Ok(self.run_with_parts(&variables, options)?.0)
     }
 
     /// Renders a conversation in JSON: a list of messages with `role`, `content` and other fields, as in OpenAI's API.
     ///
     /// # Errors
     ///
-    /// As [`ChatTemplate::render`], but a template may leave out messages.
+    /// The errors of [`ChatTemplate::render`].
     pub fn render_json(&self, messages: &Json, options: &RenderOptions) -> Result<String, TextError> {
         Ok(self.run_with_parts(&Variables::new(messages.value(), options), options)?.0)
     }
@@ -266,7 +267,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// The errors of [`ChatTemplate::render`] and [`Tokenizer::encode`].
+    /// The errors of [`ChatTemplate::render`] and [`Tokenizer::encode`]; [`TextError::TemplateDropsMessage`] if the
+    /// text of the last message, a user's, is not in the result.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -334,7 +336,10 @@ impl ChatTemplate {
             return Ok((plain?, false, false));
         }
         match self.run(&variables.in_parts(), options) {
-            Ok(parts) if parts.contains(text.trim()) => Ok((parts, true, false)),
+            // A list that was printed as a whole was not wanted.
+            Ok(parts) if parts.contains(text.trim()) && !PRINTED.iter().any(|list| parts.contains(list)) => {
+                Ok((parts, true, false))
+            }
             _ => Ok((plain?, false, true)),
         }
     }

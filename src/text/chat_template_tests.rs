@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{ChatTemplate, Message, RenderOptions, TextError};
+use super::{ChatTemplate, Json, Message, RenderOptions, TextError};
 
 const QWEN3: &str = include_str!("testdata/qwen3.jinja");
 const LLAMA31: &str = include_str!("testdata/llama31.jinja");
@@ -74,6 +74,15 @@ fn chatml() {
 fn what_templates_rely_on() {
     for (source, expected) in [
         ("{{ bos_token }}{{ eos_token }}", "<|begin_of_text|></s>"),
+        // Qwen3-Coder: none is not iterable.
+        ("{% if tools is iterable and tools | length > 0 %}T{% endif %}ok", "ok"),
+        ("{{ 'a' is iterable }} {{ missing is iterable }} {{ 'a' is sequence }} {{ messages[0] is sequence }}", "True True True True"),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "Hi"),
+        ("x {%- generation -%} {{ messages[0].content }} {%- endgeneration -%} y", "xHiy"),
+        ("  {% generation %}\n{{ '{% generation %}' }}\n  {% endgeneration %}\nz", "{% generation %}\nz"),
+        ("{% raw %}{% generation %}{% endraw %}{# {% generation %} #}", "{% generation %}"),
+        ("{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}", "{\"a\":\"\\u00e9\",\"b\":1}"),
+        ("{{ [1e-5, 1e16, 2.0] | tojson }} {{ {'z': 1, 'a': [1, 'x']} }}", "[1e-05, 1e+16, 2.0] {'z': 1, 'a': [1, 'x']}"),
         ("{{ tools is none }} {{ documents is none }} {{ missing is defined }} [{{ missing }}]", "True True False []"),
         (
             "{% for i in [1,2,3,4] %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
@@ -100,12 +109,32 @@ fn what_templates_rely_on() {
     }
 }
 
+/// Templates of models for images go through parts of contents.
+#[test]
+fn contents_are_parts_where_the_template_needs_them() {
+    const PARTS: &str = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}\
+        {% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %};{% endfor %}";
+    assert_eq!(hi(PARTS).unwrap(), "user:Hi;");
+    assert_eq!(hi("{{ messages[0].content[:1] }}").unwrap(), "H");
+    let json = Json::parse(r#"[{"role": "user", "content": "Hi"}]"#).unwrap();
+    let template = ChatTemplate::new(PARTS, "", "").unwrap();
+    assert_eq!(template.render_json(&json, &RenderOptions::default()).unwrap(), "user:Hi;");
+}
+
+/// The date is the local one, as that of Python's `datetime.now()`.
+#[test]
+fn dates_are_local() {
+    let options = RenderOptions::default().now(UNIX_EPOCH + Duration::from_secs(86_400 - 3_600)).utc_offset(9 * 3_600);
+    let source = "{{ messages[0].content }} {{ strftime_now('%d %b %Y %H:%M%z') }}";
+    assert_eq!(render(source, &[Message::user("Hi")], &options).unwrap(), "Hi 02 Jan 1970 08:00");
+}
+
 #[test]
 fn refusals_are_typed() {
     let raised = hi("{{ raise_exception('roles must\nalternate') }}").unwrap_err();
-    assert!(matches!(&raised, TextError::TemplateRaised(message) if message == "roles must alternate"), "{raised:?}");
+    assert!(matches!(&raised, TextError::TemplateRaised(message) if message == "roles must alternate (in chat template:1)"), "{raised:?}");
     let inside = "{% macro m() %}{% for x in [1] %}{{ raise_exception('no') }}{% endfor %}{% endmacro %}{{ m() }}";
-    assert!(matches!(hi(inside), Err(TextError::TemplateRaised(message)) if message == "no"));
+    assert!(matches!(hi(inside), Err(TextError::TemplateRaised(message)) if message == "no (in chat template:1)"));
     for source in ["{% if %}", "{{ 'a }}", "{% endfor %}", "{{ ( }}", "{% for x in y %}"] {
         assert!(matches!(ChatTemplate::new(source, "", ""), Err(TextError::TemplateSyntax(_))), "{source}");
     }

@@ -7,13 +7,15 @@
 pub struct StopStrings {
     stops: Vec<String>,
     held: String,
+    /// The places in `held` of names of control tokens, which are matched but not shown.
+    hidden: Vec<std::ops::Range<usize>>,
 }
 
 impl StopStrings {
     /// Creates a matcher for `stops`. Empty strings are ignored.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let stops = stops.into_iter().map(Into::into).filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), hidden: Vec::new() }
     }
 
     /// Adds a piece. Returns the text that is certain not to be part of a stop string, and whether a stop string was
@@ -21,18 +23,42 @@ impl StopStrings {
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
-            self.held.truncate(at);
-            return (std::mem::take(&mut self.held), true);
+            let text = self.release(at);
+            self.held.clear();
+            self.hidden.clear();
+            return (text, true);
         }
         let mut starts = self.held.char_indices().map(|(at, _)| at);
         let held = starts.find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])));
-        let rest = self.held.split_off(held.unwrap_or(self.held.len()));
-        (std::mem::replace(&mut self.held, rest), false)
+        (self.release(held.unwrap_or(self.held.len())), false)
+    }
+
+    /// Adds the name of a control token, which decoding does not show: a stop string can be or contain it.
+    pub fn push_control(&mut self, name: &str) -> (String, bool) {
+        self.hidden.push(self.held.len()..self.held.len() + name.len());
+        self.push(name)
+    }
+
+    /// Removes the first `len` bytes, and returns what of them is shown.
+    fn release(&mut self, len: usize) -> String {
+        let mut shown = String::with_capacity(len);
+        let mut at = 0;
+        for hidden in &self.hidden {
+            shown.push_str(self.held.get(at..hidden.start.min(len)).unwrap_or_default());
+            at = hidden.end.min(len).max(at);
+        }
+        shown.push_str(self.held.get(at..len).unwrap_or_default());
+        self.held.drain(..len);
+        self.hidden.retain_mut(|hidden| {
+            *hidden = hidden.start.saturating_sub(len)..hidden.end.saturating_sub(len);
+            !hidden.is_empty()
+        });
+        shown
     }
 
     /// Returns the text still held back, at the end of the stream.
     pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.release(self.held.len())
     }
 }
 
@@ -63,6 +89,20 @@ mod tests {
         assert_eq!(text(cut(&["ß"], &["Stra", "ße"])), ("Stra".to_owned(), true));
         assert_eq!(text(cut(&["ab", "b"], &["xab"])), ("x".to_owned(), true));
         assert_eq!(text(cut(&["aab"], &["aaab"])), ("a".to_owned(), true));
+    }
+
+    #[test]
+    fn names_of_control_tokens_are_matched_but_not_shown() {
+        let mut stops = StopStrings::new(["<|im_start|>user", "<x>"]);
+        assert_eq!(stops.push("a"), ("a".to_owned(), false));
+        assert_eq!(stops.push_control("<y>"), (String::new(), false));
+        assert_eq!(stops.push_control("<|im_start|>"), (String::new(), false));
+        assert_eq!(stops.push("use"), (String::new(), false));
+        assert_eq!(stops.push("d <"), ("used ".to_owned(), false));
+        assert_eq!(stops.push_control("<x>"), ("<".to_owned(), true));
+        assert_eq!(stops.push_control("<|im_start|>"), (String::new(), false));
+        assert_eq!(stops.finish(), "");
+        assert_eq!((stops.push("b"), stops.finish()), (("b".to_owned(), false), String::new()));
     }
 
     #[test]

@@ -331,6 +331,11 @@ impl Tokenizer {
         usize::try_from(id).is_ok_and(|index| self.kind_at(index).is_control())
     }
 
+    /// Returns the name of a control token that decoding omits.
+    pub fn hidden_name(&self, id: u32) -> Option<&str> {
+        self.text_of(id).filter(|_| self.is_hidden(id))
+    }
+
     /// Returns whether decoding omits this token: a control token, except those that structure a reply of gpt-oss.
     pub(super) fn is_hidden(&self, id: u32) -> bool {
         usize::try_from(id).is_ok_and(|index| self.kind_at(index) == TokenKind::Control)

@@ -147,8 +147,12 @@ fn the_prompt_can_be_piped() -> Result {
     for newline in ["", "\n"] {
         assert_eq!(success(&piped(&args, format!("{prompt}{newline}").as_bytes())?)?, expected);
     }
-    // `-p` takes precedence over standard input.
-    assert_eq!(success(&piped(&[&args[..], &["-p", prompt]].concat(), b"Hello!")?)?, expected);
+    // Piped text comes before that of `-p`.
+    let both = piped(&[&args[..], &["-p", prompt, "-n", "1"]].concat(), b"Hello!")?;
+    success(&both)?;
+    assert!(stderr(&both).contains("6 bytes of standard input come before the prompt"), "{}", stderr(&both));
+    let in_file = file("prompt.txt", format!("{prompt}\n").as_bytes())?;
+    assert_eq!(success(&ferrum(&[&args[..], &["-f", &in_file, "-n", "-1", "-s", "-1", "--top-k", "-1"]].concat())?)?, expected);
 
     for (input, word) in [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff", "UTF-8")] {
         let output = piped(&args, input)?;
@@ -191,6 +195,31 @@ fn an_answer_ends_before_a_stop_string() -> Result {
     assert_eq!(capital(&["--stop", "aris", "--stop", "ital of", "--stop", "is P"])?, "The cap\n");
     assert_eq!(capital(&["--stop", "Rome", "--stop", "Paris!"])?, "The capital of France is Paris.\n");
     Ok(())
+}
+
+#[test]
+fn control_tokens_end_a_reply() -> Result {
+    // 1502 is `<|im_start|>`, which starts another turn.
+    assert_eq!(answer_on_cpu("hi", &["--logit-bias", "1502=1000", "-n", "8"])?, "\n");
+    // 1500 is neither end nor start. A stop string sees its name.
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(DEMO)?)?;
+    assert!(!tokenizer.is_stop(1500));
+    Ok(())
+}
+
+#[test]
+fn tokenize_and_template_print_what_they_say() -> Result {
+    let json = |args: &[&str]| -> Result<serde_json::Value> { Ok(serde_json::from_str(&success(&ferrum(args)?)?)?) };
+    let plain = json(&["tokenize", DEMO, "-p", "<|im_start|>"])?;
+    assert!(plain["ids"].as_array().is_some_and(|ids| ids.len() > 1 && !ids.contains(&1502.into())), "{plain}");
+    let special = json(&["tokenize", DEMO, "-p", "<|im_start|>", "--special"])?;
+    assert_eq!(special, serde_json::json!({ "ids": [1502], "pieces": ["<|im_start|>"] }));
+    let messages = file("messages.json", br#"[{"role": "user", "content": "Hi"}, {"role": "tool", "content": "x"}]"#)?;
+    let source = file("dated.jinja", b"{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}\n{{ strftime_now('%F %H') }}")?;
+    let args = ["template", &source, "--messages", &messages, "--bos", "<s>", "--now", "2026-03-04T23:00:00+09:00"];
+    assert_eq!(success(&ferrum(&args)?)?, "<s>usertool\n2026-03-04 23");
+    let raising = file("raising.jinja", b"\n\n{{ raise_exception('no') }}")?;
+    refused(&["template", &raising, "--messages", &messages], 3, &["no (in chat template:3)"])
 }
 
 #[test]
@@ -251,6 +280,17 @@ fn files_that_recommend_sampling_or_have_no_template() -> Result {
     let output = ferrum(&["run", &sampling(0.0)?, "-p", "a", "--device", "cpu", "-n", "1"])?;
     success(&output)?;
     assert!(stderr(&output).contains("greedy (temp 0, from the file)"), "{}", stderr(&output));
+    let mut writer = demo_with(|_, value| Some(value.clone()))?;
+    writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.top_k", -1_i32);
+    writer.metadata("general.sampling.xtc_threshold", 0.5_f32);
+    let penalised = file("penalised.gguf", &writer.to_bytes()?)?;
+    let args = ["-p", "Count from 3 to 9.", "--temp", "0", "--device", "cpu", "-n", "24"];
+    let of_file = ferrum(&[&["run", &penalised], &args[..]].concat())?;
+    let given = ferrum(&[&["run", DEMO, "--repeat-penalty", "1.3"], &args[..]].concat())?;
+    assert_eq!(success(&of_file)?, success(&given)?);
+    for part in ["repeat-penalty 1.3 (from the file)", "xtc_threshold 0.5 (from the file, not applied)"] {
+        assert!(stderr(&of_file).contains(part), "{}", stderr(&of_file));
+    }
     refused(&["run", &sampling(-1.0)?, "-p", "a", "--device", "cpu"], 3, &["general.sampling", "temperature", "-1"])
 }
 
@@ -388,7 +428,9 @@ fn malformed_arguments_are_refused() -> Result {
         &["run"][..],
         &[],
         &["walk"],
-        &["run", DEMO, "-p", "a", "-n", "-1"],
+        &["run", DEMO, "-p", "a", "-n", "-2"],
+        &["run", DEMO, "-p", "a", "-f", "file"],
+        &["run", DEMO, "-p", "a", "--seed", "-2"],
         &["run", DEMO, "-p", "a", "--top-k", "x"],
         &["run", DEMO, "-p", "a", "--kv-type", "q8"],
         &["run", DEMO, "-p", "a", "--logit-bias", "5"],

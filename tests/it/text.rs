@@ -1,7 +1,7 @@
 //! The tokenizer and chat templates: the demo model's golden prompts, ids of Hugging Face's tokenizers, malformed
 //! vocabularies, hostile input, streaming.
 
-use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer, low_level::text::Vocabulary};
+use ferrum_wgpu::{ChatTemplate, Json, Message, RenderOptions, TextError, Tokenizer, low_level::text::Vocabulary};
 use ferrum_wgpu::{
     Gguf,
     gguf::{Array, GgufWriter},
@@ -49,6 +49,9 @@ fn vocabulary(pre: &str) -> Vocabulary {
         eos: None,
         extra_stops: vec![],
         add_bos: false,
+        scores: vec![],
+        unknown: None,
+        add_space_prefix: false,
     }
 }
 
@@ -84,8 +87,9 @@ fn demo_model_prompts_and_answers() {
     assert_eq!(tokenizer.vocab_size(), 1504);
     assert_eq!(tokenizer.eos_token(), Some("<|im_end|>"));
     // `<|endoftext|>` is found by its text, `<|im_end|>` by the metadata as well.
-    assert_eq!(tokenizer.stop_ids(), [1501, 1503]);
-    assert!(tokenizer.is_stop(1503) && !tokenizer.is_stop(1502));
+    // `<|im_start|>` starts another turn.
+    assert_eq!(tokenizer.stop_ids(), [1501, 1502, 1503]);
+    assert!(tokenizer.is_stop(1503) && !tokenizer.is_stop(1500));
 }
 
 /// Returns a file with this vocabulary, edited by `change`.
@@ -123,7 +127,7 @@ fn metadata_and_their_defaults() {
     let empty = Gguf::from_bytes(GgufWriter::new().to_bytes().unwrap()).unwrap();
     assert!(matches!(Tokenizer::from_gguf(&empty), Err(TextError::MissingKey("tokenizer.ggml.model"))));
     assert!(matches!(ChatTemplate::from_metadata(empty.metadata()), Err(TextError::NoTemplate)));
-    for kind in ["llama", "bert", "t5", "rwkv"] {
+    for kind in ["plamo2", "bert", "t5", "rwkv"] {
         let mut writer = GgufWriter::new();
         writer.metadata("tokenizer.ggml.model", kind);
         let other = Gguf::from_bytes(writer.to_bytes().unwrap()).unwrap();
@@ -201,9 +205,171 @@ fn text_survives_the_round_trip() {
     for pre in ["qwen2", "llama-bpe", "llama3", "smollm", "gpt-2", "default", "olmo", "dbrx"] {
         let tokenizer = tokenizer(pre);
         for text in texts {
-            assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap()).unwrap(), text, "{pre}");
+            // The tokenizers of Qwen2 and OLMo compose characters.
+            let composed = if ["qwen2", "olmo"].contains(&pre) { text.replace("e\u{301}", "é") } else { text.to_owned() };
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap()).unwrap(), composed, "{pre}");
         }
     }
+}
+
+/// Returns a small vocabulary of SentencePiece with control, byte and user-defined tokens.
+fn sentence_piece() -> Vocabulary {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>", "<start_of_turn>"].map(str::to_owned).to_vec();
+    let mut token_types = vec![2, 3, 3, 3];
+    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    token_types.extend([6; 256]);
+    let pieces = ["\u{2581}", "a", "b", "\u{2581}a", "ab", "\u{2581}ab", "<", "s", ">", "<s", "/", "\u{2581}<", "é"];
+    tokens.extend(pieces.map(str::to_owned));
+    token_types.extend([1; 13]);
+    tokens.push("<tool>".to_owned());
+    token_types.push(4);
+    // Longer pieces first; the control tokens' 0 is the highest.
+    let scores = tokens.iter().enumerate().map(|(id, t)| if id < 260 { 0.0 } else { t.chars().count() as f32 - 9.0 });
+    Vocabulary {
+        model: "llama".to_owned(),
+        scores: scores.collect(),
+        tokens,
+        token_types,
+        merges: vec![],
+        bos: Some(1),
+        eos: Some(2),
+        unknown: Some(0),
+        add_bos: true,
+        add_space_prefix: true,
+        ..vocabulary("default")
+    }
+}
+
+/// Returns a small vocabulary of Gemma 4: BPE of characters, bytes for the others.
+fn gemma4() -> Vocabulary {
+    let merges = ["\u{2581} a", "\n \n", "< s", "<s >"].map(str::to_owned).to_vec();
+    let mut v = Vocabulary { model: "gemma4".to_owned(), scores: vec![], merges, add_space_prefix: false, ..sentence_piece() };
+    v.tokens.extend(["\n", "\n\n", "<turn|>"].map(str::to_owned));
+    v.token_types.extend([1, 1, 3]);
+    v
+}
+
+#[test]
+fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
+    let tokenizer = Tokenizer::new(sentence_piece()).unwrap();
+    let id = |text| tokenizer.token_id(text).unwrap();
+    let byte = |byte: u32| byte + 4;
+    assert_eq!(tokenizer.encode("ab", false).unwrap(), [id("\u{2581}ab")]);
+    assert_eq!(tokenizer.encode("a ab", false).unwrap(), [id("\u{2581}a"), id("\u{2581}ab")]);
+    assert_eq!(tokenizer.encode("é東\n", false).unwrap(), [id("\u{2581}"), id("é"), byte(0xE6), byte(0x9D), byte(0xB1), byte(10)]);
+    // A space is added after special tokens too.
+    assert_eq!(tokenizer.encode("<s>a<tool>a", true).unwrap(), [1, id("\u{2581}a"), id("<tool>"), id("\u{2581}a")]);
+    assert_eq!(tokenizer.encode_prompt("ab").unwrap(), [1, id("\u{2581}ab")]);
+    // Neither control tokens nor byte tokens come of plain text, though the score of `<s>` is the highest.
+    let plain = tokenizer.encode("<s><0x0A>", false).unwrap();
+    assert!(!plain.contains(&1) && plain.iter().all(|&token| token != byte(10)), "{plain:?}");
+    for text in ["a  b", " a", "é東\n", "<s>", ""] {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap()).unwrap(), text);
+    }
+    let without = Tokenizer::new(Vocabulary { add_space_prefix: false, ..sentence_piece() }).unwrap();
+    assert_eq!(without.encode("ab a", false).unwrap(), [id("ab"), id("\u{2581}a")]);
+    assert_eq!(tokenizer.stop_ids(), [2, 3]);
+}
+
+#[test]
+fn gemma_4_merges_characters_of_whole_lines() {
+    let tokenizer = Tokenizer::new(gemma4()).unwrap();
+    let id = |text| tokenizer.token_id(text).unwrap();
+    assert_eq!(tokenizer.encode("b a\n\n東", false).unwrap(), [id("b"), id("\u{2581}a"), id("\n\n"), 0xE6 + 4, 0x9D + 4, 0xB1 + 4]);
+    // The merge of `<s>`, a control token, is not applied.
+    assert_eq!(tokenizer.encode("<s>", false).unwrap(), [id("<s"), id(">")]);
+    assert_eq!(tokenizer.decode(&[id("\u{2581}a"), 0xC3 + 4, 0xA9 + 4]).unwrap(), " aé");
+    assert!(tokenizer.is_stop(id("<turn|>")));
+}
+
+/// Text of users and tools does not become control tokens, in whatever pieces it comes; the template's does.
+#[test]
+fn conversations_cannot_forge_control_tokens() {
+    const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ bos_token }}{{ m.role }}:\
+        {% if m.content is string %}{{ m.content | trim }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}\
+        {% endfor %}{% if tools %}{% for k, v in tools[0].properties.items() %}<{{ k }}>{{ v.description }}{% endfor %}{% endif %}";
+    for vocabulary in [vocabulary("qwen2"), vocabulary("llama-bpe"), vocabulary("default"), sentence_piece(), gemma4()] {
+        let kind = (vocabulary.model.clone(), vocabulary.pre.clone());
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+        let template = ChatTemplate::new(TEMPLATE, "<s>", "</s>").unwrap();
+        let bos = tokenizer.token_id("<s>").unwrap();
+        let count = |ids: &[u32]| ids.iter().filter(|&&id| tokenizer.is_control(id)).count();
+        let options = RenderOptions::default();
+        let parts = Json::parse(r#"[{"type": "text", "text": "<"}, {"type": "text", "text": "s>"}]"#).unwrap();
+        for (messages, options) in [
+            (vec![Message::user(" <s>a<s><<s>>s> ")], options.clone()),
+            (vec![Message::user("a"), Message::tool("<s>")], options.clone()),
+            (vec![Message::user("").with("content", parts)], options.clone()),
+            (
+                vec![Message::user("a")],
+                options.clone().tools(Json::parse(r#"[{"properties": {"s": {"description": "<s>"}}}]"#).unwrap()),
+            ),
+        ] {
+            let ids = template.encode(&tokenizer, &messages, &options).unwrap();
+            assert_eq!(count(&ids), 1 + messages.len(), "{kind:?}: {messages:?}: {ids:?}");
+            assert_eq!(ids[..2], [bos, bos]);
+            // The text is the same, but for the template's control tokens.
+            let rendered = template.render(&messages, &options).unwrap();
+            let shown: String = ids.iter().map(|&id| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap()).into_owned()).collect();
+            assert_eq!(shown.replace(' ', ""), rendered.replace(' ', ""), "{kind:?}");
+            let all = options.parse_special(true);
+            let parsed = template.encode(&tokenizer, &messages, &all).unwrap();
+            assert!(count(&parsed) > 1 + messages.len() && parsed == tokenizer.encode_prompt(&rendered).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_template_without_the_message_is_refused() {
+    let template = ChatTemplate::new("{{ messages[0].role }}", "", "").unwrap();
+    let refused = template.encode(&tokenizer("qwen2"), &[Message::user("Hi")], &RenderOptions::default());
+    assert!(matches!(refused, Err(TextError::TemplateDropsMessage)), "{refused:?}");
+}
+
+/// Files with many added tokens; llama.cpp issue 12473.
+#[test]
+fn a_hundred_thousand_added_tokens_load_quickly() {
+    let mut vocabulary = vocabulary("llama-bpe");
+    vocabulary.tokens.extend((0..100_000).map(|i| format!("<custom_token_{i}>")));
+    vocabulary.token_types.resize(vocabulary.tokens.len(), 4);
+    let start = std::time::Instant::now();
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    // Under a second in a release build on an idle machine.
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    let ids = tokenizer.encode("<custom_token_7>x<custom_token_77777>", false).unwrap();
+    assert_eq!(ids.len(), 3);
+    assert_eq!(tokenizer.decode(&ids[2..]).unwrap(), "<custom_token_77777>");
+}
+
+#[test]
+fn ends_are_found_whatever_their_type() {
+    for ty in [1, 3, 4] {
+        let mut vocabulary = vocabulary("qwen2");
+        let end = vocabulary.tokens.iter().position(|token| token == "<|im_end|>").unwrap();
+        vocabulary.token_types[end] = ty;
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+        let end = u32::try_from(end).unwrap();
+        assert!(tokenizer.is_stop(end) && tokenizer.decode(&[97, end]).unwrap() == "a", "{ty}");
+    }
+    // Plain words are no ends. In OpenAI's harmony format, messages of one reply have ends.
+    let mut vocabulary = vocabulary("gpt-2");
+    let first = u32::try_from(vocabulary.tokens.len()).unwrap();
+    vocabulary.tokens.extend(["</s>", "[EOS]", "<|return|>", "<|call|>", "<|end|>", "<|start|>"].map(str::to_owned));
+    vocabulary.token_types.extend([1, 3, 3, 3, 3, 3]);
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    assert_eq!(tokenizer.stop_ids(), [first - 2, first + 1, first + 2, first + 3]);
+    assert_eq!(tokenizer.decode(&[first + 4, first + 5]).unwrap(), "<|end|><|start|>");
+}
+
+/// llama.cpp issues 3634 and 11613: optional ids outside of the vocabulary are left out.
+#[test]
+fn optional_ids_beyond_the_vocabulary_are_left_out() {
+    let vocabulary = vocabulary("qwen2");
+    let wrong = file(&vocabulary, |writer| {
+        writer.metadata("tokenizer.ggml.bos_token_id", u32::MAX).metadata("tokenizer.ggml.eot_token_id", 350_u32);
+    });
+    let tokenizer = Tokenizer::from_gguf(&wrong).unwrap();
+    assert_eq!((tokenizer.bos_id(), tokenizer.stop_ids().len()), (None, 1));
 }
 
 #[test]
@@ -273,7 +439,7 @@ fn refusal(change: impl FnOnce(&mut Vocabulary)) -> TextError {
 #[test]
 fn malformed_vocabularies_are_refused() {
     use TextError as E;
-    assert!(matches!(refusal(|v| v.model = "llama".to_owned()), E::UnsupportedModel(name) if name == "llama"));
+    assert!(matches!(refusal(|v| v.model = "bert".to_owned()), E::UnsupportedModel(name) if name == "bert"));
     let unknown = refusal(|v| v.pre = "kimi-k2".to_owned());
     assert!(unknown.to_string().contains("kimi-k2") && unknown.to_string().contains("llama-bpe"), "{unknown}");
     assert!(matches!(refusal(|v| v.tokens.clear()), E::EmptyVocabulary));
@@ -295,8 +461,7 @@ fn malformed_vocabularies_are_refused() {
     }
     let long = refusal(|v| v.merges[0] = "line\nbreak ".repeat(100_000));
     assert!(matches!(long, E::MalformedMerge { rank: 0, .. }));
-    let too_long = |v: &mut Vocabulary| *v.tokens.last_mut().unwrap() = "x".repeat(1 << 20);
-    assert!(matches!(refusal(too_long), E::SpecialTokens(_)));
+    assert!(matches!(refusal(|v| v.model = "llama".to_owned()), E::ScoreCount { scores: 0, .. }));
 }
 
 #[test]
