@@ -154,7 +154,10 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let mut generator = Generator {
         session: engine.session(),
         tokenizer: &chat.tokenizer,
-        options: GenerateOptions::default().sampling(sampling).max_tokens(args.max_tokens.and_then(|TokenLimit(n)| n)).stop(stop),
+        options: GenerateOptions::default()
+            .sampling(sampling)
+            .max_tokens(args.max_tokens.and_then(|TokenLimit(n)| n))
+            .stop(stop),
         stops: StopStrings::new(&args.stop),
         interrupt,
     };

@@ -142,7 +142,10 @@ impl SamplingArgs {
         // Recommendations without an option here.
         for (key, value) in metadata.iter() {
             if let Some(key) = key.strip_prefix("general.sampling.").filter(|key| !APPLIED.contains(key)) {
-                parts.push((format!("{} {}", printable(key), printable(&value.to_string())), "from the file, not applied"));
+                parts.push((
+                    format!("{} {}", printable(key), printable(&value.to_string())),
+                    "from the file, not applied",
+                ));
             }
         }
         // Consecutive options of the same origin are grouped.

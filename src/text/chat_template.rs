@@ -316,7 +316,9 @@ impl ChatTemplate {
         for places in Places::ALL {
             // Marks can change what a template does with a text. The least of them is safe too.
             match self.run(&variables.marked(&marks, places), options) {
-                Ok(text) if marks.strip(&text) == plain => return Ok((tokenizer.encode_marked(&text, marks.mark())?, dropped)),
+                Ok(text) if marks.strip(&text) == plain => {
+                    return Ok((tokenizer.encode_marked(&text, marks.mark())?, dropped));
+                }
                 other => marked = Some(other),
             }
         }
@@ -326,7 +328,11 @@ impl ChatTemplate {
 
     /// Renders with texts as strings. If the last message is the user's and its text is not in the result, the template
     /// wants a list of parts, as those for images do. Returns whether it got one, and whether the text is missing still.
-    fn run_with_parts(&self, variables: &Variables, options: &RenderOptions) -> Result<(String, bool, bool), TextError> {
+    fn run_with_parts(
+        &self,
+        variables: &Variables,
+        options: &RenderOptions,
+    ) -> Result<(String, bool, bool), TextError> {
         let plain = self.run(variables, options);
         let Some(text) = variables.last_user_text() else { return Ok((plain?, false, false)) };
         if plain.as_ref().is_ok_and(|plain| plain.contains(text.trim())) {

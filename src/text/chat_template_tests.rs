@@ -76,13 +76,22 @@ fn what_templates_rely_on() {
         ("{{ bos_token }}{{ eos_token }}", "<|begin_of_text|></s>"),
         // Qwen3-Coder: none is not iterable.
         ("{% if tools is iterable and tools | length > 0 %}T{% endif %}ok", "ok"),
-        ("{{ 'a' is iterable }} {{ missing is iterable }} {{ 'a' is sequence }} {{ messages[0] is sequence }}", "True True True True"),
+        (
+            "{{ 'a' is iterable }} {{ missing is iterable }} {{ 'a' is sequence }} {{ messages[0] is sequence }}",
+            "True True True True",
+        ),
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "Hi"),
         ("x {%- generation -%} {{ messages[0].content }} {%- endgeneration -%} y", "xHiy"),
         ("  {% generation %}\n{{ '{% generation %}' }}\n  {% endgeneration %}\nz", "{% generation %}\nz"),
         ("{% raw %}{% generation %}{% endraw %}{# {% generation %} #}", "{% generation %}"),
-        ("{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}", "{\"a\":\"\\u00e9\",\"b\":1}"),
-        ("{{ [1e-5, 1e16, 2.0] | tojson }} {{ {'z': 1, 'a': [1, 'x']} }}", "[1e-05, 1e+16, 2.0] {'z': 1, 'a': [1, 'x']}"),
+        (
+            "{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+            "{\"a\":\"\\u00e9\",\"b\":1}",
+        ),
+        (
+            "{{ [1e-5, 1e16, 2.0] | tojson }} {{ {'z': 1, 'a': [1, 'x']} }}",
+            "[1e-05, 1e+16, 2.0] {'z': 1, 'a': [1, 'x']}",
+        ),
         ("{{ tools is none }} {{ documents is none }} {{ missing is defined }} [{{ missing }}]", "True True False []"),
         (
             "{% for i in [1,2,3,4] %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
@@ -132,7 +141,10 @@ fn dates_are_local() {
 #[test]
 fn refusals_are_typed() {
     let raised = hi("{{ raise_exception('roles must\nalternate') }}").unwrap_err();
-    assert!(matches!(&raised, TextError::TemplateRaised(message) if message == "roles must alternate (in chat template:1)"), "{raised:?}");
+    assert!(
+        matches!(&raised, TextError::TemplateRaised(message) if message == "roles must alternate (in chat template:1)"),
+        "{raised:?}"
+    );
     let inside = "{% macro m() %}{% for x in [1] %}{{ raise_exception('no') }}{% endfor %}{% endmacro %}{{ m() }}";
     assert!(matches!(hi(inside), Err(TextError::TemplateRaised(message)) if message == "no (in chat template:1)"));
     for source in ["{% if %}", "{{ 'a }}", "{% endfor %}", "{{ ( }}", "{% for x in y %}"] {

@@ -15,7 +15,9 @@ pub enum TextError {
     #[error("the file has no usable tokenizer: metadata key {0} is missing")]
     MissingKey(&'static str),
     /// The kind of tokenizer is not supported.
-    #[error("tokenizer model '{0}' is not supported (supported: gpt2, which is byte-level BPE; llama, which is SentencePiece; and gemma4)")]
+    #[error(
+        "tokenizer model '{0}' is not supported (supported: gpt2, which is byte-level BPE; llama, which is SentencePiece; and gemma4)"
+    )]
     UnsupportedModel(String),
     /// The pre-tokenizer is not supported.
     #[error("pre-tokenizer '{name}' is not supported (supported: {supported})")]

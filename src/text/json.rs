@@ -9,7 +9,11 @@ use super::error::TextError;
 
 /// A JSON text: tools, documents, or a field of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "String", into = "String"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
 pub struct Json(String);
 
 impl Json {
@@ -243,10 +247,7 @@ mod tests {
     fn values_keep_order_and_precision() {
         let text = r#" {"b": [1, -2.5, 1e3, true, null], "a": "\u00e9\ud83d\ude42\n\"\ud800x", "c": {}, "d": []} "#;
         let shown = Json::parse(text).unwrap().value().to_string();
-        assert_eq!(
-            shown,
-            "{'b': [1, -2.5, 1000.0, True, None], 'a': 'é🙂\\n\"\u{fffd}x', 'c': {}, 'd': []}"
-        );
+        assert_eq!(shown, "{'b': [1, -2.5, 1000.0, True, None], 'a': 'é🙂\\n\"\u{fffd}x', 'c': {}, 'd': []}");
         assert_eq!(Json::parse("12345678901234567890").unwrap().value().to_string(), "12345678901234567890");
     }
 
@@ -254,8 +255,30 @@ mod tests {
     fn malformed_text_is_refused() {
         let deep = "[".repeat(100) + &"]".repeat(100);
         for text in [
-            "", " ", "{", "[1", "[1,]", "{\"a\"}", "{\"a\":}", "{a:1}", "\"", "\"\\x\"", "\"\\u12\"", "01", "1.", ".5", "-",
-            "+1", "1e", "nul", "1 2", "\"\n\"", "NaN", "1..2", "--1", &deep,
+            "",
+            " ",
+            "{",
+            "[1",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "+1",
+            "1e",
+            "nul",
+            "1 2",
+            "\"\n\"",
+            "NaN",
+            "1..2",
+            "--1",
+            &deep,
         ] {
             assert!(Json::parse(text).is_err(), "{text:?}");
         }

@@ -132,7 +132,8 @@ impl Marks {
 
     /// Returns the place of the next name, or beginning of a name, from `at` on.
     fn next_name(&self, text: &str, at: usize, places: Places) -> Option<usize> {
-        let whole = self.names.as_ref().and_then(|names| names.find(Input::new(text).range(at..))).map(|name| name.start());
+        let whole =
+            self.names.as_ref().and_then(|names| names.find(Input::new(text).range(at..))).map(|name| name.start());
         let rest = text.get(at..)?;
         let begun = match places {
             Places::Everywhere => {
@@ -140,7 +141,9 @@ impl Marks {
                 pairs.filter(|((_, a), b)| self.starts.contains(&(*a, *b))).map(|((start, _), _)| at + start).next()
             }
             Places::EndsAndNames => None,
-            Places::Names => rest.char_indices().map(|(start, _)| at + start).find(|&start| self.begins_at_end(text, start)),
+            Places::Names => {
+                rest.char_indices().map(|(start, _)| at + start).find(|&start| self.begins_at_end(text, start))
+            }
         };
         whole.into_iter().chain(begun).min()
     }

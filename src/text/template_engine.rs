@@ -54,7 +54,8 @@ impl Run<'_> {
     fn known_tags(&self) -> String {
         let mut known = String::with_capacity(self.source.len());
         let mut rest = self.source;
-        while let Some((start, open)) = ["{{", "{%", "{#"].iter().filter_map(|tag| Some((rest.find(tag)?, *tag))).min() {
+        while let Some((start, open)) = ["{{", "{%", "{#"].iter().filter_map(|tag| Some((rest.find(tag)?, *tag))).min()
+        {
             let (text, tag) = rest.split_at(start);
             let len = tag_len(tag, open);
             let (tag, after) = tag.split_at(len);

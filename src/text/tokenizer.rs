@@ -115,7 +115,18 @@ impl Tokenizer {
     /// that do not exist.
     pub fn new(vocabulary: Vocabulary) -> Result<Self, TextError> {
         let Vocabulary {
-            model, pre, tokens, scores, token_types, merges, bos, eos, unknown, extra_stops, add_bos, add_space_prefix
+            model,
+            pre,
+            tokens,
+            scores,
+            token_types,
+            merges,
+            bos,
+            eos,
+            unknown,
+            extra_stops,
+            add_bos,
+            add_space_prefix,
         } = vocabulary;
         if !Vocabulary::MODELS.contains(&model.as_str()) {
             return Err(TextError::UnsupportedModel(excerpt(&model)));

@@ -152,7 +152,10 @@ fn the_prompt_can_be_piped() -> Result {
     success(&both)?;
     assert!(stderr(&both).contains("6 bytes of standard input come before the prompt"), "{}", stderr(&both));
     let in_file = file("prompt.txt", format!("{prompt}\n").as_bytes())?;
-    assert_eq!(success(&ferrum(&[&args[..], &["-f", &in_file, "-n", "-1", "-s", "-1", "--top-k", "-1"]].concat())?)?, expected);
+    assert_eq!(
+        success(&ferrum(&[&args[..], &["-f", &in_file, "-n", "-1", "-s", "-1", "--top-k", "-1"]].concat())?)?,
+        expected
+    );
 
     for (input, word) in [(&b""[..], "empty"), (b"\n", "empty"), (b"\xff", "UTF-8")] {
         let output = piped(&args, input)?;
@@ -215,7 +218,10 @@ fn tokenize_and_template_print_what_they_say() -> Result {
     let special = json(&["tokenize", DEMO, "-p", "<|im_start|>", "--special"])?;
     assert_eq!(special, serde_json::json!({ "ids": [1502], "pieces": ["<|im_start|>"] }));
     let messages = file("messages.json", br#"[{"role": "user", "content": "Hi"}, {"role": "tool", "content": "x"}]"#)?;
-    let source = file("dated.jinja", b"{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}\n{{ strftime_now('%F %H') }}")?;
+    let source = file(
+        "dated.jinja",
+        b"{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}\n{{ strftime_now('%F %H') }}",
+    )?;
     let args = ["template", &source, "--messages", &messages, "--bos", "<s>", "--now", "2026-03-04T23:00:00+09:00"];
     assert_eq!(success(&ferrum(&args)?)?, "<s>usertool\n2026-03-04 23");
     let raising = file("raising.jinja", b"\n\n{{ raise_exception('no') }}")?;

@@ -206,7 +206,8 @@ fn text_survives_the_round_trip() {
         let tokenizer = tokenizer(pre);
         for text in texts {
             // The tokenizers of Qwen2 and OLMo compose characters.
-            let composed = if ["qwen2", "olmo"].contains(&pre) { text.replace("e\u{301}", "é") } else { text.to_owned() };
+            let composed =
+                if ["qwen2", "olmo"].contains(&pre) { text.replace("e\u{301}", "é") } else { text.to_owned() };
             assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap()).unwrap(), composed, "{pre}");
         }
     }
@@ -243,7 +244,8 @@ fn sentence_piece() -> Vocabulary {
 /// Returns a small vocabulary of Gemma 4: BPE of characters, bytes for the others.
 fn gemma4() -> Vocabulary {
     let merges = ["\u{2581} a", "\n \n", "< s", "<s >"].map(str::to_owned).to_vec();
-    let mut v = Vocabulary { model: "gemma4".to_owned(), scores: vec![], merges, add_space_prefix: false, ..sentence_piece() };
+    let mut v =
+        Vocabulary { model: "gemma4".to_owned(), scores: vec![], merges, add_space_prefix: false, ..sentence_piece() };
     v.tokens.extend(["\n", "\n\n", "<turn|>"].map(str::to_owned));
     v.token_types.extend([1, 1, 3]);
     v
@@ -256,7 +258,10 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
     let byte = |byte: u32| byte + 4;
     assert_eq!(tokenizer.encode("ab", false).unwrap(), [id("\u{2581}ab")]);
     assert_eq!(tokenizer.encode("a ab", false).unwrap(), [id("\u{2581}a"), id("\u{2581}ab")]);
-    assert_eq!(tokenizer.encode("é東\n", false).unwrap(), [id("\u{2581}"), id("é"), byte(0xE6), byte(0x9D), byte(0xB1), byte(10)]);
+    assert_eq!(
+        tokenizer.encode("é東\n", false).unwrap(),
+        [id("\u{2581}"), id("é"), byte(0xE6), byte(0x9D), byte(0xB1), byte(10)]
+    );
     // A space is added after special tokens too.
     assert_eq!(tokenizer.encode("<s>a<tool>a", true).unwrap(), [1, id("\u{2581}a"), id("<tool>"), id("\u{2581}a")]);
     assert_eq!(tokenizer.encode_prompt("ab").unwrap(), [1, id("\u{2581}ab")]);
@@ -275,7 +280,10 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
 fn gemma_4_merges_characters_of_whole_lines() {
     let tokenizer = Tokenizer::new(gemma4()).unwrap();
     let id = |text| tokenizer.token_id(text).unwrap();
-    assert_eq!(tokenizer.encode("b a\n\n東", false).unwrap(), [id("b"), id("\u{2581}a"), id("\n\n"), 0xE6 + 4, 0x9D + 4, 0xB1 + 4]);
+    assert_eq!(
+        tokenizer.encode("b a\n\n東", false).unwrap(),
+        [id("b"), id("\u{2581}a"), id("\n\n"), 0xE6 + 4, 0x9D + 4, 0xB1 + 4]
+    );
     // The merge of `<s>`, a control token, is not applied.
     assert_eq!(tokenizer.encode("<s>", false).unwrap(), [id("<s"), id(">")]);
     assert_eq!(tokenizer.decode(&[id("\u{2581}a"), 0xC3 + 4, 0xA9 + 4]).unwrap(), " aé");
@@ -288,7 +296,8 @@ fn conversations_cannot_forge_control_tokens() {
     const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ bos_token }}{{ m.role }}:\
         {% if m.content is string %}{{ m.content | trim }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}\
         {% endfor %}{% if tools %}{% for k, v in tools[0].properties.items() %}<{{ k }}>{{ v.description }}{% endfor %}{% endif %}";
-    for vocabulary in [vocabulary("qwen2"), vocabulary("llama-bpe"), vocabulary("default"), sentence_piece(), gemma4()] {
+    for vocabulary in [vocabulary("qwen2"), vocabulary("llama-bpe"), vocabulary("default"), sentence_piece(), gemma4()]
+    {
         let kind = (vocabulary.model.clone(), vocabulary.pre.clone());
         let tokenizer = Tokenizer::new(vocabulary).unwrap();
         let template = ChatTemplate::new(TEMPLATE, "<s>", "</s>").unwrap();
@@ -310,7 +319,10 @@ fn conversations_cannot_forge_control_tokens() {
             assert_eq!(ids[..2], [bos, bos]);
             // The text is the same, but for the template's control tokens.
             let rendered = template.render(&messages, &options).unwrap();
-            let shown: String = ids.iter().map(|&id| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap()).into_owned()).collect();
+            let shown: String = ids
+                .iter()
+                .map(|&id| String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap()).into_owned())
+                .collect();
             assert_eq!(shown.replace(' ', ""), rendered.replace(' ', ""), "{kind:?}");
             let all = options.parse_special(true);
             let parsed = template.encode(&tokenizer, &messages, &all).unwrap();
