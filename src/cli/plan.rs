@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ferrum_wgpu::low_level::gpu::Step;
+use ferrum_wgpu::low_level::model::time::{Gpu, Time, llama_cpp_token};
 use ferrum_wgpu::low_level::model::{
     DeviceProfile, FileType, PRESETS, Phase, PlannedDispatch, PlannedPasses, Preset, planned_pass,
 };
@@ -41,6 +42,9 @@ pub struct PlanArgs {
     kv_type: KvType,
     #[command(flatten)]
     precision: PrecisionArg,
+    /// Compare the modelled time of a token with another program's kernels.
+    #[arg(long, value_name = "PROGRAM", value_parser = ["llama.cpp"], conflicts_with_all = ["rows", "prefill"])]
+    compare: Option<String>,
     /// Write the shaders to this directory, one file for each kernel and variant.
     #[arg(short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -65,7 +69,25 @@ pub async fn plan(args: &PlanArgs) -> Result<Code, Failure> {
     if let Some(directory) = &args.output {
         write_shaders(directory, &dispatches)?;
     }
-    print(&listing(name, &dispatches))?;
+    let gpu = Gpu::named(name);
+    let mut text = listing(name, gpu, &dispatches);
+    match gpu {
+        None => text.push_str("No parameters for the model of time.\n"),
+        Some(gpu) => {
+            text.push_str(&times(gpu, &dispatches, args.prefill.unwrap_or(args.rows)));
+            if args.compare.is_some() {
+                let token = llama_cpp_token(gpu, &dispatches);
+                let of_tokens = tokens_per_second(1, token.total);
+                let (weights, total) = (token.weights / 1e3, token.total / 1e3);
+                let groups = token.dispatches;
+                let _ = writeln!(
+                    text,
+                    "llama.cpp: weights {weights:.2} ms; all {groups} groups of dispatches {total:.2} ms: {of_tokens}"
+                );
+            }
+        }
+    }
+    print(&text)?;
     Ok(Code::Success)
 }
 
@@ -125,13 +147,50 @@ fn rows(dispatches: &[PlannedDispatch]) -> Vec<Row<'_>> {
     rows
 }
 
-fn listing(gpu: &str, dispatches: &[PlannedDispatch]) -> String {
+/// Returns the modelled times of all dispatches, in one line.
+fn times(gpu: &Gpu, dispatches: &[PlannedDispatch], tokens: u32) -> String {
+    let [mut bandwidth, mut weights, mut total] = [0.0; 3];
+    for dispatch in dispatches {
+        let work = gpu.work(dispatch);
+        let time = gpu.time(&work);
+        if work.weights {
+            bandwidth += time.bandwidth;
+            weights += time.work();
+        }
+        total += time.total();
+    }
+    format!(
+        "Modelled (docs/GPUS.md): weights {:.2} ms, {:.2} by bandwidth alone; all dispatches {:.2} ms: {}\n",
+        weights / 1e3,
+        bandwidth / 1e3,
+        total / 1e3,
+        tokens_per_second(tokens, total)
+    )
+}
+
+fn tokens_per_second(tokens: u32, microseconds: f64) -> String {
+    format!("{:.0} tokens/s", f64::from(tokens) * 1e6 / microseconds)
+}
+
+fn listing(name: &str, gpu: Option<&Gpu>, dispatches: &[PlannedDispatch]) -> String {
     let rows = rows(dispatches);
-    let head = ["STAGE", "KERNEL", "VARIANT", "COUNT", "WORKGROUPS", "INVOCATIONS", "READ", "MULTIPLY-ADDS"];
+    let head = [
+        "STAGE",
+        "KERNEL",
+        "VARIANT",
+        "COUNT",
+        "WORKGROUPS",
+        "INVOCATIONS",
+        "READ",
+        "MULTIPLY-ADDS",
+        "TIME",
+        "BOUND BY",
+    ];
     let mut cells = vec![head.map(str::to_owned)];
     let (mut bytes, mut multiply_adds) = (0.0, 0);
     for row in &rows {
         let op = row.step().op();
+        let time = gpu.map(|gpu| gpu.time(&gpu.work(row.dispatch)));
         let most = if row.step().is_indirect() { "≤ " } else { "" };
         cells.push([
             row.step().scope().stage.to_string(),
@@ -142,14 +201,16 @@ fn listing(gpu: &str, dispatches: &[PlannedDispatch]) -> String {
             format!("{most}{}", row.workgroups() * u64::from(op.workgroup())),
             size(row.dispatch.bytes as u64),
             format!("{most}{}", op.cost()),
+            time.map_or("-".to_owned(), |time| format!("{:.1} µs", time.total())),
+            time.map_or("-", Time::bound).to_owned(),
         ]);
         bytes += row.dispatch.bytes * row.count as f64;
         multiply_adds += op.cost() * row.count;
     }
-    let mut text = table(&cells, &[3, 4, 5, 6, 7]);
+    let mut text = table(&cells, &[3, 4, 5, 6, 7, 8]);
     let _ = writeln!(
         text,
-        "\n{gpu}: {} dispatches read {} and have {multiply_adds} multiply-adds. Each row is of one dispatch.",
+        "\n{name}: {} dispatches read {} and have {multiply_adds} multiply-adds. Each row is of one dispatch.",
         dispatches.len(),
         size(bytes as u64),
     );

@@ -156,7 +156,7 @@ impl Decoder<'_> {
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
         // A token's experts are multiplied one after the other.
-        let rows_per_group = self.kernels.rows_per_group(matrix.n, 1);
+        let rows_per_group = self.kernels.rows_per_group(matrix.n, 1).at_least_one();
         rec.dispatch(
             gemv_moe_combine::GemvMoeCombine,
             gemv_moe_combine::Variant { ty: planes.ty(), split: self.kernels.split, rows_per_group },

@@ -22,6 +22,8 @@ mod sampling;
 mod selection;
 mod split;
 mod tensors;
+#[cfg(any(feature = "cli", feature = "test-util"))]
+pub mod time;
 mod tree;
 mod weights;
 

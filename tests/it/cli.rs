@@ -608,7 +608,8 @@ fn a_pass_is_planned_without_a_device() -> Result {
     let decode = success(&ferrum(&plan)?)?;
     // The logits: all rows of Q6_K, of 2,048 weights each.
     let head = decode.lines().find(|line| line.contains(" head ") && line.contains("Q6K")).ok_or("no head")?;
-    assert!(head.ends_with("243.43 MiB      311164928"), "{head}");
+    assert!(head.contains("243.4") && head.contains("311164928") && head.ends_with("bandwidth"), "{head}");
+    assert!(decode.contains("Modelled"), "{decode}");
     let prompt = success(&ferrum(&[&plan[..], &["--prefill", "512"]].concat())?)?;
     assert!(prompt.contains("linear/gemm") && !decode.contains("linear/gemm"), "{prompt}");
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan");

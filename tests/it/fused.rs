@@ -92,7 +92,9 @@ fn normed_products_have_the_bits_of_norms_and_products() {
                     two.dispatch(Gemv, variant(RowsPerGroup::Four, Input::Plain), params(), binds).expect("no aliases");
                     let two = run(&device, two, &y).await;
 
-                    for group in groups(split) {
+                    let quarter = [RowsPerGroup::Quarter];
+                    let quarter = &quarter[..usize::from(split == Split::K && ty == WeightType::Q4K)];
+                    for group in groups(split).iter().chain(quarter) {
                         let mut one = Recorder::new();
                         let y = output(&device, rows * n).await;
                         let binds = gemv::Binds { w, x: &x.cast(), norm: Some(&norm.cast()), ids: None, y: &y };

@@ -184,8 +184,9 @@ async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
             assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
             let what = format!("{v:?}, {epilogue:?}, {rows} rows of {n}x{}", products.k);
             if v.split == Split::K {
-                let one = products.rows(rows, By::Gemv(RowsPerGroup::One)).await;
-                assert_eq!(one, one_by_one, "one weight row at a time: {what}");
+                for group in [RowsPerGroup::Quarter, RowsPerGroup::One] {
+                    assert_eq!(products.rows(rows, By::Gemv(group)).await, one_by_one, "{group:?} at a time: {what}");
+                }
             }
             for batch in BatchTile::available(v.split) {
                 assert_eq!(products.rows(rows, By::Batched(*batch)).await, one_by_one, "{batch:?} at once: {what}");
@@ -204,6 +205,25 @@ async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
 #[test]
 fn batches_have_the_bits_of_single_rows() {
     pollster::block_on(async { compare_batches(&gpu().await, 1, 2).await });
+}
+
+#[test]
+fn long_rows_have_the_bits_of_every_group() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        // 136 blocks of 32: more than 32 lanes keep at once.
+        for (ty, cells) in
+            [(WeightType::Q4K, 17), (WeightType::Q6K, 17), (WeightType::Q8_0, 136), (WeightType::F32, 1088)]
+        {
+            let (indexing, split, input) = (Indexing::Dense, Split::K, Input::Plain);
+            let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input };
+            let products = Products::new(&device, (variant, Epilogue::Gate), (2, 5, cells), &mut Rng::new(8)).await;
+            let four = products.rows(2, By::Gemv(RowsPerGroup::Four)).await;
+            for group in [RowsPerGroup::Quarter, RowsPerGroup::One] {
+                assert_eq!(products.rows(2, By::Gemv(group)).await, four, "{ty}, {group:?}");
+            }
+        }
+    });
 }
 
 #[test]

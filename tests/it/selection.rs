@@ -48,7 +48,7 @@ fn pass(kernels: PassKernels, config: &Config) -> String {
     text
 }
 
-/// Rows of weights for each subgroup of eight, of the matrices of a token that differ most.
+/// Rows of weights for each group of eight lanes, of the matrices of a token that differ most.
 fn rows_per_group(kernels: &KernelSelection, config: &Config) -> String {
     let (inner, used) = match config.feed_forward {
         FeedForward::Dense { inner } => (inner, 1),
@@ -56,8 +56,10 @@ fn rows_per_group(kernels: &KernelSelection, config: &Config) -> String {
     };
     let matrices = [
         ("q", config.q_len(), 1),
+        ("v", config.kv_heads * config.head_dim, 1),
         ("o", config.hidden, 1),
         ("gate and up", 2 * inner, used),
+        ("down", config.hidden, used),
         ("head", config.vocab, 1),
     ];
     let of = matrices.map(|(name, n, count)| format!("{name} {:?}", kernels.rows_per_group(n, count)));

@@ -60,7 +60,7 @@ pub struct Variant {
     pub indexing: Indexing,
     /// What the lanes split.
     pub split: Split,
-    /// Weight rows that the lanes of [`Split::K`] share.
+    /// Weight rows of a group of lanes of [`Split::K`].
     pub rows_per_group: RowsPerGroup,
     /// What happens to the activations first.
     pub input: Input,
@@ -79,12 +79,22 @@ impl Kernel for Gemv {
         all
     }
 
+    /// All but 32 lanes a row with a norm, which only tuning selects: the parts are those of other variants.
+    fn covered(caps: &Caps) -> Vec<Variant> {
+        let covered = |v: &Variant| v.rows_per_group != RowsPerGroup::Quarter || v.input == Input::Plain;
+        Self::supported(caps).into_iter().filter(covered).collect()
+    }
+
     fn reduction_order(v: Variant) -> ReductionOrder {
         v.split.reduction_order()
     }
 
     fn source(v: Variant) -> Source {
-        let source = v.split.source(v.ty, wgsl!("linear/gemv.wgsl"), wgsl!("software/gemv.wgsl"));
+        let k = match v.rows_per_group {
+            RowsPerGroup::Quarter => wgsl!("linear/gemv_32_lanes.wgsl"),
+            RowsPerGroup::One | RowsPerGroup::Four => wgsl!("linear/gemv.wgsl"),
+        };
+        let source = v.split.source(v.ty, k, wgsl!("software/gemv.wgsl"));
         let source = v.split.epilogue(source).with(v.indexing.fragment());
         v.input.fill(source, v.split).constant("ROWS_PER_GROUP", v.rows_per_group.rows())
     }
@@ -123,6 +133,10 @@ impl Kernel for Gemv {
         let mut shapes = vec![(5, 40, 2 * block.max(32)), (1, 1, block.max(4)), (2, 33, 2048)];
         if block == 1 {
             shapes.push((2, 5, 36));
+        }
+        if v.rows_per_group == RowsPerGroup::Quarter {
+            // More blocks than are kept at once.
+            shapes.push((1, 4, 17 * 256));
         }
         let shapes = TestShape::with_epilogues(&shapes).into_iter().zip(0..);
         let mut cases: Vec<_> = shapes.filter_map(|(shape, seed)| case(v, shape.name(), shape, None, seed)).collect();

@@ -56,14 +56,14 @@ pub struct Variant {
     pub ty: WeightType,
     /// What the lanes split.
     pub split: Split,
-    /// Weight rows that the lanes of [`Split::K`] share.
+    /// Weight rows of a group of lanes of [`Split::K`]: whole ones.
     pub rows_per_group: RowsPerGroup,
 }
 
 impl Kernel for GemvMoeCombine {
     fn supported(caps: &Caps) -> Vec<Variant> {
         let with = |(split, rows_per_group)| WeightType::ALL.map(|ty| Variant { ty, split, rows_per_group });
-        Split::grouped(caps).flat_map(with).collect()
+        Split::grouped(caps).filter(|(_, group)| *group != RowsPerGroup::Quarter).flat_map(with).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {

@@ -24,7 +24,7 @@ impl Split {
         if caps.software_subgroup_8 { &[Self::K, Self::Rows] } else { &[Self::K] }
     }
 
-    /// Returns the supported splits, each with the group sizes that it has.
+    /// Returns the supported splits, each with the group sizes that a GEMV has.
     pub(super) fn grouped(caps: &Caps) -> impl Iterator<Item = (Self, RowsPerGroup)> {
         let all = Self::available(caps).iter();
         all.flat_map(|split| RowsPerGroup::available(*split).iter().map(|group| (*split, *group)))
@@ -56,11 +56,13 @@ impl Split {
     }
 }
 
-/// Weight rows that the eight lanes of [`Split::K`] share at a time. Fewer make more workgroups; more load activations less
-/// often. The sums are the same.
+/// Weight rows that a group of eight lanes of [`Split::K`] has at a time. Fewer make more workgroups with fewer loads in
+/// series; more load activations less often. The sums have the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RowsPerGroup {
+    /// A quarter: four groups share a row.
+    Quarter,
     /// One.
     One,
     /// Four.
@@ -71,23 +73,39 @@ impl RowsPerGroup {
     /// Returns the choices that a split has. With [`Split::Rows`] the number of rows follows from the format.
     pub(crate) const fn available(split: Split) -> &'static [Self] {
         match split {
-            Split::K => &[Self::Four, Self::One],
+            Split::K => &[Self::Four, Self::One, Self::Quarter],
             Split::Rows => &[Self::Four],
         }
     }
 
-    /// Returns the number of rows.
-    pub(super) const fn rows(self) -> u32 {
+    /// Returns the number of rows that a lane has.
+    pub(crate) const fn rows(self) -> u32 {
         match self {
-            Self::One => 1,
+            Self::Quarter | Self::One => 1,
             Self::Four => 4,
+        }
+    }
+
+    /// Returns the number of lanes that share a row.
+    pub(crate) const fn lanes(self) -> u32 {
+        match self {
+            Self::Quarter => 32,
+            Self::One | Self::Four => 8,
+        }
+    }
+
+    /// Returns it, or a whole row where it is less.
+    pub(crate) const fn at_least_one(self) -> Self {
+        match self {
+            Self::Quarter | Self::One => Self::One,
+            Self::Four => Self::Four,
         }
     }
 
     /// Returns how many weight rows of `ty` a workgroup multiplies by a row of activations.
     pub(crate) fn tile(self, split: Split, ty: WeightType) -> u32 {
         match split {
-            Split::K => 8 * self.rows(),
+            Split::K => 64 / self.lanes() * self.rows(),
             Split::Rows => software::tile(ty),
         }
     }

@@ -17,16 +17,18 @@ struct Known {
 const NO_MATRICES: [bool; 3] = [false; 3];
 
 /// lavapipe is Mesa 22.3.6's. GPUs are as their Vulkan drivers (Mesa 26.2 or the vendor's) and Metal describe them.
-const KNOWN: [Known; 10] = {
+const KNOWN: [Known; 12] = {
     use DeviceClass::{Discrete, Integrated, Software};
     [
         known("lavapipe", Software, true, Some((8, 8)), NO_MATRICES, 128, 32),
         known("SwiftShader", Software, false, Some((4, 4)), NO_MATRICES, 1024, 32),
         known("Apple M1", Integrated, true, Some((32, 32)), [true, true, false], 4095, 32),
+        known("Apple M1 Max", Integrated, true, Some((32, 32)), [true, true, false], 4095, 32),
         known("Apple M3 Max", Integrated, true, Some((32, 32)), [true, true, false], 4095, 32),
         known("RTX 3060", Discrete, true, Some((32, 32)), [false, false, true], 2047, 48),
         known("RTX 4090", Discrete, true, Some((32, 32)), [false, false, true], 2047, 48),
         known("RX 7900 XTX", Discrete, true, Some((32, 64)), [false, false, true], 2047, 64),
+        known("RX 9070 XT", Discrete, true, Some((32, 64)), [false, false, true], 2047, 64),
         // XMX matrices are 8 by 16 by 16.
         known("Arc A770", Discrete, true, Some((8, 32)), NO_MATRICES, 1023, 64),
         known("Adreno 750", Integrated, true, Some((64, 128)), NO_MATRICES, 128, 32),

@@ -93,7 +93,9 @@ pub struct KernelSelection {
     pub expert_batched_from: u32,
     /// From this many rows of a matrix on, or assignments for each expert, [`Split::Rows`] has eight at once rather than four.
     pub batch_tile_8_from: u32,
-    /// From this many workgroups of a token on, a GEMV has four weight rows for each of its subgroups of eight rather than one.
+    /// From this many workgroups of a token on, a GEMV has a weight row for each group of eight lanes rather than for four.
+    pub one_row_from: u32,
+    /// From this many workgroups of a token on, a GEMV has four weight rows for each group of eight lanes rather than one.
     pub four_rows_from: u32,
     /// Models with a smaller hidden size have [`NormPlacement::InGemv`] in decode.
     pub norm_in_gemv_below: u32,
@@ -125,14 +127,17 @@ impl KernelSelection {
         batched_from: 2,
         expert_batched_from: 2,
         batch_tile_8_from: 5,
-        // Qwen3-30B-A3B's matrices have 16 to 384 workgroups of four rows each; a 7900 XTX has 192 SIMDs. One row each takes
-        // 2.5 ms of weights a token there rather than 3.4 (modelled), and loses nothing where there are enough.
-        four_rows_from: 1024,
-        // A dispatch and its barrier cost 1 to 2 µs; the prologue 17 % of a GEMV's instructions with four rows, 59 % with one,
-        // of GEMVs that wait for memory: measured by tuning.
-        norm_in_gemv_below: u32::MAX,
-        // One row each, both take about 10 µs on a 7900 XTX (modelled): a dispatch less against eight experts in series.
-        down_proj: DownProj::Combined,
+        // A GEMV lasts as long as a lane's loads, one after the other, if its bytes take less: 0.4 µs for 8 blocks of a row on
+        // a 7900 XTX and a 4090, 0.7 on an A770 (modelled). The bytes of 2,700 rows of Q4_K take as long on all three.
+        one_row_from: 340,
+        // As many rows of four each take 0.7 to 1.2 µs: 4,500 to 6,100 rows. Twice that for a device's all schedulers.
+        four_rows_from: 384,
+        // The prologue reads the row before the first weight, in 8 dependent loads of 2,048 values: 2 µs in each of a layer's
+        // three to four GEMVs, as long as a dispatch. It adds 17 % to a GEMV's instructions with four rows, 59 % with one.
+        norm_in_gemv_below: 0,
+        // Eight experts in series are 24 dependent loads: 10.7 µs for 7.4 on a 7900 XTX (modelled, one row each), and the sum
+        // also norms the next layer's input.
+        down_proj: DownProj::Separate,
         // A dispatch less, and queries that are never written.
         fused_rope: true,
         // One workgroup for each key head leaves most of a GPU idle.
@@ -146,10 +151,13 @@ impl KernelSelection {
         // Workgroup memory is memory like any other there: prefill by tiles runs at 0.3 to 0.6 of its speed by rows.
         prefill: PrefillMatmul::Gemv,
         // Its threads are busy at once: four rows take 17.4 ms, one 23.8 (SwiftShader, 512 by 256).
+        one_row_from: 0,
         four_rows_from: 0,
         // A dispatch is 10 to 20 µs: prologues take 4.2 ms a token for 4.7 with a hidden size of 256 (lavapipe), but 20.3 for
         // 17.5 with one of 1,024.
         norm_in_gemv_below: 1024,
+        // A dispatch less; nothing waits for loads.
+        down_proj: DownProj::Combined,
         ..Self::GPU
     };
 
@@ -172,13 +180,14 @@ impl KernelSelection {
             DeviceClass::Software => Self::SOFTWARE,
             DeviceClass::Integrated | DeviceClass::Discrete => {
                 let (tile, mma) = Self::gemm(precision, caps.f16, caps.matrices);
-                let four_rows_from = match device.class {
-                    // Four rows have 10.4 vector instructions a weight on an M1, one 17.5: 96 % of its issue rate at full
-                    // bandwidth, so that one row each pays only where an eighth of 8 cores' 16 workgroups is filled.
-                    DeviceClass::Integrated => 128,
-                    _ => Self::GPU.four_rows_from,
+                let (one_row_from, four_rows_from) = match device.class {
+                    // An M1 Max has 0.76 µs for 8 blocks of a row and 1.7 with four rows: 2,100 and 4,750 rows (modelled). wgpu
+                    // does not tell it from an M1, which has a sixth of the bandwidth and loses nothing: 80 % of its issue rate
+                    // at full bandwidth with one row, 64 % with four.
+                    DeviceClass::Integrated => (260, 160),
+                    _ => (Self::GPU.one_row_from, Self::GPU.four_rows_from),
                 };
-                Self { tile, mma, four_rows_from, ..Self::GPU }
+                Self { tile, mma, one_row_from, four_rows_from, ..Self::GPU }
             }
         }
     }
@@ -205,14 +214,16 @@ impl KernelSelection {
         self.prefill == PrefillMatmul::Gemv
     }
 
-    /// Returns the weight rows that a GEMV's subgroups of eight have each, for a matrix of `n` rows of which a token is
-    /// multiplied with `matrices`. It does not depend on the batch.
+    /// Returns the weight rows that a GEMV's groups of eight lanes have each, for a matrix of `n` rows of which a token is
+    /// multiplied with `matrices`. It does not depend on the batch, and does not change the bits of sums.
     pub fn rows_per_group(&self, n: u32, matrices: u32) -> RowsPerGroup {
-        let workgroups = n.div_ceil(32).saturating_mul(matrices);
-        if self.split == Split::Rows || workgroups >= self.four_rows_from {
+        let workgroups = |rows: u32| n.div_ceil(rows).saturating_mul(matrices);
+        if self.split == Split::Rows || workgroups(32) >= self.four_rows_from {
             RowsPerGroup::Four
-        } else {
+        } else if workgroups(8) >= self.one_row_from {
             RowsPerGroup::One
+        } else {
+            RowsPerGroup::Quarter
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Tuning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TuningKey {
+    /// Of [`KernelSelection::one_row_from`].
+    OneRowFrom,
     /// Of [`KernelSelection::four_rows_from`].
     FourRowsFrom,
     /// Of [`KernelSelection::norm_in_gemv_below`].
@@ -51,6 +53,8 @@ pub enum TuningKey {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum TuningChoice {
+    /// [`KernelSelection::one_row_from`].
+    OneRowFrom(u32),
     /// [`KernelSelection::four_rows_from`].
     FourRowsFrom(u32),
     /// Where decode computes norms.
@@ -78,7 +82,7 @@ impl Default for Tuning {
 
 impl Tuning {
     /// The version of the format. Others are ignored.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// Returns a tuning without choices for the model in `gguf` on `device`: the key of a cache.
     ///
@@ -117,7 +121,8 @@ impl Tuning {
 
 impl TuningKey {
     /// All keys, in the order of measurement.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::OneRowFrom,
         Self::FourRowsFrom,
         Self::Gemm(Precision::Exact),
         Self::Gemm(Precision::Fast),
@@ -131,6 +136,7 @@ impl TuningKey {
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::OneRowFrom => "one row per group from",
             Self::FourRowsFrom => "four rows per group from",
             Self::Norm => "norm",
             Self::DownProj => "down projection",
@@ -145,7 +151,7 @@ impl TuningKey {
     /// Returns the passes that a choice is measured by, each with its rows: of at most `prefill_rows` and `sequences`.
     pub(crate) fn passes(self, prefill_rows: u32, sequences: u32) -> Vec<(Phase, u32)> {
         match self {
-            Self::FourRowsFrom | Self::Norm | Self::DownProj => vec![(Phase::Decode, 1)],
+            Self::OneRowFrom | Self::FourRowsFrom | Self::Norm | Self::DownProj => vec![(Phase::Decode, 1)],
             Self::Gemm(_) | Self::TileRows => vec![(Phase::Prefill, prefill_rows)],
             Self::BatchedFrom | Self::ExpertBatchedFrom => {
                 let powers = std::iter::successors(Some(2_u32), |rows| rows.checked_mul(2));
@@ -159,6 +165,7 @@ impl TuningChoice {
     /// Returns its key.
     pub fn key(self) -> TuningKey {
         match self {
+            Self::OneRowFrom(_) => TuningKey::OneRowFrom,
             Self::FourRowsFrom(_) => TuningKey::FourRowsFrom,
             Self::Norm(_) => TuningKey::Norm,
             Self::DownProj(_) => TuningKey::DownProj,
@@ -174,10 +181,11 @@ impl fmt::Display for TuningChoice {
     /// The value, without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FourRowsFrom(u32::MAX) | Self::BatchedFrom(u32::MAX) | Self::ExpertBatchedFrom(u32::MAX) => {
-                f.write_str("never")
-            }
-            Self::FourRowsFrom(from) => write!(f, "{from} workgroups"),
+            Self::OneRowFrom(u32::MAX)
+            | Self::FourRowsFrom(u32::MAX)
+            | Self::BatchedFrom(u32::MAX)
+            | Self::ExpertBatchedFrom(u32::MAX) => f.write_str("never"),
+            Self::OneRowFrom(from) | Self::FourRowsFrom(from) => write!(f, "{from} workgroups"),
             Self::BatchedFrom(from) => write!(f, "{from} rows"),
             Self::ExpertBatchedFrom(from) => write!(f, "{from} assignments an expert"),
             Self::Norm(NormPlacement::InGemv) => f.write_str("in the GEMV"),
@@ -205,6 +213,7 @@ impl KernelSelection {
     #[must_use]
     pub fn with(self, choice: TuningChoice) -> Self {
         match choice {
+            TuningChoice::OneRowFrom(one_row_from) => Self { one_row_from, ..self },
             TuningChoice::FourRowsFrom(four_rows_from) => Self { four_rows_from, ..self },
             TuningChoice::Norm(NormPlacement::InGemv) => Self { norm_in_gemv_below: u32::MAX, ..self },
             TuningChoice::Norm(NormPlacement::Separate) => Self { norm_in_gemv_below: 0, ..self },
@@ -227,6 +236,7 @@ impl KernelSelection {
         use TuningChoice as C;
         let experts = matches!(config.feed_forward, FeedForward::Experts { .. });
         let all = match key {
+            TuningKey::OneRowFrom => [self.one_row_from, 0, 100, 1000].map(C::OneRowFrom).to_vec(),
             TuningKey::FourRowsFrom => [self.four_rows_from, 0, 256, u32::MAX].map(C::FourRowsFrom).to_vec(),
             TuningKey::Norm => {
                 let in_gemv = config.hidden < self.norm_in_gemv_below;
