@@ -24,7 +24,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         let count = min(p.k_blocks - start, KEPT);
         for (var i = lane; i < count; i += ROW_LANES) {
             let block = start + i;
-            block_products[row * KEPT + i] = q_dot(first + block, p.n_blocks, in_block32(input_row, block));
+            block_products[row * KEPT + i] = block_product(first + block, in_block32(input_row, block));
         }
         workgroupBarrier();
         if lane < LANES {

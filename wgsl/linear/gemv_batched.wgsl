@@ -39,7 +39,10 @@ fn half_products(a: array<vec4<f32>, 4>, b: array<vec4<f32>, 4>, column: u32, i:
 // Returns the products of a block of two weight rows with one row of the batch.
 fn products(a: QBlock32, b: QBlock32, first: vec2<f32>, last: vec2<f32>, column: u32, lane: u32) -> vec2<f32> {
     let sum = vec2<f32>(half_sums[column][0][lane], half_sums[column][1][lane]);
-    return vec2<f32>(q_scaled(a, vec2<f32>(first.x, last.x), sum), q_scaled(b, vec2<f32>(first.y, last.y), sum));
+    return vec2<f32>(
+        k_split_rounded(q_scaled(a, vec2<f32>(first.x, last.x), sum)),
+        k_split_rounded(q_scaled(b, vec2<f32>(first.y, last.y), sum)),
+    );
 }
 
 fn reduce_partials(row: u32, column: u32) -> f32 {

@@ -5,6 +5,10 @@ const LANES = 8u;
 
 var<workgroup> partials: array<f32, TILE_N * LANES * BATCH>; // [TILE_N][LANES][BATCH]
 
+fn block_product(block: u32, input: QInput) -> f32 {
+    return k_split_rounded(q_dot(block, p.n_blocks, input));
+}
+
 // Returns a lane's partial sums of a group of weight rows from row `row` on, of the matrix whose first row is `first`.
 // Rows beyond the matrix repeat its last row. The activations of a block are loaded once for the group.
 fn k_split_sums(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
@@ -17,12 +21,12 @@ fn k_split_sums(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
     for (var block = lane; block < p.k_blocks; block += LANES) {
         let input = in_block32(input_row, block);
         if ROWS_PER_GROUP == 1u {
-            sum.x += q_dot(block0 + block, p.n_blocks, input);
+            sum.x += block_product(block0 + block, input);
             continue;
         }
         sum += vec4<f32>(
-            q_dot(block0 + block, p.n_blocks, input), q_dot(block1 + block, p.n_blocks, input),
-            q_dot(block2 + block, p.n_blocks, input), q_dot(block3 + block, p.n_blocks, input),
+            block_product(block0 + block, input), block_product(block1 + block, input),
+            block_product(block2 + block, input), block_product(block3 + block, input),
         );
     }
     return sum;

@@ -79,12 +79,6 @@ impl Kernel for Gemv {
         all
     }
 
-    /// All but 32 lanes a row with a norm, which only tuning selects: the parts are those of other variants.
-    fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| v.rows_per_group != RowsPerGroup::Quarter || v.input == Input::Plain;
-        Self::supported(caps).into_iter().filter(covered).collect()
-    }
-
     fn reduction_order(v: Variant) -> ReductionOrder {
         v.split.reduction_order()
     }

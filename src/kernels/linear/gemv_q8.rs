@@ -72,6 +72,7 @@ impl Kernel for GemvQ8 {
             .with_all(super::quant_as(v.ty, super::Codes::I8))
             .with(wgsl!("input/int8.wgsl"))
             .with(wgsl!("linear/k_split.wgsl"))
+            .with(wgsl!("linear/k_split_rounded.wgsl"))
             .with(wgsl!("linear/reduce_and_store.wgsl"))
             .with(v.indexing.fragment())
     }

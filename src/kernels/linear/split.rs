@@ -41,7 +41,10 @@ impl Split {
     /// Returns the source of a product: the body for this split, with what it needs.
     pub(super) fn source(self, ty: WeightType, k: Fragment, rows: Fragment) -> Source {
         match self {
-            Self::K => matmul::source(k, 64, ty).with(wgsl!("input/per_lane.wgsl")).with(wgsl!("linear/k_split.wgsl")),
+            Self::K => matmul::source(k, 64, ty)
+                .with(wgsl!("input/per_lane.wgsl"))
+                .with(wgsl!("linear/k_split.wgsl"))
+                .with(wgsl!("linear/k_split_rounded.wgsl")),
             Self::Rows => software::source(rows, ty),
         }
     }

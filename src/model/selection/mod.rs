@@ -132,11 +132,13 @@ impl KernelSelection {
         one_row_from: 340,
         // As many rows of four each take 0.7 to 1.2 µs: 4,500 to 6,100 rows. Twice that for a device's all schedulers.
         four_rows_from: 384,
-        // The prologue reads the row before the first weight, in 8 dependent loads of 2,048 values: 2 µs in each of a layer's
-        // three to four GEMVs, as long as a dispatch. It adds 17 % to a GEMV's instructions with four rows, 59 % with one.
-        norm_in_gemv_below: 0,
-        // Eight experts in series are 24 dependent loads: 10.7 µs for 7.4 on a 7900 XTX (modelled, one row each), and the sum
-        // also norms the next layer's input.
+        // The prologue reads the row before the first weight, in 8 dependent loads of 2,048 values, and adds 17 % to a GEMV's
+        // instructions with four rows, 59 % with one: 0 to 2 µs of a GEMV for the 3 to 6 of a dispatch and its kernel. Weights
+        // take 2.10 ms for 2.00 on a 7900 XTX so, the token 3.44 for 3.48; of Llama-3.1-8B 4.90 for 4.81, and 5.40 for 5.51
+        // (modelled).
+        norm_in_gemv_below: u32::MAX,
+        // Eight experts in series are 24 dependent loads: 10.7 µs for 7.0 on a 4090 (modelled). The dispatch of the sum also
+        // norms the next layer's input.
         down_proj: DownProj::Separate,
         // A dispatch less, and queries that are never written.
         fused_rope: true,
