@@ -155,11 +155,9 @@ impl Decoder<'_> {
         routing: &Routing,
     ) -> Result<(), GpuError> {
         let (a, planes) = (self.activations, &part.planes);
-        // A token's experts are multiplied one after the other.
-        let rows_per_group = self.kernels.rows_per_group(matrix.n, 1).at_least_one();
         rec.dispatch(
             gemv_moe_combine::GemvMoeCombine,
-            gemv_moe_combine::Variant { ty: planes.ty(), split: self.kernels.split, rows_per_group },
+            gemv_moe_combine::Variant { ty: planes.ty(), split: self.kernels.split },
             gemv_moe_combine::Params {
                 rows: self.pass.rows,
                 n: matrix.n,

@@ -243,7 +243,10 @@ impl Decoder<'_> {
                 MatmulKind::Gemv => {
                     let norm = input.norm.map(Buffer::cast);
                     let input = if norm.is_some() { linear::Input::Normed } else { linear::Input::Plain };
-                    let rows_per_group = self.kernels.rows_per_group(weight_rows, per_token);
+                    let rows_per_group = match indexing {
+                        Indexing::Dense => self.kernels.rows_per_group(weight_rows, per_token),
+                        Indexing::Expert => self.kernels.rows_per_group(weight_rows, per_token).at_least_one(),
+                    };
                     let variant = gemv::Variant { ty, indexing, split, rows_per_group, input };
                     let params = gemv::Params { matmul: shape, x_offset: 0, ids_offset: 0, eps: self.config.eps };
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };

@@ -2,7 +2,7 @@
 
 use super::{
     Indexing, Input, RowsPerGroup, Split, TileType,
-    matmul::{HostMatmul, Matmul, TestMatmul, TestShape},
+    matmul::{COMMON_FORMATS, HostMatmul, Matmul, TestMatmul, TestShape},
 };
 use crate::{
     gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
@@ -71,12 +71,22 @@ impl Kernel for Gemv {
         let mut all = Vec::new();
         for (split, rows_per_group) in Split::grouped(caps) {
             for ty in WeightType::ALL {
-                for indexing in Indexing::ALL {
+                // A token's experts have rows enough.
+                let indexings =
+                    if rows_per_group == RowsPerGroup::Quarter { &[Indexing::Dense] } else { &Indexing::ALL[..] };
+                for indexing in indexings.iter().copied() {
                     all.extend(Input::ALL.map(|input| Variant { ty, indexing, split, rows_per_group, input }));
                 }
             }
         }
         all
+    }
+
+    /// All but some formats with one matrix and a row a group: models of these formats are small ones, with 32 lanes a row.
+    fn covered(caps: &Caps) -> Vec<Variant> {
+        let one = |v: &Variant| v.indexing == Indexing::Dense && v.rows_per_group == RowsPerGroup::One;
+        let covered = |v: &Variant| !one(v) || v.ty == WeightType::Q5_0 || COMMON_FORMATS.contains(&v.ty);
+        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {

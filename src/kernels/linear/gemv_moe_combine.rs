@@ -54,16 +54,14 @@ kernel! {
 pub struct Variant {
     /// The weights' format.
     pub ty: WeightType,
-    /// What the lanes split.
+    /// What the lanes split. Those of [`Split::K`] have four weight rows a group.
     pub split: Split,
-    /// Weight rows of a group of lanes of [`Split::K`]: whole ones.
-    pub rows_per_group: RowsPerGroup,
 }
 
 impl Kernel for GemvMoeCombine {
     fn supported(caps: &Caps) -> Vec<Variant> {
-        let with = |(split, rows_per_group)| WeightType::ALL.map(|ty| Variant { ty, split, rows_per_group });
-        Split::grouped(caps).filter(|(_, group)| *group != RowsPerGroup::Quarter).flat_map(with).collect()
+        let with = |split: &Split| WeightType::ALL.map(|ty| Variant { ty, split: *split });
+        Split::available(caps).iter().flat_map(with).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {
@@ -76,11 +74,11 @@ impl Kernel for GemvMoeCombine {
             .source(v.ty, k, rows)
             .with(wgsl!("linear/add_output.wgsl"))
             .with(wgsl!("input/plain.wgsl"))
-            .constant("ROWS_PER_GROUP", v.rows_per_group.rows())
+            .constant("ROWS_PER_GROUP", RowsPerGroup::Four.rows())
     }
 
     fn grid(v: Variant, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(v.rows_per_group.tile(v.split, v.ty)), y: p.rows }
+        Grid { x: p.n.div_ceil(RowsPerGroup::Four.tile(v.split, v.ty)), y: p.rows }
     }
 
     fn cost(_: Variant, p: &Params) -> u64 {

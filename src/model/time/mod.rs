@@ -114,11 +114,10 @@ impl Gpu {
             return Work { instructions, rounds: turns + prologue, waves: code.waves[group], ..work };
         }
         if let Some((v, p)) = typed::<gemv_moe_combine::GemvMoeCombine>(op) {
-            let group = usize::from(v.rows_per_group != RowsPerGroup::Four);
             let turns = f64::from(p.k_blocks.div_ceil(8)) * f64::from(p.top_k);
-            let of_turn = 32.0 * f64::from(v.rows_per_group.rows()) * code.gemv(v.ty)[group];
-            // Partial sums of eight experts take half of the workgroup memory of a compute unit for 8 KiB each.
-            let waves = if v.rows_per_group == RowsPerGroup::Four { 4.0 } else { code.waves[group] };
+            let of_turn = 32.0 * 4.0 * code.gemv(v.ty)[0];
+            // Partial sums of eight experts are 8 KiB of workgroup memory.
+            let waves = 4.0;
             return Work { instructions: turns * of_turn + 100.0, rounds: turns, waves, ..work };
         }
         if let Some((_, p)) = typed::<gemv_q8::GemvQ8>(op) {
