@@ -102,11 +102,9 @@ impl Kernel for GemvBatched {
 
     fn source(v: Variant) -> Source {
         let source = match v.split {
-            Split::K => {
-                matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty)
-                    .with(wgsl!("linear/k_split_rounded.wgsl"))
-                    .constant("ROWS_FIRST", rows_first(v))
-            }
+            Split::K => matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty)
+                .with(wgsl!("linear/k_split_rounded.wgsl"))
+                .constant("ROWS_FIRST", rows_first(v)),
             Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty),
         };
         let source = v.split.epilogue(source);
