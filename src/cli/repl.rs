@@ -11,6 +11,7 @@ use super::output::note;
 use super::prompt::without_newline;
 
 const HELP: &str = "\
+\"\"\"            start or end a message of several lines
 /clear         clear the conversation, but keep the system message
 /system TEXT   set the system message; without TEXT remove it
 /help          show this help
@@ -19,9 +20,16 @@ const HELP: &str = "\
 /// Reads lines from the terminal and replies to each, until the user quits.
 pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: Vec<Message>) -> Result<Code, Failure> {
     note(format_args!("/help lists the commands"));
-    while let Some(line) = next_line()? {
-        let line = line.trim();
-        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    while let Some(line) = next_line("> ")? {
+        let block = match line.trim_start().strip_prefix(FENCE) {
+            Some(first) => Some(block(first)?),
+            None => None,
+        };
+        let line = block.as_deref().unwrap_or(line.trim());
+        let (command, rest) = match block {
+            Some(_) => ("\"\"\"", ""),
+            None => line.split_once(char::is_whitespace).unwrap_or((line, "")),
+        };
         match command {
             "" => {}
             "/exit" => break,
@@ -54,10 +62,32 @@ pub async fn repl(chat: &Chat, generator: &mut Generator<'_>, mut conversation: 
     Ok(Code::Success)
 }
 
+/// Starts and ends a message of several lines.
+const FENCE: &str = "\"\"\"";
+
+/// Reads a message of several lines up to the next fence. `first` is what follows the first fence on its line.
+fn block(first: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut line = Some(first.to_owned());
+    while let Some(current) = line {
+        if let Some((last, _)) = current.split_once(FENCE) {
+            text.push_str(last);
+            break;
+        }
+        // The fence's own line may be empty.
+        if !(text.is_empty() && current.is_empty()) {
+            text.push_str(&current);
+            text.push('\n');
+        }
+        line = next_line("... ")?;
+    }
+    Ok(without_newline(text))
+}
+
 /// Reads a line from standard input; `None` at its end.
-fn next_line() -> Result<Option<String>, Failure> {
+fn next_line(prompt: &str) -> Result<Option<String>, Failure> {
     let mut err = io::stderr();
-    let _ = write!(err, "> ").and_then(|()| err.flush());
+    let _ = write!(err, "{prompt}").and_then(|()| err.flush());
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_until(b'\n', &mut bytes);
     match read.map_err(|error| Failure::Error(Code::Runtime, format!("cannot read standard input: {error}")))? {

@@ -151,7 +151,7 @@ fn refusals_are_typed() {
         assert!(matches!(ChatTemplate::new(source, "", ""), Err(TextError::TemplateSyntax(_))), "{source}");
     }
     for source in
-        ["{{ missing.attribute }}", "{{ nothing() }}", "{% include 'file' %}", "{{ 'a'.nothing() }}", "{{ 1 // 0 }}"]
+        ["{{ missing.attribute }}", "{% for x in tools %}{% endfor %}", "{{ [1] | map('string') | tojson(indent=2) }}", "{{ nothing() }}", "{% include 'file' %}", "{{ 'a'.nothing() }}", "{{ 1 // 0 }}"]
     {
         let error = hi(source).unwrap_err();
         assert!(

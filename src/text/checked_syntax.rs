@@ -16,6 +16,13 @@ pub(super) const OPERAND: &str = "checked";
 /// The filter for values that become elements of another value.
 pub(super) const ELEMENT: &str = "checked_element";
 
+/// The filter for values that a loop goes through.
+pub(super) const ITERATED: &str = "iterated";
+/// The filter that refuses to write an iterator as JSON, as Python does.
+pub(super) const ITERATOR_TO_JSON: &str = "iterator_tojson";
+
+/// Filters whose result is an iterator in Jinja2.
+const ITERATORS: [&str; 6] = ["map", "select", "reject", "selectattr", "rejectattr", "unique"];
 /// Filters that do not traverse their input.
 const SHALLOW: [&str; 7] = ["length", "count", "default", "d", "first", "last", "list"];
 /// Functions whose result contains their arguments.
@@ -31,7 +38,7 @@ pub(super) fn stmt<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
         Stmt::ForLoop(s) => {
             let for_loop = ForLoop {
                 target: target(&s.target),
-                iter: expr(&s.iter),
+                iter: filtered(expr(&s.iter), ITERATED, &s.iter),
                 filter_expr: s.filter_expr.as_ref().map(expr),
                 recursive: s.recursive,
                 body: body(&s.body),
@@ -124,7 +131,12 @@ fn checked<'a>(e: &Expr<'a>, filter: &'static str) -> Expr<'a> {
     if is_scalar(e) {
         return expr(e);
     }
-    Expr::Filter(Spanned::new(Filter { name: filter, expr: Some(expr(e)), args: Vec::new() }, e.span()))
+    filtered(expr(e), filter, e)
+}
+
+/// Returns an expression passed through a filter, at the place of `source`.
+fn filtered<'a>(value: Expr<'a>, filter: &'static str, source: &Expr<'a>) -> Expr<'a> {
+    Expr::Filter(Spanned::new(Filter { name: filter, expr: Some(value), args: Vec::new() }, source.span()))
 }
 
 fn operand<'a>(e: &Expr<'a>) -> Expr<'a> {
@@ -195,7 +207,9 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
         }
         Expr::Filter(e) => {
             let given = |given| if SHALLOW.contains(&e.name) { expr(given) } else { operand(given) };
-            let filter = Filter { name: e.name, expr: e.expr.as_ref().map(given), args: arguments(&e.args, OPERAND) };
+            let of_iterator = matches!(&e.expr, Some(Expr::Filter(inner)) if ITERATORS.contains(&inner.name));
+            let name = if e.name == "tojson" && of_iterator { ITERATOR_TO_JSON } else { e.name };
+            let filter = Filter { name, expr: e.expr.as_ref().map(given), args: arguments(&e.args, OPERAND) };
             Expr::Filter(Spanned::new(filter, e.span()))
         }
         Expr::Test(e) => {

@@ -105,7 +105,7 @@ impl Scheme {
 const SCHEMES: &[Scheme] = &[
     Scheme::new(&["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"], &[QWEN2]).nfc(),
     Scheme::new(&["hunyuan", "solar-open", "kormo", "f2llmv2", "grok-2"], &[QWEN2]),
-    Scheme::new(&["qwen35"], &[QWEN35]).nfc(),
+    Scheme::new(&["qwen35"], &[QWEN35]),
     Scheme::new(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"], &[LLAMA3])
         .ignore_merges()
         .add_bos(),

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use minijinja::machinery::{CodeGenerator, Instructions, eval, make_string_output, parse};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{ObjectRepr, Value, ValueKind};
+use minijinja::value::{Kwargs, ObjectRepr, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter};
 
-use super::checked_syntax::{self, ELEMENT, OPERAND};
+use super::checked_syntax::{self, ELEMENT, ITERATED, ITERATOR_TO_JSON, OPERAND};
 use super::date::strftime;
 use super::error::TextError;
 use super::to_json;
@@ -133,6 +133,13 @@ impl Run<'_> {
         });
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json::filter);
+        environment.add_filter(ITERATED, |value: Value| match value.is_none() {
+            true => Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")),
+            false => Ok(value),
+        });
+        environment.add_filter(ITERATOR_TO_JSON, |_: Value, _: Kwargs| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "an iterator has no JSON form; use `list` first"))
+        });
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception was called").with_source(Raised(message)))
         });
