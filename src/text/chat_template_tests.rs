@@ -150,9 +150,15 @@ fn refusals_are_typed() {
     for source in ["{% if %}", "{{ 'a }}", "{% endfor %}", "{{ ( }}", "{% for x in y %}"] {
         assert!(matches!(ChatTemplate::new(source, "", ""), Err(TextError::TemplateSyntax(_))), "{source}");
     }
-    for source in
-        ["{{ missing.attribute }}", "{% for x in tools %}{% endfor %}", "{{ [1] | map('string') | tojson(indent=2) }}", "{{ nothing() }}", "{% include 'file' %}", "{{ 'a'.nothing() }}", "{{ 1 // 0 }}"]
-    {
+    for source in [
+        "{{ missing.attribute }}",
+        "{% for x in tools %}{% endfor %}",
+        "{{ [1] | map('string') | tojson(indent=2) }}",
+        "{{ nothing() }}",
+        "{% include 'file' %}",
+        "{{ 'a'.nothing() }}",
+        "{{ 1 // 0 }}",
+    ] {
         let error = hi(source).unwrap_err();
         assert!(
             matches!(error, TextError::TemplateFailed(_)) && !error.to_string().contains('\n'),
