@@ -311,7 +311,7 @@ impl Bench {
                 bytes: 4.0 * words as f64 + 8.0 * f64::from(rows * q_len),
                 flops: 4.0 * f64::from(rows) * f64::from(q_len) * f64::from(depth),
             };
-            let binds = attention::Binds { q, kv, positions, table, y };
+            let binds = attention::Binds { q, kv, positions, table, sinks: None, y };
             self.time(attention::Attention, v, &shape, work, attention::Params { tile, index }, binds).await?;
             let binds = attention_split_kv::Binds { q, kv, positions, table, partials };
             let params = attention_split_kv::Params { tile, index, chunks };

@@ -211,7 +211,7 @@ impl Decoder<'_> {
 
     fn attention_variant(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, kv, reduction: self.kernels.reduction }
+        attention::Variant { head_dim, kv, reduction: self.kernels.reduction, sinks: false }
     }
 
     fn rope_variant(&self, layer: LayerOf<'_>) -> RopeVariant {
@@ -348,13 +348,14 @@ impl Decoder<'_> {
         let a = self.activations;
         rec.dispatch(
             attention::Attention,
-            self.attention_variant(),
+            attention::Variant { sinks: layer.weights.sinks.is_some(), ..self.attention_variant() },
             attention::Params { tile: self.tile(layer.own), index: self.kv_index() },
             attention::Binds {
                 q: &a.q.cast(),
                 kv: &layer.kv.cast(),
                 positions: &a.positions,
                 table: &self.kv.table,
+                sinks: layer.weights.sinks.as_ref(),
                 y: &a.attended.cast(),
             },
         )
@@ -380,7 +381,7 @@ impl Decoder<'_> {
         let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
             attention_reduce::AttentionReduce,
-            (),
+            attention_reduce::Variant { sinks: layer.weights.sinks.is_some() },
             attention_reduce::Params {
                 rows: pass.rows,
                 heads: c.heads,
@@ -389,7 +390,12 @@ impl Decoder<'_> {
                 capacity: self.kv.shape.context,
                 window: layer.own.window,
             },
-            attention_reduce::Binds { partials: &a.partials.cast(), positions: &a.positions, y: &a.attended.cast() },
+            attention_reduce::Binds {
+                partials: &a.partials.cast(),
+                positions: &a.positions,
+                sinks: layer.weights.sinks.as_ref(),
+                y: &a.attended.cast(),
+            },
         )
     }
 }

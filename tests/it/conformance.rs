@@ -94,9 +94,10 @@ fn the_suite_is_small_and_covers_all_formats() {
 }
 
 /// Faulty kernels: a kernel, a text of its WGSL, the replacement, and where the suite must find the error.
-const MUTATIONS: [(&str, &str, &str, &str); 43] = [
+const MUTATIONS: [(&str, &str, &str, &str); 44] = [
     ("elementwise/gated_activation", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("moe/add_expert_bias", "min(ids[tile.y], p.experts - 1u)", "min(ids[tile.y] + 1u, p.experts - 1u)", "y["),
+    ("attn/attention_reduce", "const SINK_WEIGHT = 1.0", "const SINK_WEIGHT = 0.0", "y["),
     ("moe/gated_add", "+= gate *", "+= 1.001 * gate *", "residual["),
     ("attn/query_temperature", "log(1.0 + f32(periods))", "log(f32(periods))", "q["),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),

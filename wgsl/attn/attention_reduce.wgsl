@@ -6,8 +6,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let query = tile.y * p.heads + tile.x;
     let head_vec4s = p.head_dim / 4u;
     for (var i = invocation + zero; i < head_vec4s; i += WG) {
-        var row_max = LOWEST;
-        var exp_sum = 0.0;
+        var row_max = sink_logit(tile.x);
+        var exp_sum = SINK_WEIGHT;
         var values = vec4<f32>(0.0);
         for (var chunk = keys.x / CHUNK; chunk * CHUNK < keys.y; chunk += 1u) {
             let partial = (query * p.chunks + chunk) * (head_vec4s + 1u);

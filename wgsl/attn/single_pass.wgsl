@@ -12,7 +12,7 @@ var<private> single_first: bool;
 var<private> single_last: bool;
 
 fn attn_have_max(half: u32, chunk_max: vec4<f32>) {
-    let old_max = select(single_max[half], vec4<f32>(LOWEST), single_first);
+    let old_max = select(single_max[half], sink_logits(attn_head[half]), single_first);
     let new_max = max(old_max, chunk_max);
     single_max[half] = new_max;
     single_rescale[half] = softmax_rescale(old_max, new_max);
@@ -20,7 +20,7 @@ fn attn_have_max(half: u32, chunk_max: vec4<f32>) {
 }
 
 fn attn_have_sum(half: u32, chunk_sum: vec4<f32>) {
-    let old_sum = select(single_sum[half], vec4<f32>(0.0), single_first);
+    let old_sum = select(single_sum[half], vec4<f32>(SINK_WEIGHT), single_first);
     single_sum[half] = old_sum * single_rescale[half] + chunk_sum * single_chunk_rescale[half];
 }
 

@@ -18,9 +18,10 @@ kernel! {
     /// Causal grouped-query attention in a single pass of FlashAttention-2 (Dao 2023, arXiv:2307.08691) with online
     /// softmax (Milakov and Gimelshein 2018, arXiv:1805.02867):
     /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / q_per_kv, j] · scale) · V[h / q_per_kv, j]`, over the positions `j` up to
-    /// the row's in its sequence, or the last `window` of them.
+    /// the row's in its sequence, or the last `window` of them. With sinks, `exp(sinks[h])` is added to the softmax's
+    /// denominator (Xiao et al. 2023, arXiv:2309.17453).
     ///
-    /// Shapes: `q` and `y` `[rows, heads, HD]` f32; `positions`, `table` and `kv` as in [`KvIndex`]. Bound:
+    /// Shapes: `q` and `y` `[rows, heads, HD]` f32; `sinks` `[heads]`; `positions`, `table` and `kv` as in [`KvIndex`]. Bound:
     /// `(2e-5 + 2⁻²² · max_j Σ|q·k|·scale) · Σ p|v|`. Measured worst on lavapipe: 0.08 of it.
     pub struct Attention("attn/attention") for Variant;
     params {
@@ -38,12 +39,14 @@ kernel! {
         positions: read [u32],
         /// The block table.
         table: read [u32],
+        /// The logits of sinks.
+        sinks: read [f32] if |v| v.sinks,
         /// The attended values.
         y: write [[f32; 4]],
     }
 }
 
-/// Head size, format of the cache, reduction.
+/// Head size, format of the cache, reduction, sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Elements of a head: a multiple of four, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
@@ -52,15 +55,18 @@ pub struct Variant {
     pub kv: KvType,
     /// How invocations exchange queries, weights and sums.
     pub reduction: Reduction,
+    /// A logit of each query head takes part in its softmax and adds no value. Only [`Attention`] has them; split-KV
+    /// attention leaves them to its reduction.
+    pub sinks: bool,
 }
 
 impl Kernel for Attention {
     fn supported(caps: &Caps) -> Vec<Variant> {
-        sample::attentions(caps)
+        sample::with_sinks(caps)
     }
 
     fn covered(caps: &Caps) -> Vec<Variant> {
-        sample::attentions(caps).into_iter().filter(|v| sample::runs_attention(caps, *v)).collect()
+        sample::with_sinks(caps).into_iter().filter(|v| sample::runs_attention(caps, *v)).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {
@@ -86,7 +92,14 @@ impl Kernel for Attention {
         let (q, y) = (host.q.as_flattened(), host.y.as_flattened_mut());
         for (i, y) in y.chunks_exact_mut(hd).take(p.tile.rows as usize * heads).enumerate() {
             let kv_head = (i % heads) as u32 / p.tile.q_per_kv;
-            reader.attend_by_chunks(i / heads, kv_head, &q[i * hd..][..hd], p.tile.window, y);
+            reader.attend_by_chunks(
+                i / heads,
+                kv_head,
+                &q[i * hd..][..hd],
+                p.tile.window,
+                host.sinks.get(i % heads).copied(),
+                y,
+            );
         }
     }
 
@@ -95,7 +108,7 @@ impl Kernel for Attention {
         let mut y = Expect::unchanged(before.y.as_flattened());
         let heads = (p.tile.rows * p.tile.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&attend(v, &p.tile, &reader, before.q.as_flattened(), i, u32::MAX));
+            y.copy_from_slice(&attend(v, &p.tile, &reader, before.q.as_flattened(), before.sinks, i, u32::MAX));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
@@ -112,12 +125,21 @@ fn reader<'a>(v: Variant, p: &Params, positions: &'a [u32], table: &'a [u32], kv
 }
 
 /// Returns head `i` of the output, each element with its bound. No context is longer than `limit`.
-fn attend(v: Variant, tile: &AttnTile, reader: &KvReader<'_>, q: &[f32], i: usize, limit: u32) -> Vec<(f64, f64)> {
+fn attend(
+    v: Variant,
+    tile: &AttnTile,
+    reader: &KvReader<'_>,
+    q: &[f32],
+    sinks: &[f32],
+    i: usize,
+    limit: u32,
+) -> Vec<(f64, f64)> {
     let (hd, heads) = (v.head_dim as usize, tile.heads as usize);
     let context = (reader.index.position(&reader.tables, i / heads) + 1).min(limit);
     let kv_head = (i % heads) as u32 / tile.q_per_kv;
     let keys = visible_keys(context, tile.window);
-    reader.attend(i / heads, kv_head, &q[i * hd..][..hd], keys).normalised().collect()
+    let sums = reader.attend(i / heads, kv_head, &q[i * hd..][..hd], keys);
+    sums.normalised(sinks.get(i % heads).copied()).collect()
 }
 
 /// Inputs of attention over a cache.
@@ -130,6 +152,8 @@ pub(super) struct Trial {
     pub(super) kv: Vec<[u32; 4]>,
     pub(super) positions: Vec<u32>,
     pub(super) table: Vec<u32>,
+    /// Each query head's, or empty.
+    pub(super) sinks: Vec<f32>,
 }
 
 impl Trial {
@@ -191,7 +215,13 @@ impl Trial {
         let mut q = random(&mut rng, rows * heads * v.head_dim);
         q.iter_mut().for_each(|q| *q *= size);
         let q = bytemuck::cast_slice(&q).to_vec();
-        let mut trial = Self { name, tile, index, q, kv: Vec::new(), positions, table };
+        // Far below and above scores, and among them.
+        let sinks = if v.sinks {
+            (0..heads).map(|head| [0.5, -20.0, 3.0, 20.0][head as usize % 4]).collect()
+        } else {
+            Vec::new()
+        };
+        let mut trial = Self { name, tile, index, q, kv: Vec::new(), positions, table, sinks };
         trial.fill(v);
         trial
     }
@@ -214,18 +244,18 @@ impl Trial {
         let params = Params { tile: self.tile, index: self.index };
         let reader = reader(v, &params, &self.positions, &self.table, &self.kv);
         let heads = (self.tile.rows * self.tile.heads) as usize;
-        (0..heads).flat_map(|i| attend(v, &self.tile, &reader, self.q.as_flattened(), i, limit)).collect()
+        (0..heads).flat_map(|i| attend(v, &self.tile, &reader, self.q.as_flattened(), &self.sinks, i, limit)).collect()
     }
 }
 
 fn case(v: Variant, trial: Trial) -> Case<Attention> {
     let expected = trial.attended(v, u32::MAX);
     let y = vec![[f32::NAN; 4]; expected.len() / 4];
-    let Trial { name, tile, index, q, kv, positions, table } = trial;
+    let Trial { name, tile, index, q, kv, positions, table, sinks } = trial;
     Case {
         name: name.to_owned(),
         params: Params { tile, index },
-        data: Data { q, kv, positions, table, y },
+        data: Data { q, kv, positions, table, sinks, y },
         expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
     }
 }

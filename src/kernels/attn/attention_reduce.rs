@@ -7,6 +7,7 @@ use super::{
     kv_index::position_of,
     partial_words,
     reference::{combine, combined, keys_of_chunk},
+    tile::sinks_fragment,
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
@@ -20,11 +21,11 @@ kernel! {
     /// [`AttentionSplitKv`](super::attention_split_kv::AttentionSplitKv) wrote them.
     ///
     /// Shapes: `partials` `[rows, heads, chunks, HD + 4]`: the weighted values, the row maximum `m`, the sum of
-    /// exponentials, two of padding; `positions` `[rows, 2]` with each row's position and sequence (positions are
+    /// exponentials, two of padding; `sinks` `[heads]`; `positions` `[rows, 2]` with each row's position and sequence (positions are
     /// clamped to the capacity and to the chunks); `y` `[rows, heads, HD]` f32. Bound:
     /// `2e-5 · Σ_c e_c · |values_c| / Σ_c e_c · exp_sum_c`. The cases have attention's bound, which includes the scores'. Measured worst on lavapipe:
     /// 0.005 of it.
-    pub struct AttentionReduce("attn/attention_reduce") for ();
+    pub struct AttentionReduce("attn/attention_reduce") for Variant;
     params {
         /// Tokens.
         rows: u32,
@@ -44,51 +45,65 @@ kernel! {
         partials: read [[f32; 4]],
         /// Each row's position and sequence.
         positions: read [u32],
+        /// The logits of sinks.
+        sinks: read [f32] if |v| v.sinks,
         /// The attended values.
         y: write [[f32; 4]],
     }
+}
+
+/// Whether a logit of each query head takes part in its softmax and adds no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// There is one.
+    pub sinks: bool,
 }
 
 /// Invocations of a workgroup: one for each four elements of a head of 128.
 const WG: u32 = 32;
 
 impl Kernel for AttentionReduce {
-    fn supported(_: &Caps) -> Vec<()> {
-        vec![()]
+    fn supported(_: &Caps) -> Vec<Variant> {
+        [false, true].map(|sinks| Variant { sinks }).to_vec()
     }
 
-    fn source((): ()) -> Source {
+    fn source(v: Variant) -> Source {
         Source::new(wgsl!("attn/attention_reduce.wgsl"), WG)
             .with(wgsl!("kv/position.wgsl"))
             .with(wgsl!("kv/visible.wgsl"))
             .with(wgsl!("attn/softmax.wgsl"))
+            .with(sinks_fragment(v.sinks))
             .constant("CHUNK", CHUNK)
     }
 
-    fn grid((): (), p: &Params) -> Grid {
+    fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.heads, y: p.rows }
     }
 
-    fn cpu((): (), p: &Params, host: Host<'_>) {
+    fn cpu(_: Variant, p: &Params, host: Host<'_>) {
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in host.y.as_flattened_mut().chunks_exact_mut(p.head_dim as usize).take(heads).enumerate() {
-            combine(&seen(p, host.partials.as_flattened(), host.positions, i), y);
+            let sink = host.sinks.get(i % p.heads as usize).copied();
+            combine(&seen(p, host.partials.as_flattened(), host.positions, i), sink, y);
         }
     }
 
-    fn reference((): (), p: &Params, before: Host<'_>) -> Option<Expected> {
+    fn reference(_: Variant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let mut y = Expect::unchanged(before.y.as_flattened());
         let heads = (p.rows * p.heads) as usize;
         for (i, y) in y.chunks_exact_mut(p.head_dim as usize).take(heads).enumerate() {
-            y.copy_from_slice(&combined(&seen(p, before.partials.as_flattened(), before.positions, i), y.len()));
+            let sink = before.sinks.get(i % p.heads as usize).copied();
+            let partials = seen(p, before.partials.as_flattened(), before.positions, i);
+            y.copy_from_slice(&combined(&partials, sink, y.len()));
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
 
-    fn cases((): ()) -> Vec<Case<Self>> {
+    fn cases(of: Variant) -> Vec<Case<Self>> {
         // The partial sums of real attention, so that the expected output is attention itself.
         let of = |head_dim| {
-            let v = attention::Variant { head_dim, kv: KvType::F32, reduction: Reduction::SharedMemory };
+            let (kv, reduction) = (KvType::F32, Reduction::SharedMemory);
+            let v = attention::Variant { head_dim, kv, reduction, sinks: of.sinks };
             trials(v).into_iter().map(move |(trial, chunks)| case(v, trial, chunks))
         };
         [20, 64, 80, 128, 256].into_iter().flat_map(of).collect()
@@ -105,6 +120,7 @@ fn seen<'a>(p: &Params, partials: &'a [f32], positions: &[u32], i: usize) -> Vec
 
 fn case(v: attention::Variant, trial: Trial, chunks: u32) -> Case<AttentionReduce> {
     let (name, positions, expected) = (trial.name, trial.positions.clone(), trial.attended(v, chunks * CHUNK));
+    let sinks = trial.sinks.clone();
     let split = attention_split_kv::case(v, trial, chunks);
     let attention_split_kv::Params { tile, index, .. } = split.params;
     let partials = split.expected.partials.map(|partials| partials.words()).unwrap_or_default();
@@ -121,6 +137,7 @@ fn case(v: attention::Variant, trial: Trial, chunks: u32) -> Case<AttentionReduc
         data: Data {
             partials: bytemuck::cast_slice(&partials).to_vec(),
             positions,
+            sinks,
             y: vec![[f32::NAN; 4]; expected.len() / 4],
         },
         expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },

@@ -126,13 +126,21 @@ impl KvReader<'_> {
 
     /// Attends chunk by chunk, each chunk's sums rounded to f32 as the split-KV kernels store them, and combines them
     /// into `y`.
-    pub(super) fn attend_by_chunks(&self, row: usize, kv_head: u32, q: &[f32], window: u32, y: &mut [f32]) {
+    pub(super) fn attend_by_chunks(
+        &self,
+        row: usize,
+        kv_head: u32,
+        q: &[f32],
+        window: u32,
+        sink: Option<f32>,
+        y: &mut [f32],
+    ) {
         let context = self.index.position(&self.tables, row) + 1;
         let chunks = (0..context.div_ceil(CHUNK)).map(|chunk| keys_of_chunk(chunk, context, window));
         let partials: Vec<_> = (chunks.filter(|positions| !positions.is_empty()))
             .map(|positions| self.attend(row, kv_head, q, positions).rounded())
             .collect();
-        combine(&partials.iter().map(Vec::as_slice).collect::<Vec<_>>(), y);
+        combine(&partials.iter().map(Vec::as_slice).collect::<Vec<_>>(), sink, y);
     }
 }
 
@@ -142,15 +150,16 @@ impl SoftmaxSums {
         2e-5 + self.score_terms / f64::from(1 << 22)
     }
 
-    /// Returns the attended values, each with its bound.
-    pub(super) fn normalised(&self) -> impl Iterator<Item = (f64, f64)> {
+    /// Returns the attended values, each with its bound. The sink is a logit that takes part in the softmax.
+    pub(super) fn normalised(&self, sink: Option<f32>) -> impl Iterator<Item = (f64, f64)> {
         let bound = self.relative_bound();
         let (_, of_exp_sum, of_values) = &self.input_errors;
+        let denominator = self.exp_sum + sink.map_or(0.0, |sink| (f64::from(sink) - self.row_max).exp());
         self.values.iter().zip(of_values).map(move |((sum, size), of_value)| {
-            let mean = sum / self.exp_sum;
+            let mean = sum / denominator;
             // The sum of exponentials may be too small as well as too large.
-            let error = (of_value + mean.abs() * of_exp_sum) / (self.exp_sum - of_exp_sum).max(self.exp_sum / 8.0);
-            (mean, bound * size / self.exp_sum + error)
+            let error = (of_value + mean.abs() * of_exp_sum) / (denominator - of_exp_sum).max(denominator / 8.0);
+            (mean, bound * size / denominator + error)
         })
     }
 
@@ -170,18 +179,19 @@ impl SoftmaxSums {
 }
 
 /// Combines the partial sums of a query's chunks into `y`.
-pub(super) fn combine(partials: &[&[f32]], y: &mut [f32]) {
-    let values = combined(partials, y.len());
+pub(super) fn combine(partials: &[&[f32]], sink: Option<f32>, y: &mut [f32]) {
+    let values = combined(partials, sink, y.len());
     y.iter_mut().zip(values).for_each(|(y, (exact, _))| *y = exact as f32);
 }
 
 /// Returns the attended values of a head of `hd` elements from the partial sums of its chunks, each with its bound.
-pub(super) fn combined(partials: &[&[f32]], hd: usize) -> Vec<(f64, f64)> {
-    let row_max = partials.iter().map(|partial| f64::from(partial[hd])).fold(f64::NEG_INFINITY, f64::max);
+pub(super) fn combined(partials: &[&[f32]], sink: Option<f32>, hd: usize) -> Vec<(f64, f64)> {
+    let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
+    let row_max = partials.iter().map(|partial| f64::from(partial[hd])).fold(sink, f64::max);
     let terms = |element: usize| {
         partials.iter().map(move |partial| (f64::from(partial[hd]) - row_max).exp() * f64::from(partial[element]))
     };
-    let exp_sum: f64 = terms(hd + 1).sum();
+    let exp_sum = terms(hd + 1).sum::<f64>() + (sink - row_max).exp();
     let value =
         |element| (terms(element).sum::<f64>() / exp_sum, 2e-5 * terms(element).map(f64::abs).sum::<f64>() / exp_sum);
     (0..hd).map(value).collect()

@@ -82,7 +82,7 @@ impl Kernel for RopeAttention {
         let outputs = host.y.as_flattened_mut().chunks_exact_mut(v.attention.head_dim as usize);
         for (i, y) in outputs.take((rows * heads) as usize).enumerate() {
             let (row, kv_head) = (i / heads as usize, i as u32 % heads / q_per_kv);
-            reader.attend_by_chunks(row, kv_head, rotated.query(i).0, window, y);
+            reader.attend_by_chunks(row, kv_head, rotated.query(i).0, window, None, y);
         }
         host.kv.as_flattened_mut().copy_from_slice(&rotated.words);
     }
@@ -99,7 +99,7 @@ impl Kernel for RopeAttention {
             let (q, errors) = rotated.query(i);
             let keys = visible_keys(index.position(&tables, row) + 1, window);
             let sums = reader.attend_inexact(row, kv_head, q, keys, Some(errors));
-            y.copy_from_slice(&sums.normalised().collect::<Vec<_>>());
+            y.copy_from_slice(&sums.normalised(None).collect::<Vec<_>>());
         }
         Some(Expected { y: Some(Expect::Near(y)), kv: Some(rotated.expected()), ..Default::default() })
     }

@@ -16,10 +16,26 @@ pub(super) fn attentions(caps: &Caps) -> Vec<attention::Variant> {
     let mut all = Vec::new();
     for kv in KvType::available(caps) {
         for reduction in Reduction::available(caps) {
-            all.extend(HEAD_DIMS.map(|head_dim| attention::Variant { head_dim, kv, reduction: *reduction }));
+            all.extend(HEAD_DIMS.map(|head_dim| attention::Variant {
+                head_dim,
+                kv,
+                reduction: *reduction,
+                sinks: false,
+            }));
         }
     }
     all
+}
+
+/// Returns every variant of single-pass attention: with sinks too, which gpt-oss has with heads of 64.
+pub(super) fn with_sinks(caps: &Caps) -> Vec<attention::Variant> {
+    let plain = attentions(caps);
+    let sinks: Vec<_> = plain
+        .iter()
+        .filter(|v| matches!(v.head_dim, 64 | 128))
+        .map(|v| attention::Variant { sinks: true, ..*v })
+        .collect();
+    plain.into_iter().chain(sinks).collect()
 }
 
 /// Returns every variant of attention from projections.
@@ -32,12 +48,13 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 }
 
 /// Returns whether the suite runs a variant of single-pass attention:
-/// - heads of 64 and 128, as most models have them, with every format and reduction;
+/// - heads of 64 and 128, as most models have them, with every format and reduction; with sinks those of 64, as gpt-oss;
 /// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
-        64 | 128 => true,
+        64 => true,
+        128 => !v.sinks,
         16 | 32 | 80 => v.kv != KvType::Q8_0,
         _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
     }
@@ -45,11 +62,13 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
 
 /// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it only where RoPE cannot be
 /// fused:
+/// - heads of 64, which gpt-oss has with sinks, with every format and reduction;
 /// - heads of 128 with every format and the reduction of GPUs, and with the default format and every reduction;
 /// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
 pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
     let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
     match v.head_dim {
+        64 => true,
         128 => is_default || shared,
         head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
     }
@@ -71,7 +90,7 @@ pub(super) fn runs_rope_attention_split_kv(v: RopeVariant) -> bool {
 /// [`runs_rope_attention_split_kv`], and the other sizes with the default format and the first reduction that can fuse
 /// them.
 pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
-    let attention::Variant { head_dim, kv, reduction } = v.attention;
+    let attention::Variant { head_dim, kv, reduction, .. } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
     let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
     runs_rope_attention_split_kv(v) || (other && is_default(caps, kv) && first == Some(reduction))

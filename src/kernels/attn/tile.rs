@@ -149,9 +149,15 @@ pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys, one_row: bool
         .with(wgsl!("kv/paged.wgsl"))
         .with(wgsl!("kv/vec8.wgsl"))
         .with(wgsl!("attn/softmax.wgsl"))
+        .with_all((keys == Keys::All).then(|| sinks_fragment(v.sinks)))
         .constant("HEAD_DIM", v.head_dim)
         .constant("KV_HEAD", v.kv.head_words(v.head_dim))
         .constant("CHUNK", CHUNK)
+}
+
+/// Fills the slot `sinks`.
+pub(super) fn sinks_fragment(sinks: bool) -> Fragment {
+    if sinks { wgsl!("attn/sinks.wgsl") } else { wgsl!("attn/no_sinks.wgsl") }
 }
 
 /// Returns the filling of the slot `queries` for query heads in a buffer.

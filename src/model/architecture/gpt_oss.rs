@@ -8,7 +8,6 @@ use crate::model::{
 
 pub(super) fn gpt_oss(keys: &Keys<'_>, config: &mut Config) {
     config.sinks = true;
-    keys.unsupported("attention.sinks", "attention sinks");
     config.activation = Activation::SwiGluOai;
     config.ffn_norm = "post_attention_norm";
     // Softmax over the chosen experts.

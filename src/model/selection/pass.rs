@@ -146,7 +146,10 @@ impl KernelSelection {
         if phase == Phase::Prefill {
             return AttentionKind::Attention;
         }
-        let fused = self.fused_rope && can_fuse_rope(config.head_dim, config.heads / config.kv_heads, self.reduction);
+        // Sinks are in attention from query heads only.
+        let fused = self.fused_rope
+            && !config.sinks
+            && can_fuse_rope(config.head_dim, config.heads / config.kv_heads, self.reduction);
         match (fused, chunks >= self.split_kv_from) {
             (false, false) => AttentionKind::Attention,
             (false, true) => AttentionKind::SplitKv,

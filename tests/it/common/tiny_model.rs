@@ -607,6 +607,22 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
                 ..of(Arch::GraniteMoe, vec![("residual_scale", 0.22_f32.into()), ("logit_scale", 0.5_f32.into())])
             },
         ),
+        // Sinks, a window on the first of two layers, biases of experts, YaRN.
+        (
+            "gpt-oss",
+            TinyModel {
+                biases: true,
+                ..of(
+                    Arch::GptOss,
+                    vec![
+                        ("attention.sliding_window", 8_u32.into()),
+                        ("rope.scaling.type", "yarn".into()),
+                        ("rope.scaling.factor", 32.0_f32.into()),
+                        ("rope.scaling.original_context_length", 64_u32.into()),
+                    ],
+                )
+            },
+        ),
         // A window shorter than the prompt on one layer of two, with frequencies of its own.
         (
             "gemma3",

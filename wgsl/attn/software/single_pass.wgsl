@@ -53,8 +53,8 @@ fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {
         let range = attn_kv_range(tile, left_lo, left_hi, 0xffffffffu);
         left_lo &= !attn_active_mask(range.lo);
         left_hi &= !attn_active_mask(range.hi);
-        var row_max = PerQuery(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
-        var exp_sum = PerQuery(vec4<f32>(0.0), vec4<f32>(0.0));
+        var row_max = PerQuery(sink_logits(tile.lo.head), sink_logits(tile.hi.head));
+        var exp_sum = PerQuery(vec4<f32>(SINK_WEIGHT), vec4<f32>(SINK_WEIGHT));
         let first = range.keys.x / CHUNK;
         for (var chunk = first; chunk * CHUNK < range.keys.y; chunk += 1u) {
             let keys = softmax_chunk(range.keys, chunk);
