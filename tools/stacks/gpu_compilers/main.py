@@ -193,6 +193,8 @@ def main():
         with open(options.shaders, "w") as file:
             file.write(spilling_shader())
         return
+    # A driver's path is relative to its manifest.
+    options.folder = os.path.abspath(options.folder)
     os.makedirs(options.folder, exist_ok=True)
     with open(f"{options.shaders}/index.tsv") as lines:
         variants = [Variant(options.shaders, line) for line in lines]
