@@ -26,6 +26,7 @@ mod template;
 mod tokenize;
 mod tune;
 
+use std::ffi::OsString;
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ enum Command {
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let guarded = catch_unwind(AssertUnwindSafe(|| {
-        let cli = match Cli::try_parse() {
+        let cli = match Cli::try_parse_from(std::env::args_os().map(long_name)) {
             Ok(cli) => cli,
             Err(error) => {
                 // Help and version go to standard output, usage errors to standard error.
@@ -77,6 +78,16 @@ pub fn main() -> ExitCode {
     }));
     // The hook has printed the message.
     guarded.unwrap_or(Code::Runtime).into()
+}
+
+/// Returns the long name of an option that llama.cpp spells with one dash and several letters.
+fn long_name(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some("-sys") => "--system".into(),
+        Some("-dev") => "--device".into(),
+        Some("-ctk" | "-ctv") => "--kv-type".into(),
+        _ => argument,
+    }
 }
 
 async fn execute(command: &Command) -> Result<Code, Failure> {

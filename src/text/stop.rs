@@ -51,7 +51,7 @@ impl StopStrings {
         self.held.drain(..len);
         self.hidden.retain_mut(|hidden| {
             *hidden = hidden.start.saturating_sub(len)..hidden.end.saturating_sub(len);
-            !hidden.is_empty()
+            hidden.start < hidden.end
         });
         shown
     }
