@@ -56,7 +56,7 @@ pub enum ModelError {
         k: u64,
     },
     /// The experts of a tensor cannot be loaded one by one.
-    #[error("tensor {name} has {rows} rows per expert; expert offloading needs a multiple of 8")]
+    #[error("tensor {name} has {rows} rows per expert; expert offloading needs a multiple of 16")]
     NotOffloadable {
         /// The tensor.
         name: String,

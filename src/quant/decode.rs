@@ -70,6 +70,12 @@ fn decode_all(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
         WeightType::Q4K => each(bytes, out, q4_k),
         WeightType::Q5K => each(bytes, out, q5_k),
         WeightType::Q6K => each(bytes, out, q6_k),
+        WeightType::Q2K => each(bytes, out, q2_k),
+        WeightType::Q3K => each(bytes, out, q3_k),
+        WeightType::IQ4NL => each(bytes, out, iq4_nl),
+        WeightType::IQ4XS => each(bytes, out, iq4_xs),
+        WeightType::TQ2_0 => each(bytes, out, tq2_0),
+        WeightType::MXFP4 => each(bytes, out, mxfp4),
     }
 }
 
@@ -180,6 +186,82 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
         let scale = d * f32::from(scales[i / 16].cast_signed());
         *out = scale * (f32::from(low | (high << 4)) - 32.0);
     }
+}
+
+/// Returns the 2-bit code of weight `i` of a super-block: each half of 128 weights has 32 bytes of four codes, which are 32
+/// weights apart.
+fn two_bits(qs: &[u8; 64], i: usize) -> u8 {
+    (qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3
+}
+
+fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
+    let (scales, rest) = split::<16, 68>(block);
+    let (qs, &[d0, d1, m0, m1]) = split::<64, 4>(rest);
+    let (d, dmin) = (half([d0, d1]), half([m0, m1]));
+    for (i, out) in out.iter_mut().enumerate() {
+        let scale = scales[i / 16];
+        *out = d * f32::from(scale & 15) * f32::from(two_bits(qs, i)) - dmin * f32::from(scale >> 4);
+    }
+}
+
+fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
+    let (high, rest) = split::<32, 78>(block);
+    let (qs, rest) = split::<64, 14>(rest);
+    let (packed, &[d0, d1]) = split::<12, 2>(rest);
+    let d = half([d0, d1]);
+    for (i, out) in out.iter_mut().enumerate() {
+        let s = i / 16;
+        // The low 4 bits of scales s and s + 8 share a byte, and so do the high 2 bits of scales s, s + 4, s + 8 and s + 12.
+        let low = (packed[s % 8] >> (s / 8 * 4)) & 15;
+        let top = (packed[8 + s % 4] >> (s / 4 * 2)) & 3;
+        let scale = d * (f32::from(low | (top << 4)) - 32.0);
+        let fourth = ((high[i % 32] >> (i / 32)) & 1) << 2;
+        *out = scale * (f32::from(two_bits(qs, i) | fourth) - 4.0);
+    }
+}
+
+/// The levels of IQ4_NL and IQ4_XS (ggml's `kvalues_iq4nl`).
+const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The levels of E2M1, doubled (ggml's `kvalues_mxfp4`).
+const E2M1_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+fn levels(d: f32, levels: &[i8; 16], qs: &[u8; 16], out: &mut [f32; 32]) {
+    let (low, high) = out.split_at_mut(16);
+    for ((low, high), &q) in low.iter_mut().zip(high).zip(qs) {
+        *low = d * f32::from(levels[usize::from(q & 15)]);
+        *high = d * f32::from(levels[usize::from(q >> 4)]);
+    }
+}
+
+fn iq4_nl(&[d0, d1, ref qs @ ..]: &[u8; 18], out: &mut [f32; 32]) {
+    levels(half([d0, d1]), &IQ4_LEVELS, qs, out);
+}
+
+fn iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
+    let (&[d0, d1, h0, h1, ref low @ ..], qs) = split::<8, 128>(block);
+    let (d, high) = (half([d0, d1]), u16::from_le_bytes([h0, h1]));
+    for ((s, out), qs) in out.as_chunks_mut::<32>().0.iter_mut().enumerate().zip(qs.as_chunks::<16>().0) {
+        let scale = ((low[s / 2] >> (s % 2 * 4)) & 15) | (((high >> (2 * s)) & 3) << 4) as u8;
+        levels(d * (f32::from(scale) - 32.0), &IQ4_LEVELS, qs, out);
+    }
+}
+
+fn tq2_0(block: &[u8; 66], out: &mut [f32; 256]) {
+    let (qs, &[d0, d1]) = split::<64, 2>(block);
+    let d = half([d0, d1]);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = d * (f32::from(two_bits(qs, i)) - 1.0);
+    }
+}
+
+fn mxfp4(&[e, ref qs @ ..]: &[u8; 17], out: &mut [f32; 32]) {
+    levels(half_e8m0(e), &E2M1_LEVELS, qs, out);
+}
+
+/// Returns half the value of an E8M0 exponent, 2^(e - 128): the levels are doubled.
+fn half_e8m0(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }
 
 /// The first `A` bytes and the `B` after them.

@@ -44,6 +44,21 @@ pub enum WeightType {
     /// 256 weights: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales of 8 bits, `d` f16;
     /// `d·sc·(q − 32)`.
     Q6K,
+    /// 256 weights: 16 bytes of a 4-bit scale and a 4-bit minimum for each 16, 64 bytes of four 2-bit codes, `d`, `dmin`
+    /// f16; `d·sc·q − dmin·m`.
+    Q2K,
+    /// 256 weights: 32 bytes of high bits, 64 bytes of the two low bits of four codes, 16 six-bit scales in 12 bytes, `d`
+    /// f16; `d·(sc − 32)·(q − 4)`.
+    Q3K,
+    /// 32 weights: `d` f16, 16 bytes of two 4-bit codes of the non-linear table of 16 levels; `d·level(q)`.
+    IQ4NL,
+    /// 256 weights: `d` f16, 8 six-bit scales in 6 bytes, 128 bytes of two codes as in [`IQ4NL`](Self::IQ4NL);
+    /// `d·(sc − 32)·level(q)`.
+    IQ4XS,
+    /// 256 ternary weights: 64 bytes of four 2-bit codes, `d` f16; `d·(q − 1)`.
+    TQ2_0,
+    /// 32 weights of OCP's Microscaling format: the exponent of a power of two (E8M0) and 16 bytes of two E2M1 codes.
+    MXFP4,
 }
 
 /// What is fixed for each format.
@@ -56,7 +71,7 @@ struct Spec {
 
 impl WeightType {
     /// Every format, in the order of declaration.
-    pub const ALL: [WeightType; 11] = [
+    pub const ALL: [WeightType; 17] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -68,6 +83,12 @@ impl WeightType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Q2K,
+        Self::Q3K,
+        Self::IQ4NL,
+        Self::IQ4XS,
+        Self::TQ2_0,
+        Self::MXFP4,
     ];
 
     const fn spec(self) -> Spec {
@@ -83,6 +104,12 @@ impl WeightType {
             Self::Q4K => ("Q4_K", 12, 256, 144),
             Self::Q5K => ("Q5_K", 13, 256, 176),
             Self::Q6K => ("Q6_K", 14, 256, 210),
+            Self::Q2K => ("Q2_K", 10, 256, 84),
+            Self::Q3K => ("Q3_K", 11, 256, 110),
+            Self::IQ4NL => ("IQ4_NL", 20, 32, 18),
+            Self::IQ4XS => ("IQ4_XS", 23, 256, 136),
+            Self::TQ2_0 => ("TQ2_0", 35, 256, 66),
+            Self::MXFP4 => ("MXFP4", 39, 32, 17),
         };
         Spec { name, ggml_id, block_len, block_bytes }
     }
@@ -135,17 +162,13 @@ pub fn ggml_type_name(id: u32) -> Option<&'static str> {
         4 => "Q4_2",
         5 => "Q4_3",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",
@@ -160,7 +183,6 @@ pub fn ggml_type_name(id: u32) -> Option<&'static str> {
         36 => "IQ4_NL_4_4",
         37 => "IQ4_NL_4_8",
         38 => "IQ4_NL_8_8",
-        39 => "MXFP4",
         40 => "NVFP4",
         41 => "Q1_0",
         _ => return None,

@@ -11,7 +11,7 @@ use super::{WeightType, decode};
 pub const BLOCK: u64 = 32;
 
 /// The rows of a [`Planes::pack`] call start at a multiple of this, so that every plane is cut at a whole vec4.
-pub const ROW_STEP: u64 = 8;
+pub const ROW_STEP: u64 = 16;
 
 /// The layout of a matrix in device memory: `rows` rows of `k` weights of one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,12 @@ fn fields(ty: WeightType) -> &'static [(usize, usize)] {
         WeightType::Q4K => &[(0, 144)],
         WeightType::Q5K => &[(0, 176)],
         WeightType::Q6K => &[(0, 128), (128, 64), (192, 16), (208, 2)],
+        WeightType::Q2K => &[(16, 64), (0, 16), (80, 4)],
+        WeightType::Q3K => &[(32, 64), (0, 32), (96, 12), (108, 2)],
+        WeightType::IQ4NL => &[(2, 16), (0, 2)],
+        WeightType::IQ4XS => &[(8, 128), (0, 8)],
+        WeightType::TQ2_0 => &[(0, 64), (64, 2)],
+        WeightType::MXFP4 => &[(1, 16), (0, 1)],
     }
 }
 

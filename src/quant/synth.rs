@@ -43,6 +43,25 @@ pub fn hard_blocks(ty: WeightType, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
     let own: &[(&'static str, Edit)] = match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => FLOAT_EDITS,
         WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 => &[],
+        WeightType::IQ4NL | WeightType::TQ2_0 => &[],
+        WeightType::MXFP4 => &[
+            ("zero", |_, block| block[1..].fill(0x80)),
+            ("lowest codes", |_, block| block[1..].fill(0xFF)),
+            ("highest codes", |_, block| block[1..].fill(0x77)),
+            ("smallest normal scale", |_, block| block[0] = 2),
+        ],
+        WeightType::Q2K => &[
+            ("sub-block scales 0, minima 15", |_, block| block[..16].fill(0xF0)),
+            ("sub-block scales 15, minima 0", |_, block| block[..16].fill(0x0F)),
+        ],
+        WeightType::Q3K => &[
+            ("sub-block scales -32", |_, block| block[96..108].fill(0x00)),
+            ("sub-block scales 31", |_, block| block[96..108].fill(0xFF)),
+        ],
+        WeightType::IQ4XS => &[
+            ("sub-block scales -32", |_, block| block[2..8].fill(0x00)),
+            ("sub-block scales 31", |_, block| block[2..8].fill(0xFF)),
+        ],
         WeightType::Q4K | WeightType::Q5K => &[
             ("sub-block scales 0 and 63", |_, block| k_scales(block, [0, 63], [0, 63])),
             ("sub-block scales 63, minima 0", |_, block| k_scales(block, [63, 63], [0, 0])),
@@ -53,7 +72,7 @@ pub fn hard_blocks(ty: WeightType, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
             ("sub-block scales 0 and -1", |_, block| q6_k_scales(block, [0, -1])),
         ],
     };
-    let common = if ty.block_len() == 1 { &[] } else { BLOCK_EDITS };
+    let common = if ty.block_len() == 1 || ty == WeightType::MXFP4 { &[] } else { BLOCK_EDITS };
     let blocks = HARD_WEIGHTS / ty.block_len();
     common
         .iter()
@@ -84,7 +103,22 @@ fn random_block(ty: WeightType, block: &mut [u8], std: f32, rng: &mut Rng) {
         WeightType::Q4K => quantised(ty, block, std / (33.5 * 4.6), 7.5, rng),
         WeightType::Q5K => quantised(ty, block, std / (33.5 * 9.2), 15.5, rng),
         WeightType::Q6K => quantised(ty, block, std / (33.5 * 18.5), 0.0, rng),
+        // Uniform scales and minima of all their values.
+        WeightType::Q2K => quantised(ty, block, std / 14.02, 1.5, rng),
+        WeightType::Q3K => quantised(ty, block, std / 43.8, 0.0, rng),
+        WeightType::IQ4NL => quantised(ty, block, std / 67.9, 0.0, rng),
+        WeightType::IQ4XS => quantised(ty, block, std / 1260.0, 0.0, rng),
+        WeightType::TQ2_0 => quantised(ty, block, std / 0.825, 0.0, rng),
+        WeightType::MXFP4 => mxfp4(block, std / 5.79, rng),
     }
+}
+
+/// Random codes under one of the two powers of two around `d`, so that the squares of the scales are `d`² on average.
+fn mxfp4(block: &mut [u8], d: f32, rng: &mut Rng) {
+    rng.fill(block);
+    let lower = f32::from_bits(d.to_bits() & 0x7F80_0000);
+    let upper = rng.next_f32() < ((d / lower).powi(2) - 1.0) / 3.0;
+    block[0] = (lower.to_bits() >> 23) as u8 + 1 + u8::from(upper);
 }
 
 /// Random codes under a scale near `d`, with a minimum of `centre` steps where the format has one.
@@ -101,6 +135,12 @@ fn quantised(ty: WeightType, block: &mut [u8], d: f32, centre: f32, rng: &mut Rn
                 *scale = 20 + rng.below(26) as u8;
             }
         }
+        // Three of the four codes are weights of a ternary model.
+        WeightType::TQ2_0 => {
+            for byte in code_bytes(ty, block) {
+                *byte = (0..4).fold(0, |byte, _| (byte << 2) | rng.below(3) as u8);
+            }
+        }
         _ => {}
     }
     let d = f16::from_f32(d * (0.75 + 0.5 * rng.next_f32()));
@@ -115,9 +155,17 @@ fn put_scale(ty: WeightType, block: &mut [u8], d: f16, minimum: f16) {
         }
     };
     match ty {
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => {}
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::MXFP4 => {}
         WeightType::Q6K => put(block.get_mut(208..210), d),
-        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 => put(block.get_mut(0..2), d),
+        WeightType::Q3K => put(block.get_mut(108..110), d),
+        WeightType::TQ2_0 => put(block.get_mut(64..66), d),
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::IQ4NL | WeightType::IQ4XS => {
+            put(block.get_mut(0..2), d);
+        }
+        WeightType::Q2K => {
+            put(block.get_mut(80..82), d);
+            put(block.get_mut(82..84), minimum);
+        }
         WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => {
             put(block.get_mut(0..2), d);
             put(block.get_mut(2..4), minimum);
@@ -133,6 +181,12 @@ fn code_bytes(ty: WeightType, block: &mut [u8]) -> &mut [u8] {
         WeightType::Q4_1 | WeightType::Q5_1 => 4..ty.block_bytes(),
         WeightType::Q4K | WeightType::Q5K => 16..ty.block_bytes(),
         WeightType::Q6K => 0..192,
+        WeightType::Q2K => 16..80,
+        WeightType::Q3K => 0..96,
+        WeightType::IQ4NL => 2..18,
+        WeightType::IQ4XS => 8..136,
+        WeightType::TQ2_0 => 0..64,
+        WeightType::MXFP4 => 1..17,
     };
     block.get_mut(range).unwrap_or_default()
 }

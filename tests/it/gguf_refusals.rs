@@ -205,10 +205,10 @@ refused! {
     unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 16, 0).data(66)
         => GgufError::TensorType { id: 16, .. },
         "tensor blk.0.ffn_down_exps.weight has type IQ2_XXS, which is not supported (supported: F32, F16, BF16, Q8_0, \
-         Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K)";
+         Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4)";
     unknown_type: one_tensor(&[4], 9999, 0, 64) => GgufError::TensorType { id: 9999, .. },
         "tensor t has type number 9999, which is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, \
-         Q5_1, Q4_K, Q5_K, Q6_K)";
+         Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4)";
     partial_block: one_tensor(&[128, 2], Q4_K, 0, 144) => GgufError::PartialBlock { .. },
         "tensor t has rows of 128 weights, not a multiple of the block length of Q4_K, 256";
     misaligned_tensor: one_tensor(&[4], F32, 16, 64) => GgufError::Misaligned { .. },

@@ -32,6 +32,12 @@ fn decoder_equals_gguf_py_bit_for_bit() {
         (WeightType::Q4K, 0xd5d9_f8e7_776f_b26c, 0x6f6d_a657_e85f_8b71),
         (WeightType::Q5K, 0xc82c_3338_e07b_0c49, 0x0cae_b84e_4584_5346),
         (WeightType::Q6K, 0xbfb7_18eb_9b10_352e, 0xae8a_6135_0c29_d888),
+        (WeightType::Q2K, 0x3f45_3873_c694_263c, 0x3cb8_609d_7832_9e3f),
+        (WeightType::Q3K, 0x6831_9db9_73d6_f1f3, 0x84ed_6cbe_5ddf_13ff),
+        (WeightType::IQ4NL, 0xe666_15c9_6561_aef9, 0x3190_8234_4d63_cf21),
+        (WeightType::IQ4XS, 0xbeb3_7638_bde1_7a8e, 0x2ab8_c071_9ce6_6dd3),
+        (WeightType::TQ2_0, 0x5b13_d596_65a7_705d, 0xbf1b_9bcb_280a_5efb),
+        (WeightType::MXFP4, 0x6be5_77d6_9afc_ff7c, 0x03c1_fc02_7d49_ac5f),
     ];
     assert_eq!(golden.map(|(ty, ..)| ty), WeightType::ALL);
     for (ty, bytes_hash, values_hash) in golden {
@@ -74,6 +80,25 @@ fn single_codes_land_at_their_weights() {
     assert_eq!((q4_k[5 * 32 + 9], q4_k[5 * 32 + 8], q4_k[4 * 32 + 9]), (2.0 * 33.0 * 3.0 - 18.0, -18.0, 0.0));
     let q5_k = block(WeightType::Q5K, &[scales, &[(16 + 9, &[1 << 5]), (48 + 2 * 32 + 9, &[0x30])]].concat());
     assert_eq!((q5_k[5 * 32 + 9], q5_k[5 * 32 + 8], q5_k[4 * 32 + 9]), (2.0 * 33.0 * 19.0 - 18.0, -18.0, 0.0));
+    // Second half, third quarter: scale 8 + 4, minimum of the next 16 weights.
+    let q2_k = [(12, &[0x03][..]), (13, &[0x50]), (16 + 32 + 5, &[0x30]), (80, &TWO), (82, &ONE)];
+    let q2_k = block(WeightType::Q2K, &q2_k);
+    assert_eq!((q2_k[128 + 64 + 5], q2_k[128 + 64 + 6], q2_k[128 + 64 + 16]), (2.0 * 3.0 * 3.0, 0.0, -5.0));
+    // The same weight: high bit 4 + 2, scale 12 = 32 + 1 from the high nibble of byte 4 and bits 6 and 7 of byte 8.
+    let q3_k = [(5, &[0x40][..]), (32 + 32 + 5, &[0x20]), (96 + 4, &[0x10]), (96 + 8, &[0x80]), (108, &TWO)];
+    let q3_k = block(WeightType::Q3K, &q3_k);
+    assert_eq!((q3_k[128 + 64 + 5], q3_k[128 + 64 + 6]), (2.0 * (33.0 - 32.0) * (6.0 - 4.0), 2.0 * -4.0));
+    assert_eq!(q3_k[128 + 64 + 16], 2.0 * -32.0 * -4.0);
+    check(block(WeightType::IQ4NL, &[(0, &TWO), (2, &[0x88; 16]), (2 + 3, &[0xF8])]), 19, 226.0, 2.0);
+    // Block 5: scale 33 = 32 + 1 from the high nibble of byte 2 and bits 10 and 11.
+    let iq4_xs = [(0, &TWO[..]), (3, &[0x08]), (4 + 2, &[0x10]), (8 + 5 * 16 + 9, &[0xF0])];
+    let iq4_xs = block(WeightType::IQ4XS, &iq4_xs);
+    assert_eq!((iq4_xs[5 * 32 + 25], iq4_xs[5 * 32 + 24], iq4_xs[0]), (226.0, -254.0, 64.0 * 127.0));
+    check(block(WeightType::TQ2_0, &[(64, &TWO), (32 + 5, &[0x20])]), 128 + 64 + 5, 2.0, -2.0);
+    // Halves of 2^(e - 127); the first two are subnormal.
+    check(block(WeightType::MXFP4, &[(0, &[128]), (1 + 3, &[0xF0])]), 19, -12.0, 0.0);
+    check(block(WeightType::MXFP4, &[(0, &[0]), (1 + 3, &[0x01])]), 3, (-128f32).exp2(), 0.0);
+    check(block(WeightType::MXFP4, &[(0, &[1]), (1 + 3, &[0x01])]), 3, (-127f32).exp2(), 0.0);
     // Second half, third quarter: low bits above those of the first quarter, high bits 6 and 7, scale 8 + 6.
     let q6_k = [(64 + 32 + 5, &[0x70][..]), (128 + 32 + 5, &[0x80]), (192 + 14, &[0xFD]), (208, &TWO)];
     let q6_k = block(WeightType::Q6K, &q6_k);
@@ -94,8 +119,8 @@ fn table_is_consistent() {
         assert_eq!(ty.row_bytes(513).is_none(), ty.block_len() > 1);
     }
     assert_eq!(WeightType::F32.row_bytes(usize::MAX), None);
-    assert_eq!(WeightType::from_ggml_id(10), None);
-    assert_eq!(ggml_type_name(10), Some("Q2_K"));
+    assert_eq!(WeightType::from_ggml_id(16), None);
+    assert_eq!(ggml_type_name(16), Some("IQ2_XXS"));
     assert_eq!(ggml_type_name(9999), None);
 }
 

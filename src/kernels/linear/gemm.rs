@@ -109,7 +109,7 @@ impl Kernel for Gemm {
         all
     }
 
-    /// Every format with f32 tiles of 32 rows, and with those of 64 rows of one matrix. The common formats with 64 rows of
+    /// Every format with f32 tiles of 32 rows, and all but sampled ones with those of 64 rows of one matrix. The common formats with 64 rows of
     /// experts and with f16 tiles; of these no experts in F32, which no file has. Q5_0 with f16 tiles of one matrix:
     /// Q4_K_M files of models whose rows are no multiple of 256 weights have it.
     fn covered(caps: &Caps) -> Vec<Variant> {
@@ -117,7 +117,8 @@ impl Kernel for Gemm {
             let dense = v.indexing == Indexing::Dense;
             let common = COMMON_FORMATS.contains(&v.ty) && (dense || v.ty != WeightType::F32);
             let fallback = v.ty == WeightType::Q5_0 && dense && v.tile_rows == TileRows::ThirtyTwo;
-            common || fallback || (v.tile == TileType::F32 && (dense || v.tile_rows == TileRows::ThirtyTwo))
+            let tile_rows = dense && !matmul::is_sampled(v.ty) || v.tile_rows == TileRows::ThirtyTwo;
+            common || fallback || (v.tile == TileType::F32 && tile_rows)
         };
         Self::supported(caps).into_iter().filter(covered).collect()
     }

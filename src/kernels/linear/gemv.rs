@@ -2,7 +2,7 @@
 
 use super::{
     Indexing, Input, RowsPerGroup, Split, TileType,
-    matmul::{COMMON_FORMATS, HostMatmul, Matmul, TestMatmul, TestShape},
+    matmul::{self, COMMON_FORMATS, HostMatmul, Matmul, TestMatmul, TestShape},
 };
 use crate::{
     gpu::{Caps, Case, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl},
@@ -82,10 +82,19 @@ impl Kernel for Gemv {
         all
     }
 
-    /// All but some formats with one matrix and a row a group: models of these formats are small ones, with 32 lanes a row.
+    /// All but some formats with one matrix and a row a group: models of these formats are small ones, with 32 lanes a row. A
+    /// sampled format with four plain rows a group, or where the lanes split the rows, with normed rows of one matrix and plain
+    /// ones of experts.
     fn covered(caps: &Caps) -> Vec<Variant> {
         let one = |v: &Variant| v.indexing == Indexing::Dense && v.rows_per_group == RowsPerGroup::One;
-        let covered = |v: &Variant| !one(v) || v.ty == WeightType::Q5_0 || COMMON_FORMATS.contains(&v.ty);
+        let sample = |v: &Variant| match v.split {
+            Split::K => v.rows_per_group == RowsPerGroup::Four && v.input == Input::Plain,
+            Split::Rows => (v.input == Input::Normed) == (v.indexing == Indexing::Dense),
+        };
+        let covered = |v: &Variant| match v.ty {
+            ty if matmul::is_sampled(ty) => sample(v),
+            ty => !one(v) || ty == WeightType::Q5_0 || COMMON_FORMATS.contains(&ty),
+        };
         Self::supported(caps).into_iter().filter(covered).collect()
     }
 

@@ -96,6 +96,12 @@ impl Kernel for GemvBatched {
         all
     }
 
+    /// Every variant of most formats, and a sampled format with batches of eight.
+    fn covered(caps: &Caps) -> Vec<Variant> {
+        let covered = |v: &Variant| !matmul::is_sampled(v.ty) || v.batch == BatchTile::Eight;
+        Self::supported(caps).into_iter().filter(covered).collect()
+    }
+
     fn reduction_order(v: Variant) -> ReductionOrder {
         v.split.reduction_order()
     }

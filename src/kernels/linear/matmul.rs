@@ -217,6 +217,13 @@ pub(super) fn tiles(source: Source, indexing: Indexing, tile_rows: u32) -> Sourc
 pub(super) const COMMON_FORMATS: [WeightType; 5] =
     [WeightType::F32, WeightType::F16, WeightType::Q8_0, WeightType::Q4K, WeightType::Q6K];
 
+/// Returns whether the suite runs this format in one form of each kernel and indexing only. All kernels decode a format by
+/// the same functions.
+pub(super) fn is_sampled(ty: WeightType) -> bool {
+    use WeightType::{IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, TQ2_0};
+    matches!(ty, Q2K | Q3K | IQ4NL | IQ4XS | TQ2_0 | MXFP4)
+}
+
 /// The shape of a test case.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TestShape {

@@ -84,6 +84,8 @@ fn format(ty: WeightType) -> Vec<Fragment> {
     const COMMON: Fragment = wgsl!("quant/common.wgsl");
     const BLOCKS_32: Fragment = wgsl!("quant/blocks_32.wgsl");
     const SUPER_BLOCKS: Fragment = wgsl!("quant/super_blocks.wgsl");
+    const TWO_BITS: Fragment = wgsl!("quant/two_bits.wgsl");
+    const IQ4_LEVELS: Fragment = wgsl!("quant/iq4_levels.wgsl");
     const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
     match ty {
         WeightType::F32 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/f32.wgsl")],
@@ -97,6 +99,12 @@ fn format(ty: WeightType) -> Vec<Fragment> {
         WeightType::Q4K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
         WeightType::Q5K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
         WeightType::Q6K => vec![F16, COMMON, wgsl!("quant/q6_k.wgsl")],
+        WeightType::Q2K => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/q2_k.wgsl")],
+        WeightType::Q3K => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/q3_k.wgsl")],
+        WeightType::TQ2_0 => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/tq2_0.wgsl")],
+        WeightType::IQ4NL => vec![F16, COMMON, BLOCKS_32, IQ4_LEVELS, wgsl!("quant/iq4_nl.wgsl")],
+        WeightType::IQ4XS => vec![F16, COMMON, SUPER_BLOCKS, IQ4_LEVELS, wgsl!("quant/iq4_xs.wgsl")],
+        WeightType::MXFP4 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/mxfp4.wgsl")],
     }
 }
 
