@@ -178,8 +178,8 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
 
 /// Returns whether an identifier begins with the name of a block format, such as `q4_k_scale` or `q8_0`.
 fn names_format(word: &str) -> bool {
-    let formats = WeightType::ALL.iter().map(|ty| ty.to_string().to_lowercase()).filter(|name| name.starts_with('q'));
-    formats.into_iter().any(|name| word.to_lowercase().starts_with(&name))
+    let blocks = WeightType::ALL.iter().filter(|ty| ty.block_len() > 1);
+    blocks.map(|ty| ty.to_string().to_lowercase()).any(|name| word.to_lowercase().starts_with(&name))
 }
 
 #[test]
