@@ -2,7 +2,7 @@
 
 use super::{
     Epilogue, Indexing, RowsPerGroup, Split, TestWeights, TileType,
-    matmul::{HostMatmul, Matmul, Run, is_sampled},
+    matmul::{HostMatmul, Matmul, Run},
 };
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, SparseReads, SparseUnit, kernel, times, wgsl},
@@ -62,12 +62,6 @@ impl Kernel for GemvMoeCombine {
     fn supported(caps: &Caps) -> Vec<Variant> {
         let with = |split: &Split| WeightType::ALL.map(|ty| Variant { ty, split: *split });
         Split::available(caps).iter().flat_map(with).collect()
-    }
-
-    /// Every variant of most formats, and a sampled format with one row a group.
-    fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| !is_sampled(v.ty) || v.split == Split::Rows || v.rows_per_group == RowsPerGroup::One;
-        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {
