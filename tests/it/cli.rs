@@ -222,8 +222,9 @@ fn tokenize_and_template_print_what_they_say() -> Result {
         "dated.jinja",
         b"{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}\n{{ strftime_now('%F %H') }}",
     )?;
+    // As in Jinja, the line break after a block is no text.
     let args = ["template", &source, "--messages", &messages, "--bos", "<s>", "--now", "2026-03-04T23:00:00+09:00"];
-    assert_eq!(success(&ferrum(&args)?)?, "<s>usertool\n2026-03-04 23");
+    assert_eq!(success(&ferrum(&args)?)?, "<s>usertool2026-03-04 23");
     let raising = file("raising.jinja", b"\n\n{{ raise_exception('no') }}")?;
     refused(&["template", &raising, "--messages", &messages], 3, &["no (in chat template:3)"])
 }
@@ -357,7 +358,7 @@ fn unsupported_models_are_refused_and_info_shows_them() -> Result {
     {
         assert!(shown.contains(reason), "{shown}");
     }
-    assert!(output.status.code() == Some(3) && stderr(&output).contains("1 more reason"), "{}", stderr(&output));
+    assert!(output.status.code() == Some(3) && stderr(&output).contains("2 more reasons"), "{}", stderr(&output));
 
     // The tensor type follows the name, the number of dimensions and the dimensions.
     let mut bytes = std::fs::read(DEMO)?;

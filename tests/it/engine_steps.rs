@@ -38,8 +38,7 @@ fn a_profile_has_all_stages_with_times() {
                     let mut stages = vec![Stage::Embed, Stage::Attention];
                     stages.extend(experts.then_some(Stage::Router));
                     stages.extend([Stage::GateUp, Stage::DownProj]);
-                    // A row-by-row decode has it in its down projection.
-                    stages.extend((experts && phase == PassKind::Prefill).then_some(Stage::MoeCombine));
+                    stages.extend(experts.then_some(Stage::MoeCombine));
                     stages.extend([Stage::Head, Stage::Sampling]);
                     assert!(total.stages.keys().eq(&stages), "{phase:?}: {:?}", total.stages);
                     for (stage, total) in &total.stages {

@@ -55,7 +55,7 @@ impl Kernel for RopeAttentionSplitKv {
     }
 
     fn covered(caps: &Caps) -> Vec<RopeVariant> {
-        sample::rope_attentions(caps).into_iter().filter(|v| sample::runs_rope_attention_split_kv(*v)).collect()
+        sample::rope_attentions(caps).into_iter().filter(|v| sample::runs_rope_attention_split_kv(caps, *v)).collect()
     }
 
     fn reduction_order(v: RopeVariant) -> ReductionOrder {

@@ -48,11 +48,13 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 }
 
 /// Returns whether the suite runs a variant of single-pass attention:
-/// - heads of 64 and 128, as most models have them, with every format and reduction; with sinks those of 64, as gpt-oss;
+/// - heads of 64 and 128, as most models have them, with every format and reduction;
+/// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
 /// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
+        64 if v.sinks => v.kv != KvType::Q8_0,
         64 => true,
         128 => !v.sinks,
         16 | 32 | 80 => v.kv != KvType::Q8_0,
@@ -62,13 +64,13 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
 
 /// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it only where RoPE cannot be
 /// fused:
-/// - heads of 64, which gpt-oss has with sinks, with every format and reduction;
+/// - heads of 64, which gpt-oss has, with the formats of its tests and every reduction;
 /// - heads of 128 with every format and the reduction of GPUs, and with the default format and every reduction;
 /// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
 pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
     let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
     match v.head_dim {
-        64 => true,
+        64 => v.kv != KvType::Q8_0,
         128 => is_default || shared,
         head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
     }
@@ -77,8 +79,16 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
 /// Returns whether the suite runs a variant of split-KV attention from projections: what the plans of the models of
 /// tests/it/coverage.rs record.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
-/// - other models of tests/it with their formats and every reduction.
-pub(super) fn runs_rope_attention_split_kv(v: RopeVariant) -> bool {
+/// - other models of tests/it with their formats and every reduction;
+/// - of Qwen2's kind, those of tests/it, and heads of 64 and 128 with the default format.
+pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
+    if is_qwen2(v) {
+        return match v.attention.head_dim {
+            16 => v.attention.kv != KvType::Q8_0,
+            64 | 128 => is_default(caps, v.attention.kv),
+            _ => false,
+        };
+    }
     match (v.attention.head_dim, v.norm) {
         (64, false) | (128, _) => true,
         (16 | 64 | 80, _) | (32, true) => v.attention.kv != KvType::Q8_0,
@@ -87,13 +97,18 @@ pub(super) fn runs_rope_attention_split_kv(v: RopeVariant) -> bool {
 }
 
 /// Returns whether the suite runs a variant of single-pass attention from projections: those of
-/// [`runs_rope_attention_split_kv`], and the other sizes with the default format and the first reduction that can fuse
+/// [`runs_rope_attention_split_kv`], and the other sizes of Qwen3's and Llama's kinds with the default format and the first reduction that can fuse
 /// them.
 pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
     let attention::Variant { head_dim, kv, reduction, .. } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
     let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
-    runs_rope_attention_split_kv(v) || (other && is_default(caps, kv) && first == Some(reduction))
+    runs_rope_attention_split_kv(caps, v) || (other && !is_qwen2(v) && is_default(caps, kv) && first == Some(reduction))
+}
+
+/// Returns whether RoPE pairs halves of a head without a norm, as Qwen2's does.
+fn is_qwen2(v: RopeVariant) -> bool {
+    !v.norm && !v.interleaved
 }
 
 /// Returns whether a device keeps its cache as `kv` unless it is told otherwise.
@@ -119,7 +134,7 @@ mod tests {
             let attention = Attention::covered(&caps);
             assert!(attention.iter().any(|v| v.head_dim == head_dim), "prefill of {head_dim}");
             assert!(TEST_SHAPES.iter().any(|shape| shape.head_dim == head_dim), "cases of {head_dim}");
-            for rope in ROPES {
+            for rope in [(true, false), (false, true)] {
                 let decoded = RopeAttention::covered(&caps);
                 let mut decoded = decoded.iter().filter(|v| v.attention.head_dim == head_dim);
                 assert!(decoded.any(|v| (v.norm, v.interleaved) == rope), "decode of {head_dim}, {rope:?}");
@@ -132,13 +147,13 @@ mod tests {
         for software_subgroup_8 in [false, true] {
             for pack_f16 in [false, true] {
                 let caps = Caps { pack_f16, software_subgroup_8, subgroups: software_subgroup_8, ..Caps::portable() };
-                let (queries, projections) = (attentions(&caps), rope_attentions(&caps));
+                let (queries, projections) = (with_sinks(&caps), rope_attentions(&caps));
                 let [attention, split] = [Attention::covered(&caps), AttentionSplitKv::covered(&caps)];
                 let [rope, rope_split] = [RopeAttention::covered(&caps), RopeAttentionSplitKv::covered(&caps)];
                 assert!(attention.iter().chain(&split).all(|v| queries.contains(v)));
                 assert!(rope.iter().chain(&rope_split).all(|v| projections.contains(v)));
                 let count = [attention.len(), split.len(), rope.len(), rope_split.len()];
-                assert!(count.iter().sum::<usize>() <= 130, "{count:?}");
+                assert!(count.iter().sum::<usize>() <= 160, "{count:?}");
             }
         }
     }
