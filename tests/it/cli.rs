@@ -365,10 +365,10 @@ fn unsupported_models_are_refused_and_info_shows_them() -> Result {
     let name = b"blk.0.attn_q.weight";
     let at =
         bytes.windows(name.len()).position(|window| window == name).ok_or("no such tensor")? + name.len() + 4 + 2 * 8;
-    bytes[at..at + 4].copy_from_slice(&10u32.to_le_bytes());
+    bytes[at..at + 4].copy_from_slice(&16u32.to_le_bytes());
     let path = file("type.gguf", &bytes)?;
-    refused(&["run", &path, "-p", "a"], 3, &["blk.0.attn_q.weight", "Q2_K"])?;
-    refused(&["info", &path], 3, &["Q2_K"])?;
+    refused(&["run", &path, "-p", "a"], 3, &["blk.0.attn_q.weight", "IQ2_XXS"])?;
+    refused(&["info", &path], 3, &["IQ2_XXS"])?;
 
     let model = demo_with(|key, value| match value {
         Value::Array(Array::String(merges)) if key == "tokenizer.ggml.merges" => {

@@ -17,8 +17,9 @@ use ferrum_wgpu::{
     },
 };
 
-/// The largest number of variants that the suite may run on a device: 500 for eleven formats, and 15 for each other one.
-const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11);
+/// The largest number of variants that the suite may run on a device: 500 for eleven formats, 15 for each other one, and 25
+/// for attention with sinks and RoPE of Qwen2's kind.
+const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 25;
 
 async fn check(device: &Device, suite: &Suite) {
     let reports = suite.run(device, |_| ()).await.expect("the suite runs");

@@ -97,7 +97,7 @@ fn a_choice_changes_the_plan_unless_it_is_of_another_device_or_version() {
         let mut tuning = tune(&model, Duration::ZERO, Tuning::default()).await.tuning;
         assert!(tuning.choices.is_empty() && tuning.matches(&model));
         let default = dispatches(tuning.clone()).await;
-        tuning.set(TuningChoice::DownProj(DownProj::Separate));
+        tuning.set(TuningChoice::DownProj(DownProj::Combined));
         assert_ne!(dispatches(tuning.clone()).await, default);
         for other in [
             Tuning { device: Device::cpu().fingerprint(), ..tuning.clone() },

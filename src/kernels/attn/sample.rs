@@ -80,12 +80,12 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
 /// tests/it/coverage.rs record.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
 /// - other models of tests/it with their formats and every reduction;
-/// - of Qwen2's kind, those of tests/it, and heads of 64 and 128 with the default format.
+/// - of Qwen2's kind, those of tests/it, and heads of 128 with the default format.
 pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
     if is_qwen2(v) {
         return match v.attention.head_dim {
-            16 => v.attention.kv != KvType::Q8_0,
-            64 | 128 => is_default(caps, v.attention.kv),
+            16 | 64 => v.attention.kv != KvType::Q8_0,
+            128 => is_default(caps, v.attention.kv),
             _ => false,
         };
     }

@@ -82,23 +82,18 @@ impl Kernel for Gemv {
         all
     }
 
-    /// The common formats in every form. Other ones but for one matrix with a row a group, since their models are small and
-    /// have 32 lanes a row, and for normed rows where experts have a row a group and where 32 lanes have one. A
+    /// All but some formats with one matrix and a row a group: models of these formats are small ones, with 32 lanes a row. A
     /// sampled format with four plain rows a group, or where the lanes split the rows, with normed rows of one matrix and plain
     /// ones of experts.
     fn covered(caps: &Caps) -> Vec<Variant> {
-        let most = |v: &Variant| match v.rows_per_group {
-            RowsPerGroup::Four => true,
-            RowsPerGroup::One => v.indexing == Indexing::Expert && v.input == Input::Plain,
-            RowsPerGroup::Quarter => v.input == Input::Plain,
-        };
+        let one = |v: &Variant| v.indexing == Indexing::Dense && v.rows_per_group == RowsPerGroup::One;
         let sample = |v: &Variant| match v.split {
             Split::K => v.rows_per_group == RowsPerGroup::Four && v.input == Input::Plain,
             Split::Rows => (v.input == Input::Normed) == (v.indexing == Indexing::Dense),
         };
         let covered = |v: &Variant| match v.ty {
             ty if matmul::is_sampled(ty) => sample(v),
-            ty => most(v) || ty == WeightType::Q5_0 || COMMON_FORMATS.contains(&ty),
+            ty => !one(v) || ty == WeightType::Q5_0 || COMMON_FORMATS.contains(&ty),
         };
         Self::supported(caps).into_iter().filter(covered).collect()
     }
