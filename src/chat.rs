@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    path::Path,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
@@ -119,7 +118,7 @@ impl ChatBuilder {
     /// # Errors
     /// [`Error`] if the file cannot be read or is not supported, if there is no device, or if the model does not fit.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(self, path: impl AsRef<Path>) -> Result<Chat, Error> {
+    pub async fn open(self, path: impl AsRef<std::path::Path>) -> Result<Chat, Error> {
         self.load(&Gguf::open(path)?).await
     }
 
@@ -185,7 +184,7 @@ impl Chat {
     /// # Errors
     /// The errors of [`ChatBuilder::open`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub async fn open(path: impl AsRef<std::path::Path>) -> Result<Self, Error> {
         Self::builder().open(path).await
     }
 
