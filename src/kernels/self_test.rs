@@ -11,7 +11,7 @@ use crate::{
     quant::WeightType,
 };
 
-/// Tests what a model may use of `device`: [`check_matrices`] and [`check_unpack`]. Loading a model runs it once per device.
+/// Tests what a model may use of `device`: its matrix units, and its conversion of f16. Loading a model runs it once per device.
 ///
 /// # Errors
 /// [`GpuError::OutOfMemory`], or the loss of the device.
