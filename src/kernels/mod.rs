@@ -3,6 +3,7 @@
 //! A file declares the kernel once: parameters, bindings, variants, grid, CPU kernel and test cases.
 
 pub mod attn;
+pub mod delta_net;
 pub mod elementwise;
 mod kv_type;
 pub mod linear;
@@ -57,6 +58,10 @@ registry![
     attn::transpose_heads::TransposeHeads,
     attn::copy_blocks::CopyBlocks,
     attn::query_temperature::QueryTemperature,
+    delta_net::causal_conv::CausalConv,
+    delta_net::conv_window::ConvWindow,
+    delta_net::gated_delta_rule::GatedDeltaRule,
+    delta_net::gated_rms_norm::GatedRmsNorm,
     moe::router_topk::RouterTopk,
     moe::sort::MoeSort,
     moe::combine::MoeCombine,
