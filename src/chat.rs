@@ -171,7 +171,7 @@ impl ChatBuilder {
             tokenizer: Arc::new(tokenizer),
             template,
             render: self.render,
-            generate: GenerateOptions { sampling, max_tokens: self.max_tokens, stop },
+            generate: GenerateOptions { sampling, max_tokens: self.max_tokens, stop, logprobs: None },
             stop: StopStrings::new(self.stop),
             messages: Arc::new(Mutex::new(self.system.into_iter().map(Message::system).collect())),
         })

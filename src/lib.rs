@@ -76,8 +76,8 @@ mod names;
 
 pub use chat::{Chat, ChatBuilder, ChatReply};
 pub use engine::{
-    BlockUsage, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress, Reply,
-    SamplingOptions, Session,
+    BlockUsage, Constraint, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress,
+    Reply, SamplingOptions, Session, TokenLogprobs,
 };
 pub use error::Error;
 pub use gguf::{Gguf, GgufError};

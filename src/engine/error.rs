@@ -80,6 +80,9 @@ pub enum EngineError {
     /// A logit is NaN or infinite: the weights or the driver are faulty.
     #[error("the model's output is not a finite number")]
     NotANumber,
+    /// The constraint of a reply failed, or the sampled token violates it.
+    #[error("the constraint of the reply failed: {0}")]
+    Constraint(String),
     /// The session already has a request in progress.
     #[error("the session already has a request in progress")]
     Busy,

@@ -34,11 +34,13 @@
 //! # pollster::block_on(example()).unwrap();
 //! ```
 
+mod constraint;
 #[expect(clippy::module_inception, reason = "the module is named after its main type")]
 mod engine;
 mod error;
 mod executor;
 mod fit;
+mod logprobs;
 mod options;
 mod profile;
 mod reply;
@@ -51,9 +53,11 @@ mod step_runner;
 mod tune;
 mod wakers;
 
+pub use constraint::Constraint;
 pub use engine::{BlockUsage, Engine};
 pub use error::EngineError;
 pub use fit::Fit;
+pub use logprobs::TokenLogprobs;
 pub use options::{EngineOptions, KvLayout};
 pub use profile::{DecodePass, PassKind, PhaseTotal, Profile, Stage, StageTotal};
 pub use reply::{Progress, Reply};

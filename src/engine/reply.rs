@@ -10,7 +10,7 @@ use std::{
 use futures_core::Stream;
 
 use super::{
-    EngineError, Session,
+    EngineError, Session, TokenLogprobs,
     scheduler::{FinishReason, SessionEvent},
     session::SequenceHandle,
 };
@@ -23,6 +23,7 @@ use super::{
 pub struct Reply {
     sequence: Arc<SequenceHandle>,
     cached: u32,
+    logprobs: Option<Box<TokenLogprobs>>,
     state: State,
 }
 
@@ -52,7 +53,7 @@ impl Drop for Reply {
 
 impl Reply {
     pub(super) fn new(sequence: Arc<SequenceHandle>) -> Self {
-        Self { sequence, cached: 0, state: State::InProgress }
+        Self { sequence, cached: 0, logprobs: None, state: State::InProgress }
     }
 
     /// Waits for the next token; the first comes when the prompt has been computed. Returns `None` when the reply is complete.
@@ -104,6 +105,10 @@ impl Reply {
                 self.cached = cached;
                 Ok(Progress::Computed)
             }
+            Ok(Some(SessionEvent::Logprobs(logprobs))) => {
+                self.logprobs = Some(logprobs);
+                Ok(Progress::Computed)
+            }
             Ok(Some(SessionEvent::Logits { .. }) | None) => Ok(Progress::Computed),
         })
     }
@@ -123,6 +128,13 @@ impl Reply {
             State::Finished(reason) => Some(reason),
             State::InProgress | State::Failed => None,
         }
+    }
+
+    /// Removes and returns the log-probabilities of the last token, if [`GenerateOptions::logprobs`] asks for them.
+    ///
+    /// [`GenerateOptions::logprobs`]: super::GenerateOptions::logprobs
+    pub fn take_logprobs(&mut self) -> Option<TokenLogprobs> {
+        self.logprobs.take().map(|logprobs| *logprobs)
     }
 
     /// Returns the number of prompt tokens that were found in the KV cache and not computed; known from the first token on.

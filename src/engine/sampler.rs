@@ -124,11 +124,11 @@ impl SamplingOptions {
             || !self.logit_bias.is_empty()
     }
 
-    /// Returns the parameters of the kernels: repetition, presence and frequency penalty, and whether there is any of them or a
-    /// bias.
-    pub(crate) fn penalties(&self) -> [f32; 4] {
-        let any = if self.penalises() { 1.0 } else { 0.0 };
-        [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, any]
+    /// Returns the parameters of the kernels: repetition, presence and frequency penalty, and the
+    /// [`flags`](penalties::flags) of these and of a mask.
+    pub(crate) fn penalties(&self, masked: bool) -> [f32; 4] {
+        let flags = penalties::flags(self.penalises(), masked);
+        [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, flags]
     }
 
     /// Returns the parameters of the kernels: temperature, top-k, top-p and min-p.
@@ -226,7 +226,7 @@ impl Sampler {
         if !options.penalises() {
             return None;
         }
-        let strengths = options.penalties();
+        let strengths = options.penalties(false);
         let mut changed = logits.to_vec();
         let mut bias: HashMap<u32, f32> = HashMap::new();
         options.logit_bias.iter().for_each(|(id, by)| *bias.entry(*id).or_default() += by);

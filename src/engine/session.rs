@@ -3,7 +3,8 @@
 use std::{future::poll_fn, sync::Arc};
 
 use super::{
-    Engine, EngineError, Reply, Sampler, SamplingOptions,
+    Constraint, Engine, EngineError, Reply, Sampler, SamplingOptions,
+    constraint::Constrained,
     scheduler::{Output, SequenceId, SessionEvent},
 };
 use crate::gpu::{Device, Program};
@@ -41,6 +42,9 @@ pub struct GenerateOptions {
     pub max_tokens: Option<u32>,
     /// Tokens that end the reply; they are not part of it.
     pub stop: Vec<u32>,
+    /// Return the log-probability of each token, and those of so many most likely ones
+    /// ([`Reply::take_logprobs`](super::Reply::take_logprobs)).
+    pub logprobs: Option<u32>,
 }
 
 setters! {
@@ -50,6 +54,7 @@ setters! {
     }
     optional {
         max_tokens: u32,
+        logprobs: u32,
     }
 }
 
@@ -163,6 +168,29 @@ impl Session {
     /// [`EngineError`] for invalid options or tokens, and at once for a prompt that can never fit; [`EngineError::Busy`] while
     /// another reply is in progress.
     pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Reply, EngineError> {
+        self.start(prompt, options, None)
+    }
+
+    /// Generates a reply like [`Session::generate`], whose tokens `constraint` allows. Stop tokens must be allowed by it too.
+    ///
+    /// # Errors
+    /// Those of [`Session::generate`]; [`EngineError::Constraint`].
+    pub fn generate_constrained(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        constraint: Box<dyn Constraint>,
+    ) -> Result<Reply, EngineError> {
+        let vocab = self.engine().config().vocab;
+        self.start(prompt, options, Some(Constrained::new(constraint, vocab).map_err(EngineError::Constraint)?))
+    }
+
+    fn start(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        constrained: Option<Constrained>,
+    ) -> Result<Reply, EngineError> {
         let vocab = self.engine().config().vocab;
         options.sampling.check(vocab)?;
         let mut sampler = Sampler::new(options.sampling.clone())?;
@@ -170,22 +198,32 @@ impl Session {
         sampler.seen(prompt);
         let max_tokens = options.max_tokens.unwrap_or(u32::MAX);
         let output = Output::Tokens { max_tokens, stop_tokens: options.stop.clone() };
-        self.submit(prompt, output, Some(sampler))?;
+        self.check(prompt)?;
+        let mut scheduler = self.engine().scheduler();
+        scheduler.submit(self.sequence.id, prompt, output, Some(sampler))?;
+        scheduler.extend_request(self.sequence.id, constrained, options.logprobs);
+        drop(scheduler);
         Ok(Reply::new(Arc::clone(&self.sequence)))
     }
 
     /// Submits a request to the scheduler.
-    fn submit(&mut self, tokens: &[u32], output: Output, sampler: Option<Sampler>) -> Result<(), EngineError> {
+    fn submit(&mut self, tokens: &[u32], output: Output) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        self.engine().scheduler().submit(self.sequence.id, tokens, output, None)
+    }
+
+    /// Checks that tokens are in the vocabulary.
+    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
         let vocab = self.engine().config().vocab;
         if let Some(&id) = tokens.iter().find(|id| **id >= vocab) {
             return Err(EngineError::TokenId { id, vocab });
         }
-        self.engine().scheduler().submit(self.sequence.id, tokens, output, sampler)
+        Ok(())
     }
 
     fn append(&mut self, tokens: &[u32], output: Output) -> Result<Appended<'_>, EngineError> {
         let before = self.len();
-        self.submit(tokens, output, None)?;
+        self.submit(tokens, output)?;
         Ok(Appended { sequence: &self.sequence, before, complete: false })
     }
 }
@@ -236,7 +274,7 @@ impl Appended<'_> {
             }
             SessionEvent::Failed(error) => Err(error),
             SessionEvent::Finished(_) => Err(EngineError::NoRequest),
-            SessionEvent::Admitted { .. } | SessionEvent::Token(_) => Ok(None),
+            SessionEvent::Admitted { .. } | SessionEvent::Token(_) | SessionEvent::Logprobs(_) => Ok(None),
         }
     }
 }

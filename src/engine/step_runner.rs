@@ -68,7 +68,7 @@ impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
     async fn prepare(&mut self, plan: &StepPlan) -> Option<StepInput> {
         let input = {
             let scheduler = self.scheduler.lock();
-            self.executor.input(plan, |row| scheduler.sampler_of(row))
+            self.executor.input(plan, |row| scheduler.sampling_of(row))
         };
         let result = self.executor.prepare(plan, &input).await.and_then(|()| self.executor.write(plan, &input));
         match result {

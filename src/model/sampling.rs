@@ -17,28 +17,31 @@ pub(crate) struct Sampling {
     pub(crate) draws: Buffer<[u32; 4]>,
     /// Repetition, presence and frequency penalty, and whether there are any `[slots]`.
     pub(crate) penalties: Buffer<[f32; 4]>,
-    /// Token counts and biases for penalties; empty until a sequence has penalties.
+    /// Token counts, biases and masks; empty until a sequence has penalties or a constraint.
     pub(crate) history: History,
     /// Top-k candidates, of two stages.
     candidates: [Buffer<[u32; 2]>; 2],
 }
 
-/// The counts and biases of each token `[slots, vocab]`.
+/// The counts and biases of each token `[slots, vocab]`, and the masks, a bit for each token `[slots, ⌈vocab / 32⌉]`.
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) counts: Buffer<u32>,
     pub(crate) bias: Buffer<f32>,
+    pub(crate) masks: Buffer<u32>,
 }
 
 impl History {
-    async fn new(device: &Device, tokens: u64) -> Result<Self, GpuError> {
+    async fn new(device: &Device, tokens: u64, words: u64) -> Result<Self, GpuError> {
         let counts = device.alloc("token counts", tokens).await?;
-        Ok(Self { counts, bias: device.alloc("token biases", tokens).await? })
+        let bias = device.alloc("token biases", tokens).await?;
+        Ok(Self { counts, bias, masks: device.alloc("token masks", words).await? })
     }
 
     /// Allocates them for `vocab` tokens of each of `slots` sequences.
     pub(crate) async fn for_all(device: &Device, slots: u32, vocab: u32) -> Result<Self, GpuError> {
-        Self::new(device, u64::from(slots) * u64::from(vocab)).await
+        let [slots, vocab] = [slots, vocab].map(u64::from);
+        Self::new(device, slots * vocab, slots * vocab.div_ceil(32)).await
     }
 
     /// Returns whether there are none.
@@ -63,7 +66,7 @@ impl Sampling {
             cuts: device.alloc("sampling options", sizes.sequences).await?,
             draws: device.alloc("seeds and counters", sizes.sequences).await?,
             penalties: device.alloc("penalties", sizes.sequences).await?,
-            history: History::new(device, 1).await?,
+            history: History::new(device, 1, 1).await?,
             candidates: [
                 device.alloc("likeliest tokens", first).await?,
                 device.alloc("likeliest of these", second).await?,
@@ -83,6 +86,7 @@ impl Sampling {
             penalties: &self.penalties,
             bias: &self.history.bias,
             counts: &self.history.counts,
+            masks: &self.history.masks,
             candidates: [first, second],
         };
         sample::record(rec, rows, &buffers)

@@ -15,6 +15,7 @@ mod cli;
 mod cli_bench;
 mod cli_memory;
 mod conformance;
+mod constraint;
 mod coverage;
 mod engine_batches;
 mod engine_faults;

@@ -129,6 +129,7 @@ struct Sampling {
     penalties: Buffer<[f32; 4]>,
     bias: Buffer<f32>,
     counts: Buffer<u32>,
+    masks: Buffer<u32>,
     candidates: [Buffer<[u32; 2]>; 2],
     program: Program,
     read: Readback,
@@ -162,6 +163,7 @@ impl Sampling {
             penalties: device.upload("penalties", &penalties).await.expect(UPLOAD),
             bias: device.upload("bias", &bias).await.expect(UPLOAD),
             counts: device.upload("counts", &counts).await.expect(UPLOAD),
+            masks: device.alloc("masks", sizes.masks).await.expect(UPLOAD),
             candidates: [
                 device.alloc("full", full).await.expect(UPLOAD),
                 device.alloc("free", free).await.expect(UPLOAD),
@@ -195,6 +197,7 @@ impl Sampling {
             penalties: &self.penalties,
             bias: &self.bias,
             counts: &self.counts,
+            masks: &self.masks,
             candidates: [full, free],
         };
         let mut rec = Recorder::new();

@@ -4,7 +4,7 @@ use super::PHASES;
 use crate::{
     engine::{
         Sampler,
-        scheduler::{LogitRow, LogitsUse, StepPlan},
+        scheduler::{LogitRow, LogitsUse, RowSampling, StepPlan},
     },
     kernels::{attn::CHUNK, sample},
     model::{Pass, Phase},
@@ -17,6 +17,8 @@ pub(super) struct SamplingState {
     /// The number of the request.
     pub(super) request: u64,
     pub(super) sampler: Sampler,
+    /// A mask constrains the request's tokens.
+    pub(super) masked: bool,
 }
 
 /// The input of a step. Arrays are indexed as [`PHASES`].
@@ -29,6 +31,8 @@ pub(in crate::engine) struct StepInput {
     pub(super) sampled: Vec<LogitRow>,
     /// The slots whose state of sampling the device does not have.
     pub(super) loads: Vec<SamplingState>,
+    /// The masks of constrained rows, with their slots.
+    pub(super) masks: Vec<(u32, Vec<u32>)>,
 }
 
 /// The input of a step's pass of one phase.
@@ -38,7 +42,7 @@ pub(super) struct PassInput {
     pub(super) ids: Vec<u32>,
     /// Position and slot of each row.
     pub(super) positions: Vec<[u32; 2]>,
-    /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those to read back.
+    /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those only to read back.
     pub(super) logit_rows: Vec<[u32; 2]>,
     /// How many rows are sampled in which way.
     pub(super) sampled: sample::Rows,
@@ -48,11 +52,6 @@ impl PassInput {
     /// Returns the number of rows.
     pub(super) fn len(&self) -> u32 {
         self.positions.len() as u32
-    }
-
-    /// Returns the number of rows of logits to read back.
-    pub(super) fn read_back(&self) -> u32 {
-        self.logit_rows.len() as u32 - self.sampled.count()
     }
 
     /// Returns the pass's shape.
@@ -74,12 +73,12 @@ pub(super) struct InputOptions<'a> {
 }
 
 impl StepInput {
-    /// Returns the input for a plan: its rows by phase, and the rows of logits by use. `sampler_of` finds the sampler of a
-    /// row's request; a row whose request is over has none, and is read back in vain.
+    /// Returns the input for a plan: its rows by phase, and the rows of logits by use. `sampling_of` says how a
+    /// row's request samples; a row whose request is over has none, and is read back in vain.
     pub(super) fn new<'s>(
         plan: &StepPlan,
         options: &InputOptions<'_>,
-        sampler_of: impl Fn(&LogitRow) -> Option<&'s Sampler>,
+        sampling_of: impl Fn(&LogitRow) -> Option<RowSampling<'s>>,
     ) -> Self {
         let mut input = Self::default();
         let [prefill, decode] = &mut input.passes;
@@ -97,28 +96,33 @@ impl StepInput {
                 None => (1, logits.row),
             };
             let on_device = logits.usage == LogitsUse::Sample && !options.host_sampling;
-            let path = sampler_of(logits).filter(|_| on_device).map(|sampler| {
+            let sampling = sampling_of(logits).filter(|_| on_device);
+            let logprobs = sampling.is_some_and(|sampling| sampling.logprobs);
+            let path = sampling.map(|RowSampling { sampler, mask, .. }| {
                 let (slot, request) = (logits.slot, logits.request);
                 input.sampled.push(*logits);
                 if options.loaded.get(slot as usize) != Some(&Some(request)) {
-                    input.loads.push(SamplingState { slot, request, sampler: sampler.clone() });
+                    input.loads.push(SamplingState { slot, request, sampler: sampler.clone(), masked: mask.is_some() });
                 }
+                input.masks.extend(mask.map(|mask| (slot, mask.to_vec())));
                 let sampled = &mut input.passes[phase].sampled;
                 (sampled.sequences, sampled.vocab) = (options.slots, options.vocab);
-                sampled.penalised |= sampler.options().penalises();
+                sampled.penalised |= sampler.options().penalises() || mask.is_some();
                 sample::SamplingPath::new(sampler.options().cuts())
             });
-            sorted[phase].push((path, row, logits));
+            sorted[phase].push((path, row, logits, logprobs));
         }
         for (phase, mut rows) in sorted.into_iter().enumerate() {
-            // Rows to read back come last.
-            rows.sort_by_key(|(path, row, _)| (path.is_none(), *path, *row));
+            // Rows only to read back come last.
+            rows.sort_by_key(|(path, row, ..)| (path.is_none(), *path, *row));
             let pass = &mut input.passes[phase];
-            for (place, (path, row, logits)) in rows.into_iter().enumerate() {
+            for (place, (path, row, logits, logprobs)) in rows.into_iter().enumerate() {
                 pass.logit_rows.push([row, logits.slot]);
-                match path {
-                    Some(path) => pass.sampled.add(path),
-                    None => input.read_back[phase].push((*logits, place)),
+                if let Some(path) = path {
+                    pass.sampled.add(path);
+                }
+                if path.is_none() || logprobs {
+                    input.read_back[phase].push((*logits, place));
                 }
             }
         }

@@ -21,9 +21,9 @@ pub(super) use submit_budget::Moment;
 use submit_budget::SubmitBudget;
 
 use super::{
-    DecodePass, EngineError, EngineOptions, Profile, Sampler,
+    DecodePass, EngineError, EngineOptions, Profile,
     profile::PassKind,
-    scheduler::{LogitRow, StepOutput, StepPlan},
+    scheduler::{LogitRow, RowSampling, StepOutput, StepPlan},
 };
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback},
@@ -180,11 +180,11 @@ impl Executor {
         self.loaded.fill(None);
     }
 
-    /// Returns the input for a plan; `sampler_of` finds the sampler of a row's request.
+    /// Returns the input for a plan; `sampling_of` says how a row's request samples.
     pub(super) fn input<'s>(
         &self,
         plan: &StepPlan,
-        sampler_of: impl Fn(&LogitRow) -> Option<&'s Sampler>,
+        sampling_of: impl Fn(&LogitRow) -> Option<RowSampling<'s>>,
     ) -> StepInput {
         let options = InputOptions {
             host_sampling: self.options.host_sampling,
@@ -192,7 +192,7 @@ impl Executor {
             vocab: self.model.config().vocab,
             loaded: &self.loaded,
         };
-        StepInput::new(plan, &options, sampler_of)
+        StepInput::new(plan, &options, sampling_of)
     }
 
     /// Prepares the programs of a step. After an error, or when it was dropped, any step may be prepared.
@@ -238,6 +238,10 @@ impl Executor {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
             }
         }
+        let words = u64::from(self.model.config().vocab.div_ceil(32));
+        for (slot, mask) in &input.masks {
+            device.write_now(&self.sampling.history.masks, u64::from(*slot) * words, mask)?;
+        }
         input.loads.iter().try_for_each(|state| self.load(state))
     }
 
@@ -248,7 +252,7 @@ impl Executor {
         let options = sampler.options();
         device.write_now(&sampling.cuts, at, &[options.cuts()])?;
         device.write_now(&sampling.draws, at, &[sampler.seed_and_counter()])?;
-        device.write_now(&sampling.penalties, at, &[options.penalties()])?;
+        device.write_now(&sampling.penalties, at, &[options.penalties(state.masked)])?;
         if options.penalises() {
             let start = at * u64::from(vocab);
             device.write_now(&sampling.history.counts, start, &sampler.counts(vocab))?;
@@ -298,10 +302,10 @@ impl Executor {
         let vocab = u64::from(self.model.config().vocab);
         let read_back = std::mem::take(&mut input.read_back);
         let mut step = InFlightStep::new(plan.id, &input, submitted, tokens);
-        for ((pipeline, pass), rows) in self.pipelines.iter().zip(&input.passes).zip(read_back) {
-            if pass.read_back() > 0 {
-                // Rows to read back are the last ones: they are read with those before them.
-                let len = pass.logit_rows.len() as u64 * vocab;
+        for (pipeline, rows) in self.pipelines.iter().zip(read_back) {
+            if let Some((_, last)) = rows.last() {
+                // Rows only to read back are the last ones: they are read with those before them.
+                let len = (*last as u64 + 1) * vocab;
                 step.read_logits(rows, pipeline.logits.start(device, &pipeline.activations.logits, len)?);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::FinishReason;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, TokenLogprobs};
 
 /// Something that happened to a request.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(crate) enum SessionEvent {
         /// Tokens whose blocks were found in the cache and need not be computed.
         cached: u32,
     },
+    /// The log-probabilities of the token in the next event.
+    Logprobs(Box<TokenLogprobs>),
     /// A token was sampled.
     Token(u32),
     /// The logits of a row.

@@ -37,10 +37,10 @@ pub use request::FinishReason;
 pub(crate) use request::{Output, SequenceId};
 use sequence::Sequence;
 pub(crate) use step::{
-    BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, StaleStep, StepId, StepOutput, StepPlan,
+    BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, RowSampling, StaleStep, StepId, StepOutput, StepPlan,
 };
 
-use super::{EngineError, Sampler};
+use super::EngineError;
 use crate::kv::Pool;
 
 /// The bounds of steps, and switches of scheduling.
@@ -139,11 +139,15 @@ impl Scheduler {
         self.sequences.get(&id).map(|sequence| &*sequence.tokens)
     }
 
-    /// Returns the sampler of a row's request; `None` where none samples, or the request is over: the sequence may have
+    /// Returns how a row's request samples; `None` where none samples, or the request is over: the sequence may have
     /// another one.
-    pub(crate) fn sampler_of(&self, row: &LogitRow) -> Option<&Sampler> {
+    pub(crate) fn sampling_of(&self, row: &LogitRow) -> Option<RowSampling<'_>> {
         let request = self.sequences.get(&row.sequence)?.request.as_ref()?;
-        (row.usage == LogitsUse::Sample && row.request == request.number).then_some(request.sampler.as_ref()).flatten()
+        if row.usage != LogitsUse::Sample || row.request != request.number {
+            return None;
+        }
+        let mask = request.constrained.as_ref().map(|constrained| constrained.mask());
+        Some(RowSampling { sampler: request.sampler.as_ref()?, mask, logprobs: request.logprobs.is_some() })
     }
 
     /// Returns whether a sequence has a request, or events of one that the session has not taken.

@@ -128,6 +128,7 @@ impl Scheduler {
                 request.has_prompt(&sequence.table)
                     && request.sampled < request.max_tokens()
                     && position < self.limits.context
+                    && (request.constrained.is_none() || request.confirmed == request.sampled)
             };
             if !due {
                 continue;

@@ -147,6 +147,7 @@ impl World {
                     alone.push(token);
                     counts.tokens += 1;
                 }
+                SessionEvent::Logprobs(_) => panic!("no log-probabilities were requested"),
                 SessionEvent::Logits { last, .. } => {
                     assert!(!last || asked.computed);
                     if last {

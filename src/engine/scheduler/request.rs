@@ -1,6 +1,9 @@
 //! Requests: what a session asks for, and how it ends.
 
-use crate::{engine::Sampler, kv::Table};
+use crate::{
+    engine::{Sampler, constraint::Constrained},
+    kv::Table,
+};
 
 /// A sequence of a [`Scheduler`](super::Scheduler). Ids are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +61,10 @@ pub(super) struct Request {
     pub(super) output: Output,
     /// The state of sampling as the host knows it, where tokens are sampled.
     pub(super) sampler: Option<Sampler>,
+    /// The constraint of its tokens. A token is sampled once the one before it is known.
+    pub(super) constrained: Option<Constrained>,
+    /// How many log-probabilities are returned with each token.
+    pub(super) logprobs: Option<u32>,
     /// Its slot, while it runs.
     pub(super) slot: Option<u32>,
     /// Tokens sampled by submitted rows.

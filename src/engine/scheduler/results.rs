@@ -6,7 +6,7 @@ use super::{
     EngineError, FinishReason, LogitRow, LogitsUse, Output, Scheduler, SequenceId, SessionEvent, StaleStep, StepOutput,
     StepPlan, request::Request,
 };
-use crate::gpu::GpuError;
+use crate::{engine::TokenLogprobs, gpu::GpuError, kernels::sample::penalties::MASKED};
 
 impl Scheduler {
     /// Advances the sequences of the step that was planned last: the device takes it.
@@ -78,6 +78,7 @@ impl Scheduler {
     /// [`StaleStep`] when the step is not the oldest in flight, or samples nothing; no token is appended then.
     pub(crate) fn finish_step(&mut self, output: StepOutput) -> Result<(), StaleStep> {
         let mut tokens = output.tokens;
+        let mut of_logprobs = Vec::new();
         for (row, logits) in output.logits {
             match row.usage {
                 LogitsUse::Return { last } => {
@@ -86,9 +87,18 @@ impl Scheduler {
                         self.send(row.sequence, SessionEvent::Logits { logits, last });
                     }
                 }
+                LogitsUse::Sample if tokens.iter().any(|(sampled, _)| *sampled == row) => {
+                    of_logprobs.push((row, logits))
+                }
                 LogitsUse::Sample => {
+                    let mut logits = logits;
+                    if let Some(constrained) = self.request_mut(&row).and_then(|request| request.constrained.as_ref()) {
+                        let forbidden = (0u32..).zip(&mut logits).filter(|(id, _)| !constrained.allows(*id));
+                        forbidden.for_each(|(_, logit)| *logit = MASKED);
+                    }
                     let token = self.request_mut(&row).and_then(|request| request.sampler.as_mut());
                     tokens.push((row, token.and_then(|sampler| sampler.sample(&logits).ok())));
+                    of_logprobs.push((row, logits));
                 }
             }
         }
@@ -98,7 +108,10 @@ impl Scheduler {
         self.in_flight.pop_front();
         for (row, token) in tokens {
             match token {
-                Some(token) => self.append(&row, token),
+                Some(token) => {
+                    let logits = of_logprobs.iter().find(|(of, _)| *of == row).map(|(_, logits)| &**logits);
+                    self.append(&row, token, logits);
+                }
                 // Nothing can follow a token that is unknown.
                 None if self.request_mut(&row).is_some() => self.fail(row.sequence, EngineError::NotANumber),
                 None => {}
@@ -113,20 +126,36 @@ impl Scheduler {
         (request.number == row.request).then_some(request)
     }
 
-    /// Appends a sampled token, unless its request is over.
-    fn append(&mut self, row: &LogitRow, token: u32) {
+    /// Appends a token sampled from `logits`, if they were read back, unless its request is over.
+    fn append(&mut self, row: &LogitRow, token: u32, logits: Option<&[f32]>) {
         let (id, context) = (row.sequence, self.limits.context as usize);
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let Some(request) = sequence.request.as_mut().filter(|request| request.number == row.request) else { return };
         request.confirmed += 1;
         let stops = matches!(&request.output, Output::Tokens { stop_tokens, .. } if stop_tokens.contains(&token));
+        let more = request.confirmed < request.max_tokens();
+        if let Some(constrained) = &mut request.constrained {
+            let accepted = match constrained.allows(token) {
+                // Only rounding of a draw's last digit can sample a forbidden token.
+                false => Err("a token was sampled that it forbids".to_owned()),
+                true if stops => Ok(()),
+                true => constrained.accept(token, more),
+            };
+            if let Err(message) = accepted {
+                return self.fail(id, EngineError::Constraint(message));
+            }
+        }
         let reason = if stops {
             Some(FinishReason::StopToken(token))
         } else {
+            if let (Some(top), Some(logits)) = (request.logprobs, logits) {
+                let logprobs = TokenLogprobs::new(logits, token, top);
+                sequence.mailbox.send(SessionEvent::Logprobs(Box::new(logprobs)));
+            }
             sequence.tokens.push(token);
             sequence.mailbox.send(SessionEvent::Token(token));
             self.notified.push(id);
-            if request.confirmed >= request.max_tokens() {
+            if !more {
                 Some(FinishReason::MaxTokens)
             } else {
                 (sequence.tokens.len() > context).then_some(FinishReason::ContextFull)

@@ -2,7 +2,7 @@
 
 use super::{EngineError, Mailbox, Output, Scheduler, SequenceId, SessionEvent, request::Request};
 use crate::{
-    engine::Sampler,
+    engine::{Sampler, constraint::Constrained},
     kv::{Pool, Table},
 };
 
@@ -123,12 +123,21 @@ impl Scheduler {
             prompt_end: needed as u32,
             output,
             sampler,
+            constrained: None,
+            logprobs: None,
             slot: None,
             sampled: 0,
             confirmed: 0,
         });
         self.requests.insert(number, id);
         Ok(())
+    }
+
+    /// Adds a constraint and log-probabilities to a request that was just submitted.
+    pub(crate) fn extend_request(&mut self, id: SequenceId, constrained: Option<Constrained>, logprobs: Option<u32>) {
+        if let Some(request) = self.sequences.get_mut(&id).and_then(|sequence| sequence.request.as_mut()) {
+            (request.constrained, request.logprobs) = (constrained, logprobs);
+        }
     }
 
     /// Ends the request of a sequence, if it has one, and drops its events. If some token was sampled, the sequence keeps all

@@ -1,7 +1,7 @@
 //! A step's plan, and what the executor computed for it: plain data.
 
 use super::SequenceId;
-use crate::kv::BlockCopy;
+use crate::{engine::Sampler, kv::BlockCopy};
 
 /// The number of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,13 +82,23 @@ pub(crate) enum LogitsUse {
     },
 }
 
+/// How a token is sampled from a row's logits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowSampling<'a> {
+    pub(crate) sampler: &'a Sampler,
+    /// The tokens that are allowed, a bit each.
+    pub(crate) mask: Option<&'a [u32]>,
+    /// The logits are read back too, for log-probabilities.
+    pub(crate) logprobs: bool,
+}
+
 /// What the executor computed for a step.
 #[derive(Debug)]
 pub(crate) struct StepOutput {
     pub(crate) step: StepId,
     /// The token sampled on the device for each row; `None` where every logit is NaN.
     pub(crate) tokens: Vec<(LogitRow, Option<u32>)>,
-    /// The rows read back: for sessions, or to sample from on the host.
+    /// The rows read back: for sessions, for log-probabilities, or to sample from on the host.
     pub(crate) logits: Vec<(LogitRow, Vec<f32>)>,
 }
 

@@ -475,7 +475,7 @@ fn a_request_that_is_over_has_no_sampler_for_the_next() {
     world.scheduler.submit(one, &[1, 2], reply(3), Some(sampler)).expect("a request");
     let step = world.scheduler.plan().expect("a step");
     let row = *step.sampled().next().expect("a row");
-    let has = |row: LogitRow| world.scheduler.sampler_of(&row).is_some();
+    let has = |row: LogitRow| world.scheduler.sampling_of(&row).is_some();
     assert!(has(row));
     // Of the request before; of another sequence; to be returned.
     assert!(!has(LogitRow { request: row.request - 1, ..row }));

@@ -73,7 +73,7 @@ pub struct Rows {
     pub top_k: u32,
     /// Rows of [`SamplingPath::FullVocab`].
     pub full_vocab: u32,
-    /// Whether one of their sequences has penalties or a bias.
+    /// Whether one of their sequences has penalties, a bias or a mask.
     pub penalised: bool,
 }
 
@@ -113,6 +113,8 @@ pub struct Buffers<'a> {
     /// `[sequences, vocab]`: how often each token was generated, and [`penalties::IN_PROMPT`]. The tokens of penalised sequences
     /// are counted.
     pub counts: &'a Buffer<u32>,
+    /// `[sequences, ⌈vocab / 32⌉]`: a bit for each token that is allowed.
+    pub masks: &'a Buffer<u32>,
     /// Intermediate results.
     pub candidates: [&'a Buffer<[u32; 2]>; 2],
 }
@@ -128,6 +130,8 @@ pub struct Sizes {
     pub sequences: u64,
     /// Of bias and counts, each; without penalties they may be of any size.
     pub tokens: u64,
+    /// Of the masks; without masks they may be of any size.
+    pub masks: u64,
     /// Of the two buffers of candidates.
     pub candidates: [u64; 2],
 }
@@ -142,6 +146,7 @@ impl Sizes {
             picks: rows,
             sequences,
             tokens: sequences * tokens,
+            masks: sequences * tokens.div_ceil(32),
             candidates: [kept, top_k::kept(kept)].map(|of_a_row| rows * u64::from(of_a_row)),
         }
     }
@@ -150,7 +155,7 @@ impl Sizes {
 /// Records the sampling of a token from each row of logits, in a number of dispatches that does not depend on the number of
 /// sequences. The token of a sequence depends only on its own logits and state.
 ///
-/// Bias and penalties are added to the logits if `rows.penalised`. Then the logits are divided by the temperature, and cut by
+/// Bias, penalties and masks are applied to the logits if `rows.penalised`. Then the logits are divided by the temperature, and cut by
 /// top-k, top-p and min-p, in this order.
 ///
 /// # Errors
@@ -169,6 +174,7 @@ pub fn record(rec: &mut Recorder, rows: &Rows, b: &Buffers<'_>) -> Result<(), Gp
                 penalties: b.penalties,
                 counts: b.counts,
                 bias: b.bias,
+                masks: b.masks,
                 logits: b.logits,
             },
         )?;

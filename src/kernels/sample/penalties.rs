@@ -1,4 +1,4 @@
-//! Logit bias and penalties.
+//! Logit bias, penalties and masks.
 
 use std::ops::Range;
 
@@ -10,13 +10,13 @@ use crate::{
 
 kernel! {
     /// `l = logits[t, i] + bias[s, i]`; if `counts[s, i] > 0`, `l = l > 0 ? l / repetition : l · repetition`; if the token
-    /// was generated, `l = l − presence − frequency · times`; then `logits[t, i] = l`, `s` being the row's sequence. The
-    /// host's is [`penalised`].
+    /// was generated, `l = l − presence − frequency · times`; if a mask forbids the token, `l = `[`MASKED`]; then
+    /// `logits[t, i] = l`, `s` being the row's sequence. The host's is [`penalised`].
     ///
     /// Shapes: rows `first ..` of `logits` f32 `[_, n]` and of `picks` `[_, 2]`, whose second number is the sequence
-    /// (clamped); `penalties` `[sequences]` of repetition (1 is none), presence, frequency (0 is none), and whether the
-    /// sequence is penalised (1, or 0: then its logits stay as they are, and the rest is not read); `counts` u32 and `bias`
-    /// f32 `[sequences, n]`. A count is how often the token was generated, plus [`IN_PROMPT`] where the prompt has it.
+    /// (clamped); `penalties` `[sequences]` of repetition (1 is none), presence, frequency (0 is none), and [`flags`] (0:
+    /// the logits stay as they are, and the rest is not read); `counts` u32 and `bias` f32 `[sequences, n]`; `masks` u32
+    /// `[sequences, ⌈n / 32⌉]`: bit `i % 32` of word `i / 32` allows token `i`. A count is how often the token was generated, plus [`IN_PROMPT`] where the prompt has it.
     /// Bound: 1e-6 of the magnitudes of logit and bias, both penalised, and of what is subtracted. Measured worst on
     /// lavapipe: 0.11 of it.
     pub struct Penalties("sample/penalties") for ();
@@ -33,15 +33,36 @@ kernel! {
     binds {
         /// The rows' sequences.
         picks: read [[u32; 2]],
-        /// Repetition, presence and frequency penalty of each sequence, and whether it has any, or a bias.
+        /// Repetition, presence and frequency penalty of each sequence, and its flags.
         penalties: read [[f32; 4]],
         /// How often each token was generated, and whether it is in the prompt.
         counts: read [u32],
         /// What is added to each logit.
         bias: read [f32],
+        /// The tokens that are allowed, a bit each.
+        masks: read [u32],
         /// The logits.
         logits: write [f32],
     }
+}
+
+/// The logit of a token that a mask forbids.
+pub const MASKED: f32 = -3.4e38;
+
+/// Returns the flags of a sequence: 1 if it has penalties or a bias, plus 2 if it has a mask.
+pub fn flags(penalised: bool, masked: bool) -> f32 {
+    f32::from(u8::from(penalised) + 2 * u8::from(masked))
+}
+
+/// Returns whether flags have a bit.
+fn has(flags: f32, bit: u32) -> bool {
+    flags as u32 & bit != 0
+}
+
+/// Returns whether a sequence's mask, if it has one, allows a token.
+fn allowed(masks: &[u32], p: &Params, sequence: usize, flags: f32, id: usize) -> bool {
+    let words = p.n.div_ceil(32) as usize;
+    !has(flags, 2) || masks[sequence * words + id / 32] >> (id % 32) & 1 == 1
 }
 
 /// Added to the count of a token that is in the prompt.
@@ -65,9 +86,13 @@ impl Kernel for Penalties {
     fn cpu((): (), p: &Params, host: Host<'_>) {
         for t in 0..p.rows {
             let (logits, of_sequence, penalties) = places(p, host.picks, host.penalties, t);
+            let sequence = of_sequence.start / (p.n as usize).max(1);
             let inputs = host.bias[of_sequence.clone()].iter().zip(&host.counts[of_sequence]);
-            for (logit, (bias, count)) in host.logits[logits].iter_mut().zip(inputs) {
-                *logit = penalised(*logit, *bias, *count, penalties);
+            for (id, (logit, (bias, count))) in host.logits[logits].iter_mut().zip(inputs).enumerate() {
+                *logit = match allowed(host.masks, p, sequence, penalties[3], id) {
+                    true => penalised(*logit, *bias, *count, penalties),
+                    false => MASKED,
+                };
             }
         }
     }
@@ -76,10 +101,14 @@ impl Kernel for Penalties {
         let mut all = Expect::unchanged(before.logits);
         for t in 0..p.rows {
             let (logits, of_sequence, penalties) = places(p, before.picks, before.penalties, t);
+            let sequence = of_sequence.start / (p.n as usize).max(1);
             let inputs = before.bias[of_sequence.clone()].iter().zip(&before.counts[of_sequence]);
             let inputs = before.logits[logits.clone()].iter().zip(inputs);
-            for (near, (logit, (bias, count))) in all[logits].iter_mut().zip(inputs) {
-                let (value, terms) = exactly(*logit, *bias, *count, penalties);
+            for (id, (near, (logit, (bias, count)))) in all[logits].iter_mut().zip(inputs).enumerate() {
+                let (value, terms) = match allowed(before.masks, p, sequence, penalties[3], id) {
+                    true => exactly(*logit, *bias, *count, penalties),
+                    false => (f64::from(MASKED), 0.0),
+                };
                 *near = (value, 1e-6 * terms);
             }
         }
@@ -93,6 +122,7 @@ impl Kernel for Penalties {
             ("each penalty", 300, vec![none, [1.3, 0.0, 0.0, 1.0], [1.0, 1.5, 0.0, 1.0], [1.0, 0.0, 0.7, 1.0]]),
             ("all together", 257, vec![[0.5, -2.0, -0.25, 1.0], off, [2.0, 2.0, 2.0, 1.0]]),
             ("none penalised", 70, vec![off, off]),
+            ("masked, and penalised too", 330, vec![[f32::NAN, 1.0, 1.0, 2.0], [1.3, 0.5, 0.25, 3.0], none]),
             ("one logit", 1, vec![[1.1, 0.5, 0.5, 1.0]]),
             ("Qwen3-30B-A3B's vocabulary", 151_936, vec![[1.05, 1.5, 0.1, 1.0]]),
         ]
@@ -106,21 +136,28 @@ impl Kernel for Penalties {
             let mut counts: Vec<u32> = (0..sequences * n).map(|_| seen[rng.below(8) as usize]).collect();
             let strengths = [0.0, 0.0, 0.0, 100.0, -100.0, -1e30];
             let mut bias: Vec<f32> = counts.iter().map(|_| strengths[rng.below(6) as usize]).collect();
+            let masks: Vec<u32> = (0..sequences * n.div_ceil(32)).map(|_| rng.below(u32::MAX)).collect();
+            let params = Params { rows, n, first, sequences };
             let mut penalties = vec![[f32::NAN; 4]; sequences as usize];
             let mut expected = Expect::unchanged(&logits[..(first * n) as usize]);
             for (t, of_row) in (first..).zip(of_rows) {
                 let sequence = sequence_of(&picks, t, sequences);
                 penalties[sequence] = of_row;
                 let place = sequence * n as usize..(sequence + 1) * n as usize;
-                if of_row[3] == 0.0 {
+                if !has(of_row[3], 1) {
                     // Neither is read.
                     bias[place.clone()].fill(f32::NAN);
                     counts[place.clone()].fill(u32::MAX);
+                }
+                if of_row[3] == 0.0 {
                     logits[(t * n) as usize] = f32::NAN;
                 }
                 let inputs = bias[place.clone()].iter().zip(&counts[place]);
-                for (logit, (bias, count)) in logits[(t * n) as usize..].iter().zip(inputs) {
-                    let (value, terms) = exactly(*logit, *bias, *count, of_row);
+                for (id, (logit, (bias, count))) in logits[(t * n) as usize..].iter().zip(inputs).enumerate() {
+                    let (value, terms) = match allowed(&masks, &params, sequence, of_row[3], id) {
+                        true => exactly(*logit, *bias, *count, of_row),
+                        false => (f64::from(MASKED), 0.0),
+                    };
                     expected.push((value, 1e-6 * terms));
                 }
             }
@@ -129,8 +166,8 @@ impl Kernel for Penalties {
             expected.push((f64::NAN, 0.0));
             Case {
                 name: name.to_owned(),
-                params: Params { rows, n, first, sequences },
-                data: Data { picks, penalties, counts, bias, logits },
+                params,
+                data: Data { picks, penalties, counts, bias, masks, logits },
                 expected: Expected { logits: Some(Expect::Near(expected)), ..Default::default() },
             }
         })
@@ -152,17 +189,18 @@ fn places(p: &Params, picks: &[[u32; 2]], penalties: &[[f32; 4]], row: u32) -> (
 ///   positive, multiplied by it where not;
 /// - of one that was generated: less `presence + frequency · times`, `times` being the count without [`IN_PROMPT`].
 ///
-/// `penalties` are repetition (1 is none), presence, frequency (0 is none), and whether the sequence is penalised at all:
-/// where that is 0 the logit stays as it is.
+/// `penalties` are repetition (1 is none), presence, frequency (0 is none), and [`flags`]: without the bit of penalties the
+/// logit stays as it is.
 pub fn penalised(logit: f32, bias: f32, count: u32, penalties: [f32; 4]) -> f32 {
-    if penalties[3] == 0.0 { logit } else { exactly(logit, bias, count, penalties).0 as f32 }
+    if !has(penalties[3], 1) { logit } else { exactly(logit, bias, count, penalties).0 as f32 }
 }
 
 /// The penalised logit, and the magnitudes of what it is made of; 0 where it stays as it is.
 fn exactly(logit: f32, bias: f32, count: u32, penalties: [f32; 4]) -> (f64, f64) {
-    let [repetition, presence, frequency, applied] = penalties.map(f64::from);
+    let applied = has(penalties[3], 1);
+    let [repetition, presence, frequency, _] = penalties.map(f64::from);
     let (logit, bias) = (f64::from(logit), f64::from(bias));
-    if applied == 0.0 {
+    if !applied {
         return (logit, 0.0);
     }
     let factor = match logit + bias {
