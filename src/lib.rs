@@ -47,6 +47,9 @@
 //!
 //! - `cli` (default): the command line program. Libraries depend with `default-features = false`.
 //! - `blocking`: `block_on`.
+//! - `api`: requests and responses of OpenAI's and Anthropic's HTTP APIs, without a server ([`api`]).
+//! - `constraint`: replies constrained by JSON schemas, regular expressions and grammars.
+//! - `serve` (default): the HTTP server ([`serve`]).
 //! - `serde`: `Serialize` and `Deserialize` for options, messages, roles and tuning.
 //! - `test-util`: hooks for tests: fault injection, counters, random weights, a GGUF writer. Not covered by semantic
 //!   versioning.
@@ -60,10 +63,15 @@
 #[macro_use]
 mod setters;
 
+#[cfg(feature = "api")]
+#[cfg_attr(docsrs, doc(cfg(feature = "api")))]
+pub mod api;
 mod conformance;
 mod engine;
 pub mod gguf;
 mod gpu;
+#[cfg(feature = "constraint")]
+mod grammar;
 mod kernels;
 mod kv;
 mod model;
@@ -82,6 +90,9 @@ pub use engine::{
 pub use error::Error;
 pub use gguf::{Gguf, GgufError};
 pub use gpu::{Adapter, AdapterKind, Device, GpuError, Requirements, WaitMode};
+#[cfg(feature = "constraint")]
+#[cfg_attr(docsrs, doc(cfg(feature = "constraint")))]
+pub use grammar::{Grammar, GrammarCompiler, GrammarError};
 pub use kernels::KvType;
 pub use model::{Architecture, Config, MemoryPlan, Model, ModelError, Precision, Tuning};
 pub use names::UnknownName;

@@ -33,7 +33,7 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// The modules of the crate, and the modules that each may use.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("text", &["gguf"]),
@@ -47,6 +47,9 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("setters", &[]),
     ("names", &["kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
+    ("grammar", &["engine", "text"]),
+    ("api", &["engine", "error", "gguf", "grammar", "text"]),
+    ("serve", &["api", "engine", "gguf", "gpu"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),
     ("cli", &["conformance", "engine", "error", "gguf", "gpu", "kernels", "model", "text", "quant"]),
 ];

@@ -10,7 +10,7 @@ use crate::{
 
 kernel! {
     /// `l = logits[t, i] + bias[s, i]`; if `counts[s, i] > 0`, `l = l > 0 ? l / repetition : l · repetition`; if the token
-    /// was generated, `l = l − presence − frequency · times`; if a mask forbids the token, `l = `[`MASKED`]; then
+    /// was generated, `l = l − presence − frequency · times`; if a mask forbids the token, `l` is [`MASKED`]; then
     /// `logits[t, i] = l`, `s` being the row's sequence. The host's is [`penalised`].
     ///
     /// Shapes: rows `first ..` of `logits` f32 `[_, n]` and of `picks` `[_, 2]`, whose second number is the sequence
