@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use crate::{
     Error,
-    engine::{Engine, EngineOptions, FinishReason, GenerateOptions, Reply, SamplingOptions, Session},
+    engine::{Engine, EngineOptions, FinishReason, GenerateOptions, Progress, Reply, SamplingOptions, Session},
     gguf::Gguf,
     gpu::{Adapter, Device, lock},
     kernels::KvType,
@@ -39,7 +39,8 @@ use crate::{
 pub struct Chat {
     session: Session,
     tokenizer: Arc<Tokenizer>,
-    template: ChatTemplate,
+    /// `None`: the texts of the messages are the prompt.
+    template: Option<ChatTemplate>,
     render: RenderOptions,
     generate: GenerateOptions,
     stop: StopStrings,
@@ -155,26 +156,43 @@ impl ChatBuilder {
     ///
     /// # Errors
     /// [`Error`] if the file's tokenizer, chat template or sampling options are invalid.
-    pub fn start(self, engine: &Engine, gguf: &Gguf) -> Result<Chat, Error> {
+    pub fn start(mut self, engine: &Engine, gguf: &Gguf) -> Result<Chat, Error> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = match ChatTemplate::from_metadata(gguf.metadata()) {
             Err(TextError::NoTemplate) => ChatTemplate::chatml(),
             template => template?,
         };
-        let sampling = match self.sampling {
-            Some(sampling) => sampling,
-            None => SamplingOptions::from_metadata(gguf.metadata())?,
-        };
+        if self.sampling.is_none() {
+            self.sampling = Some(SamplingOptions::from_metadata(gguf.metadata())?);
+        }
+        Ok(self.assemble(engine, tokenizer, Some(template)))
+    }
+
+    /// Starts a conversation on an existing engine, with the caller's tokenizer and chat template. Without a template the
+    /// prompt is the text of all messages, and control tokens are parsed in it. The device, memory and engine options are
+    /// not used. The default of the sampling options is [`SamplingOptions::default`].
+    pub fn assemble(
+        self,
+        engine: &Engine,
+        tokenizer: impl Into<Arc<Tokenizer>>,
+        template: Option<ChatTemplate>,
+    ) -> Chat {
+        let tokenizer = tokenizer.into();
         let stop = tokenizer.stop_ids().to_vec();
-        Ok(Chat {
+        Chat {
             session: engine.session(),
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             template,
             render: self.render,
-            generate: GenerateOptions { sampling, max_tokens: self.max_tokens, stop, logprobs: None },
+            generate: GenerateOptions {
+                sampling: self.sampling.unwrap_or_default(),
+                max_tokens: self.max_tokens,
+                stop,
+                logprobs: None,
+            },
             stop: StopStrings::new(self.stop),
             messages: Arc::new(Mutex::new(self.system.into_iter().map(Message::system).collect())),
-        })
+        }
     }
 }
 
@@ -203,7 +221,8 @@ impl Chat {
     pub fn say(&mut self, text: impl Into<String>) -> ChatReply {
         let mut messages = lock(&self.messages).clone();
         messages.push(Message::user(text));
-        let (state, messages) = match self.reply(&messages) {
+        let mut prompt = PromptTokens::default();
+        let (state, messages) = match self.reply(&messages, &mut prompt) {
             Ok(reply) => {
                 *lock(&self.messages) = messages;
                 (State::Generating(reply), Some(Arc::clone(&self.messages)))
@@ -212,6 +231,8 @@ impl Chat {
         };
         ChatReply {
             state,
+            prompt,
+            tokens: 0,
             tokenizer: Arc::clone(&self.tokenizer),
             decoder: Decoder::default(),
             stop: self.stop.clone(),
@@ -221,13 +242,20 @@ impl Chat {
     }
 
     /// Starts the model's reply to `messages`. Keeps the KV cache of the common prefix.
-    fn reply(&mut self, messages: &[Message]) -> Result<Reply, Error> {
-        let prompt = self.template.encode(&self.tokenizer, messages, &self.render)?;
+    fn reply(&mut self, messages: &[Message], counts: &mut PromptTokens) -> Result<Reply, Error> {
+        let prompt = match &self.template {
+            Some(template) => template.encode(&self.tokenizer, messages, &self.render)?,
+            None => {
+                let text: String = messages.iter().map(|message| message.content.as_str()).collect();
+                self.tokenizer.encode_prompt(&text)?
+            }
+        };
         let tokens = self.session.tokens();
         let common = tokens.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
         // At least one token must be computed.
         let cached = common.min(prompt.len().saturating_sub(1));
         self.session.truncate(cached as u32)?;
+        *counts = PromptTokens { all: prompt.len() as u32, kept: cached as u32 };
         let reply = self.session.generate(prompt.get(cached..).unwrap_or_default(), &self.generate);
         Ok(reply?)
     }
@@ -278,12 +306,35 @@ impl fmt::Debug for Chat {
 #[derive(Debug)]
 pub struct ChatReply {
     state: State,
+    prompt: PromptTokens,
+    /// Tokens generated so far.
+    tokens: u32,
     tokenizer: Arc<Tokenizer>,
     decoder: Decoder,
     stop: StopStrings,
     text: String,
     /// The conversation, until the reply is added to it.
     messages: Option<Messages>,
+}
+
+/// The tokens of a prompt.
+#[derive(Clone, Copy, Debug, Default)]
+struct PromptTokens {
+    all: u32,
+    /// Those that the session has from the turn before.
+    kept: u32,
+}
+
+/// The progress of a [`ChatReply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChatProgress {
+    /// Something was computed.
+    Computed,
+    /// The text of the next token; empty while it may belong to a character or a stop string that is not complete.
+    Text(String),
+    /// The reply has ended.
+    Finished,
 }
 
 #[derive(Debug)]
@@ -300,6 +351,32 @@ impl ChatReply {
     /// The errors listed at [`Chat::say`]. The reply ends with an error.
     pub async fn next(&mut self) -> Result<Option<String>, Error> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await.transpose()
+    }
+
+    /// Runs one step at most: for callers who want to do something between steps, such as to check whether to stop.
+    ///
+    /// # Errors
+    /// The errors listed at [`Chat::say`]. The reply ends with an error.
+    pub async fn step(&mut self) -> Result<ChatProgress, Error> {
+        let progress = match &mut self.state {
+            State::Generating(reply) => reply.step().await,
+            State::Ended { .. } => return Ok(ChatProgress::Finished),
+            State::Failed(_) => return self.take_error().map_or(Ok(ChatProgress::Finished), Err),
+        };
+        match progress {
+            Ok(Progress::Computed) => Ok(ChatProgress::Computed),
+            Ok(Progress::Token(token)) => self.push(token).map(ChatProgress::Text),
+            Ok(Progress::Finished(_)) => Ok(ChatProgress::Text(self.finish())),
+            Err(error) => {
+                self.end();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Cancels the reply, if it is in progress, and returns the text that was held back. Dropping it cancels it too.
+    pub fn cancel(&mut self) -> String {
+        if matches!(self.state, State::Generating(_)) { self.finish() } else { String::new() }
     }
 
     /// Waits for the end of the reply and returns its text.
@@ -325,12 +402,64 @@ impl ChatReply {
         }
     }
 
-    /// Returns the number of tokens of the prompt that prefix sharing found in the KV cache.
+    /// Returns the number of tokens of the prompt: of all messages.
+    pub fn prompt_tokens(&self) -> u32 {
+        self.prompt.all
+    }
+
+    /// Returns the number of tokens of the prompt that were in the KV cache, from turns before or by prefix sharing; known
+    /// from the first token on.
     pub fn cached(&self) -> u32 {
-        match &self.state {
-            State::Generating(reply) => reply.cached(),
-            State::Ended { cached, .. } => *cached,
-            State::Failed(_) => 0,
+        self.prompt.kept
+            + match &self.state {
+                State::Generating(reply) => reply.cached(),
+                State::Ended { cached, .. } => *cached,
+                State::Failed(_) => 0,
+            }
+    }
+
+    /// Returns the number of tokens generated so far.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    /// Takes in a token, and returns the text that is complete with it.
+    fn push(&mut self, token: u32) -> Result<String, Error> {
+        self.tokens += 1;
+        let decoded = match self.decoder.push(&self.tokenizer, token) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.end();
+                return Err(error.into());
+            }
+        };
+        let (piece, stopped) = match self.tokenizer.hidden_name(token) {
+            Some(name) => self.stop.push_control(name),
+            None => self.stop.push(&decoded.unwrap_or_default()),
+        };
+        self.text.push_str(&piece);
+        if stopped {
+            self.end();
+        }
+        Ok(piece)
+    }
+
+    /// Ends the reply, and returns the text that was held back.
+    fn finish(&mut self) -> String {
+        let rest = self.rest();
+        self.end();
+        rest
+    }
+
+    /// Returns the error of a reply that failed at its start, once.
+    fn take_error(&mut self) -> Option<Error> {
+        let ended = State::Ended { reason: None, cached: 0 };
+        match std::mem::replace(&mut self.state, ended) {
+            State::Failed(error) => Some(error),
+            state => {
+                self.state = state;
+                None
+            }
         }
     }
 
@@ -377,39 +506,18 @@ impl Stream for ChatReply {
             let reply = match &mut this.state {
                 State::Generating(reply) => reply,
                 State::Ended { .. } => return Poll::Ready(None),
-                State::Failed(_) => {
-                    let ended = State::Ended { reason: None, cached: 0 };
-                    let State::Failed(error) = std::mem::replace(&mut this.state, ended) else { continue };
-                    return Poll::Ready(Some(Err(error)));
-                }
+                State::Failed(_) => return Poll::Ready(this.take_error().map(Err)),
             };
             let piece = match ready!(Pin::new(reply).poll_next(context)) {
-                Some(Ok(token)) => match this.decoder.push(&this.tokenizer, token) {
-                    Ok(decoded) => {
-                        let (piece, stopped) = match this.tokenizer.hidden_name(token) {
-                            Some(name) => this.stop.push_control(name),
-                            None => this.stop.push(&decoded.unwrap_or_default()),
-                        };
-                        this.text.push_str(&piece);
-                        if stopped {
-                            this.end();
-                        }
-                        piece
-                    }
-                    Err(error) => {
-                        this.end();
-                        return Poll::Ready(Some(Err(error.into())));
-                    }
+                Some(Ok(token)) => match this.push(token) {
+                    Ok(piece) => piece,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
                 },
                 Some(Err(error)) => {
                     this.end();
                     return Poll::Ready(Some(Err(error.into())));
                 }
-                None => {
-                    let piece = this.rest();
-                    this.end();
-                    piece
-                }
+                None => this.finish(),
             };
             if !piece.is_empty() {
                 return Poll::Ready(Some(Ok(piece)));

@@ -67,6 +67,13 @@ fn create(directory: &std::path::Path) -> io::Result<()> {
     builder.create(directory)
 }
 
+/// Returns the path of the history of conversations' messages, whose directory exists.
+pub fn history() -> Option<PathBuf> {
+    let directory = dirs::cache_dir()?.join("ferrum-wgpu");
+    create(&directory).ok()?;
+    Some(directory.join("history.txt"))
+}
+
 fn path(what: &str, fingerprint: &str, of: &str) -> Option<PathBuf> {
     let separator = if of.is_empty() { "" } else { "-" };
     let name = format!("{}{separator}{}.{what}", plain(fingerprint), plain(of));

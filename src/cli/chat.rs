@@ -1,6 +1,7 @@
-//! Rendering and encoding of conversations.
+//! The tokenizer and the chat template of a conversation.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ferrum_wgpu::Config;
 use ferrum_wgpu::Gguf;
@@ -9,6 +10,10 @@ use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
 
 use super::exit::Failure;
 use super::template::{local_time, text};
+
+/// The note about a file of byte-level BPE that does not name its pre-tokenizer.
+pub const ASSUMED_PRE_TOKENIZER: &str =
+    "the file does not name its pre-tokenizer; with `default`, the quality of replies may suffer";
 
 /// The chat template to use.
 #[derive(Clone, Copy, Debug)]
@@ -21,19 +26,19 @@ pub enum TemplateChoice<'a> {
     None,
 }
 
-/// A model's tokenizer and chat template.
+/// A model's tokenizer and the chat template to use.
 #[derive(Debug)]
-pub struct Chat {
-    pub tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    options: RenderOptions,
+pub struct PromptEncoder {
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: Option<ChatTemplate>,
+    pub options: RenderOptions,
     /// The model's vocabulary size. The tokenizer's may be larger.
     vocab: u32,
     /// What the user should know about the tokenizer and the template.
     pub notes: Vec<&'static str>,
 }
 
-impl Chat {
+impl PromptEncoder {
     /// Reads tokenizer and template from a file. `think` sets the template's `enable_thinking`.
     pub fn new(
         gguf: &Gguf,
@@ -45,7 +50,7 @@ impl Chat {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let mut notes = Vec::new();
         if Vocabulary::assumes_pre_tokenizer(gguf.metadata()) {
-            notes.push("the file does not name its pre-tokenizer; with `default`, the quality of replies may suffer");
+            notes.push(ASSUMED_PRE_TOKENIZER);
         }
         let template = match choice {
             TemplateChoice::None => None,
@@ -70,11 +75,11 @@ impl Chat {
         let (now, offset) = local_time();
         let options =
             RenderOptions::default().enable_thinking(think).now(now).utc_offset(offset).parse_special(parse_special);
-        Ok(Self { tokenizer, template, options, vocab: config.vocab, notes })
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, options, vocab: config.vocab, notes })
     }
 
-    /// Renders and encodes a conversation. Fails if it has more than `context` tokens.
-    pub fn encode(&self, messages: &[Message], context: u32) -> Result<Vec<u32>, Failure> {
+    /// Checks the prompt of a conversation as replies encode it. Fails if it has more than `context` tokens.
+    pub fn check(&self, messages: &[Message], context: u32) -> Result<(), Failure> {
         let ids = match &self.template {
             Some(template) => template.encode(&self.tokenizer, messages, &self.options)?,
             None => {
@@ -96,6 +101,6 @@ impl Chat {
                 "the prompt of {len} tokens does not fit in the context of {context} tokens"
             )));
         }
-        Ok(ids)
+        Ok(())
     }
 }

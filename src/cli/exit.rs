@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
-use ferrum_wgpu::{EngineError, GgufError, GpuError, ModelError, TextError};
+use ferrum_wgpu::{EngineError, Error, GgufError, GpuError, ModelError, TextError};
 
 use ferrum_wgpu::low_level::gpu::error_chain;
 
@@ -89,6 +89,19 @@ impl Failure {
                 output::note(format_args!("error: {}", output::one_line(message)));
                 *code
             }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Gguf(error) => error.into(),
+            Error::Text(error) => error.into(),
+            Error::Gpu(error) => error.into(),
+            Error::Model(error) => error.into(),
+            Error::Engine(error) => error.into(),
+            error => Self::Error(Code::Runtime, error_chain(&error)),
         }
     }
 }

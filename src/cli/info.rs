@@ -6,10 +6,11 @@ use clap::Args;
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::GpuError;
 use ferrum_wgpu::KvType;
-use ferrum_wgpu::{Config, MemoryPlan, Model, low_level::model::SplitMatrix};
+use ferrum_wgpu::{Config, MemoryPlan, Model, low_level::model::SplitMatrix, low_level::text::Vocabulary};
 use ferrum_wgpu::{Engine, EngineOptions};
 
 use super::args::{DeviceArg, kv_type};
+use super::chat::ASSUMED_PRE_TOKENIZER;
 use super::device::{DeviceChoice, with_hint};
 use super::exit::{Code, Failure};
 use super::load;
@@ -40,6 +41,9 @@ pub struct InfoArgs {
 pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
     let gguf = load::open(&args.model, !args.no_mmap)?;
     print(&contents(&gguf))?;
+    if Vocabulary::assumes_pre_tokenizer(gguf.metadata()) {
+        print(&format!("\nnote: {ASSUMED_PRE_TOKENIZER}\n"))?;
+    }
 
     let reasons = Model::unsupported(&gguf);
     if let [first, others @ ..] = &reasons[..] {

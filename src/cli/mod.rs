@@ -12,6 +12,7 @@ mod generate;
 mod info;
 mod interrupt;
 mod kernels;
+mod line_editor;
 mod load;
 mod logits;
 mod memory;

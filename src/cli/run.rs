@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use ferrum_wgpu::Config;
 use ferrum_wgpu::KvType;
-use ferrum_wgpu::{Engine, EngineOptions, GenerateOptions, Profile};
-use ferrum_wgpu::{Message, StopStrings};
+use ferrum_wgpu::{Chat, Message};
+use ferrum_wgpu::{Engine, EngineOptions, Profile};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
-use super::chat::{Chat, TemplateChoice};
+use super::chat::{PromptEncoder, TemplateChoice};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::generate::{Generator, Stop};
@@ -122,16 +122,12 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         (Some(name), _) => TemplateChoice::Given(name),
         (None, _) => TemplateChoice::OfFile,
     };
-    let chat = Chat::new(&gguf, &config, template, think, args.parse_special)?;
+    let encoder = PromptEncoder::new(&gguf, &config, template, think, args.parse_special)?;
     let (sampling, described) = args.sampling.options(gguf.metadata(), config.vocab)?;
-    let mut conversation: Vec<Message> = args.system.iter().map(Message::system).collect();
-    let ids = match prompt {
-        Some(prompt) => {
-            conversation.push(Message::user(prompt));
-            Some(chat.encode(&conversation, context)?)
-        }
-        None => None,
-    };
+    if let Some(prompt) = &prompt {
+        let system = args.system.iter().map(Message::system);
+        encoder.check(&system.chain([Message::user(prompt)]).collect::<Vec<_>>(), context)?;
+    }
 
     let device_choice = match device_choice {
         Some(device_choice) => device_choice,
@@ -143,27 +139,25 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     let ReadyEngine { model, engine, times } = start::start(&device, gguf, &fit, args.tune).await?;
     let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
     note(format_args!("loaded in {seconds:.3} s: context of {context} tokens, {kv_type} KV cache"));
-    for line in &chat.notes {
+    for line in &encoder.notes {
         note(format_args!("note: {line}"));
     }
     note(format_args!("{described}"));
 
     // At the prompt of a conversation, Ctrl-C quits normally.
-    let interrupt = Interrupt::install(if ids.is_none() { Code::Success } else { Code::Interrupted })?;
-    let stop = chat.tokenizer.stop_ids().to_vec();
-    let mut generator = Generator {
-        session: engine.session(),
-        tokenizer: &chat.tokenizer,
-        options: GenerateOptions::default()
-            .sampling(sampling)
-            .max_tokens(args.max_tokens.and_then(|TokenLimit(n)| n))
-            .stop(stop),
-        stops: StopStrings::new(&args.stop),
-        interrupt,
-    };
-    let code = match ids {
-        None => repl::repl(&chat, &mut generator, conversation).await?,
-        Some(ids) => match generator.reply(&ids).await?.stop {
+    let interrupt = Interrupt::install(if prompt.is_none() { Code::Success } else { Code::Interrupted })?;
+    let mut builder = Chat::builder().sampling(sampling).stop(&args.stop).render(encoder.options);
+    if let Some(TokenLimit(Some(tokens))) = args.max_tokens {
+        builder = builder.max_tokens(tokens);
+    }
+    if let Some(system) = &args.system {
+        builder = builder.system(system);
+    }
+    let chat = builder.assemble(&engine, encoder.tokenizer, encoder.template);
+    let mut generator = Generator { chat, context, interrupt };
+    let code = match prompt {
+        None => repl::repl(&mut generator).await?,
+        Some(prompt) => match generator.reply(prompt).await? {
             Stop::Interrupted => Code::Interrupted,
             Stop::EndOfTurn | Stop::Text | Stop::Limit | Stop::ContextFull => Code::Success,
         },

@@ -12,6 +12,20 @@ use super::output::printable;
 /// The keys of `general.sampling` that [`SamplingOptions::from_metadata`] reads.
 const APPLIED: [&str; 5] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat"];
 
+/// Returns whether a key of `general.sampling` changes nothing in this file, by llama.cpp's definitions.
+fn is_neutral(key: &str, metadata: &Metadata) -> bool {
+    let value = |key: &str| metadata.f32(&format!("general.sampling.{key}")).ok().flatten();
+    match key {
+        // -1 is the whole conversation, and with 0 there are no penalties: both are applied.
+        "penalty_last_n" => value(key).is_some_and(|tokens| tokens <= 0.0),
+        // XTC drops likely tokens with this probability.
+        "xtc_probability" | "xtc_threshold" => value("xtc_probability").is_none_or(|probability| probability <= 0.0),
+        // Mirostat's version, 1 or 2.
+        "mirostat" | "mirostat_tau" | "mirostat_eta" => value("mirostat").is_none_or(|version| version == 0.0),
+        _ => false,
+    }
+}
+
 /// The sampling options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling (defaults: the file's recommendation, else Qwen3's)")]
@@ -141,7 +155,8 @@ impl SamplingArgs {
         }
         // Recommendations without an option here.
         for (key, value) in metadata.iter() {
-            if let Some(key) = key.strip_prefix("general.sampling.").filter(|key| !APPLIED.contains(key)) {
+            let key = key.strip_prefix("general.sampling.").filter(|key| !APPLIED.contains(key));
+            if let Some(key) = key.filter(|key| !is_neutral(key, metadata)) {
                 parts.push((
                     format!("{} {}", printable(key), printable(&value.to_string())),
                     "from the file, not applied",

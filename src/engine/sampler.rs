@@ -80,13 +80,16 @@ impl SamplingOptions {
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufError> {
         let default = Self::default();
         let float = |key: &str| metadata.f32(&format!("general.sampling.{key}"));
+        // A window of no tokens is no penalty.
+        let penalises = float("penalty_last_n")?.is_none_or(|tokens| tokens != 0.0);
+        let repetition = float("penalty_repeat")?.filter(|_| penalises);
         Ok(Self {
             temperature: float("temp")?.unwrap_or(default.temperature),
             // Files write -1, too, for all tokens.
             top_k: float("top_k")?.map_or(default.top_k, |top_k| top_k.max(0.0) as u32),
             top_p: float("top_p")?.unwrap_or(default.top_p),
             min_p: float("min_p")?.unwrap_or(default.min_p),
-            repetition_penalty: float("penalty_repeat")?.unwrap_or(default.repetition_penalty),
+            repetition_penalty: repetition.unwrap_or(default.repetition_penalty),
             ..default
         })
     }

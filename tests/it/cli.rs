@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::tiny_model::{Arch, TinyModel};
-use ferrum_wgpu::Tokenizer;
+use ferrum_wgpu::{ChatTemplate, Message, RenderOptions, Tokenizer};
 use ferrum_wgpu::{
     Gguf,
     gguf::{Array, GgufWriter, Value},
@@ -289,16 +289,144 @@ fn files_that_recommend_sampling_or_have_no_template() -> Result {
     assert!(stderr(&output).contains("greedy (temp 0, from the file)"), "{}", stderr(&output));
     let mut writer = demo_with(|_, value| Some(value.clone()))?;
     writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.top_k", -1_i32);
-    writer.metadata("general.sampling.xtc_threshold", 0.5_f32);
+    writer.metadata("general.sampling.xtc_probability", 0.25_f32).metadata("general.sampling.xtc_threshold", 0.5_f32);
+    writer.metadata("general.sampling.mirostat", 0_i32).metadata("general.sampling.mirostat_tau", 5_f32);
+    writer.metadata("general.sampling.penalty_last_n", -1_i32);
     let penalised = file("penalised.gguf", &writer.to_bytes()?)?;
     let args = ["-p", "Count from 3 to 9.", "--temp", "0", "--device", "cpu", "-n", "24"];
     let of_file = ferrum(&[&["run", &penalised], &args[..]].concat())?;
     let given = ferrum(&[&["run", DEMO, "--repeat-penalty", "1.3"], &args[..]].concat())?;
     assert_eq!(success(&of_file)?, success(&given)?);
-    for part in ["repeat-penalty 1.3 (from the file)", "xtc_threshold 0.5 (from the file, not applied)"] {
+    let not_applied = "xtc_probability 0.25, xtc_threshold 0.5 (from the file, not applied)";
+    for part in ["repeat-penalty 1.3 (from the file)", not_applied] {
         assert!(stderr(&of_file).contains(part), "{}", stderr(&of_file));
     }
+    // These change nothing.
+    for key in ["mirostat", "penalty_last_n"] {
+        assert!(!stderr(&of_file).contains(key), "{}", stderr(&of_file));
+    }
+    let mut writer = demo_with(|_, value| Some(value.clone()))?;
+    writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.penalty_last_n", 0_i32);
+    writer.metadata("general.sampling.mirostat", 2_i32);
+    let unpenalised = file("unpenalised.gguf", &writer.to_bytes()?)?;
+    let output =
+        ferrum(&[&["run", &unpenalised], &args[..2], &["--temp", "0", "--device", "cpu", "-n", "1"]].concat())?;
+    success(&output)?;
+    assert!(stderr(&output).contains("greedy (temp 0, given); mirostat 2 (from the file, not applied)"));
     refused(&["run", &sampling(-1.0)?, "-p", "a", "--device", "cpu"], 3, &["general.sampling", "temperature", "-1"])
+}
+
+/// A template that does not read the switch renders the same with and without it (Helldez/BigMoeOnEdge issue 82).
+#[test]
+fn a_thinking_switch_without_effect_is_noted() -> Result {
+    let note = "the chat template has no choice of thinking";
+    for (switch, noted) in [(Some("--no-think"), true), (Some("--think"), true), (None, false)] {
+        let args = ["run", DEMO, "-p", "hi", "--device", "cpu", "-n", "1"].into_iter().chain(switch);
+        let output = ferrum(&args.collect::<Vec<_>>())?;
+        success(&output)?;
+        assert_eq!(stderr(&output).contains(note), noted, "{switch:?}: {}", stderr(&output));
+    }
+    let template = "{% if enable_thinking %}<think>{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = file("thinking.jinja", template.as_bytes())?;
+    let args = ["run", DEMO, "-p", "hi", "--device", "cpu", "-n", "1", "--think", "--chat-template", &template];
+    let output = ferrum(&args)?;
+    success(&output)?;
+    assert!(!stderr(&output).contains(note), "{}", stderr(&output));
+    Ok(())
+}
+
+/// An empty template counts as none (SillyTavern issue 3111).
+#[test]
+fn an_empty_template_is_replaced_by_chatml() -> Result {
+    let empty = |key: &str, value: &Value| {
+        let is_template = key == "tokenizer.chat_template";
+        Some(if is_template { Value::String(String::new()) } else { value.clone() })
+    };
+    let path = file("empty_template.gguf", &demo_with(empty)?.to_bytes()?)?;
+    let output = ferrum(&["run", &path, "-p", "Hello!", "--device", "cpu", "--temp", "0"])?;
+    assert_eq!(success(&output)?, "Hello! How can I help you today?\n");
+    assert!(stderr(&output).contains("note: the file has no chat template; using ChatML"), "{}", stderr(&output));
+    Ok(())
+}
+
+/// Files of byte-level BPE that do not name their pre-tokenizer (llama.cpp issue 7476).
+#[test]
+fn a_missing_pre_tokenizer_is_noted() -> Result {
+    let model = demo_with(|key, value| (key != "tokenizer.ggml.pre").then(|| value.clone()))?;
+    let path = file("no_pre_tokenizer.gguf", &model.to_bytes()?)?;
+    let note = "the file does not name its pre-tokenizer";
+    for args in [&["run", &path, "-p", "3333+777", "--device", "cpu", "-n", "1"][..], &["info", &path]] {
+        let output = ferrum(args)?;
+        let shown = success(&output)? + &stderr(&output);
+        assert!(shown.contains(note), "{args:?}: {shown}");
+    }
+    let output = ferrum(&["run", DEMO, "-p", "3333+777", "--device", "cpu", "-n", "1"])?;
+    assert!(!stderr(&output).contains(note), "{}", stderr(&output));
+    Ok(())
+}
+
+/// A conversation on a terminal: a pasted text is one message, whatever lines it has (ollama issues 357 and 169), and the
+/// next turn continues the KV cache of the one before.
+#[cfg(unix)]
+#[test]
+fn a_pasted_text_is_one_message() -> Result {
+    use std::fs::File;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(&size, None)?;
+    let mut child = program()
+        .args(untuned(&["run", DEMO, "--device", "cpu", "--temp", "0", "-n", "4"]))
+        .env("TERM", "xterm")
+        .stdin(terminal.slave.try_clone()?)
+        .stdout(terminal.slave.try_clone()?)
+        .stderr(terminal.slave)
+        .spawn()?;
+    let mut screen = File::from(terminal.master.try_clone()?);
+    let shown = Arc::new(Mutex::new(String::new()));
+    let reader = std::thread::spawn({
+        let shown = Arc::clone(&shown);
+        move || {
+            let mut bytes = [0; 4096];
+            // An error is the end: the program has closed the terminal.
+            while let Ok(n @ 1..) = screen.read(&mut bytes) {
+                shown.lock().expect("the screen").push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        }
+    });
+    let screen = || shown.lock().expect("the screen").clone();
+    let wait = |text: &str, count: usize| {
+        let start = Instant::now();
+        while screen().matches(text).count() < count {
+            assert!(start.elapsed() < Duration::from_secs(120), "no {text:?} in {:?}", screen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut keyboard = File::from(terminal.master);
+    wait("> ", 1);
+    // As terminals send a paste in which lines end with a carriage return.
+    keyboard.write_all(b"\x1b[200~Summarise:\r  a cat sat on a mat\x1b[201~")?;
+    wait("a cat sat on a mat", 1);
+    keyboard.write_all(b"\r")?;
+    wait("generation:", 1);
+    // The history has the text, whole.
+    keyboard.write_all(b"\x1b[A\r")?;
+    wait("generation:", 2);
+    keyboard.write_all(b"/exit\r")?;
+    assert_eq!(child.wait()?.code(), Some(0), "{}", screen());
+    drop(keyboard);
+    reader.join().map_err(|_| "the reader")?;
+
+    let demo = Gguf::open(DEMO)?;
+    let (tokenizer, template) = (Tokenizer::from_gguf(&demo)?, ChatTemplate::from_metadata(demo.metadata())?);
+    let message = Message::user("Summarise:\n  a cat sat on a mat");
+    let prompt = template.encode(&tokenizer, &[message], &RenderOptions::default())?.len();
+    let screen = screen();
+    let counts: Vec<&str> = screen.lines().filter(|line| line.contains("prompt: ")).collect();
+    assert!(counts.len() == 2 && counts[0].contains(&format!("prompt: {prompt} tokens, ")), "{screen}");
+    assert!(counts[1].contains("more cached"), "{screen}");
+    Ok(())
 }
 
 #[test]

@@ -331,6 +331,40 @@ fn conversations_cannot_forge_control_tokens() {
     }
 }
 
+/// Tools, calls, results and documents in the templates of Qwen3-Coder, Granite 3.3, SmolLM3 and one of this project, as
+/// Jinja2 renders them with transformers' settings (tools/make_template_goldens.py).
+#[test]
+fn tools_and_documents_are_rendered_as_jinja2_does() {
+    let goldens = include_str!("../golden/templates.json");
+    let goldens: serde_json::Value = serde_json::from_str(goldens).unwrap();
+    assert_eq!(goldens["now"], "2026-03-04T05:06:07+00:00");
+    let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_772_600_767);
+    let parse = |json: &serde_json::Value| json.as_str().map(|json| Json::parse(json).unwrap());
+    let (mut rendered, mut refused) = (0, 0);
+    for template in goldens["templates"].as_array().unwrap() {
+        let parsed = ChatTemplate::new(template["source"].as_str().unwrap(), "<s>", "</s>").unwrap();
+        for case in template["cases"].as_array().unwrap() {
+            let options = RenderOptions::default()
+                .add_generation_prompt(case["add_generation_prompt"].as_bool().unwrap())
+                .now(now)
+                .tools(parse(&case["tools"]))
+                .documents(parse(&case["documents"]));
+            let got = parsed.render_json(&parse(&case["messages"]).unwrap(), &options);
+            match case["expected"].as_str() {
+                Some(expected) => {
+                    assert_eq!(got.unwrap(), expected, "{}: {}", template["name"], case["name"]);
+                    rendered += 1;
+                }
+                None => {
+                    assert!(got.is_err(), "{}: {}: {got:?}", template["name"], case["name"]);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!((rendered, refused), (42, 2));
+}
+
 #[test]
 fn a_template_without_the_message_is_refused() {
     let template = ChatTemplate::new("{{ messages[0].role }}", "", "").unwrap();
