@@ -1,8 +1,8 @@
-//! Writes the tests' small models to a folder, for `tools/make_goldens.py` or for inspection: those of every format, or one
-//! of each architecture.
+//! Writes the tests' small models to a folder, for `tools/make_goldens.py` or for inspection: those of the common formats, one
+//! of each architecture, or one of the other formats.
 //!
 //! ```text
-//! cargo run --example write_tiny_models -- DIR [architectures]
+//! cargo run --example write_tiny_models -- DIR [architectures|formats]
 //! ```
 
 #[path = "../tests/it/common/tiny_model.rs"]
@@ -13,11 +13,12 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(dir) = std::env::args_os().nth(1).map(PathBuf::from) else {
-        return Err("usage: write_tiny_models DIR [architectures]".into());
+        return Err("usage: write_tiny_models DIR [architectures|formats]".into());
     };
     std::fs::create_dir_all(&dir)?;
     let models = match std::env::args().nth(2).as_deref() {
         Some("architectures") => tiny_model::architecture_models(),
+        Some("formats") => tiny_model::format_models(),
         _ => tiny_model::tiny_models(),
     };
     for (name, model) in models {

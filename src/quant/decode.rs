@@ -3,7 +3,7 @@
 //! Each value is computed in f32 in ggml's order of operations, so results equal ggml's (`dequantize_row_*`) and
 //! gguf-py's bit for bit.
 
-use super::WeightType;
+use super::{WeightType, grids};
 use half::{bf16, f16};
 
 /// Why [`decode`] refused its arguments.
@@ -76,6 +76,15 @@ fn decode_all(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
         WeightType::IQ4XS => each(bytes, out, iq4_xs),
         WeightType::TQ2_0 => each(bytes, out, tq2_0),
         WeightType::MXFP4 => each(bytes, out, mxfp4),
+        WeightType::IQ2XXS => each(bytes, out, iq2_xxs),
+        WeightType::IQ2XS => each(bytes, out, iq2_xs),
+        WeightType::IQ2S => each(bytes, out, iq2_s),
+        WeightType::IQ3XXS => each(bytes, out, iq3_xxs),
+        WeightType::IQ3S => each(bytes, out, iq3_s),
+        WeightType::IQ1S => each(bytes, out, iq1_s),
+        WeightType::IQ1M => each(bytes, out, iq1_m),
+        WeightType::TQ1_0 => each(bytes, out, tq1_0),
+        WeightType::NVFP4 => each(bytes, out, nvfp4),
     }
 }
 
@@ -262,6 +271,173 @@ fn mxfp4(&[e, ref qs @ ..]: &[u8; 17], out: &mut [f32; 32]) {
 /// Returns half the value of an E8M0 exponent, 2^(e - 128): the levels are doubled.
 fn half_e8m0(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
+}
+
+/// Returns 16-bit word `i`.
+fn word16(bytes: &[u8], i: usize) -> u16 {
+    u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])
+}
+
+/// Returns 32-bit word `i`.
+fn word32(bytes: &[u8], i: usize) -> u32 {
+    u32::from(word16(bytes, 2 * i)) | (u32::from(word16(bytes, 2 * i + 1)) << 16)
+}
+
+/// Returns four bits: nibble `i` of the bytes.
+fn nibble(bytes: &[u8], i: usize) -> u8 {
+    (bytes[i / 2] >> (i % 2 * 4)) & 15
+}
+
+/// Returns eight signs from seven bits: the number of ones is even.
+fn even_signs(bits: u32) -> u8 {
+    let signs = (bits & 127) as u8;
+    signs | (((signs.count_ones() & 1) as u8) << 7)
+}
+
+/// Returns nibble `i` of a grid's point of eight weights.
+fn grid_nibble(point: u32, i: usize) -> u32 {
+    (point >> (i % 4 * 8 + i / 4 * 4)) & 15
+}
+
+/// Decodes group `i` of eight weights of an IQ2 format.
+fn iq2_group(d: f32, point: u32, signs: u8, i: usize, out: &mut [f32; 256]) {
+    for (j, out) in out[8 * i..][..8].iter_mut().enumerate() {
+        let nibble = grid_nibble(point, j);
+        let magnitude = (8 | (nibble & 3) | ((nibble >> 2) << 4)) as f32;
+        *out = d * if (signs >> j) & 1 == 0 { magnitude } else { -magnitude };
+    }
+}
+
+/// Decodes group `i` of eight weights of an IQ3 format.
+fn iq3_group(d: f32, points: [u32; 2], signs: u8, i: usize, out: &mut [f32; 256]) {
+    for (j, out) in out[8 * i..][..8].iter_mut().enumerate() {
+        let magnitude = ((points[j / 4] >> (j % 4 * 8)) & 63) as f32;
+        *out = d * if (signs >> j) & 1 == 0 { magnitude } else { -magnitude };
+    }
+}
+
+/// Decodes group `i` of eight weights of an IQ1 format.
+fn iq1_group(d: f32, point: u32, negative: bool, i: usize, out: &mut [f32; 256]) {
+    let delta = if negative { -0.125 } else { 0.125 };
+    for (j, out) in out[8 * i..][..8].iter_mut().enumerate() {
+        *out = d * (grid_nibble(point, j) as f32 - 1.0 + delta);
+    }
+}
+
+/// Returns the scale of an IQ2 format: an eighth of `d` times the odd number `2·scale + 1`.
+fn iq2_scale(d: f32, scale: u32) -> f32 {
+    d * (0.5 + scale as f32) * 0.25
+}
+
+fn iq2_xxs(&[d0, d1, ref qs @ ..]: &[u8; 66], out: &mut [f32; 256]) {
+    let d = half([d0, d1]);
+    for i in 0..32 {
+        let word = word32(qs, i / 4 * 2 + 1);
+        let point = grids::IQ2_XXS[usize::from(qs[i / 4 * 8 + i % 4])];
+        iq2_group(iq2_scale(d, word >> 28), point, even_signs(word >> (i % 4 * 7)), i, out);
+    }
+}
+
+fn iq2_xs(&[d0, d1, ref rest @ ..]: &[u8; 74], out: &mut [f32; 256]) {
+    let (d, (qs, scales)) = (half([d0, d1]), split::<64, 8>(rest));
+    for i in 0..32 {
+        let word = word16(qs, i);
+        let point = grids::IQ2_XS[usize::from(word & 511)];
+        iq2_group(iq2_scale(d, nibble(scales, i / 2).into()), point, even_signs(u32::from(word >> 9)), i, out);
+    }
+}
+
+fn iq2_s(&[d0, d1, ref rest @ ..]: &[u8; 82], out: &mut [f32; 256]) {
+    let (qs, rest) = split::<32, 48>(rest);
+    let (signs, rest) = split::<32, 16>(rest);
+    let (d, (high, scales)) = (half([d0, d1]), split::<8, 8>(rest));
+    for i in 0..32 {
+        let top = usize::from((high[i / 4] >> (i % 4 * 2)) & 3);
+        let point = grids::IQ2_S[usize::from(qs[i]) | (top << 8)];
+        iq2_group(iq2_scale(d, nibble(scales, i / 2).into()), point, signs[i], i, out);
+    }
+}
+
+fn iq3_xxs(&[d0, d1, ref rest @ ..]: &[u8; 98], out: &mut [f32; 256]) {
+    let (d, (qs, words)) = (half([d0, d1]), split::<64, 32>(rest));
+    for i in 0..32 {
+        let word = word32(words, i / 4);
+        let points = [0, 1].map(|j| grids::IQ3_XXS[usize::from(qs[2 * i + j])]);
+        let d = d * (0.5 + (word >> 28) as f32) * 0.5;
+        iq3_group(d, points, even_signs(word >> (i % 4 * 7)), i, out);
+    }
+}
+
+fn iq3_s(&[d0, d1, ref rest @ ..]: &[u8; 110], out: &mut [f32; 256]) {
+    let (qs, rest) = split::<64, 44>(rest);
+    let (high, rest) = split::<8, 36>(rest);
+    let (d, (signs, scales)) = (half([d0, d1]), split::<32, 4>(rest));
+    for i in 0..32 {
+        let top = |j: usize| usize::from((high[j / 8] >> (j % 8)) & 1) << 8;
+        let points = [2 * i, 2 * i + 1].map(|j| grids::IQ3_S[usize::from(qs[j]) | top(j)]);
+        let d = d * (1 + 2 * nibble(scales, i / 4)) as f32;
+        iq3_group(d, points, signs[i], i, out);
+    }
+}
+
+fn iq1_s(&[d0, d1, ref rest @ ..]: &[u8; 50], out: &mut [f32; 256]) {
+    let (d, (qs, words)) = (half([d0, d1]), split::<32, 16>(rest));
+    for i in 0..32 {
+        let word = word16(words, i / 4);
+        let top = usize::from((word >> (i % 4 * 3)) & 7) << 8;
+        let d = d * f32::from(2 * ((word >> 12) & 7) + 1);
+        iq1_group(d, grids::IQ1[usize::from(qs[i]) | top], word >> 15 == 1, i, out);
+    }
+}
+
+fn iq1_m(block: &[u8; 56], out: &mut [f32; 256]) {
+    let (qs, rest) = split::<32, 24>(block);
+    let (high, scales) = split::<16, 8>(rest);
+    // The top four bits of the scales' words are d.
+    let d = (0..4).fold(0, |d, i| d | ((word16(scales, i) >> 12) << (4 * i)));
+    let d = f16::from_bits(d).to_f32();
+    for i in 0..32 {
+        let high = nibble(high, i);
+        let scale = (word16(scales, i / 8) >> (i % 8 / 2 * 3)) & 7;
+        let point = grids::IQ1[usize::from(qs[i]) | (usize::from(high & 7) << 8)];
+        iq1_group(d * f32::from(2 * scale + 1), point, high >> 3 == 1, i, out);
+    }
+}
+
+fn tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
+    let (qs, rest) = split::<48, 6>(block);
+    let (last, &[d0, d1]) = split::<4, 2>(rest);
+    let d = half([d0, d1]);
+    const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+    for (i, out) in out.iter_mut().enumerate() {
+        let (byte, digit) = match i {
+            0..160 => (qs[i % 32], i / 32),
+            160..240 => (qs[32 + i % 16], (i - 160) / 16),
+            _ => (last[i % 4], (i - 240) / 4),
+        };
+        // A byte is a fraction of 256 in base 3: a digit is what multiplying by 3 carries out of it.
+        let fraction = byte.wrapping_mul(POWERS[digit]);
+        *out = d * (f32::from((u16::from(fraction) * 3) >> 8) - 1.0);
+    }
+}
+
+fn nvfp4(block: &[u8; 36], out: &mut [f32; 64]) {
+    let (scales, qs) = split::<4, 32>(block);
+    for (i, out) in out.iter_mut().enumerate() {
+        let (s, j) = (i / 16, i % 16);
+        let code = (qs[8 * s + j % 8] >> (j / 8 * 4)) & 15;
+        *out = half_ue4m3(scales[s]) * f32::from(E2M1_LEVELS[usize::from(code)]);
+    }
+}
+
+/// Returns half the value of an unsigned E4M3: the levels are doubled. The sign's bit is not read; 0x7F is NaN in the standard
+/// and 0 here.
+pub(super) fn half_ue4m3(x: u8) -> f32 {
+    match (x & 0x7F) >> 3 {
+        _ if x == 0x7F => 0.0,
+        0 => f32::from(x & 7) / 1024.0,
+        _ => f32::from_bits((u32::from(x & 0x7F) << 20) + (119 << 23)),
+    }
 }
 
 /// The first `A` bytes and the `B` after them.

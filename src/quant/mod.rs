@@ -3,6 +3,7 @@
 //! The layouts and the numbering are those of ggml (`ggml.h`, `ggml-common.h`), as GGUF files store them.
 
 mod decode;
+mod grids;
 mod planes;
 mod rng;
 mod synth;
@@ -59,6 +60,30 @@ pub enum WeightType {
     TQ2_0,
     /// 32 weights of OCP's Microscaling format: the exponent of a power of two (E8M0) and 16 bytes of two E2M1 codes.
     MXFP4,
+    /// 256 weights: `d` f16; for each 32 weights four points of a grid (8 bits each), four groups of seven signs and a scale
+    /// of 4 bits; `d·(2·sc + 1)/8·±point`. The eighth sign makes the number of minus signs even.
+    IQ2XXS,
+    /// 256 weights: `d` f16, 32 words of a point (9 bits) and seven signs, 16 four-bit scales; as [`IQ2XXS`](Self::IQ2XXS).
+    IQ2XS,
+    /// 256 weights: `d` f16, 32 bytes of points, 32 bytes of signs, 8 bytes of the points' high 2 bits, 16 four-bit scales; as
+    /// [`IQ2XXS`](Self::IQ2XXS).
+    IQ2S,
+    /// 256 weights: `d` f16, 64 points of four weights (8 bits each), and for each 32 weights four groups of seven signs and a
+    /// scale of 4 bits; `d·(2·sc + 1)/4·±point`.
+    IQ3XXS,
+    /// 256 weights: `d` f16, 64 bytes of points of four weights, 8 bytes of their ninth bits, 32 bytes of signs, 8 four-bit
+    /// scales; `d·(2·sc + 1)·±point`.
+    IQ3S,
+    /// 256 weights: `d` f16, 32 bytes of points of eight ternary weights, 8 words of the points' high 3 bits, a scale of 3 bits
+    /// and the sign of 1/8; `d·(2·sc + 1)·(point ± 1/8)`.
+    IQ1S,
+    /// 256 weights: 32 bytes of points, 32 times their high 3 bits and the sign of 1/8, 16 three-bit scales and `d` in 8
+    /// bytes; as [`IQ1S`](Self::IQ1S).
+    IQ1M,
+    /// 256 ternary weights: 48 bytes of five digits of base 3, 4 bytes of four, `d` f16; `d·(q − 1)`.
+    TQ1_0,
+    /// 64 weights: 4 scales in UE4M3, and 32 bytes of two E2M1 codes.
+    NVFP4,
 }
 
 /// What is fixed for each format.
@@ -71,7 +96,7 @@ struct Spec {
 
 impl WeightType {
     /// Every format, in the order of declaration.
-    pub const ALL: [WeightType; 17] = [
+    pub const ALL: [WeightType; 26] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -89,6 +114,15 @@ impl WeightType {
         Self::IQ4XS,
         Self::TQ2_0,
         Self::MXFP4,
+        Self::IQ2XXS,
+        Self::IQ2XS,
+        Self::IQ2S,
+        Self::IQ3XXS,
+        Self::IQ3S,
+        Self::IQ1S,
+        Self::IQ1M,
+        Self::TQ1_0,
+        Self::NVFP4,
     ];
 
     const fn spec(self) -> Spec {
@@ -110,11 +144,20 @@ impl WeightType {
             Self::IQ4XS => ("IQ4_XS", 23, 256, 136),
             Self::TQ2_0 => ("TQ2_0", 35, 256, 66),
             Self::MXFP4 => ("MXFP4", 39, 32, 17),
+            Self::IQ2XXS => ("IQ2_XXS", 16, 256, 66),
+            Self::IQ2XS => ("IQ2_XS", 17, 256, 74),
+            Self::IQ2S => ("IQ2_S", 22, 256, 82),
+            Self::IQ3XXS => ("IQ3_XXS", 18, 256, 98),
+            Self::IQ3S => ("IQ3_S", 21, 256, 110),
+            Self::IQ1S => ("IQ1_S", 19, 256, 50),
+            Self::IQ1M => ("IQ1_M", 29, 256, 56),
+            Self::TQ1_0 => ("TQ1_0", 34, 256, 54),
+            Self::NVFP4 => ("NVFP4", 40, 64, 36),
         };
         Spec { name, ggml_id, block_len, block_bytes }
     }
 
-    /// Weights in one block: 1, 32 or 256.
+    /// Weights in one block: 1, 32, 64 or 256.
     pub const fn block_len(self) -> usize {
         self.spec().block_len
     }
@@ -163,27 +206,17 @@ pub fn ggml_type_name(id: u32) -> Option<&'static str> {
         5 => "Q4_3",
         9 => "Q8_1",
         15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
         24 => "I8",
         25 => "I16",
         26 => "I32",
         27 => "I64",
         28 => "F64",
-        29 => "IQ1_M",
         31 => "Q4_0_4_4",
         32 => "Q4_0_4_8",
         33 => "Q4_0_8_8",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
         36 => "IQ4_NL_4_4",
         37 => "IQ4_NL_4_8",
         38 => "IQ4_NL_8_8",
-        40 => "NVFP4",
         41 => "Q1_0",
         _ => return None,
     })

@@ -2,10 +2,11 @@
 //!
 //! WGSL reads words of four bytes, and the blocks of most formats are not a multiple of that. So each field of a block
 //! (codes, high bits, scales, d) has a plane of its own, which starts at a multiple of 16 bytes. Blocks of Q4_K and Q5_K are
-//! whole vec4s and stay as they are. Float rows are padded with zeros to multiples of 32. [`fields`] lists the planes, and
+//! whole vec4s and stay as they are. Before the planes of a format with a grid is its table, the same for every tensor: kernels
+//! look points up in the weights' own binding. Float rows are padded with zeros to multiples of 32. [`fields`] lists the planes, and
 //! `wgsl/quant/*.wgsl` read them.
 
-use super::{WeightType, decode};
+use super::{WeightType, decode, grids::grid};
 
 /// Weights of a block: what a kernel decodes at once. The super-blocks of K-quants have 8 blocks.
 pub const BLOCK: u64 = 32;
@@ -52,6 +53,15 @@ fn fields(ty: WeightType) -> &'static [(usize, usize)] {
         WeightType::IQ4XS => &[(8, 128), (0, 8)],
         WeightType::TQ2_0 => &[(0, 64), (64, 2)],
         WeightType::MXFP4 => &[(1, 16), (0, 1)],
+        WeightType::IQ2XXS => &[(2, 64), (0, 2)],
+        WeightType::IQ2XS => &[(2, 64), (66, 8), (0, 2)],
+        WeightType::IQ2S => &[(2, 64), (66, 16), (0, 2)],
+        WeightType::IQ3XXS => &[(2, 64), (66, 32), (0, 2)],
+        WeightType::IQ3S => &[(2, 64), (74, 32), (66, 8), (106, 4), (0, 2)],
+        WeightType::IQ1S => &[(2, 32), (34, 16), (0, 2)],
+        WeightType::IQ1M => &[(0, 32), (32, 16), (48, 8)],
+        WeightType::TQ1_0 => &[(0, 48), (48, 4), (52, 2)],
+        WeightType::NVFP4 => &[(4, 32), (0, 4)],
     }
 }
 
@@ -96,9 +106,14 @@ impl Planes {
         self.blocks
     }
 
-    /// Returns the size of all planes, in vec4s of 16 bytes.
+    /// Returns the size of the table and all planes, in vec4s of 16 bytes.
     pub fn vec4s(&self) -> u64 {
-        fields(self.ty).iter().map(|(_, length)| self.plane_vec4s(*length)).sum()
+        self.table_vec4s() + fields(self.ty).iter().map(|(_, length)| self.plane_vec4s(*length)).sum::<u64>()
+    }
+
+    /// Returns the size of the table before the planes, in vec4s.
+    fn table_vec4s(&self) -> u64 {
+        grid(self.ty).len() as u64 / 4
     }
 
     fn cell_len(&self) -> u64 {
@@ -118,8 +133,8 @@ impl Planes {
         self.k / self.ty.block_len() as u64 * self.ty.block_bytes() as u64
     }
 
-    /// Returns the parts of the planes for whole rows from `first_row` on, a multiple of [`ROW_STEP`]; `raw` are the file's
-    /// bytes.
+    /// Returns the table, and the parts of the planes for whole rows from `first_row` on, a multiple of [`ROW_STEP`]; `raw` are
+    /// the file's bytes.
     pub fn pack(&self, first_row: u64, raw: &[u8]) -> Vec<PlanePart> {
         let row_bytes = self.file_row_bytes() as usize;
         let cell_bytes: usize = fields(self.ty).iter().map(|(_, length)| length).sum();
@@ -135,8 +150,11 @@ impl Planes {
             padded.into()
         };
         let first_cell = first_row.saturating_mul(self.row_cells());
-        let mut plane = 0;
+        let mut plane = self.table_vec4s();
         let mut parts = Vec::new();
+        if plane > 0 {
+            parts.push(PlanePart { start: 0, words: grid(self.ty).as_chunks().0.to_vec() });
+        }
         for &(offset, length) in fields(self.ty) {
             let plane_bytes = cells.len() / cell_bytes * length;
             let mut words = vec![[0u32; 4]; plane_bytes.div_ceil(16)];
@@ -162,7 +180,7 @@ impl Planes {
         for (i, out) in out.chunks_mut(self.cell_len() as usize).enumerate() {
             let mut cell = [0u8; MAX_CELL_BYTES];
             let number = row.saturating_mul(self.row_cells()).saturating_add(i as u64);
-            let mut plane = 0;
+            let mut plane = self.table_vec4s();
             let mut cell_bytes = 0;
             for &(offset, length) in fields(self.ty) {
                 // The number of a missing row may be any.

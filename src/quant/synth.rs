@@ -1,6 +1,6 @@
 //! Random blocks that are valid in their format, for tests of decoders and kernels.
 
-use super::{Rng, WeightType};
+use super::{Rng, WeightType, decode::half_ue4m3};
 use half::{bf16, f16};
 
 /// Weights in each run of [`hard_blocks`].
@@ -43,7 +43,32 @@ pub fn hard_blocks(ty: WeightType, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
     let own: &[(&'static str, Edit)] = match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => FLOAT_EDITS,
         WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 => &[],
-        WeightType::IQ4NL | WeightType::TQ2_0 => &[],
+        WeightType::IQ4NL | WeightType::TQ1_0 | WeightType::TQ2_0 => &[],
+        WeightType::IQ2XXS | WeightType::IQ3XXS | WeightType::IQ1S => &[],
+        WeightType::IQ2XS => &[
+            ("sub-block scales 0", |_, block| block[66..].fill(0x00)),
+            ("sub-block scales 15", |_, block| block[66..].fill(0xFF)),
+        ],
+        WeightType::IQ2S => &[
+            ("sub-block scales 0", |_, block| block[74..].fill(0x00)),
+            ("sub-block scales 15", |_, block| block[74..].fill(0xFF)),
+        ],
+        WeightType::IQ3S => &[
+            ("sub-block scales 0", |_, block| block[106..].fill(0x00)),
+            ("sub-block scales 15", |_, block| block[106..].fill(0xFF)),
+        ],
+        WeightType::IQ1M => &[
+            ("sub-block scales 0", |_, block| iq1_m_scales(block, 0)),
+            ("sub-block scales 7", |_, block| iq1_m_scales(block, 0x0FFF)),
+        ],
+        WeightType::NVFP4 => &[
+            ("zero", |_, block| block[4..].fill(0x80)),
+            ("zero scale", |_, block| block[..4].copy_from_slice(&[0x00, 0x7F, 0x80, 0x00])),
+            ("lowest codes", |_, block| block[4..].fill(0xFF)),
+            ("highest codes", |_, block| block[4..].fill(0x77)),
+            ("subnormal scale", |_, block| block[..4].copy_from_slice(&[0x01, 0x07, 0x03, 0x81])),
+            ("smallest normal scale", |_, block| block[..4].copy_from_slice(&[0x08, 0x09, 0x0F, 0x88])),
+        ],
         WeightType::MXFP4 => &[
             ("zero", |_, block| block[1..].fill(0x80)),
             ("lowest codes", |_, block| block[1..].fill(0xFF)),
@@ -72,7 +97,8 @@ pub fn hard_blocks(ty: WeightType, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
             ("sub-block scales 0 and -1", |_, block| q6_k_scales(block, [0, -1])),
         ],
     };
-    let common = if ty.block_len() == 1 || ty == WeightType::MXFP4 { &[] } else { BLOCK_EDITS };
+    let own_scales = matches!(ty, WeightType::MXFP4 | WeightType::NVFP4);
+    let common = if ty.block_len() == 1 || own_scales { &[] } else { BLOCK_EDITS };
     let blocks = HARD_WEIGHTS / ty.block_len();
     common
         .iter()
@@ -110,6 +136,27 @@ fn random_block(ty: WeightType, block: &mut [u8], std: f32, rng: &mut Rng) {
         WeightType::IQ4XS => quantised(ty, block, std / 1260.0, 0.0, rng),
         WeightType::TQ2_0 => quantised(ty, block, std / 0.825, 0.0, rng),
         WeightType::MXFP4 => mxfp4(block, std / 5.79, rng),
+        WeightType::NVFP4 => nvfp4(block, std / 5.79, rng),
+        // Uniform points, signs and scales.
+        WeightType::IQ2XXS => quantised(ty, block, std / 53.5, 0.0, rng),
+        WeightType::IQ2XS => quantised(ty, block, std / 55.9, 0.0, rng),
+        WeightType::IQ2S => quantised(ty, block, std / 56.4, 0.0, rng),
+        WeightType::IQ3XXS => quantised(ty, block, std / 142.5, 0.0, rng),
+        WeightType::IQ3S => quantised(ty, block, std / 140.0, 0.0, rng),
+        WeightType::IQ1S | WeightType::IQ1M => quantised(ty, block, std / 7.2, 0.0, rng),
+        WeightType::TQ1_0 => quantised(ty, block, std / 0.825, 0.0, rng),
+    }
+}
+
+/// Random codes under four scales near `d`, each one of the two neighbours of a number in UE4M3.
+fn nvfp4(block: &mut [u8], d: f32, rng: &mut Rng) {
+    rng.fill(block);
+    for scale in block.iter_mut().take(4) {
+        let wanted = d * (0.75 + 0.5 * rng.next_f32());
+        let upper = (1..0x7E).find(|byte| half_ue4m3(*byte) >= wanted).unwrap_or(0x7E);
+        let squares = [half_ue4m3(upper - 1), half_ue4m3(upper), wanted].map(|value| value * value);
+        let share = (squares[2] - squares[0]) / (squares[1] - squares[0]);
+        *scale = upper - u8::from(rng.next_f32() >= share);
     }
 }
 
@@ -155,11 +202,21 @@ fn put_scale(ty: WeightType, block: &mut [u8], d: f16, minimum: f16) {
         }
     };
     match ty {
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::MXFP4 => {}
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::MXFP4 | WeightType::NVFP4 => {}
+        WeightType::IQ1M => {
+            for (i, word) in block.get_mut(48..56).unwrap_or_default().as_chunks_mut().0.iter_mut().enumerate() {
+                let nibble = (d.to_bits() >> (4 * i)) & 15;
+                *word = ((u16::from_le_bytes(*word) & 0x0FFF) | (nibble << 12)).to_le_bytes();
+            }
+        }
+        WeightType::TQ1_0 => put(block.get_mut(52..54), d),
         WeightType::Q6K => put(block.get_mut(208..210), d),
         WeightType::Q3K => put(block.get_mut(108..110), d),
         WeightType::TQ2_0 => put(block.get_mut(64..66), d),
         WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::IQ4NL | WeightType::IQ4XS => {
+            put(block.get_mut(0..2), d);
+        }
+        WeightType::IQ2XXS | WeightType::IQ2XS | WeightType::IQ2S | WeightType::IQ3XXS | WeightType::IQ3S | WeightType::IQ1S => {
             put(block.get_mut(0..2), d);
         }
         WeightType::Q2K => {
@@ -187,6 +244,13 @@ fn code_bytes(ty: WeightType, block: &mut [u8]) -> &mut [u8] {
         WeightType::IQ4XS => 8..136,
         WeightType::TQ2_0 => 0..64,
         WeightType::MXFP4 => 1..17,
+        WeightType::NVFP4 => 4..36,
+        WeightType::TQ1_0 => 0..52,
+        WeightType::IQ1M => 0..48,
+        WeightType::IQ2XS => 2..66,
+        WeightType::IQ2S => 2..74,
+        WeightType::IQ3S => 2..106,
+        WeightType::IQ2XXS | WeightType::IQ3XXS | WeightType::IQ1S => 2..ty.block_bytes(),
     };
     block.get_mut(range).unwrap_or_default()
 }
@@ -212,6 +276,13 @@ fn k_scales(block: &mut [u8], scales: [u8; 2], minima: [u8; 2]) {
 fn q6_k_scales(block: &mut [u8], scales: [i8; 2]) {
     for (at, scale) in q6_k_scale_bytes(block).iter_mut().zip(scales.into_iter().cycle()) {
         *at = scale.cast_unsigned();
+    }
+}
+
+/// Sets the low 12 bits of an IQ1_M block's words of four scales.
+fn iq1_m_scales(block: &mut [u8], scales: u16) {
+    for word in block.get_mut(48..56).unwrap_or_default().as_chunks_mut().0 {
+        *word = ((u16::from_le_bytes(*word) & 0xF000) | scales).to_le_bytes();
     }
 }
 

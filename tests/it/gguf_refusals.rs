@@ -202,13 +202,15 @@ refused! {
         Raw::header(2, 0).tensor("a", &[8], F32, 0).tensor("b", &[(1 << 60) - 8], F32, 32).data(64)
         => GgufError::OutOfFile { .. },
         "tensor b has 4611686018427387872 bytes at offset 32 of the data section, which has only 64 bytes";
-    unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 16, 0).data(66)
-        => GgufError::TensorType { id: 16, .. },
-        "tensor blk.0.ffn_down_exps.weight has type IQ2_XXS, which is not supported (supported: F32, F16, BF16, Q8_0, \
-         Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4)";
+    unsupported_type: Raw::header(1, 0).tensor("blk.0.ffn_down_exps.weight", &[256], 36, 0).data(66)
+        => GgufError::TensorType { id: 36, .. },
+        "tensor blk.0.ffn_down_exps.weight has type IQ4_NL_4_4, which is not supported (supported: F32, F16, BF16, Q8_0, \
+         Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4, IQ2_XXS, IQ2_XS, IQ2_S, \
+         IQ3_XXS, IQ3_S, IQ1_S, IQ1_M, TQ1_0, NVFP4)";
     unknown_type: one_tensor(&[4], 9999, 0, 64) => GgufError::TensorType { id: 9999, .. },
         "tensor t has type number 9999, which is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, \
-         Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4)";
+         Q5_1, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, TQ2_0, MXFP4, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, \
+         IQ1_S, IQ1_M, TQ1_0, NVFP4)";
     partial_block: one_tensor(&[128, 2], Q4_K, 0, 144) => GgufError::PartialBlock { .. },
         "tensor t has rows of 128 weights, not a multiple of the block length of Q4_K, 256";
     misaligned_tensor: one_tensor(&[4], F32, 16, 64) => GgufError::Misaligned { .. },

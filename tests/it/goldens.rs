@@ -1,14 +1,16 @@
 //! The goldens match the models that the tests build, and the comparison with goldens can fail.
 
 use crate::common::golden::{Expected, Golden, Tolerance, fnv1a};
-use crate::common::tiny_model::{architecture_models, tiny_models};
+use crate::common::tiny_model::{architecture_models, format_models, tiny_models};
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::low_level::quant::WeightType;
 use std::collections::HashSet;
 
 #[test]
 fn each_tiny_model_has_its_golden() -> Result<(), Box<dyn std::error::Error>> {
-    for (file, models) in [("tiny.json", tiny_models()), ("architectures.json", architecture_models())] {
+    let files =
+        [("tiny.json", tiny_models()), ("architectures.json", architecture_models()), ("formats.json", format_models())];
+    for (file, models) in files {
         let goldens = Golden::read_all(file)?;
         assert_eq!(goldens.len(), models.len());
         for (name, model) in models {
@@ -31,7 +33,7 @@ fn the_demo_model_has_its_golden() -> Result<(), Box<dyn std::error::Error>> {
 #[test]
 fn tiny_models_have_every_weight_type_in_experts_and_elsewhere() -> Result<(), Box<dyn std::error::Error>> {
     let (mut in_experts, mut elsewhere) = (HashSet::new(), HashSet::new());
-    for (_, model) in tiny_models() {
+    for (_, model) in tiny_models().into_iter().chain(format_models()) {
         for tensor in Gguf::from_bytes(model.to_bytes()?)?.tensors() {
             match tensor.shape.len() {
                 3 => in_experts.insert(tensor.ty),
@@ -40,10 +42,7 @@ fn tiny_models_have_every_weight_type_in_experts_and_elsewhere() -> Result<(), B
             };
         }
     }
-    // The suite alone checks the kernels of the others.
-    use WeightType::{IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, TQ2_0};
-    let others = [Q2K, Q3K, IQ4NL, IQ4XS, TQ2_0, MXFP4];
-    let expected: HashSet<_> = WeightType::ALL.into_iter().filter(|ty| !others.contains(ty)).collect();
+    let expected = HashSet::from(WeightType::ALL);
     assert_eq!(in_experts, expected);
     assert_eq!(elsewhere, expected);
     Ok(())

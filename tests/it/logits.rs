@@ -3,7 +3,7 @@
 use crate::common::{
     device::shared,
     golden::{Golden, Tolerance},
-    tiny_model::{Arch, TinyModel, architecture_models, tiny_models},
+    tiny_model::{Arch, TinyModel, architecture_models, format_models, tiny_models},
 };
 use ferrum_wgpu::{
     ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Message, Model, Precision,
@@ -108,6 +108,15 @@ fn every_architecture_agrees_with_the_reference() {
     pollster::block_on(async {
         for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
             check_models(&device, config, "architectures.json", architecture_models()).await;
+        }
+    });
+}
+
+#[test]
+fn every_format_agrees_with_the_reference() {
+    pollster::block_on(async {
+        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+            check_models(&device, config, "formats.json", format_models()).await;
         }
     });
 }

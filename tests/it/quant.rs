@@ -38,6 +38,15 @@ fn decoder_equals_gguf_py_bit_for_bit() {
         (WeightType::IQ4XS, 0xbeb3_7638_bde1_7a8e, 0x2ab8_c071_9ce6_6dd3),
         (WeightType::TQ2_0, 0x5b13_d596_65a7_705d, 0xbf1b_9bcb_280a_5efb),
         (WeightType::MXFP4, 0x6be5_77d6_9afc_ff7c, 0x03c1_fc02_7d49_ac5f),
+        (WeightType::IQ2XXS, 0xfe85_c3b9_a267_c1b3, 0xdf6f_d60a_36b9_ccdd),
+        (WeightType::IQ2XS, 0x41a7_cb19_ecb7_5164, 0x1bbd_c3cf_33f2_426d),
+        (WeightType::IQ2S, 0x2276_284d_d5fe_5de5, 0xcfce_72ea_355d_f3b4),
+        (WeightType::IQ3XXS, 0x8ce3_a74e_c123_453d, 0x4890_25eb_68b8_55f0),
+        (WeightType::IQ3S, 0x1e02_f512_e348_cf1d, 0xc234_c6da_e7e2_7611),
+        (WeightType::IQ1S, 0x221d_9280_c40b_a772, 0xd99b_3728_e134_c3be),
+        (WeightType::IQ1M, 0xecb5_224a_0f5e_e44d, 0x5a1c_a0e2_5ad4_bc24),
+        (WeightType::TQ1_0, 0xe992_d43b_ac6e_cc5f, 0xce42_c273_23ee_9dfc),
+        (WeightType::NVFP4, 0x6d88_e5ad_bddd_df24, 0xdeb1_d3ad_503a_c833),
     ];
     assert_eq!(golden.map(|(ty, ..)| ty), WeightType::ALL);
     for (ty, bytes_hash, values_hash) in golden {
@@ -99,6 +108,43 @@ fn single_codes_land_at_their_weights() {
     check(block(WeightType::MXFP4, &[(0, &[128]), (1 + 3, &[0xF0])]), 19, -12.0, 0.0);
     check(block(WeightType::MXFP4, &[(0, &[0]), (1 + 3, &[0x01])]), 3, (-128f32).exp2(), 0.0);
     check(block(WeightType::MXFP4, &[(0, &[1]), (1 + 3, &[0x01])]), 3, (-127f32).exp2(), 0.0);
+    // Point 1 of group 5 is 43 and seven times 8. Scale 3 of block 1; signs 4 and 6 of seven.
+    let iq2_xxs = block(WeightType::IQ2XXS, &[(0, &TWO), (2 + 9, &[1]), (2 + 12, &[0x00, 0x28, 0x00, 0x30])]);
+    assert_eq!(iq2_xxs[40..48], [75.25, 14.0, 14.0, 14.0, -14.0, 14.0, -14.0, 14.0]);
+    assert_eq!((iq2_xxs[32], iq2_xxs[0]), (14.0, 2.0));
+    // One sign of seven: the eighth weight is negative too.
+    let iq2_xs = block(WeightType::IQ2XS, &[(0, &TWO), (2 + 10, &[0x01, 0x02]), (66 + 1, &[0x03])]);
+    assert_eq!(iq2_xs[40..48], [-75.25, 14.0, 14.0, 14.0, 14.0, 14.0, 14.0, -14.0]);
+    assert_eq!((iq2_xs[48], iq2_xs[0]), (2.0, 2.0));
+    // Point 256 of group 6 by its high bits; all eight signs are in the file.
+    let iq2_s = block(WeightType::IQ2S, &[(0, &TWO), (34 + 6, &[0x80]), (66 + 1, &[0x10]), (74 + 1, &[0x30])]);
+    assert_eq!(iq2_s[48..56], [43.75, 43.75, 43.75, 43.75, 43.75, 14.0, 43.75, -14.0]);
+    assert_eq!((iq2_s[32], iq2_s[0]), (2.0, 2.0));
+    let iq3_xxs = block(WeightType::IQ3XXS, &[(0, &TWO), (2 + 9, &[1]), (66 + 4, &[0x10, 0, 0, 0x30])]);
+    assert_eq!(iq3_xxs[32..40], [14.0, 14.0, 14.0, 14.0, -70.0, 14.0, 14.0, -14.0]);
+    assert_eq!((iq3_xxs[40], iq3_xxs[0]), (14.0, 2.0));
+    // Points 0 and 257 of group 5: ninth bit 3 of block 1.
+    let iq3_s = [(0, &TWO[..]), (2 + 11, &[1]), (66 + 1, &[0x08]), (74 + 5, &[0x18]), (106, &[0x20])];
+    let iq3_s = block(WeightType::IQ3S, &iq3_s);
+    assert_eq!(iq3_s[40..48], [10.0, 10.0, 10.0, -10.0, -50.0, 70.0, 90.0, 50.0]);
+    assert_eq!((iq3_s[32], iq3_s[0]), (10.0, 2.0));
+    // Point 1025 of group 5, scale 2 of block 1, and an eighth subtracted.
+    let iq1_s = block(WeightType::IQ1S, &[(0, &TWO), (2 + 5, &[1]), (34 + 2, &[0x20, 0xA0])]);
+    assert_eq!(iq1_s[40..48], [-11.25, -11.25, -1.25, -1.25, -1.25, -1.25, -1.25, -1.25]);
+    assert_eq!((iq1_s[32], iq1_s[0]), (-11.25, -1.75));
+    // The same point with its own sign of the eighth; scale 1 of half a block; d in the last word's top bits.
+    let iq1_m = block(WeightType::IQ1M, &[(5, &[1]), (32 + 2, &[0xC0]), (48, &[0x40]), (55, &[0x40])]);
+    assert_eq!(iq1_m[40..48], [-6.75, -6.75, -0.75, -0.75, -0.75, -0.75, -0.75, -0.75]);
+    assert_eq!((iq1_m[32], iq1_m[48], iq1_m[0]), (-5.25, -1.75, -1.75));
+    // Five digits of 2, 16 weights apart, and four that are four apart.
+    let tq1_0 = block(WeightType::TQ1_0, &[(32 + 5, &[0xFF]), (48 + 1, &[0xFF]), (52, &TWO)]);
+    let twos: Vec<usize> = (0..256).filter(|i| tq1_0[*i] == 2.0).collect();
+    assert_eq!(twos, [165, 181, 197, 213, 229, 241, 245, 249, 253]);
+    assert!(tq1_0.iter().all(|weight| weight.abs() == 2.0));
+    // Half a scale of 2.25 for the second 16 weights; 3 is subnormal.
+    let nvfp4 = block(WeightType::NVFP4, &[(0, &[0x40, 0x41, 0x03, 0x7F]), (4 + 8 + 3, &[0xF1]), (4 + 24, &[0xFF])]);
+    assert_eq!((nvfp4[19], nvfp4[27], nvfp4[48]), (1.125, -13.5, 0.0));
+    check(block(WeightType::NVFP4, &[(2, &[0x03]), (4 + 16, &[0x10])]), 40, 3.0 / 1024.0, 0.0);
     // Second half, third quarter: low bits above those of the first quarter, high bits 6 and 7, scale 8 + 6.
     let q6_k = [(64 + 32 + 5, &[0x70][..]), (128 + 32 + 5, &[0x80]), (192 + 14, &[0xFD]), (208, &TWO)];
     let q6_k = block(WeightType::Q6K, &q6_k);
@@ -119,8 +165,8 @@ fn table_is_consistent() {
         assert_eq!(ty.row_bytes(513).is_none(), ty.block_len() > 1);
     }
     assert_eq!(WeightType::F32.row_bytes(usize::MAX), None);
-    assert_eq!(WeightType::from_ggml_id(16), None);
-    assert_eq!(ggml_type_name(16), Some("IQ2_XXS"));
+    assert_eq!(WeightType::from_ggml_id(41), None);
+    assert_eq!(ggml_type_name(41), Some("Q1_0"));
     assert_eq!(ggml_type_name(9999), None);
 }
 

@@ -1,4 +1,4 @@
-// Formats without super-blocks: the two halves of a block are neighbours, and there is no shared header.
+// Formats without super-blocks: there is no shared header.
 struct QHeader {
     nothing: u32,
 }
@@ -9,8 +9,4 @@ fn q_header(first: u32, blocks: u32) -> QHeader {
 
 fn q_sub_block(head: QHeader, first: u32, l: u32, blocks: u32) -> QBlock32 {
     return q_block32(first + l, blocks);
-}
-
-fn q_halves(block: u32) -> vec2<u32> {
-    return vec2<u32>(block << 5u, (block << 5u) + 16u);
 }

@@ -6,6 +6,11 @@ fn q_word(v: vec4<u32>, i: u32) -> u32 {
     return select(pair.x, pair.y, (i & 1u) != 0u);
 }
 
+// Returns pair `i` of the words of `v`.
+fn q_word_pair(v: vec4<u32>, i: u32) -> vec2<u32> {
+    return select(v.xy, v.zw, (i & 1u) != 0u);
+}
+
 // Returns word `i` of a plane of words that starts at vec4 `plane`.
 fn q_plane_word(plane: u32, i: u32) -> u32 {
     return q_word(w[plane + (i >> 2u)], i);

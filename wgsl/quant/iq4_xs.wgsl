@@ -1,9 +1,5 @@
 // IQ4_XS: planes of nibbles (8 vec4) and of a header (two words: d in f16 and the high bits of the scales, then their low
 // bits) a super-block. Scales are stored plus 32.
-fn q_halves(block: u32) -> vec2<u32> {
-    return vec2<u32>(block << 5u, (block << 5u) + 16u);
-}
-
 struct QHeader {
     high: u32,
     low: u32,

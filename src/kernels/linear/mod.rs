@@ -84,28 +84,45 @@ fn format(ty: WeightType) -> Vec<Fragment> {
     const COMMON: Fragment = wgsl!("quant/common.wgsl");
     const BLOCKS_32: Fragment = wgsl!("quant/blocks_32.wgsl");
     const SUPER_BLOCKS: Fragment = wgsl!("quant/super_blocks.wgsl");
+    const IN_ORDER: Fragment = wgsl!("quant/in_order.wgsl");
     const TWO_BITS: Fragment = wgsl!("quant/two_bits.wgsl");
     const IQ4_LEVELS: Fragment = wgsl!("quant/iq4_levels.wgsl");
     const SCALES_6BIT: Fragment = wgsl!("quant/scales_6bit.wgsl");
-    match ty {
-        WeightType::F32 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/f32.wgsl")],
-        WeightType::F16 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/f16.wgsl")],
-        WeightType::BF16 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/bf16.wgsl")],
-        WeightType::Q8_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q8_0.wgsl")],
-        WeightType::Q4_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q4_0.wgsl")],
-        WeightType::Q4_1 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q4_1.wgsl")],
-        WeightType::Q5_0 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q5_0.wgsl")],
-        WeightType::Q5_1 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/q5_1.wgsl")],
-        WeightType::Q4K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q4_k.wgsl")],
-        WeightType::Q5K => vec![F16, COMMON, SUPER_BLOCKS, SCALES_6BIT, wgsl!("quant/q5_k.wgsl")],
-        WeightType::Q6K => vec![F16, COMMON, wgsl!("quant/q6_k.wgsl")],
-        WeightType::Q2K => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/q2_k.wgsl")],
-        WeightType::Q3K => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/q3_k.wgsl")],
-        WeightType::TQ2_0 => vec![F16, COMMON, SUPER_BLOCKS, TWO_BITS, wgsl!("quant/tq2_0.wgsl")],
-        WeightType::IQ4NL => vec![F16, COMMON, BLOCKS_32, IQ4_LEVELS, wgsl!("quant/iq4_nl.wgsl")],
-        WeightType::IQ4XS => vec![F16, COMMON, SUPER_BLOCKS, IQ4_LEVELS, wgsl!("quant/iq4_xs.wgsl")],
-        WeightType::MXFP4 => vec![F16, COMMON, BLOCKS_32, wgsl!("quant/mxfp4.wgsl")],
-    }
+    const E2M1: Fragment = wgsl!("quant/e2m1.wgsl");
+    const GRID: Fragment = wgsl!("quant/grid.wgsl");
+    const SIGNS: Fragment = wgsl!("quant/grid_signs.wgsl");
+    const IQ1: Fragment = wgsl!("quant/grid_iq1.wgsl");
+    const IQ2: Fragment = wgsl!("quant/grid_iq2.wgsl");
+    const IQ3: Fragment = wgsl!("quant/grid_iq3.wgsl");
+    let (blocks, own): (&[Fragment], &[Fragment]) = match ty {
+        WeightType::F32 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/f32.wgsl")]),
+        WeightType::F16 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/f16.wgsl")]),
+        WeightType::BF16 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/bf16.wgsl")]),
+        WeightType::Q8_0 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q8_0.wgsl")]),
+        WeightType::Q4_0 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q4_0.wgsl")]),
+        WeightType::Q4_1 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q4_1.wgsl")]),
+        WeightType::Q5_0 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q5_0.wgsl")]),
+        WeightType::Q5_1 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q5_1.wgsl")]),
+        WeightType::Q4K => (&[SUPER_BLOCKS], &[SCALES_6BIT, wgsl!("quant/q4_k.wgsl")]),
+        WeightType::Q5K => (&[SUPER_BLOCKS], &[SCALES_6BIT, wgsl!("quant/q5_k.wgsl")]),
+        WeightType::Q6K => (&[], &[wgsl!("quant/q6_k.wgsl")]),
+        WeightType::Q2K => (&[SUPER_BLOCKS], &[TWO_BITS, wgsl!("quant/q2_k.wgsl")]),
+        WeightType::Q3K => (&[SUPER_BLOCKS], &[TWO_BITS, wgsl!("quant/q3_k.wgsl")]),
+        WeightType::TQ1_0 => (&[SUPER_BLOCKS, IN_ORDER], &[wgsl!("quant/tq1_0.wgsl")]),
+        WeightType::TQ2_0 => (&[SUPER_BLOCKS], &[TWO_BITS, wgsl!("quant/tq2_0.wgsl")]),
+        WeightType::IQ4NL => (&[BLOCKS_32, IN_ORDER], &[IQ4_LEVELS, wgsl!("quant/iq4_nl.wgsl")]),
+        WeightType::IQ4XS => (&[SUPER_BLOCKS, IN_ORDER], &[IQ4_LEVELS, wgsl!("quant/iq4_xs.wgsl")]),
+        WeightType::MXFP4 => (&[BLOCKS_32, IN_ORDER], &[E2M1, wgsl!("quant/mxfp4.wgsl")]),
+        WeightType::NVFP4 => (&[BLOCKS_32, IN_ORDER], &[E2M1, wgsl!("quant/nvfp4.wgsl")]),
+        WeightType::IQ2XXS => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, SIGNS, IQ2, wgsl!("quant/iq2_xxs.wgsl")]),
+        WeightType::IQ2XS => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, SIGNS, IQ2, wgsl!("quant/iq2_xs.wgsl")]),
+        WeightType::IQ2S => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, SIGNS, IQ2, wgsl!("quant/iq2_s.wgsl")]),
+        WeightType::IQ3XXS => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, SIGNS, IQ3, wgsl!("quant/iq3_xxs.wgsl")]),
+        WeightType::IQ3S => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, SIGNS, IQ3, wgsl!("quant/iq3_s.wgsl")]),
+        WeightType::IQ1S => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, IQ1, wgsl!("quant/iq1_s.wgsl")]),
+        WeightType::IQ1M => (&[SUPER_BLOCKS, IN_ORDER], &[GRID, IQ1, wgsl!("quant/iq1_m.wgsl")]),
+    };
+    [&[F16, COMMON], blocks, own].concat()
 }
 
 /// The slots `rows` and `tiles`: which weights and inputs a row of the output is made of.

@@ -103,6 +103,8 @@ pub struct TinyModel {
     pub shared_ffn: u32,
     /// Whether projections with one input are one tensor.
     pub fused: bool,
+    /// Formats that the linear layers have in turn instead of `main` and `big`, experts' matrices and others each.
+    pub mix: &'static [WeightType],
     /// Further metadata, without the architecture's name.
     pub metadata: Vec<(&'static str, Value)>,
     pub context: u32,
@@ -132,6 +134,7 @@ impl Default for TinyModel {
             biases: false,
             shared_ffn: 0,
             fused: false,
+            mix: &[],
             metadata: Vec::new(),
             context: 4096,
             seed: 0,
@@ -148,7 +151,7 @@ impl TinyModel {
         let mut file = GgufWriter::new();
         self.write_metadata(&mut file);
         self.write_tokenizer(&mut file);
-        Tensors { file: &mut file, rng: Rng::new(self.seed) }.write(self);
+        Tensors { file: &mut file, rng: Rng::new(self.seed), mix: self.mix, mixed: [0; 2] }.write(self);
         file.to_bytes()
     }
 
@@ -237,6 +240,9 @@ fn byte_tokens() -> Vec<String> {
 struct Tensors<'a> {
     file: &'a mut GgufWriter,
     rng: Rng,
+    mix: &'static [WeightType],
+    /// Matrices and experts' matrices so far.
+    mixed: [usize; 2],
 }
 
 impl Tensors<'_> {
@@ -323,7 +329,12 @@ impl Tensors<'_> {
     }
 
     /// Writes a matrix, or one per expert, scaled to keep the variance of its inputs.
-    fn linear(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u32]) {
+    fn linear(&mut self, name: impl Into<String>, mut ty: WeightType, shape: &[u32]) {
+        if !self.mix.is_empty() {
+            let count = &mut self.mixed[usize::from(shape.len() == 3)];
+            ty = self.mix[*count % self.mix.len()];
+            *count += 1;
+        }
         self.weights(name, ty, shape, unit_std(shape[0]));
     }
 
@@ -548,6 +559,31 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
             },
         ),
     ]
+}
+
+/// The formats that no model of [`tiny_models`] has.
+const MIX: [WeightType; 15] = {
+    use WeightType as W;
+    [
+        W::Q2K, W::Q3K, W::IQ4NL, W::IQ4XS, W::TQ2_0, W::MXFP4, W::IQ2XXS, W::IQ2XS, W::IQ2S, W::IQ3XXS, W::IQ3S, W::IQ1S,
+        W::IQ1M, W::TQ1_0, W::NVFP4,
+    ]
+};
+
+/// Returns a named small model of the formats that are in no model of [`tiny_models`]: each for experts and elsewhere.
+pub fn format_models() -> Vec<(&'static str, TinyModel)> {
+    let model = TinyModel {
+        main: WeightType::Q8_0,
+        layers: 5,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 128,
+        experts: 3,
+        vocab: 389,
+        mix: &MIX,
+        ..TinyModel::default()
+    };
+    vec![("moe-mixed-formats", model)]
 }
 
 /// Returns a named small model of each architecture beyond those of [`tiny_models`], with every part that it has.
