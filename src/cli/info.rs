@@ -6,7 +6,10 @@ use clap::Args;
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::GpuError;
 use ferrum_wgpu::KvType;
-use ferrum_wgpu::{Config, MemoryPlan, Model, low_level::model::SplitMatrix, low_level::text::Vocabulary};
+use ferrum_wgpu::{
+    Config, MemoryPlan, Model, ModelError,
+    low_level::{model::SplitMatrix, quant::ggml_type_name, text::Vocabulary},
+};
 use ferrum_wgpu::{Engine, EngineOptions};
 
 use super::args::{DeviceArg, kv_type};
@@ -39,13 +42,23 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
-    let gguf = load::open(&args.model, !args.no_mmap)?;
+    let gguf = load::inspect(&args.model, !args.no_mmap)?;
     print(&contents(&gguf))?;
     if Vocabulary::assumes_pre_tokenizer(gguf.metadata()) {
         print(&format!("\nnote: {ASSUMED_PRE_TOKENIZER}\n"))?;
     }
 
-    let reasons = Model::unsupported(&gguf);
+    // Without a tensor's data its model's other reasons would be wrong.
+    let mut reasons: Vec<ModelError> = Vec::new();
+    for (i, tensor) in gguf.unread_tensors().iter().enumerate() {
+        // One for each type.
+        if gguf.unread_tensors()[..i].iter().all(|other| other.type_id != tensor.type_id) {
+            reasons.push(tensor.reason().into());
+        }
+    }
+    if reasons.is_empty() {
+        reasons = Model::unsupported(&gguf);
+    }
     if let [first, others @ ..] = &reasons[..] {
         let list: String = reasons.iter().map(|reason| format!("  {}\n", printable(&reason.to_string()))).collect();
         print(&format!("\nthis file cannot run:\n{list}"))?;
@@ -101,6 +114,11 @@ fn contents(gguf: &Gguf) -> String {
         let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
         [printable(&tensor.name), tensor.ty.to_string(), shape, tensor.bytes.to_string()]
     }));
+    tensors.extend(gguf.unread_tensors().iter().map(|tensor| {
+        let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+        let ty = ggml_type_name(tensor.type_id).map_or_else(|| format!("number {}", tensor.type_id), str::to_owned);
+        [printable(&tensor.name), ty, shape, "unknown".to_owned()]
+    }));
     format!(
         "GGUF version {}, {}, tensors aligned to {} bytes\n\nmetadata ({}):\n{}\ntensors ({}):\n{}",
         gguf.version(),
@@ -108,7 +126,7 @@ fn contents(gguf: &Gguf) -> String {
         gguf.alignment(),
         metadata.len(),
         table(&metadata, &[]),
-        gguf.tensors().len(),
+        gguf.tensors().len() + gguf.unread_tensors().len(),
         table(&tensors, &[3]),
     )
 }

@@ -12,11 +12,20 @@ use super::exit::Failure;
 
 /// Opens a GGUF file, memory-mapped or read as a whole.
 pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
+    let gguf = inspect(path, map)?;
+    match gguf.unread_tensors() {
+        [] => Ok(gguf),
+        [tensor, ..] => Err(tensor.reason().into()),
+    }
+}
+
+/// Opens a GGUF file, also one with tensors of types that are not read.
+pub fn inspect(path: &Path, map: bool) -> Result<Gguf, Failure> {
     if path.is_dir() {
         // The error of mapping a directory is unclear.
         return Err(Failure::model(format!("cannot read {}: it is a directory", path.display())));
     }
-    let gguf = if map { Gguf::open(path) } else { Gguf::read(path) }?;
+    let gguf = Gguf::inspect(path, map)?;
     tracing::info!(bytes = gguf.file_len(), tensors = gguf.tensors().len(), mapped = map, "model file");
     Ok(gguf)
 }

@@ -3,7 +3,7 @@
 use super::index::Index;
 use super::metadata::{Metadata, wrong_type};
 use super::reader::Reader;
-use super::tensor::{self, TensorInfo};
+use super::tensor::{self, Entry, TensorInfo, UnreadTensor};
 use super::{GgufError, Value, read_value};
 
 pub(super) const MAGIC: [u8; 4] = *b"GGUF";
@@ -20,6 +20,7 @@ pub(super) struct Directory {
     pub(super) alignment: u64,
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<TensorInfo>,
+    pub(super) unread: Vec<UnreadTensor>,
     pub(super) index: Index,
 }
 
@@ -48,16 +49,19 @@ impl Directory {
         let alignment = alignment(&metadata)?;
 
         reader.check("the tensor directory", tensor_count, tensor::MIN_ENTRY)?;
-        let mut tensors = Vec::new();
+        let (mut tensors, mut unread) = (Vec::new(), Vec::new());
         for _ in 0..tensor_count {
-            tensors.push(tensor::entry(&mut reader, alignment)?);
+            match tensor::entry(&mut reader, alignment)? {
+                Entry::Read(tensor) => tensors.push(tensor),
+                Entry::Unread(tensor) => unread.push(tensor),
+            }
         }
         let index =
             Index::new(&tensors, |tensor| &tensor.name).map_err(|tensor| GgufError::DuplicateTensor { tensor })?;
         // At most 64 KiB past an offset in memory, so this does not saturate.
         let data_start = reader.offset().div_ceil(alignment).saturating_mul(alignment);
         tensor::place(&mut tensors, data_start, file_len)?;
-        Ok(Self { version, alignment, metadata, tensors, index })
+        Ok(Self { version, alignment, metadata, tensors, unread, index })
     }
 }
 

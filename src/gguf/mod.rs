@@ -33,7 +33,7 @@ pub(crate) use shown::{Quoted, Shown};
 
 pub use error::GgufError;
 pub use metadata::Metadata;
-pub use tensor::TensorInfo;
+pub use tensor::{TensorInfo, UnreadTensor};
 pub use value::{Array, Value};
 #[cfg(any(test, feature = "test-util"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
@@ -69,7 +69,7 @@ impl Gguf {
     /// [`GgufError::NotFirstPart`]; the errors of [`from_bytes`](Self::from_bytes).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        Self::parts_from(path.as_ref(), Source::map)
+        Self::parts_from(path.as_ref(), Source::map)?.readable()
     }
 
     /// Reads a whole file into memory, or all parts of a split model.
@@ -78,7 +78,23 @@ impl Gguf {
     /// Those of [`open`](Self::open).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        Self::parts_from(path.as_ref(), Source::read)
+        Self::parts_from(path.as_ref(), Source::read)?.readable()
+    }
+
+    /// Opens a file as [`open`](Self::open) does if `map`, else as [`read`](Self::read), also one with tensors of types that
+    /// this crate does not read, from which no model can be loaded: [`unread_tensors`](Self::unread_tensors) lists them.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), but for [`GgufError::TensorType`].
+    #[cfg(all(not(target_arch = "wasm32"), any(feature = "cli", feature = "test-util")))]
+    pub fn inspect(path: impl AsRef<Path>, map: bool) -> Result<Self, GgufError> {
+        Self::parts_from(path.as_ref(), if map { Source::map } else { Source::read })
+    }
+
+    /// Refuses a file with tensors of types that are not read.
+    fn readable(self) -> Result<Self, GgufError> {
+        self.directory.unread.first().map_or(Ok(()), |tensor| Err(tensor.reason()))?;
+        Ok(self)
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -109,7 +125,7 @@ impl Gguf {
 
     fn parse(source: Source) -> Result<Self, GgufError> {
         let directory = Directory::parse(source.bytes(), source.len())?;
-        Ok(Self { sources: Arc::new(vec![source]), directory: Arc::new(directory) })
+        Self { sources: Arc::new(vec![source]), directory: Arc::new(directory) }.readable()
     }
 
     /// Returns the number of files: the parts of a split model that were opened, else 1.
@@ -144,6 +160,12 @@ impl Gguf {
     /// Returns all tensors in file order.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.directory.tensors
+    }
+
+    /// Returns the tensors of types that this crate does not read, in file order: none, but of a file that was opened by
+    /// `inspect`.
+    pub fn unread_tensors(&self) -> &[UnreadTensor] {
+        &self.directory.unread
     }
 
     /// Returns the tensor named `name`.

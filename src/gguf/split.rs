@@ -68,9 +68,10 @@ pub(super) fn join(
             tensor
         });
         directory.tensors.extend(placed);
+        directory.unread.extend(part.unread);
         sources.push(source);
     }
-    let tensors = directory.tensors.len() as u64;
+    let tensors = (directory.tensors.len() + directory.unread.len()) as u64;
     if let Some(expected) = directory.metadata.u64("split.tensors.count")?.filter(|expected| *expected != tensors) {
         let reason = format!("all parts together have {tensors} tensors, but the first says {expected}");
         return Err(wrong(0, path, reason));

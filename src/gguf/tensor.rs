@@ -54,8 +54,33 @@ impl TensorInfo {
     }
 }
 
+/// A tensor of a type that this crate does not read. Its size is unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnreadTensor {
+    /// The name.
+    pub name: String,
+    /// ggml's number of the type.
+    pub type_id: u32,
+    /// The dimensions in ggml's order.
+    pub shape: Vec<u64>,
+}
+
+impl UnreadTensor {
+    /// Returns the reason not to read it.
+    pub fn reason(&self) -> GgufError {
+        GgufError::TensorType { tensor: self.name.clone(), id: self.type_id }
+    }
+}
+
+/// An entry of the directory.
+pub(super) enum Entry {
+    Read(TensorInfo),
+    Unread(UnreadTensor),
+}
+
 /// Reads one entry. Its `offset` counts from the start of the data section until [`place`] adjusts it.
-pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo, GgufError> {
+pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, GgufError> {
     let start = reader.offset();
     let len = reader.u64("the length of a tensor name")?;
     if !(1..=NAME_MAX).contains(&len) {
@@ -75,7 +100,7 @@ pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInf
         return Err(GgufError::ZeroDimension { tensor: name, axis });
     }
     let Some(ty) = WeightType::from_ggml_id(type_id) else {
-        return Err(GgufError::TensorType { tensor: name, id: type_id });
+        return Ok(Entry::Unread(UnreadTensor { name, type_id, shape }));
     };
     let bytes = match data_bytes(ty, &shape) {
         Ok(bytes) => bytes,
@@ -85,7 +110,7 @@ pub(super) fn entry(reader: &mut Reader<'_>, alignment: u64) -> Result<TensorInf
     if !offset.is_multiple_of(alignment) {
         return Err(GgufError::Misaligned { tensor: name, offset, alignment });
     }
-    Ok(TensorInfo { name, ty, shape, part: 0, offset, bytes })
+    Ok(Entry::Read(TensorInfo { name, ty, shape, part: 0, offset, bytes }))
 }
 
 /// The reason that a shape has no valid size.

@@ -10,6 +10,8 @@ use crate::gguf::{Gguf, GgufError, TensorInfo};
 pub(super) struct FileRows {
     gguf: Gguf,
     tensors: Vec<(TensorInfo, RowRange)>,
+    /// A factor of each tensor, or of each of its experts' matrices. None is 1.
+    scales: Vec<Vec<f32>>,
     join: Join,
     row_bytes: u64,
 }
@@ -17,7 +19,30 @@ pub(super) struct FileRows {
 impl FileRows {
     pub(super) fn new(gguf: &Gguf, info: &MatrixInfo<'_>) -> Self {
         let tensors = info.rows.iter().map(|rows| (rows.tensor.clone(), rows.range)).collect();
-        Self { gguf: gguf.clone(), tensors, join: info.join, row_bytes: info.planes.file_row_bytes() }
+        let scales = |tensor: &TensorInfo| {
+            let bytes = gguf.data(tensor).as_chunks().0;
+            bytes.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        let scales = info.rows.iter().map(|rows| rows.scales.map(scales).unwrap_or_default()).collect();
+        Self { gguf: gguf.clone(), tensors, scales, join: info.join, row_bytes: info.planes.file_row_bytes() }
+    }
+
+    /// Returns the factors of `rows`; none if no tensor has any.
+    pub(super) fn scales(&self, rows: Range<u64>) -> Vec<f32> {
+        if self.scales.iter().all(Vec::is_empty) {
+            return Vec::new();
+        }
+        let of = |i: usize, row: u64| {
+            let (tensor, range) = &self.tensors[i];
+            let of_expert = (tensor.rows() / (self.scales[i].len() as u64).max(1)).max(1);
+            self.scales[i].get((range.in_tensor(row) / of_expert) as usize).copied().unwrap_or(1.0)
+        };
+        let turns = self.tensors.len().max(1) as u64;
+        if self.join == Join::Interleaved {
+            return rows.map(|row| of((row % turns) as usize, row / turns)).collect();
+        }
+        let parts = self.parts(rows).enumerate();
+        parts.flat_map(|(i, (_, _, rows))| rows.map(move |row| (i, row))).map(|(i, row)| of(i, row)).collect()
     }
 
     /// Returns the bytes of `rows`.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
-    quant::Planes,
+    quant::{Planes, WeightType},
 };
 
 /// A weight matrix `[n, k]`, or one for each expert: the rows of one tensor, or of several.
@@ -27,6 +27,8 @@ pub(crate) struct MatrixInfo<'a> {
 pub(crate) struct TensorRows<'a> {
     pub(crate) tensor: &'a TensorInfo,
     pub(crate) range: RowRange,
+    /// A factor of the tensor, or of each expert's matrix.
+    pub(crate) scales: Option<&'a TensorInfo>,
 }
 
 /// `count` rows from row `first` on of every `stride` rows.
@@ -406,6 +408,25 @@ impl<'a> Find<'a, '_> {
         Some(Some(VectorInfo { tensors: vec![self.tensor(name, &shape)?], scale: 1.0 }))
     }
 
+    /// Returns the factors of an NVFP4 tensor, of which some files have one for each expert; `None` if an error was noted. The
+    /// scales of activations beside them are for kernels that multiply in four bits.
+    fn scales(&self, tensor: &TensorInfo, experts: u32) -> Option<Option<&'a TensorInfo>> {
+        let Some(base) = tensor.name.strip_suffix(".weight").filter(|_| tensor.ty == WeightType::NVFP4) else {
+            return Some(None);
+        };
+        let find = |name: &str| {
+            let name = format!("{base}.{name}");
+            if self.has(&name) { self.tensor(&name, &[u64::from(experts)]).map(Some) } else { Some(None) }
+        };
+        find("input_scale")?;
+        let scales = find("scale")?;
+        if let Some(scales) = scales.filter(|scales| scales.ty != WeightType::F32) {
+            self.error(ModelError::UnknownTensor(scales.name.clone()));
+            return None;
+        }
+        Some(scales)
+    }
+
     fn matrices(&self, name: &str, experts: u32, n: u32, k: u32) -> Option<MatrixInfo<'a>> {
         let tensor = self.tensor(name, &[k, n, experts].map(u64::from))?;
         let (k, rows) = (u64::from(k), u64::from(experts) * u64::from(n));
@@ -413,16 +434,16 @@ impl<'a> Find<'a, '_> {
             self.error(ModelError::RowLength { name: tensor.name.clone(), k });
             return None;
         };
-        let rows = vec![TensorRows { tensor, range: RowRange::all(rows) }];
+        let rows = vec![TensorRows { tensor, range: RowRange::all(rows), scales: self.scales(tensor, experts)? }];
         Some(MatrixInfo { rows, join: Join::Concat, planes, n, experts })
     }
 }
 
 /// Returns a range of the rows of each expert of a matrix that is one tensor.
 fn ranged<'a>(whole: &MatrixInfo<'a>, range: RowRange) -> Option<MatrixInfo<'a>> {
-    let tensor = whole.rows.first()?.tensor;
+    let first = whole.rows.first()?;
     let planes = Planes::new(whole.planes.ty(), range.count * u64::from(whole.experts), whole.planes.k())?;
-    Some(MatrixInfo { rows: vec![TensorRows { tensor, range }], planes, n: range.count as u32, ..whole.clone() })
+    Some(MatrixInfo { rows: vec![TensorRows { range, ..*first }], planes, n: range.count as u32, ..whole.clone() })
 }
 
 /// Joins adjacent matrices of one format, all with a bias or all without: their input is the same.

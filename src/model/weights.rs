@@ -46,7 +46,7 @@ impl MatrixPart {
         for start in from.clone().step_by(step as usize) {
             let slice = start..from.end.min(start + step);
             let raw = rows.get(slice.clone())?;
-            for plane in self.planes.pack(at + start - from.start, &raw) {
+            for plane in self.planes.pack_scaled(at + start - from.start, &raw, &rows.scales(slice.clone())) {
                 device.write(&self.words, plane.start, &plane.words).await?;
             }
             sent(raw.len() as u64);

@@ -34,7 +34,7 @@ pub struct PlanePart {
 }
 
 /// Returns the fields of a cell that become planes, as (offset, length) in bytes. A cell is a block of the file, or 32
-/// floats.
+/// floats. That of NVFP4 has its row's scale at the end.
 fn fields(ty: WeightType) -> &'static [(usize, usize)] {
     match ty {
         WeightType::F32 => &[(0, 128)],
@@ -61,7 +61,7 @@ fn fields(ty: WeightType) -> &'static [(usize, usize)] {
         WeightType::IQ1S => &[(2, 32), (34, 16), (0, 2)],
         WeightType::IQ1M => &[(0, 32), (32, 16), (48, 8)],
         WeightType::TQ1_0 => &[(0, 48), (48, 4), (52, 2)],
-        WeightType::NVFP4 => &[(4, 32), (0, 4)],
+        WeightType::NVFP4 => &[(4, 32), (0, 4), (36, 4)],
     }
 }
 
@@ -120,6 +120,11 @@ impl Planes {
         (self.ty.block_len() as u64).max(BLOCK)
     }
 
+    /// Returns the bytes of a cell in the file, with a float row's padding.
+    fn cell_bytes(&self) -> usize {
+        self.cell_len() as usize / self.ty.block_len() * self.ty.block_bytes()
+    }
+
     fn row_cells(&self) -> u64 {
         self.k.div_ceil(self.cell_len())
     }
@@ -136,10 +141,24 @@ impl Planes {
     /// Returns the table, and the parts of the planes for whole rows from `first_row` on, a multiple of [`ROW_STEP`]; `raw` are
     /// the file's bytes.
     pub fn pack(&self, first_row: u64, raw: &[u8]) -> Vec<PlanePart> {
+        self.pack_scaled(first_row, raw, &[])
+    }
+
+    /// Returns what [`pack`](Self::pack) does, for rows with a factor each, or none. Only NVFP4 has a place for factors.
+    pub fn pack_scaled(&self, first_row: u64, raw: &[u8], scales: &[f32]) -> Vec<PlanePart> {
         let row_bytes = self.file_row_bytes() as usize;
         let cell_bytes: usize = fields(self.ty).iter().map(|(_, length)| length).sum();
         let padded_row = self.row_cells() as usize * cell_bytes;
-        let cells: std::borrow::Cow<'_, [u8]> = if row_bytes == padded_row {
+        let cells: std::borrow::Cow<'_, [u8]> = if self.ty == WeightType::NVFP4 {
+            let mut scaled = Vec::with_capacity(raw.len() / row_bytes * padded_row);
+            for (i, row) in raw.chunks_exact(row_bytes).enumerate() {
+                for block in row.chunks_exact(self.ty.block_bytes()) {
+                    scaled.extend_from_slice(block);
+                    scaled.extend_from_slice(&scales.get(i).copied().unwrap_or(1.0).to_le_bytes());
+                }
+            }
+            scaled.into()
+        } else if row_bytes == padded_row {
             raw.into()
         } else {
             let mut padded = Vec::with_capacity(raw.len() / row_bytes * padded_row);
@@ -193,8 +212,15 @@ impl Planes {
                 cell_bytes += length;
             }
             let weights = &mut weights[..self.cell_len() as usize];
-            if decode(self.ty, &cell[..cell_bytes], weights).is_err() {
+            let scale = match self.ty {
+                WeightType::NVFP4 => f32::from_le_bytes([cell[36], cell[37], cell[38], cell[39]]),
+                _ => 1.0,
+            };
+            if decode(self.ty, &cell[..cell_bytes.min(self.cell_bytes())], weights).is_err() {
                 weights.fill(0.0);
+            }
+            if scale != 1.0 {
+                weights.iter_mut().for_each(|weight| *weight *= scale);
             }
             out.copy_from_slice(&weights[..out.len()]);
         }

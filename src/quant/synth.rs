@@ -216,7 +216,12 @@ fn put_scale(ty: WeightType, block: &mut [u8], d: f16, minimum: f16) {
         WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::IQ4NL | WeightType::IQ4XS => {
             put(block.get_mut(0..2), d);
         }
-        WeightType::IQ2XXS | WeightType::IQ2XS | WeightType::IQ2S | WeightType::IQ3XXS | WeightType::IQ3S | WeightType::IQ1S => {
+        WeightType::IQ2XXS
+        | WeightType::IQ2XS
+        | WeightType::IQ2S
+        | WeightType::IQ3XXS
+        | WeightType::IQ3S
+        | WeightType::IQ1S => {
             put(block.get_mut(0..2), d);
         }
         WeightType::Q2K => {

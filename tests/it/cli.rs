@@ -493,10 +493,19 @@ fn unsupported_models_are_refused_and_info_shows_them() -> Result {
     let name = b"blk.0.attn_q.weight";
     let at =
         bytes.windows(name.len()).position(|window| window == name).ok_or("no such tensor")? + name.len() + 4 + 2 * 8;
-    bytes[at..at + 4].copy_from_slice(&16u32.to_le_bytes());
-    let path = file("type.gguf", &bytes)?;
-    refused(&["run", &path, "-p", "a"], 3, &["blk.0.attn_q.weight", "IQ2_XXS"])?;
-    refused(&["info", &path], 3, &["IQ2_XXS"])?;
+    for (id, shown_type) in [(36_u32, "IQ4_NL_4_4"), (9999, "number 9999")] {
+        bytes[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        let path = file("type.gguf", &bytes)?;
+        refused(&["run", &path, "-p", "a"], 3, &["blk.0.attn_q.weight", shown_type])?;
+        let output = ferrum(&["info", &path])?;
+        let shown = String::from_utf8(output.stdout.clone())?;
+        for part in ["qwen3moe.block_count", "blk.3.ffn_up_exps.weight", "unknown", "this file cannot run:"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        let reason = format!("tensor blk.0.attn_q.weight has type {shown_type}, which is not supported");
+        assert!(output.status.code() == Some(3) && stderr(&output).contains(&reason), "{}", stderr(&output));
+        assert_eq!(shown.matches(&reason).count(), 1, "{shown}");
+    }
 
     let model = demo_with(|key, value| match value {
         Value::Array(Array::String(merges)) if key == "tokenizer.ggml.merges" => {

@@ -8,8 +8,11 @@ use std::collections::HashSet;
 
 #[test]
 fn each_tiny_model_has_its_golden() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        [("tiny.json", tiny_models()), ("architectures.json", architecture_models()), ("formats.json", format_models())];
+    let files = [
+        ("tiny.json", tiny_models()),
+        ("architectures.json", architecture_models()),
+        ("formats.json", format_models()),
+    ];
     for (file, models) in files {
         let goldens = Golden::read_all(file)?;
         assert_eq!(goldens.len(), models.len());

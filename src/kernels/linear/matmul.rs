@@ -220,7 +220,9 @@ pub(super) const COMMON_FORMATS: [WeightType; 5] =
 /// Returns whether the suite runs this format in one form of each kernel and indexing only. All kernels decode a format by
 /// the same functions.
 pub(super) fn is_sampled(ty: WeightType) -> bool {
-    use WeightType::{IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4NL, IQ4XS, MXFP4, NVFP4, Q2K, Q3K, TQ1_0, TQ2_0};
+    use WeightType::{
+        IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4NL, IQ4XS, MXFP4, NVFP4, Q2K, Q3K, TQ1_0, TQ2_0,
+    };
     matches!(
         ty,
         Q2K | Q3K | IQ4NL | IQ4XS | TQ1_0 | TQ2_0 | MXFP4 | NVFP4 | IQ1M | IQ1S | IQ2S | IQ2XS | IQ2XXS | IQ3S | IQ3XXS

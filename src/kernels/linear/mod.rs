@@ -243,12 +243,20 @@ impl TestWeights {
         let planes = Planes::new(ty, rows, k)?;
         let raw: Vec<u8> = raw.iter().copied().cycle().take((planes.file_row_bytes() * rows) as usize).collect();
         let mut words = vec![[0; 4]; planes.vec4s() as usize];
-        for part in planes.pack(0, &raw) {
+        // Products with these are exact.
+        let scales: Vec<f32> = match ty {
+            WeightType::NVFP4 => (0..rows).map(|row| [1.0, 1.25, 0.5][row as usize % 3]).collect(),
+            _ => Vec::new(),
+        };
+        for part in planes.pack_scaled(0, &raw, &scales) {
             let start = part.start as usize;
             words.get_mut(start..start + part.words.len())?.copy_from_slice(&part.words);
         }
         let mut values = vec![0.0; (rows * k) as usize];
         crate::quant::decode(ty, &raw, &mut values).ok()?;
+        for (row, scale) in values.chunks_exact_mut(k as usize).zip(&scales) {
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
         Some(Self { planes, words, values })
     }
 

@@ -341,7 +341,13 @@ impl Tensors<'_> {
     fn weights(&mut self, name: impl Into<String>, ty: WeightType, shape: &[u32], std: f32) {
         let shape: Vec<u64> = shape.iter().map(|&n| n.into()).collect();
         let blocks = shape.iter().product::<u64>() as usize / ty.block_len();
-        self.file.tensor(name, ty, &shape, random_blocks(ty, blocks, std, self.rng.next_u64()));
+        let name: String = name.into();
+        self.file.tensor(name.clone(), ty, &shape, random_blocks(ty, blocks, std, self.rng.next_u64()));
+        if let Some(base) = name.strip_suffix(".weight").filter(|_| ty == WeightType::NVFP4) {
+            let experts = shape.get(2).copied().unwrap_or(1);
+            self.norm(format!("{base}.scale"), experts as u32);
+            self.norm(format!("{base}.input_scale"), experts as u32);
+        }
     }
 
     /// Writes norm weights, uniform in 0.8..1.2.
@@ -565,8 +571,21 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
 const MIX: [WeightType; 15] = {
     use WeightType as W;
     [
-        W::Q2K, W::Q3K, W::IQ4NL, W::IQ4XS, W::TQ2_0, W::MXFP4, W::IQ2XXS, W::IQ2XS, W::IQ2S, W::IQ3XXS, W::IQ3S, W::IQ1S,
-        W::IQ1M, W::TQ1_0, W::NVFP4,
+        W::Q2K,
+        W::Q3K,
+        W::IQ4NL,
+        W::IQ4XS,
+        W::TQ2_0,
+        W::MXFP4,
+        W::IQ2XXS,
+        W::IQ2XS,
+        W::IQ2S,
+        W::IQ3XXS,
+        W::IQ3S,
+        W::IQ1S,
+        W::IQ1M,
+        W::TQ1_0,
+        W::NVFP4,
     ]
 };
 
