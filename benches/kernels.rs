@@ -14,7 +14,7 @@ use ferrum_wgpu::{
                 partial_words, rope_attention, rope_attention_split_kv,
             },
             elementwise::rms_norm,
-            linear::{Epilogue, Indexing, Matmul, gemm, gemv, gemv_batched, gemv_moe_combine},
+            linear::{Epilogue, Indexing, Input, Matmul, gemm, gemv, gemv_batched, gemv_moe_combine},
             moe::sort,
         },
         quant::{Planes, WeightType, random_blocks},
@@ -24,6 +24,7 @@ use ferrum_wgpu::{
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const ROUNDS: usize = 7;
+/// The formats of all products. Those of a single row are timed in every format.
 const TYPES: [WeightType; 2] = [WeightType::Q4K, WeightType::Q6K];
 const HIDDEN: u32 = 2048;
 const INNER: u32 = 768;
@@ -47,6 +48,9 @@ async fn bench(filter: String) -> Result {
     for ty in TYPES {
         bench.products(ty).await?;
         bench.experts(ty).await?;
+    }
+    for ty in WeightType::ALL.into_iter().filter(|ty| !TYPES.contains(ty)) {
+        bench.single_rows(ty).await?;
     }
     for rows in [1, 128] {
         bench.norm(rows).await?;
@@ -123,6 +127,25 @@ impl Bench {
     async fn floats(&self, label: &str, len: u32) -> std::result::Result<Buffer<f32>, GpuError> {
         let values: Vec<f32> = (0..len).map(|i| (i.wrapping_mul(7919) % 1013) as f32 / 506.5 - 1.0).collect();
         self.device.upload(label, &values).await
+    }
+
+    /// Times products of a row with one matrix.
+    async fn single_rows(&self, ty: WeightType) -> Result {
+        let (n, k) = (HIDDEN, 4096);
+        let Weights { planes, words } = self.weights(ty, n, k).await?;
+        let x = self.floats("inputs", k).await?.cast();
+        let y = self.device.alloc("outputs", n.into()).await?;
+        let matmul = Matmul::dense(&planes, 1, Epilogue::Store);
+        let bytes = words.bytes() as f64 + 4.0 * f64::from(n + k);
+        let work = Work { bytes, flops: 2.0 * f64::from(n) * f64::from(k) };
+        for v in <gemv::Gemv as Kernel>::supported(self.device.caps()) {
+            if v.ty == ty && v.indexing == Indexing::Dense && v.input == Input::Plain {
+                let params = gemv::Params { matmul, ..Default::default() };
+                let binds = gemv::Binds { w: &words, x: &x, norm: None, ids: None, y: &y };
+                self.time(gemv::Gemv, v, &format!("[1, {k}] x [{n}, {k}]"), work, params, binds).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Times matmuls with one matrix.
