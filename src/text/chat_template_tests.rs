@@ -92,6 +92,7 @@ fn what_templates_rely_on() {
             "{{ [1e-5, 1e16, 2.0] | tojson }} {{ {'z': 1, 'a': [1, 'x']} }}",
             "[1e-05, 1e+16, 2.0] {'z': 1, 'a': [1, 'x']}",
         ),
+        ("{{ 'a\"b\\'<&>' | e }} {{ '<' | escape | e }} {{ 3 | e }}", "a&#34;b&#39;&lt;&amp;&gt; &lt; 3"),
         ("{{ tools is none }} {{ documents is none }} {{ missing is defined }} [{{ missing }}]", "True True False []"),
         (
             "{% for i in [1,2,3,4] %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",

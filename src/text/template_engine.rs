@@ -20,6 +20,25 @@ pub(super) struct LocalTime {
     pub(super) offset: i32,
 }
 
+/// Escapes text for HTML with the character references of Python's markupsafe. The result is not escaped again.
+fn escape(state: &State, value: Value) -> Result<Value, Error> {
+    let Some(text) = value.as_str().filter(|_| !value.is_safe()) else {
+        return minijinja::filters::escape(state, value);
+    };
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&#34;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(escaped))
+}
+
 /// A template and the limits it runs under.
 pub(super) struct Run<'a> {
     /// The template's source.
@@ -132,6 +151,8 @@ impl Run<'_> {
             Ok(value)
         });
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("escape", escape);
+        environment.add_filter("e", escape);
         environment.add_filter("tojson", to_json::filter);
         environment.add_filter(ITERATED, |value: Value| match value.is_none() {
             true => Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")),
