@@ -21,10 +21,11 @@ pub(super) struct LocalTime {
 }
 
 /// Escapes text for HTML with the character references of Python's markupsafe. The result is not escaped again.
-fn escape(state: &State, value: Value) -> Result<Value, Error> {
-    let Some(text) = value.as_str().filter(|_| !value.is_safe()) else {
-        return minijinja::filters::escape(state, value);
-    };
+fn escape(value: Value) -> Value {
+    if value.is_safe() {
+        return value;
+    }
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -36,7 +37,7 @@ fn escape(state: &State, value: Value) -> Result<Value, Error> {
             _ => escaped.push(c),
         }
     }
-    Ok(Value::from_safe_string(escaped))
+    Value::from_safe_string(escaped)
 }
 
 /// A template and the limits it runs under.
