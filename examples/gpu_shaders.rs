@@ -26,6 +26,10 @@ use naga::{
     valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
+/// How f16 are converted without the device, and what replaces it after a device's self-test.
+const F16_BY_INTEGERS: &str = include_str!("../wgsl/quant/f16_integers.wgsl");
+const F16_BY_THE_DEVICE: &str = include_str!("../wgsl/quant/f16_unpack.wgsl");
+
 /// A GPU of tools/stacks/gpu_compilers: its name there, the known device that has its limits, its class, and whether its
 /// Vulkan driver offers 16 by 16 matrices of f16.
 struct Gpu(&'static str, &'static str, DeviceClass, bool);
@@ -168,7 +172,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let needs: Vec<&str> = variant.needs.iter().copied().map(Feature::name).collect();
             let key = (kernel.name.to_owned(), variant.variant.clone());
             let gpus = |of: &GpusOf| of.get(&key).into_iter().flatten().copied().collect::<Vec<_>>().join(",");
-            let words = spir_v(&variant.shader.text)
+            let words = spir_v(&variant.shader.text.replace(F16_BY_INTEGERS, F16_BY_THE_DEVICE))
                 .map_err(|error| format!("{} {}: {error}", kernel.name, variant.variant))?;
             fs::write(folder.join(&file), words)?;
             writeln!(

@@ -95,7 +95,7 @@ fn the_suite_is_small_and_covers_all_formats() {
 }
 
 /// Faulty kernels: a kernel, a text of its WGSL, the replacement, and where the suite must find the error.
-const MUTATIONS: [(&str, &str, &str, &str); 44] = [
+const MUTATIONS: [(&str, &str, &str, &str); 46] = [
     ("elementwise/gated_activation", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("moe/add_expert_bias", "min(ids[tile.y], p.experts - 1u)", "min(ids[tile.y] + 1u, p.experts - 1u)", "y["),
     ("attn/attention_reduce", "const SINK_WEIGHT = 1.0", "const SINK_WEIGHT = 0.0", "y["),
@@ -106,6 +106,9 @@ const MUTATIONS: [(&str, &str, &str, &str); 44] = [
     ("elementwise/fused_add_rms_norm", "residual[at] = value", "residual[at] = x[at]", "residual["),
     // A tail, a scale, a wrong plane, a lost bit.
     ("linear/gemv", "block < p.k_blocks; block += LANES", "block + LANES < p.k_blocks; block += LANES", "y["),
+    // 32 lanes a row: the second row of a workgroup, a lane's later blocks.
+    ("linear/gemv", "let row = invocation / ROW_LANES;", "let row = 0u;", "y["),
+    ("linear/gemv", "i < count; i += LANES", "i < LANES; i += LANES", "y["),
     // A column of the wrong tile, a total without its last lane.
     ("linear/gemv_batched", "f2 = half_products(a_first, b_first, 2u", "f2 = half_products(a_first, b_first, 3u", "y["),
     ("linear/gemv_batched", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
@@ -130,7 +133,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 44] = [
     // stored.
     ("attn/rope_attention", "1u + value, slot, 2u", "0u, slot, 2u", "kv["),
     ("attn/rope_attention", "rope_stored = 1u;", "", "kv["),
-    ("attn/rope_attention", "let r = Vec8(attn_queries[half][i][2]", "let r = Vec8(attn_queries[half][i][0]", "y["),
+    ("attn/rope_attention", "attn_dots(i, half, 1u, k, l)", "attn_dots(i, half, 0u, k, l)", "y["),
     ("attn/rope_attention_split_kv", "i < HEAD_VEC4S; i += 8u", "i + 1u < HEAD_VEC4S; i += 8u", "partials["),
     ("attn/rope_attention_split_kv", "chunk == last", "false", "kv["),
     ("attn/kv_cache_append", "position - entry * p.block", "position", "kv"),
@@ -155,7 +158,9 @@ const MUTATIONS: [(&str, &str, &str, &str); 44] = [
 /// Returns the pattern of the variants that are run of a faulty kernel: all, or some if there are many.
 fn some_of(kernel: &str) -> &str {
     match kernel {
-        "linear/gemv" | "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
+        // The variants with 32 lanes a row are of one matrix.
+        "linear/gemv" => "ty: Q4K",
+        "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
         "attn/attention" | "attn/rope_attention" | "attn/rope_attention_split_kv" => "head_dim: 128",
         _ => kernel,
     }

@@ -145,14 +145,21 @@ fn attn_sees(half: u32, key: u32) -> vec4<bool> {
 
 // Adds the products of Vec8 i of two keys with a half's queries.
 fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> AttnScores {
-    let q = Vec8(attn_queries[half][i][0], attn_queries[half][i][1]);
-    let r = Vec8(attn_queries[half][i][2], attn_queries[half][i][3]);
-    let s = Vec8(attn_queries[half][i][4], attn_queries[half][i][5]);
-    let t = Vec8(attn_queries[half][i][6], attn_queries[half][i][7]);
+    let x = attn_dots(i, half, 0u, k, l);
+    let y = attn_dots(i, half, 1u, k, l);
+    let z = attn_dots(i, half, 2u, k, l);
+    let w = attn_dots(i, half, 3u, k, l);
     return AttnScores(
-        scores.a + vec4<f32>(attn_dot(q, k), attn_dot(r, k), attn_dot(s, k), attn_dot(t, k)),
-        scores.b + vec4<f32>(attn_dot(q, l), attn_dot(r, l), attn_dot(s, l), attn_dot(t, l)),
+        scores.a + vec4<f32>(x.x, y.x, z.x, w.x),
+        scores.b + vec4<f32>(x.y, y.y, z.y, w.y),
     );
+}
+
+// Returns the products of Vec8 i of two keys with one of a half's queries. Query by query, few of them are in registers at a
+// time.
+fn attn_dots(i: u32, half: u32, query: u32, k: Vec8, l: Vec8) -> vec2<f32> {
+    let q = Vec8(attn_queries[half][i][2u * query], attn_queries[half][i][2u * query + 1u]);
+    return vec2<f32>(attn_dot(q, k), attn_dot(q, l));
 }
 
 // A chain of eight multiply-adds: short, for the sake of its rounding errors.

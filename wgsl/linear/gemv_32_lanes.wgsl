@@ -24,7 +24,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         let count = min(p.k_blocks - start, KEPT);
         for (var i = lane; i < count; i += ROW_LANES) {
             let block = start + i;
-            block_products[row * KEPT + i] = block_product(first + block, in_block32(input_row, block));
+            let input = in_block32(input_row, block);
+            block_products[row * KEPT + i] = block_product(first + (block & ~7u), lane & 7u, input);
         }
         workgroupBarrier();
         if lane < LANES {

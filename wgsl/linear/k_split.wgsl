@@ -5,8 +5,10 @@ const LANES = 8u;
 
 var<workgroup> partials: array<f32, TILE_N * LANES * BATCH>; // [TILE_N][LANES][BATCH]
 
-fn block_product(block: u32, input: QInput) -> f32 {
-    return k_split_rounded(q_dot(block, p.n_blocks, input));
+// Returns the product of block `l < 8` of those from block `first` on, of a matrix, with its activations. A lane's `l` is the
+// same in every round, as `first` is a multiple of 8 for formats in super-blocks: what depends on it alone is computed once.
+fn block_product(first: u32, l: u32, input: QInput) -> f32 {
+    return k_split_rounded(q_product(q_block32_at(first, l, p.n_blocks), input));
 }
 
 // Returns a lane's partial sums of a group of weight rows from row `row` on, of the matrix whose first row is `first`.
@@ -20,13 +22,14 @@ fn k_split_sums(first: u32, row: u32, lane: u32, input_row: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var block = lane; block < p.k_blocks; block += LANES) {
         let input = in_block32(input_row, block);
+        let round = block - lane;
         if ROWS_PER_GROUP == 1u {
-            sum.x += block_product(block0 + block, input);
+            sum.x += block_product(block0 + round, lane, input);
             continue;
         }
         sum += vec4<f32>(
-            block_product(block0 + block, input), block_product(block1 + block, input),
-            block_product(block2 + block, input), block_product(block3 + block, input),
+            block_product(block0 + round, lane, input), block_product(block1 + round, lane, input),
+            block_product(block2 + round, lane, input), block_product(block3 + round, lane, input),
         );
     }
     return sum;

@@ -10,3 +10,7 @@ fn q_header(first: u32, blocks: u32) -> QHeader {
 fn q_sub_block(head: QHeader, first: u32, l: u32, blocks: u32) -> QBlock32 {
     return q_block32(first + l, blocks);
 }
+
+fn q_block32_at(first: u32, l: u32, blocks: u32) -> QBlock32 {
+    return q_block32(first + l, blocks);
+}

@@ -42,8 +42,3 @@ fn q_product(u: QBlock32, input: QInput) -> f32 {
     let dots = vec2<f32>(q_dot_half(u.q.lo, input.q.lo), q_dot_half(u.q.hi, input.q.hi));
     return dot(dots * input.scale, u.scale) + dot(input.sum, u.offset);
 }
-
-// Decodes a block and returns its dot product with its activations.
-fn q_dot(block: u32, blocks: u32, input: QInput) -> f32 {
-    return q_product(q_block32(block, blocks), input);
-}

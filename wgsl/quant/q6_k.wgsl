@@ -26,26 +26,29 @@ fn q_sub_block(header: QHeader, first: u32, l: u32, blocks: u32) -> QBlock32 {
     return q_decode(header.scales, header.d, w[first + l], select(front, back, l >= 4u), l);
 }
 
-// Decodes a block alone: reads only its own high bits.
 fn q_block32(block: u32, blocks: u32) -> QBlock32 {
-    let l = block & 7u;
-    let super_block = block >> 3u;
+    return q_block32_at(block & ~7u, block & 7u, blocks);
+}
+
+// Decodes a block alone: reads only its own high bits.
+fn q_block32_at(first: u32, l: u32, blocks: u32) -> QBlock32 {
+    let super_block = first >> 3u;
     let super_blocks = blocks >> 3u;
     let high = w[(super_blocks << 3u) + (super_block << 2u) + ((l >> 2u) << 1u) + (l & 1u)];
-    return q_decode(w[super_blocks * 12u + super_block], q_plane_f16(super_blocks * 13u, super_block), w[block], high, l);
+    return q_decode(w[super_blocks * 12u + super_block], q_plane_f16(super_blocks * 13u, super_block), w[first + l], high, l);
 }
 
 // Decodes block `l` of a super-block with these scales and d.
 fn q_decode(scales: vec4<u32>, d: f32, ql: vec4<u32>, high: vec4<u32>, l: u32) -> QBlock32 {
-    let part = l & 3u;
-    let qh = high >> vec4<u32>((part >> 1u) << 1u);
+    // The high bits of blocks l and l + 2 are pairs of the same bytes. Bits that a shift moves between bytes are masked.
+    let shift = l & 2u;
     // Scales 8n + part and 8n + 4 + part: the same byte of two neighbouring words.
     let pair = select(scales.xy, scales.zw, l >= 4u);
-    let signed = bitcast<vec2<i32>>(pair << vec2<u32>(24u - (part << 3u))) >> vec2<u32>(24u);
+    let signed = bitcast<vec2<i32>>(pair << vec2<u32>(24u - ((l & 3u) << 3u))) >> vec2<u32>(24u);
     let nibbles = vec4<u32>(0x0f0f0f0fu);
-    let pairs = vec4<u32>(0x03030303u);
-    let lo = (ql & nibbles) | ((qh & pairs) << vec4<u32>(4u));
-    let hi = ((ql >> vec4<u32>(4u)) & nibbles) | (((qh >> vec4<u32>(4u)) & pairs) << vec4<u32>(4u));
+    let pairs = vec4<u32>(0x30303030u);
+    let lo = (ql & nibbles) | ((high << vec4<u32>(4u - shift)) & pairs);
+    let hi = ((ql >> vec4<u32>(4u)) & nibbles) | ((high >> vec4<u32>(shift)) & pairs);
     return QBlock32(
         q_biased_codes(lo, hi, 32u),
         d * vec2<f32>(signed),
