@@ -37,6 +37,16 @@ fn naga_takes_a_bitcast_to_halves_for_one_to_floats() {
     assert!(error.contains("vec2<f32>"), "{error}");
 }
 
+#[test]
+fn naga_names_square_cooperative_matrices_only() {
+    let shader = wgsl("naga names square cooperative matrices only");
+    let error = parse(&shader).expect_err("fixed");
+    assert!(error.contains("coop_mat8x16"), "{error}");
+    // All else in it is valid.
+    let module = parse(&shader.replace("coop_mat8x16", "coop_mat16x16")).expect("WGSL");
+    validate(&module).expect("a valid module");
+}
+
 async fn device() -> (wgpu::Device, wgpu::Queue) {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;

@@ -119,11 +119,12 @@ impl KernelSelection {
         reduction: Reduction::SharedMemory,
         tile: TileType::F32,
         mma: Mma::Fma,
-        // Int8 has 2.8 vector instructions a weight for 4.5 on RDNA3, 3.1 for 5.6 on Arc; its error is 3e-3 nats.
+        // Int8 has 2.1 vector instructions a weight for 3.8 on RDNA3, 2.8 for 5.3 on Arc, but one row waits for memory, and
+        // conversions are dispatches: a token takes longer (modelled, docs/GPUS.md). Its error is 3e-3 nats.
         activations: ActivationType::F32,
         // 64 rows decode weights half as often with 1.5 times the registers: measured by tuning.
         tile_rows: TileRows::ThirtyTwo,
-        // Weights are read once for eight rows.
+        // Weights are read once for eight rows. Two take 6.0 instructions a weight at once, 7.5 one by one (RDNA3).
         batched_from: 2,
         expert_batched_from: 2,
         batch_tile_8_from: 5,

@@ -120,16 +120,18 @@ impl Gpu {
             let waves = 4.0;
             return Work { instructions: turns * of_turn + 100.0, rounds: turns, waves, ..work };
         }
-        if let Some((_, p)) = typed::<gemv_q8::GemvQ8>(op) {
+        if let Some((v, p)) = typed::<gemv_q8::GemvQ8>(op) {
             let turns = f64::from(p.matmul.k_blocks.div_ceil(8));
-            let instructions = turns * 32.0 * 4.0 * code.int8 + 60.0;
+            let instructions = turns * 32.0 * 4.0 * code.int8[usize::from(!is_four_bits(v.ty))] + 60.0;
             return Work { instructions, rounds: turns, waves: code.waves[1], ..work };
         }
         if let Some((v, p)) = typed::<gemv_batched::GemvBatched>(op) {
             let turns = f64::from(p.matmul.k_blocks.div_ceil(8));
             let share = tiles_with_rows(&p.matmul, v.indexing, p.tiles, v.batch.count());
+            let [of_weight, of_row] = code.batched;
+            let rows = rows_of_tile(&p.matmul, v.indexing, f64::from(p.tiles) * share, v.batch.count());
             // Each lane has two weight rows.
-            let instructions = turns * 32.0 * 2.0 * code.batched + 100.0;
+            let instructions = turns * 32.0 * 2.0 * (of_weight + rows * of_row) + 100.0;
             let invocations = work.invocations * share;
             return Work { invocations, instructions, rounds: turns, waves: code.waves[2], ..work };
         }
@@ -157,15 +159,32 @@ impl Code {
     fn gemv(&self, ty: WeightType) -> [f64; 2] {
         match ty {
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => self.floats,
-            WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q4K | WeightType::Q8_0 => self.q4k,
+            ty if is_four_bits(ty) => self.q4k,
             _ => self.q6k,
         }
     }
 }
 
+/// Returns whether a block of a format is decoded by about as many instructions as one of Q4_K.
+fn is_four_bits(ty: WeightType) -> bool {
+    matches!(ty, WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q4K | WeightType::Q8_0)
+}
+
 /// Returns the variant and the parameters of a dispatch of `K`.
 fn typed<K: Declaration>(op: &dyn Op) -> Option<(&K::Variant, &K::Params)> {
     Some((op.typed_variant().downcast_ref()?, op.typed_params().downcast_ref()?))
+}
+
+/// Returns the rows that a workgroup of a batched GEMV multiplies in the mean, where `tiles` have rows: pairs.
+fn rows_of_tile(p: &Matmul, indexing: Indexing, tiles: f64, tile_rows: u32) -> f64 {
+    match indexing {
+        Indexing::Dense => {
+            let (full, rest) = (p.rows / tile_rows, p.rows % tile_rows);
+            f64::from(full * tile_rows + rest.next_multiple_of(2)) / tiles
+        }
+        // Of any number of rows, half of the pairs have one.
+        Indexing::Expert => (f64::from(p.rows) / tiles + 0.5).clamp(2.0, f64::from(tile_rows)),
+    }
 }
 
 /// Returns the share of `tiles` that have rows, if experts are chosen at random: tiles are as many as there can be.
@@ -234,6 +253,35 @@ mod tests {
                 let [bandwidth, ours, theirs] = weights(model, gpu, |kernels| kernels);
                 let what = format!("{model} on {}: {ours:.2} ms of {bandwidth:.2}, {theirs:.2}", gpu.name);
                 assert!(ours <= 1.15 * bandwidth.min(theirs), "{what}");
+            }
+        }
+    }
+
+    /// Returns the milliseconds of the matrices of a decode step of so many sequences.
+    fn step(gguf: &crate::gguf::Gguf, gpu: &Gpu, sequences: u32) -> f64 {
+        let (_, device) = DeviceProfile::known().into_iter().find(|(name, _)| *name == gpu.name).expect("a device");
+        let passes = PlannedPasses { context: 128, sequences, ..PlannedPasses::default() };
+        let dispatches = pollster::block_on(planned_pass(gguf, &device, &passes, Phase::Decode)).expect("a plan");
+        let works = dispatches.iter().map(|dispatch| gpu.work(dispatch)).filter(|work| work.weights);
+        works.map(|work| gpu.time(&work).work() / 1e3).sum()
+    }
+
+    #[test]
+    fn a_step_of_more_sequences_has_no_cliff() {
+        let gguf = Preset::named("Llama-3.1-8B").expect("a preset").gguf(FileType::Q4KM).expect("a header");
+        for gpu in GPUS.map(|name| Gpu::named(name).expect("a GPU")) {
+            let times: Vec<f64> = (1..=33).map(|rows| step(&gguf, gpu, rows)).collect();
+            let shown: Vec<String> = times.iter().map(|time| format!("{time:.1}")).collect();
+            let what = |rows: usize| format!("{} at {rows} rows: {}", gpu.name, shown.join(" "));
+            for rows in 1..times.len() {
+                let [before, now] = [times[rows - 1], times[rows]];
+                // A tile more decodes all weights once more, for two rows of eight.
+                assert!(now <= 1.6 * before, "{}", what(rows + 1));
+                assert!(now >= 0.99 * before, "{}", what(rows + 1));
+            }
+            for rows in 1..=16 {
+                // Twice the rows never take more than twice the time.
+                assert!(times[2 * rows - 1] <= 2.0 * times[rows - 1], "{}", what(2 * rows));
             }
         }
     }

@@ -1,10 +1,10 @@
 // Compiles SPIR-V compute modules with the first Vulkan device, as wgpu does, and prints what the compiler says:
-// `compile --device`, or `compile [--assembly FOLDER] FILE.spv...`. A line of JSON each.
+// `compile --device`, or `compile [--assembly FOLDER] [--limit MILLISECONDS] FILE.spv...`. A line of JSON each.
 //
 // --device prints the device, its driver and what shaders may need. Otherwise a line for each module has the lanes of a
 // subgroup and the driver's statistics, or the VkResult of a refusal. --assembly writes the assembly of FILE to
-// FOLDER/FILE.s. A module that takes more than a minute of processor time, or five minutes in all, ends the process
-// with a signal.
+// FOLDER/FILE.s. A module that takes more than the limit of processor time, a minute by default, or five times that in all,
+// ends the process with a signal.
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <vulkan/vulkan.h>
 
-enum { SETS = 4, BINDINGS = 64, LIMIT_SECONDS = 60 };
+enum { SETS = 4, BINDINGS = 64 };
 
 static void check(VkResult result, const char *call) {
     if (result < 0) {
@@ -39,11 +39,13 @@ static VkPhysicalDevice physical;
 static VkPhysicalDeviceProperties properties;
 static VkDevice device;
 
-// A minute of processor time for a compiler that loops, and more time for one that waits.
-static void limit(int seconds) {
-    struct itimerval timer = {.it_value = {.tv_sec = seconds}};
+static int limit_ms = 60000;
+
+// Processor time for a compiler that loops, and more time for one that waits.
+static void limit(int ms) {
+    struct itimerval timer = {.it_value = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}};
     setitimer(ITIMER_PROF, &timer, NULL);
-    alarm(5 * seconds);
+    alarm((5 * ms + 999) / 1000);
 }
 
 static const char *extensions[8];
@@ -250,7 +252,7 @@ static void compile(const char *path, const char *assembly) {
                   .pName = "main"},
         .layout = layout_of(code, bytes / 4)};
     VkPipeline pipeline;
-    limit(LIMIT_SECONDS);
+    limit(limit_ms);
     VkResult made = vkCreateComputePipelines(device, VK_NULL_HANDLE, 1, &info, NULL, &pipeline);
     limit(0);
     printf("{\"file\":");
@@ -313,7 +315,8 @@ int main(int argc, char **argv) {
     }
     const char *assembly = NULL;
     int first = 1, robust;
-    if (argc > 2 && !strcmp(argv[1], "--assembly")) assembly = argv[2], first = 3;
+    if (argc > first + 1 && !strcmp(argv[first], "--assembly")) assembly = argv[first + 1], first += 2;
+    if (argc > first + 1 && !strcmp(argv[first], "--limit")) limit_ms = atoi(argv[first + 1]), first += 2;
     open_device(&robust);
     for (int i = first; i < argc; i++) compile(argv[i], assembly);
     // A device that is not there has nothing to tear down.

@@ -169,8 +169,19 @@ class Compiler:
                             known.write(json.dumps([keys[file], results[file]]) + "\n")
             if len(lines) < len(batch):
                 # The process ended within this module. The others go on without it.
-                hangs = done.returncode in (-signal.SIGALRM, -signal.SIGPROF)
-                how = "hangs" if hangs else f"ends the compiler with status {done.returncode}"
-                results[batch[len(lines)]] = f"{how}: {done.stderr.strip()[-400:]}"
+                results[batch[len(lines)]] = death(done)
                 left = batch[len(lines) + 1:] + left
         return results
+
+    def compile_briefly(self, file):
+        """Compiles a file in at most a millisecond of processor time. Returns a message, or None if that is enough."""
+        options = {"capture_output": True, "text": True, "errors": "replace"}
+        done = subprocess.run([*self.command, "--limit", "1", file], env=self.environment, **options)
+        return death(done) if done.returncode != 0 else None
+
+
+def death(done):
+    """Returns what is wrong with a module in which the process of a compiler ended."""
+    hangs = done.returncode in (-signal.SIGALRM, -signal.SIGPROF)
+    how = "hangs" if hangs else f"ends the compiler with status {done.returncode}"
+    return f"{how}: {done.stderr.strip()[-400:]}"

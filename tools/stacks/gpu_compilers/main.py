@@ -73,7 +73,7 @@ def judge_variant(result, expected, same_version):
 
 
 def judge_judge(compiler, folder, rows):
-    """Fails unless the judge sees a spill, in place of the table's `rows` as well, and a module that is not valid."""
+    """Fails unless the judge sees a spill, in place of the table's `rows` as well, a module that is not valid, and a hang."""
     spilling, broken = f"{folder}/spilling.spv", f"{folder}/broken.spv"
     with open(spilling, "rb") as whole, open(broken, "wb") as part:
         # Ends within a function.
@@ -87,6 +87,10 @@ def judge_judge(compiler, folder, rows):
             sys.exit(f"{compiler.gpu.name}: the judge accepts a kernel that spills: {figures}, table {row}")
     if judge_variant(results[broken], None, True) is None:
         sys.exit(f"{compiler.gpu.name}: the judge accepts half a module: {results[broken]}")
+    # A minute would be long for a check.
+    hang = compiler.compile_briefly(spilling)
+    if not (hang or "").startswith("hangs") or judge_variant(hang, None, True) is None:
+        sys.exit(f"{compiler.gpu.name}: the judge does not see that a compiler takes too long: {hang}")
 
 
 def compilers(folder):
