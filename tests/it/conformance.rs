@@ -155,12 +155,12 @@ const MUTATIONS: [(&str, &str, &str, &str); 46] = [
     ("moe/combine", "sum += weights", "sum += no_such_weights", "moe/expert_sum.wgsl:"),
 ];
 
-/// Returns the pattern of the variants that are run of a faulty kernel: all, or some if there are many.
-fn some_of(kernel: &str) -> &str {
+/// Returns the pattern of the variants that are run of a kernel with a fault in place of `from`: all, or some if there are many.
+fn some_of<'a>(kernel: &'a str, from: &str) -> &'a str {
+    let has_32_lanes = include_str!("../../wgsl/linear/gemv_32_lanes.wgsl").contains(from);
     match kernel {
-        // The variants with 32 lanes a row are of one matrix.
-        "linear/gemv" => "ty: Q4K",
-        "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
+        "linear/gemv" if has_32_lanes => "ty: Q4K, indexing: Dense, split: K, rows_per_group: Quarter",
+        "linear/gemv" | "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
         "attn/attention" | "attn/rope_attention" | "attn/rope_attention_split_kv" => "head_dim: 128",
         _ => kernel,
     }
@@ -172,7 +172,7 @@ async fn failures_of(adapter: &Adapter, kernel: &str, from: &str, to: &str) -> V
     device.edit_shaders(kernel, from, to);
     // Variants with f16 would find the same again.
     let caps = Caps { f16: false, ..device.caps().clone() };
-    let mut suite = Suite::new(&caps, some_of(kernel));
+    let mut suite = Suite::new(&caps, some_of(kernel, from));
     suite.retain(|name, _| name == kernel);
     let reports = suite.run(&device, |_| ()).await.expect("the suite runs");
     let failures: Vec<_> = reports.iter().flat_map(Report::failures).cloned().collect();
@@ -184,7 +184,7 @@ async fn failures_of(adapter: &Adapter, kernel: &str, from: &str, to: &str) -> V
 fn check_replacements<'a>(replacements: impl Iterator<Item = (&'a str, &'a str)>) {
     let kernels = catalog();
     for (kernel, from) in replacements {
-        let pattern = some_of(kernel);
+        let pattern = some_of(kernel, from);
         let entry = kernels.iter().find(|entry| entry.name == kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
         let run = |variant: &&VariantEntry| kernel.contains(pattern) || variant.variant.contains(pattern);
         let found = entry.covered().filter(run).any(|variant| variant.shader.text.contains(from));
