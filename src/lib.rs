@@ -76,6 +76,9 @@ mod kernels;
 mod kv;
 mod model;
 mod quant;
+#[cfg(all(feature = "serve", not(target_arch = "wasm32")))]
+#[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
+pub mod serve;
 mod text;
 
 mod chat;

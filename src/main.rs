@@ -1,4 +1,6 @@
 //! The command line; see `ferrum-wgpu --help`.
+// wgpu's types are deeply nested, which matters for the `Send` check of futures.
+#![recursion_limit = "256"]
 #![deny(unsafe_code)]
 
 mod cli;

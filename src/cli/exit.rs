@@ -21,12 +21,14 @@ pub enum Code {
     Memory = 5,
     Lost = 6,
     SelfTest = 7,
+    Network = 8,
     Interrupted = 130,
+    Terminated = 143,
 }
 
 impl Code {
     /// All codes with their descriptions, as shown by `--help`.
-    const TABLE: [(Self, &str); 9] = [
+    const TABLE: [(Self, &str); 11] = [
         (Self::Success, "success"),
         (Self::Runtime, "any other error"),
         (Self::Usage, "usage error: invalid option values, a prompt longer than the context, a token id out of range"),
@@ -35,7 +37,9 @@ impl Code {
         (Self::Memory, "out of memory, a buffer larger than the device allows, or a model that does not fit"),
         (Self::Lost, "the device was lost or hangs"),
         (Self::SelfTest, "a self-test failed"),
+        (Self::Network, "a download failed"),
         (Self::Interrupted, "interrupted by Ctrl-C"),
+        (Self::Terminated, "ended by SIGTERM"),
     ];
 
     /// Returns the table as text.
@@ -120,6 +124,10 @@ macro_rules! failure_from {
 failure_from! {
     GgufError => |_| Code::Model,
     TextError => |_| Code::Model,
+    ferrum_wgpu::Error => |error| match error {
+        ferrum_wgpu::Error::Gpu(gpu) => gpu_code(gpu),
+        _ => Code::Model,
+    },
     ModelError => |error| match error {
         ModelError::Gpu(gpu) => gpu_code(gpu),
         _ => Code::Model,
@@ -184,7 +192,7 @@ mod tests {
     #[test]
     fn the_table_has_each_code_once() {
         let codes = Code::TABLE.map(|(code, _)| code as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 130]);
-        assert_eq!(Code::table().lines().count(), 10);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 130, 143]);
+        assert_eq!(Code::table().lines().count(), 12);
     }
 }

@@ -22,6 +22,8 @@ mod prompt;
 mod repl;
 mod run;
 mod sampling;
+#[cfg(feature = "serve")]
+mod serve;
 mod start;
 mod template;
 mod tokenize;
@@ -51,6 +53,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Bench(bench::BenchArgs),
     Tune(tune::TuneArgs),
     Logits(logits::LogitsArgs),
@@ -86,6 +90,7 @@ fn long_name(argument: OsString) -> OsString {
     match argument.to_str() {
         Some("-sys") => "--system".into(),
         Some("-dev") => "--device".into(),
+        Some("-np") => "--parallel".into(),
         Some("-ctk" | "-ctv") => "--kv-type".into(),
         _ => argument,
     }
@@ -94,6 +99,8 @@ fn long_name(argument: OsString) -> OsString {
 async fn execute(command: &Command) -> Result<Code, Failure> {
     match command {
         Command::Run(args) => run::run(args).await,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args).await,
         Command::Bench(args) => bench::bench(args).await,
         Command::Tune(args) => tune::tune(args).await,
         Command::Logits(args) => logits::logits(args).await,

@@ -49,6 +49,7 @@ mod reads;
 mod replay;
 mod sampling;
 mod selection;
+mod serve;
 mod shaders;
 mod shortened;
 mod start;
