@@ -9,8 +9,9 @@ use ferrum_wgpu::Model;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::Failure;
+use super::hub;
 
-/// Opens a GGUF file, memory-mapped or read as a whole.
+/// Opens a GGUF file, or a model of the Hugging Face Hub by its name: memory-mapped or read as a whole.
 pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
     let gguf = inspect(path, map)?;
     match gguf.unread_tensors() {
@@ -21,6 +22,7 @@ pub fn open(path: &Path, map: bool) -> Result<Gguf, Failure> {
 
 /// Opens a GGUF file, also one with tensors of types that are not read.
 pub fn inspect(path: &Path, map: bool) -> Result<Gguf, Failure> {
+    let path = &hub::resolve(path)?;
     if path.is_dir() {
         // The error of mapping a directory is unclear.
         return Err(Failure::model(format!("cannot read {}: it is a directory", path.display())));

@@ -9,6 +9,7 @@ mod device;
 mod devices;
 mod exit;
 mod generate;
+mod hub;
 mod info;
 mod interrupt;
 mod kernels;
@@ -19,6 +20,7 @@ mod memory;
 mod output;
 mod plan;
 mod prompt;
+mod pull;
 mod repl;
 mod run;
 mod sampling;
@@ -62,6 +64,10 @@ enum Command {
     Info(info::InfoArgs),
     Tokenize(tokenize::TokenizeArgs),
     Template(template::TemplateArgs),
+    Pull(pull::PullArgs),
+    #[command(visible_alias = "ls")]
+    List(pull::ListArgs),
+    Rm(pull::RmArgs),
     Conformance(conformance::ConformanceArgs),
     Kernels(kernels::KernelsArgs),
 }
@@ -108,6 +114,9 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Info(args) => info::info(args).await,
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Template(args) => template::template(args),
+        Command::Pull(args) => pull::pull(args),
+        Command::List(args) => pull::list(args),
+        Command::Rm(args) => pull::rm(args),
         Command::Conformance(args) => conformance::conformance(args).await,
         Command::Kernels(args) => kernels::kernels(args).await,
     }

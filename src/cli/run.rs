@@ -26,7 +26,7 @@ use super::{load, prompt, repl, template};
 /// input; on a terminal, `run` starts an interactive conversation.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The GGUF file.
+    /// The GGUF file, or the name of a model on the Hugging Face Hub: ORG/REPO[:QUANT].
     model: PathBuf,
     /// The prompt. Text piped to standard input comes before it.
     #[arg(short, long, allow_hyphen_values = true)]

@@ -24,7 +24,7 @@ use super::{load, template};
 /// See docs/SERVE.md for endpoints and fields. SIGTERM and Ctrl-C end the server after the responses in progress.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The GGUF file.
+    /// The GGUF file, or the name of a model on the Hugging Face Hub: ORG/REPO[:QUANT].
     model: PathBuf,
     /// Address to listen on. Other machines reach only addresses that are not of the loopback interface.
     #[arg(long, default_value = "127.0.0.1")]

@@ -43,6 +43,7 @@ mod order;
 mod paging;
 mod precision;
 mod programs;
+mod pull;
 mod quant;
 mod readback;
 mod reads;

@@ -1,0 +1,66 @@
+//! The commands `pull`, `list` and `rm`.
+
+use clap::Args;
+
+use super::exit::{Code, Failure};
+use super::hub::{self, Name};
+use super::output::{note, print, size, table};
+
+/// Download a model from the Hugging Face Hub into its cache, which other tools share.
+///
+/// A download that broke off is resumed, and checked by its SHA-256. HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and
+/// HF_HUB_OFFLINE are honoured.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// The model: ORG/REPO[:QUANT] or ORG/REPO/FILE.gguf [default quantization: Q4_K_M].
+    #[arg(value_name = "NAME", value_parser = name)]
+    model: Name,
+}
+
+/// List the models in the cache.
+#[derive(Debug, Args)]
+pub struct ListArgs {}
+
+/// Delete a model from the cache.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The model, as `list` names it.
+    #[arg(value_name = "NAME", value_parser = name)]
+    model: Name,
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::parse(text).ok_or_else(|| "a name is ORG/REPO[:QUANT] or ORG/REPO/FILE.gguf".to_owned())
+}
+
+/// Runs `pull`.
+pub fn pull(args: &PullArgs) -> Result<Code, Failure> {
+    let path = hub::pull(&args.model)?;
+    print(&format!("{}\n", path.display()))?;
+    Ok(Code::Success)
+}
+
+/// Runs `list`.
+pub fn list(_: &ListArgs) -> Result<Code, Failure> {
+    let mut rows = vec![["name", "size"].map(str::to_owned)];
+    rows.extend(hub::cached()?.into_iter().map(|model| [model.name, size(model.bytes)]));
+    print(&table(&rows, &[1]))?;
+    Ok(Code::Success)
+}
+
+/// Runs `rm`.
+pub fn rm(args: &RmArgs) -> Result<Code, Failure> {
+    let found: Vec<_> = hub::cached()?.into_iter().filter(|model| hub::matches(&args.model, model)).collect();
+    match &found[..] {
+        [] => Err(Failure::usage(format!("{} is not in the cache", args.model))),
+        [model] => {
+            model.remove()?;
+            note(format_args!("deleted {}: {}", model.name, size(model.bytes)));
+            Ok(Code::Success)
+        }
+        several => {
+            let names = several.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(format!("{} is several models: {names}", args.model)))
+        }
+    }
+}
