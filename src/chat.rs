@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use crate::{
     Error,
-    engine::{Engine, EngineOptions, FinishReason, GenerateOptions, Progress, Reply, SamplingOptions, Session},
+    engine::{Constraint, Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, Progress, Reply, SamplingOptions, Session},
     gguf::Gguf,
     gpu::{Adapter, Device, lock},
     kernels::KvType,
@@ -44,8 +44,12 @@ pub struct Chat {
     render: RenderOptions,
     generate: GenerateOptions,
     stop: StopStrings,
+    constraint: Option<MakeConstraint>,
     messages: Messages,
 }
+
+/// Makes the constraint of a reply.
+pub type MakeConstraint = Box<dyn Fn() -> Result<Box<dyn Constraint>, EngineError> + Send + Sync>;
 
 /// The messages of a conversation, shared with the reply in progress.
 type Messages = Arc<Mutex<Vec<Message>>>;
@@ -191,6 +195,7 @@ impl ChatBuilder {
                 logprobs: None,
             },
             stop: StopStrings::new(self.stop),
+            constraint: None,
             messages: Arc::new(Mutex::new(self.system.into_iter().map(Message::system).collect())),
         }
     }
@@ -256,8 +261,16 @@ impl Chat {
         let cached = common.min(prompt.len().saturating_sub(1));
         self.session.truncate(cached as u32)?;
         *counts = PromptTokens { all: prompt.len() as u32, kept: cached as u32 };
-        let reply = self.session.generate(prompt.get(cached..).unwrap_or_default(), &self.generate);
-        Ok(reply?)
+        let new = prompt.get(cached..).unwrap_or_default();
+        Ok(match &self.constraint {
+            None => self.session.generate(new, &self.generate)?,
+            Some(make) => self.session.generate_constrained(new, &self.generate, make()?)?,
+        })
+    }
+
+    /// Sets what makes the constraint of each reply, such as a compiled grammar; `None` for none.
+    pub fn set_constraint(&mut self, make: Option<MakeConstraint>) {
+        self.constraint = make;
     }
 
     /// Returns the messages so far.

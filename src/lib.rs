@@ -85,7 +85,7 @@ mod chat;
 mod error;
 mod names;
 
-pub use chat::{Chat, ChatBuilder, ChatProgress, ChatReply};
+pub use chat::{Chat, ChatBuilder, ChatProgress, ChatReply, MakeConstraint};
 pub use engine::{
     BlockUsage, Constraint, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress,
     Reply, SamplingOptions, Session, TokenLogprobs,

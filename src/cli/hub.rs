@@ -91,7 +91,8 @@ impl Name {
     fn choose<'f>(&self, files: impl Iterator<Item = &'f str>) -> Result<Vec<String>, Failure> {
         let all: Vec<&str> = files.filter(|file| file.ends_with(".gguf") && !file.contains("mmproj")).collect();
         // The parts of a split file count as its first.
-        let mut heads: Vec<&str> = all.iter().copied().filter(|file| part_of(file).is_none_or(|(_, n, _)| n == 1)).collect();
+        let mut heads: Vec<&str> =
+            all.iter().copied().filter(|file| part_of(file).is_none_or(|(_, n, _)| n == 1)).collect();
         heads.sort_unstable();
         let by_quant = |quant: &str| -> Vec<&str> {
             heads.iter().copied().filter(|file| quant_of(file).eq_ignore_ascii_case(quant)).collect()
@@ -170,7 +171,8 @@ pub fn cache() -> Result<PathBuf, Failure> {
 }
 
 fn is_offline() -> bool {
-    variable("HF_HUB_OFFLINE").is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
+    variable("HF_HUB_OFFLINE")
+        .is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
 }
 
 /// Returns the path of a MODEL: a file, or the name of a model in the cache, which is downloaded if it is not there.
@@ -301,7 +303,8 @@ impl Hub {
                 continue;
             }
             // Names of a server are paths here.
-            if path.split('/').any(|part| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':', '\0'])) {
+            if path.split('/').any(|part| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':', '\0']))
+            {
                 return Err(network(format!("{name}: {} is no valid name of a file", printable(path))));
             }
             let lfs = &entry["lfs"];
@@ -316,10 +319,18 @@ impl Hub {
     }
 
     /// Downloads a file to `blob`, which resumes what is there of it, and checks its hash.
-    fn download(&self, name: &Name, commit: &str, file: &RemoteFile, blob: &Path, bar: &ProgressBar) -> Result<(), Failure> {
+    fn download(
+        &self,
+        name: &Name,
+        commit: &str,
+        file: &RemoteFile,
+        blob: &Path,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
         let part = blob.with_extension("incomplete");
         let io_error = |error: io::Error| Failure::Error(Code::Runtime, format!("{}: {error}", part.display()));
-        let mut to = File::options().create(true).truncate(false).read(true).write(true).open(&part).map_err(io_error)?;
+        let mut to =
+            File::options().create(true).truncate(false).read(true).write(true).open(&part).map_err(io_error)?;
         let mut have = to.metadata().map_err(io_error)?.len();
         if have > file.size {
             have = 0;
@@ -396,7 +407,10 @@ impl Hub {
                 Err(error) => return Err(network(format!("{name}: {error}"))),
             };
             if *have + read as u64 > file.size {
-                return Err(network(format!("{name}: {} is longer than the {} bytes that were announced", file.path, file.size)));
+                return Err(network(format!(
+                    "{name}: {} is longer than the {} bytes that were announced",
+                    file.path, file.size
+                )));
             }
             to.write_all(&buffer[..read]).map_err(io_error)?;
             *have += read as u64;
@@ -597,14 +611,23 @@ mod tests {
         assert_eq!(Name::parse("https://huggingface.co/a/b"), name("a", "b", Wanted::Default));
         let file = Wanted::File("x/y.gguf".to_owned());
         assert_eq!(Name::parse("https://huggingface.co/a/b/resolve/main/x/y.gguf"), name("a", "b", file));
-        for wrong in ["a", "/a/b", "../b", "a/b/c", "a/../x.gguf", "a/b.gguf", "a/b:", "a/.b", "models/x/../../y.gguf", "a b/c"] {
+        for wrong in
+            ["a", "/a/b", "../b", "a/b/c", "a/../x.gguf", "a/b.gguf", "a/b:", "a/.b", "models/x/../../y.gguf", "a b/c"]
+        {
             assert_eq!(Name::parse(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn files_are_chosen() {
-        let files = ["m-Q4_K_M.gguf", "m-Q8_0.gguf", "b/m-BF16-00001-of-00002.gguf", "b/m-BF16-00002-of-00002.gguf", "mmproj-F16.gguf", "m-UD-Q4_K_M.gguf"];
+        let files = [
+            "m-Q4_K_M.gguf",
+            "m-Q8_0.gguf",
+            "b/m-BF16-00001-of-00002.gguf",
+            "b/m-BF16-00002-of-00002.gguf",
+            "mmproj-F16.gguf",
+            "m-UD-Q4_K_M.gguf",
+        ];
         let choose = |name: &str| Name::parse(name).expect("a name").choose(files.into_iter()).ok();
         assert_eq!(choose("a/b"), Some(vec![files[0].to_owned()]));
         assert_eq!(choose("a/b:q8_0"), Some(vec![files[1].to_owned()]));

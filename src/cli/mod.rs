@@ -1,6 +1,8 @@
 //! The command line: commands, logging, and error reporting.
 
 mod args;
+#[cfg(feature = "serve")]
+mod batch;
 mod bench;
 mod cache;
 mod chat;
@@ -57,6 +59,8 @@ enum Command {
     Run(run::RunArgs),
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
+    #[cfg(feature = "serve")]
+    Batch(batch::BatchArgs),
     Bench(bench::BenchArgs),
     Tune(tune::TuneArgs),
     Logits(logits::LogitsArgs),
@@ -107,6 +111,8 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args).await,
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::serve(args).await,
+        #[cfg(feature = "serve")]
+        Command::Batch(args) => batch::batch(args).await,
         Command::Bench(args) => bench::bench(args).await,
         Command::Tune(args) => tune::tune(args).await,
         Command::Logits(args) => logits::logits(args).await,

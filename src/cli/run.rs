@@ -6,7 +6,7 @@ use clap::Args;
 use ferrum_wgpu::Config;
 use ferrum_wgpu::KvType;
 use ferrum_wgpu::{Chat, Message};
-use ferrum_wgpu::{Engine, EngineOptions, Profile};
+use ferrum_wgpu::{Engine, EngineOptions, EngineError, Grammar, GrammarCompiler, Profile};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::chat::{PromptEncoder, TemplateChoice};
@@ -67,6 +67,12 @@ pub struct RunArgs {
     /// Stop string: end the reply before TEXT. May be repeated.
     #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
+    /// Constrain replies to JSON by the schema in a file. With a model that thinks, use --no-think.
+    #[arg(short = 'j', long, value_name = "FILE", conflicts_with = "grammar")]
+    json_schema: Option<PathBuf>,
+    /// Constrain replies to the grammar in a file: Lark, or GBNF.
+    #[arg(long, visible_alias = "grammar-file", value_name = "FILE")]
+    grammar: Option<PathBuf>,
     /// Print device times per stage at the end.
     #[arg(long)]
     profile: bool,
@@ -129,6 +135,21 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         encoder.check(&system.chain([Message::user(prompt)]).collect::<Vec<_>>(), context)?;
     }
 
+    let grammar = match (&args.json_schema, &args.grammar) {
+        (Some(file), _) => Some(Grammar::JsonSchema(template::text(file)?)),
+        (_, Some(file)) => Some(Grammar::Grammar(template::text(file)?)),
+        _ => None,
+    };
+    let grammar = match grammar {
+        Some(grammar) => {
+            let invalid = |error| Failure::usage(format!("the grammar is invalid: {error}"));
+            let compiler = GrammarCompiler::new(&encoder.tokenizer).map_err(invalid)?;
+            compiler.compile(&grammar).map_err(invalid)?;
+            Some((compiler, grammar))
+        }
+        None => None,
+    };
+
     let device_choice = match device_choice {
         Some(device_choice) => device_choice,
         None => DeviceChoice::choose_for(args.device.device.as_deref(), gguf.file_len()).await?,
@@ -153,7 +174,11 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
     if let Some(system) = &args.system {
         builder = builder.system(system);
     }
-    let chat = builder.assemble(&engine, encoder.tokenizer, encoder.template);
+    let mut chat = builder.assemble(&engine, encoder.tokenizer, encoder.template);
+    if let Some((compiler, grammar)) = grammar {
+        let compile = move || compiler.compile(&grammar).map_err(|error| EngineError::Constraint(error.to_string()));
+        chat.set_constraint(Some(Box::new(compile)));
+    }
     let mut generator = Generator { chat, context, interrupt };
     let code = match prompt {
         None => repl::repl(&mut generator).await?,

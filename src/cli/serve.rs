@@ -9,7 +9,7 @@ use clap::Args;
 use ferrum_wgpu::api::Service;
 use ferrum_wgpu::low_level::gpu::WaitMode;
 use ferrum_wgpu::serve::{Recover, ServeOptions, Server};
-use ferrum_wgpu::{ChatTemplate, Config, Device, Engine, EngineOptions, KvType};
+use ferrum_wgpu::{ChatTemplate, Config, Device, Engine, EngineOptions, Gguf, KvType};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::device::DeviceChoice;
@@ -19,25 +19,14 @@ use super::output::note;
 use super::start::{self, ReadyEngine};
 use super::{load, template};
 
-/// Serve a model over HTTP: OpenAI's and Anthropic's APIs, and a chat page.
-///
-/// See docs/SERVE.md for endpoints and fields. SIGTERM and Ctrl-C end the server after the responses in progress.
+/// A model that answers requests, and its engine.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+pub struct ServiceArgs {
     /// The GGUF file, or the name of a model on the Hugging Face Hub: ORG/REPO[:QUANT].
-    model: PathBuf,
-    /// Address to listen on. Other machines reach only addresses that are not of the loopback interface.
-    #[arg(long, default_value = "127.0.0.1")]
-    host: String,
-    /// Port to listen on; 0 is any free one.
-    #[arg(long, default_value_t = 8080)]
-    port: u16,
+    pub model: PathBuf,
     /// Sequences computed at once.
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    parallel: u32,
-    /// Requests that may wait for a sequence; more are refused with 429.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    queue: u32,
+    pub parallel: u32,
     /// Context size of a sequence in tokens [default: the model's, at most 4096].
     #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
     ctx: Option<u32>,
@@ -47,24 +36,12 @@ pub struct ServeArgs {
     /// Data type of the KV cache [default: f16 if the device supports it, else f32].
     #[arg(long, value_name = "TYPE", value_parser = kv_type())]
     kv_type: Option<KvType>,
-    /// API key that requests need, or a file with a key on each line. May be repeated.
-    #[arg(long, value_name = "KEY|FILE")]
-    api_key: Vec<String>,
     /// Name of the model in requests and responses [default: the file's name without extension].
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
-    /// Origin of web pages that may use the server, such as https://example.org, or * [default: none].
-    #[arg(long, value_name = "ORIGIN")]
-    cors: Option<String>,
     /// Chat template: a file in Jinja, or the name of one of the model file's templates.
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<String>,
-    /// Longest time of a response in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    timeout: u64,
-    /// Longest time of responses in progress once the server is to end, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    drain: u64,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -72,7 +49,37 @@ pub struct ServeArgs {
     #[command(flatten)]
     tune: TuneArg,
     #[command(flatten)]
-    device: DeviceArg,
+    pub device: DeviceArg,
+}
+
+/// Serve a model over HTTP: OpenAI's and Anthropic's APIs, and a chat page.
+///
+/// See docs/SERVE.md for endpoints and fields. SIGTERM and Ctrl-C end the server after the responses in progress.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Address to listen on. Other machines reach only addresses that are not of the loopback interface.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 is any free one.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Requests that may wait for a sequence; more are refused with 429.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: u32,
+    /// API key that requests need, or a file with a key on each line. May be repeated.
+    #[arg(long, value_name = "KEY|FILE")]
+    api_key: Vec<String>,
+    /// Origin of web pages that may use the server, such as https://example.org, or * [default: none].
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Option<String>,
+    /// Longest time of a response in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    timeout: u64,
+    /// Longest time of responses in progress once the server is to end, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
 }
 
 /// Returns the API keys given, or in the files given.
@@ -133,9 +140,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Code, Failure> {
     options.drain_timeout = Duration::from_secs(args.drain);
     options.utc_offset = template::local_time().1;
     // What is wrong with the file is found before anything listens.
-    let gguf = load::open(&args.model, true)?;
-    let config = Config::from_gguf(&gguf)?;
-    let context = EngineOptions::default().context(args.ctx).context_for(config.context_length)?;
+    let (gguf, context) = args.service.open()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(8)
@@ -158,11 +163,16 @@ pub async fn serve(args: &ServeArgs) -> Result<Code, Failure> {
             let _ = send.send((code, result));
         })
     };
-    let loaded = load(args, &server, gguf, context).await;
-    if let Err(failure) = loaded {
-        running.abort();
-        runtime.shutdown_background();
-        return Err(failure);
+    match args.service.start(gguf, context).await {
+        Ok((service, file)) => {
+            let recover = recovery(service.engine().clone(), file, args.service.device.device.clone());
+            server.ready(service, Some(recover));
+        }
+        Err(failure) => {
+            running.abort();
+            runtime.shutdown_background();
+            return Err(failure);
+        }
     }
     note(format_args!("ready"));
     let (code, result) =
@@ -172,47 +182,56 @@ pub async fn serve(args: &ServeArgs) -> Result<Code, Failure> {
     Ok(code)
 }
 
-/// Loads the model, and gives it to the server.
-async fn load(args: &ServeArgs, server: &Server, gguf: ferrum_wgpu::Gguf, context: u32) -> Result<(), Failure> {
-    let choice = DeviceChoice::choose_for(args.device.device.as_deref(), gguf.file_len()).await?;
-    let tokens = args.kv_tokens.unwrap_or_else(|| context.saturating_mul(args.parallel));
-    let options = EngineOptions::default()
-        .context(args.ctx)
-        .kv_tokens(tokens)
-        .kv_type(args.kv_type)
-        .sequences(args.parallel)
-        .plan(args.precision.plan());
-    let fit = args.memory.plan(&choice, &gguf, options)?;
-    let device = choice.open().await?;
-    args.memory.report(&fit, choice.kv_type());
-    // Loading takes the file; requests and a recovery need it again.
-    let file = Arc::new(load::open(&args.model, true)?);
-    let ReadyEngine { engine, times, .. } = start::start(&device, gguf, &fit, args.tune).await?;
-    device.set_wait_mode(WaitMode::Pending);
-    let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
-    note(format_args!(
-        "loaded in {seconds:.3} s: {} sequences of {} tokens, {kv_type} KV cache",
-        args.parallel,
-        engine.context()
-    ));
-    let stem = args.model.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
-    let mut service = Service::new(&engine, &file, args.alias.as_deref().unwrap_or(stem)).map_err(Failure::from)?;
-    if let Some(name) = &args.chat_template {
-        let tokenizer = service.tokenizer();
-        let (bos, eos) = (tokenizer.bos_token().unwrap_or(""), tokenizer.eos_token().unwrap_or(""));
-        let chosen = match name.as_str() {
-            path if Path::new(path).is_file() => ChatTemplate::new(&template::text(Path::new(path))?, bos, eos)?,
-            "chatml" => ChatTemplate::chatml(),
-            name => ChatTemplate::named(file.metadata(), name)?,
-        };
-        service = service.template(chosen);
+impl ServiceArgs {
+    /// Opens the file, and returns the context of a sequence.
+    pub fn open(&self) -> Result<(Gguf, u32), Failure> {
+        let gguf = load::open(&self.model, true)?;
+        let config = Config::from_gguf(&gguf)?;
+        let context = EngineOptions::default().context(self.ctx).context_for(config.context_length)?;
+        Ok((gguf, context))
     }
-    server.ready(service, Some(recovery(engine, file, args.device.device.clone())));
-    Ok(())
+
+    /// Loads the model, and returns its service and the file.
+    pub async fn start(&self, gguf: Gguf, context: u32) -> Result<(Service, Arc<Gguf>), Failure> {
+        let choice = DeviceChoice::choose_for(self.device.device.as_deref(), gguf.file_len()).await?;
+        let tokens = self.kv_tokens.unwrap_or_else(|| context.saturating_mul(self.parallel));
+        let options = EngineOptions::default()
+            .context(self.ctx)
+            .kv_tokens(tokens)
+            .kv_type(self.kv_type)
+            .sequences(self.parallel)
+            .plan(self.precision.plan());
+        let fit = self.memory.plan(&choice, &gguf, options)?;
+        let device = choice.open().await?;
+        self.memory.report(&fit, choice.kv_type());
+        // Loading takes the file; requests and a recovery need it again.
+        let file = Arc::new(load::open(&self.model, true)?);
+        let ReadyEngine { engine, times, .. } = start::start(&device, gguf, &fit, self.tune).await?;
+        device.set_wait_mode(WaitMode::Pending);
+        let (seconds, kv_type) = (times.all.as_secs_f64(), engine.kv_type().await.name());
+        note(format_args!(
+            "loaded in {seconds:.3} s: {} sequences of {} tokens, {kv_type} KV cache",
+            self.parallel,
+            engine.context()
+        ));
+        let stem = self.model.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
+        let mut service = Service::new(&engine, &file, self.alias.as_deref().unwrap_or(stem))?;
+        if let Some(name) = &self.chat_template {
+            let tokenizer = service.tokenizer();
+            let (bos, eos) = (tokenizer.bos_token().unwrap_or(""), tokenizer.eos_token().unwrap_or(""));
+            let chosen = match name.as_str() {
+                path if Path::new(path).is_file() => ChatTemplate::new(&template::text(Path::new(path))?, bos, eos)?,
+                "chatml" => ChatTemplate::chatml(),
+                name => ChatTemplate::named(file.metadata(), name)?,
+            };
+            service = service.template(chosen);
+        }
+        Ok((service, file))
+    }
 }
 
 /// Returns what opens the device again and loads the model's weights.
-fn recovery(engine: Engine, file: Arc<ferrum_wgpu::Gguf>, wanted: Option<String>) -> Recover {
+fn recovery(engine: Engine, file: Arc<Gguf>, wanted: Option<String>) -> Recover {
     Box::new(move || {
         let (engine, file, wanted) = (engine.clone(), Arc::clone(&file), wanted.clone());
         Box::pin(async move {

@@ -59,9 +59,11 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
             let mut stream = stream.expect("a connection");
             let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines().map_while(Result::ok);
             let first = lines.next().unwrap_or_default();
-            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+            let headers: Vec<String> =
+                lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
             let path = first.split(' ').nth(1).unwrap_or_default();
-            let from = headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+            let from =
+                headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
             let authorised = headers.iter().any(|line| line == "authorization: bearer hf_secret");
             let mut send = |head: String, body: &[u8]| {
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
@@ -76,16 +78,25 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
                     _ => all.len(),
                 };
                 let file = |name: &str| json!({"rfilename": name, "size": size, "blobId": "ab12", "lfs": {"sha256": sha, "size": size}});
-                let mut siblings = vec![file("m-Q4_K_M.gguf"), file("m-Q8_0-00001-of-00002.gguf"), file("m-Q8_0-00002-of-00002.gguf")];
+                let mut siblings =
+                    vec![file("m-Q4_K_M.gguf"), file("m-Q8_0-00001-of-00002.gguf"), file("m-Q8_0-00002-of-00002.gguf")];
                 if fault == Fault::Escapes {
                     siblings = vec![file("../../m-Q4_K_M.gguf")];
                 }
                 let body = json!({"sha": "c0ffee", "siblings": siblings}).to_string();
                 let length = body.len();
-                send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"), body.as_bytes());
+                send(
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"),
+                    body.as_bytes(),
+                );
             } else if path.contains("/resolve/c0ffee/") {
                 // The data is elsewhere, as the Hub's is.
-                send(format!("HTTP/1.1 302 Found\r\nLocation: {base}/cdn\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), &[]);
+                send(
+                    format!(
+                        "HTTP/1.1 302 Found\r\nLocation: {base}/cdn\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    ),
+                    &[],
+                );
             } else {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 let start: usize = from.filter(|_| fault != Fault::NoRanges).unwrap_or(0);
@@ -106,7 +117,10 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
                     "200 OK".to_owned()
                 };
                 let end = if fault == Fault::WrongRange && start == 0 { 1000 } else { end };
-                send(format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"), &body[..end]);
+                send(
+                    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"),
+                    &body[..end],
+                );
             }
         }
     });
@@ -161,8 +175,8 @@ fn downloads_end_with_the_right_bytes() {
 fn lies_are_found() {
     for (fault, word) in [
         (Fault::WrongBytes, "SHA-256"),
-        (Fault::TooLong, "longer than"),
-        (Fault::TooShort, "bytes"),
+        (Fault::TooLong, "another range"),
+        (Fault::TooShort, "another range"),
         (Fault::WrongRange, "range"),
         (Fault::Escapes, "no valid name"),
     ] {

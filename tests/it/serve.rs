@@ -510,3 +510,119 @@ fn many_streams_are_each_as_alone() {
         }
     }
 }
+
+#[cfg(feature = "cli")]
+mod command {
+    use std::{
+        fs,
+        io::{BufRead, BufReader, Read},
+        path::PathBuf,
+        process::{Command, Stdio},
+    };
+
+    use serde_json::{Value, json};
+
+    use super::{FRANCE, ask, content, request, send, with};
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
+
+    fn ferrum(args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
+        command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env_remove("RUST_LOG").args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn file(name: &str, text: &str) -> String {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    #[test]
+    fn serve_answers_and_drains() {
+        let args = ["serve", DEMO, "--device", "cpu", "--port", "0", "--ctx", "256", "-np", "2", "--api-key", "k"];
+        let mut child = ferrum(&args).spawn().expect("it starts");
+        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+        let address = log.find_map(|line| line.strip_prefix("listening on http://").map(str::to_owned));
+        let address = address.and_then(|address| address.parse().ok()).expect("an address");
+        assert!(log.any(|line| line == "ready"));
+        let key = "Authorization: Bearer k\r\n";
+        let (status, _, answer) = request(address, "POST", "/v1/chat/completions", key, Some(&ask(FRANCE)));
+        assert!(status == 200 && content(&answer).contains("Paris"), "{answer}");
+        assert_eq!(answer["model"], "demo-q4_k_m");
+        let (_, _, page) = request(address, "GET", "/", "", None);
+        assert!(page.as_str().is_some_and(|page| page.contains("<title>ferrum-wgpu</title>")));
+        let story = with(ask("Tell me a story."), json!({"max_tokens": 60, "ignore_eos": true, "stream": true}));
+        let mut stream = BufReader::new(send(address, "POST", "/v1/chat/completions", key, Some(&story)));
+        let mut line = String::new();
+        while !line.contains("content") {
+            line.clear();
+            assert!(stream.read_line(&mut line).expect("a line") > 0);
+        }
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill");
+        assert!(killed.success());
+        // The response in progress ends, and then the server.
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).expect("the rest");
+        assert!(rest.contains("[DONE]"), "{rest}");
+        assert_eq!(child.wait().expect("it ends").code(), Some(143));
+    }
+
+    #[test]
+    fn batches_are_resumed() {
+        let line = |id: &str, body: Value| json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body});
+        let lines: Vec<String> = ["What is the sea?", FRANCE, "Who are you?"]
+            .iter()
+            .enumerate()
+            .map(|(i, text)| line(&format!("r{i}"), ask(text)).to_string())
+            .chain([line("wrong", json!({"messages": []})).to_string()])
+            .collect();
+        let input = file("batch.jsonl", &(lines.join("\n") + "\n"));
+        let output = file("batch-out.jsonl", "");
+        let args = ["batch", &input, DEMO, "-o", &output, "--device", "cpu", "--ctx", "256", "--np", "2"];
+        let run = |left: &str| {
+            let ended = ferrum(&args).output().expect("it runs");
+            let log = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert_eq!(ended.status.code(), Some(0), "{log}");
+            assert!(log.contains(&format!("{left} of 4 requests")), "{log}");
+            let mut all: Vec<Value> = fs::read_to_string(&output)
+                .expect("the output")
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            all.sort_by_key(|value| value["custom_id"].to_string());
+            all.into_iter().map(|value| value["response"].clone()).collect::<Vec<_>>()
+        };
+        let first = run("4");
+        assert_eq!(first.len(), 4);
+        assert!(content(&first[1]["body"]).contains("Paris") && first[3]["status_code"] == 400, "{first:?}");
+        // Interrupted in its third line.
+        let text = fs::read_to_string(&output).expect("the output");
+        let cut: usize = text.lines().take(2).map(|line| line.len() + 1).sum();
+        fs::write(&output, &text[..cut + 20]).expect("a file");
+        let again = run("2");
+        for (a, b) in first.iter().zip(&again) {
+            assert_eq!((&a["status_code"], &a["body"]["choices"]), (&b["status_code"], &b["body"]["choices"]));
+        }
+    }
+
+    #[test]
+    fn run_follows_a_schema_and_a_grammar() {
+        let schema = json!({"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"], "additionalProperties": false});
+        let schema = file("schema.json", &schema.to_string());
+        let grammar = file("grammar.gbnf", "root ::= \"It is \" [A-Z]+ \".\"\n");
+        let run = |option: &str, file: &str| {
+            let args = ["run", DEMO, "-p", FRANCE, "--temp", "0", "-n", "40", "--device", "cpu", option, file];
+            let output = ferrum(&args).output().expect("it runs");
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let value: Value = serde_json::from_str(&run("--json-schema", &schema)).expect("JSON");
+        assert!(["Paris", "Rome"].contains(&value["city"].as_str().expect("a city")), "{value}");
+        assert!(run("--grammar", &grammar).starts_with("It is "));
+        let broken = file("broken.json", "{\"type\": 3}");
+        let output = ferrum(&["run", DEMO, "-p", "x", "--device", "cpu", "-j", &broken]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
