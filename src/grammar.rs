@@ -76,7 +76,7 @@ impl GrammarCompiler {
     /// # Errors
     /// [`GrammarError`] if the grammar is invalid, not supported, or too large.
     pub fn compile(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, GrammarError> {
-        let schema = |schema| Ok(TopLevelGrammar::from_json_schema(schema));
+        let schema = |schema| Ok(TopLevelGrammar::from_json_schema(bounded_space(schema)));
         let parsed = match grammar {
             Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Grammar(text) if text.len() > MAX_LEN => {
                 Err(GrammarError(format!("the grammar is longer than {MAX_LEN} bytes")))
@@ -98,6 +98,16 @@ impl GrammarCompiler {
             }
         }
     }
+}
+
+/// Returns a schema whose JSON has at most a space, or a line end with its indentation, at each place. With any number of
+/// them, a model may write nothing else.
+pub(crate) fn bounded_space(mut schema: serde_json::Value) -> serde_json::Value {
+    const OPTIONS: &str = "x-guidance";
+    if let Some(object) = schema.as_object_mut().filter(|object| !object.contains_key(OPTIONS)) {
+        object.insert(OPTIONS.to_owned(), serde_json::json!({"whitespace_pattern": r" |\n {0,16}"}));
+    }
+    schema
 }
 
 /// Returns the first lines of a message.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::Constraint,
-    grammar::{Grammar, GrammarCompiler},
+    grammar::{Grammar, GrammarCompiler, bounded_space},
     text::{Decoder, Tokenizer},
 };
 
@@ -203,24 +203,29 @@ fn call_grammar(format: ToolFormat, tools: &[Tool]) -> String {
         tools => json!({"anyOf": tools.iter().map(|tool| object(arguments, tool)).collect::<Vec<_>>()}),
     };
     match format {
-        ToolFormat::Hermes => format!("/[ \\n]*/ json /[ \\n]*/ \"</tool_call>\"\njson: %json {}\n", any("arguments")),
+        ToolFormat::Hermes => {
+            format!("/\\n?/ json /\\n?/ \"</tool_call>\"\njson: %json {}\n", bounded_space(any("arguments")))
+        }
         ToolFormat::QwenXml => {
             let names: Vec<String> = tools.iter().map(|tool| json!(tool.name).to_string()).collect();
             format!(
-                "/[ \\n]*/ \"<function=\" name \">\" rest\nname: {}\nrest[lazy]: /(?s:.*)<\\/function>\\s*<\\/tool_call>/\n",
+                "/\\n?/ \"<function=\" name \">\" rest\nname: {}\nrest[lazy]: /(?s:.*)<\\/function>\\s*<\\/tool_call>/\n",
                 names.join(" | ")
             )
         }
-        ToolFormat::Llama3 => format!("json\njson: %json {}\n", any("parameters")),
+        ToolFormat::Llama3 => format!("json\njson: %json {}\n", bounded_space(any("parameters"))),
         ToolFormat::Mistral => {
-            let list = json!({"type": "array", "items": any("arguments"), "minItems": 1});
+            let list = bounded_space(json!({"type": "array", "items": any("arguments"), "minItems": 1}));
             format!("json\njson: %json {list}\n")
         }
         ToolFormat::Harmony => {
             let calls = tools.iter().enumerate().map(|(i, tool)| {
                 let head =
                     json!(format!("<|channel|>commentary to=functions.{} <|constrain|>json<|message|>", tool.name));
-                (format!("call{i}"), format!("call{i}: {head} json{i}\njson{i}: %json {}\n", tool.parameters))
+                (
+                    format!("call{i}"),
+                    format!("call{i}: {head} json{i}\njson{i}: %json {}\n", bounded_space(tool.parameters.clone())),
+                )
             });
             let (names, rules): (Vec<_>, Vec<_>) = calls.unzip();
             format!("call\ncall: {}\n{}", names.join(" | "), rules.concat())
