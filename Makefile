@@ -12,7 +12,7 @@ help:
 	@echo 'make soak    the long forms of the soak, stress and mutation tests'
 	@echo 'make test-stacks'
 	@echo '             all kernels on other drivers, compilers and targets, and in a browser (Debian only; installs Python 3'
-	@echo '             and Node). STAGES="gl tint" selects stages: dxc lavapipe mesa swiftshader browser translations tint gl'
+	@echo '             and Node). STAGES="gl tint" selects stages: dxc lavapipe mesa swiftshader browser clients translations tint gl'
 	@echo '             targets gpu-compilers'
 	@echo 'make gpu-figures'
 	@echo '             renew the figures of real GPUs'"'"' compilers (docs/GPUS.md) and print the difference'

@@ -118,6 +118,8 @@ pub(super) struct Generation {
     pub(super) usage: Usage,
     /// The choice that is polled first, so that all go on.
     next: usize,
+    /// A token was taken since it was last pending.
+    took_token: bool,
 }
 
 impl fmt::Debug for Generation {
@@ -172,6 +174,7 @@ impl Generation {
             last: now,
             usage: Usage { prompt, ..Usage::default() },
             next: 0,
+            took_token: false,
         }
     }
 
@@ -255,6 +258,12 @@ impl Stream for Generation {
         let this = self.get_mut();
         let count = this.choices.len();
         loop {
+            // It is pending after each token, also where the device always has the next one: the caller sends what it has, and
+            // notices a client that left.
+            if this.choices.iter().all(|choice| choice.events.is_empty()) && std::mem::take(&mut this.took_token) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let (mut pending, mut worked) = (false, false);
             for offset in 0..count {
                 let index = (this.next + offset) % count;
@@ -271,7 +280,7 @@ impl Stream for Generation {
                         this.usage.cached = this.usage.cached.max(reply.cached().min(this.usage.prompt));
                         choice.logprobs.extend(reply.take_logprobs().map(|logprobs| TokenInfo { token, logprobs }));
                         this.count(index);
-                        worked = true;
+                        (worked, this.took_token) = (true, true);
                         if let Err(error) = this.choices[index].push(index as u32, &this.tokenizer, token) {
                             this.choices.iter_mut().for_each(|choice| choice.reply = None);
                             return Poll::Ready(Some(Err(error)));

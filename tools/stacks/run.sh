@@ -3,7 +3,7 @@
 # stages in parallel as there are processors. Prints the output of a stage when it ends. After a failure no further
 # stage starts. Prints a table of all stages at the end. A stack that cannot be set up is a failure, not a skip.
 #
-# Installs what it needs on Debian: apt packages, and an npm and a PyPI package in the target folder.
+# Installs what it needs on Debian: apt packages, and npm and PyPI packages in the target folder.
 #
 # `run.sh gpu-figures` renews the table of the stage gpu-compilers and prints the difference. docs/GPUS.md explains it.
 # GPU_SHARE=TEXT/N limits the stage to the table's kernels and an N-th of the others, chosen by TEXT. GPU_COMPILERS is the
@@ -15,11 +15,13 @@ CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
 # Longest first, for short wall time.
-STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser translations tint gl targets)
+STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser clients translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
+# The newest clients, since users have them.
+CLIENTS=(openai anthropic playwright)
 here=tools/stacks
 
 fail() {
@@ -162,6 +164,17 @@ browser() {
     want python3 python3
     alone rustup target add wasm32-unknown-unknown 2>/dev/null
     $here/browser.sh "$WORK/browser"
+}
+
+# The official clients, and Chromium on the chat page, use a server on the demo model.
+clients() {
+    apt chromium libvulkan1 mesa-vulkan-drivers
+    want python3 python3
+    [ -x "$WORK/venv/bin/python" ] || python3 -m venv "$WORK/venv" || { apt python3-venv && python3 -m venv "$WORK/venv"; }
+    "$WORK/venv/bin/python" -m pip install -q --disable-pip-version-check "${CLIENTS[@]}"
+    "$CARGO" build --bin ferrum-wgpu
+    "$WORK/venv/bin/python" $here/clients.py "$TARGET/debug/ferrum-wgpu" models/demo-q4_k_m.gguf \
+        "${CHROMIUM:-/usr/bin/chromium}" "$WORK/clients"
 }
 
 mkdir -p "$WORK"
