@@ -87,6 +87,7 @@ pub(super) struct ToolCalls {
     /// The grammar of a call after its opening.
     grammar: String,
     state: State,
+    required: bool,
     stops: Vec<u32>,
 }
 
@@ -143,7 +144,15 @@ impl ToolCalls {
             }
         };
         let stops = tokenizer.stop_ids().to_vec();
-        Ok(Self { compiler: Arc::clone(compiler), watch: Watch::new(tokenizer), format, grammar, state, stops })
+        Ok(Self {
+            compiler: Arc::clone(compiler),
+            watch: Watch::new(tokenizer),
+            format,
+            grammar,
+            state,
+            required,
+            stops,
+        })
     }
 }
 
@@ -158,7 +167,11 @@ impl Constraint for ToolCalls {
             if !only_stops {
                 return Ok(());
             }
-            // The call is complete.
+            // The call is complete. A required one is the whole reply.
+            if self.required {
+                return Ok(());
+            }
+            mask.fill(0);
             self.state = State::Free;
         }
         mask.fill(u32::MAX);
