@@ -124,10 +124,6 @@ macro_rules! failure_from {
 failure_from! {
     GgufError => |_| Code::Model,
     TextError => |_| Code::Model,
-    ferrum_wgpu::Error => |error| match error {
-        ferrum_wgpu::Error::Gpu(gpu) => gpu_code(gpu),
-        _ => Code::Model,
-    },
     ModelError => |error| match error {
         ModelError::Gpu(gpu) => gpu_code(gpu),
         _ => Code::Model,
