@@ -11,7 +11,10 @@ use futures_core::Stream;
 
 use crate::{
     Error,
-    engine::{Constraint, Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, Progress, Reply, SamplingOptions, Session},
+    engine::{
+        Constraint, Engine, EngineError, EngineOptions, FinishReason, GenerateOptions, Progress, Reply,
+        SamplingOptions, Session,
+    },
     gguf::Gguf,
     gpu::{Adapter, Device, lock},
     kernels::KvType,

@@ -6,7 +6,7 @@ use clap::Args;
 use ferrum_wgpu::Config;
 use ferrum_wgpu::KvType;
 use ferrum_wgpu::{Chat, Message};
-use ferrum_wgpu::{Engine, EngineOptions, EngineError, Grammar, GrammarCompiler, Profile};
+use ferrum_wgpu::{Engine, EngineError, EngineOptions, Grammar, GrammarCompiler, Profile};
 
 use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
 use super::chat::{PromptEncoder, TemplateChoice};
