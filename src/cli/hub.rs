@@ -438,7 +438,7 @@ fn hash(file: &mut File) -> io::Result<String> {
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let of = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(u64::from(of.blocks_available()) * of.fragment_size() as u64)
+    Some(of.blocks_available() as u64 * of.fragment_size() as u64)
 }
 
 #[cfg(not(unix))]
