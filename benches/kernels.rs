@@ -325,7 +325,7 @@ impl Bench {
         let head = RopeHead { head_dim: HEAD_DIM, eps: 1e-6 };
         let shape = format!("{rows} rows at {depth}");
         for v in <attention::Attention as Kernel>::supported(self.device.caps()) {
-            if v.head_dim != HEAD_DIM {
+            if v.head_dim != HEAD_DIM || v.sinks || v.gated {
                 continue;
             }
             let words = 2 * u64::from(KV_HEADS) * u64::from(blocks * block) * u64::from(v.kv.head_words(HEAD_DIM));
@@ -334,7 +334,7 @@ impl Bench {
                 bytes: 4.0 * words as f64 + 8.0 * f64::from(rows * q_len),
                 flops: 4.0 * f64::from(rows) * f64::from(q_len) * f64::from(depth),
             };
-            let binds = attention::Binds { q, kv, positions, table, sinks: None, y };
+            let binds = attention::Binds { q, kv, positions, table, sinks: None, gate: None, y };
             self.time(attention::Attention, v, &shape, work, attention::Params { tile, index }, binds).await?;
             let binds = attention_split_kv::Binds { q, kv, positions, table, partials };
             let params = attention_split_kv::Params { tile, index, chunks };
@@ -344,7 +344,7 @@ impl Bench {
             }
             let v = RopeVariant { attention: v, norm: true, interleaved: false };
             let params = rope_attention::Params { tile, index, head };
-            let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
+            let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, gate: None, kv, y };
             self.time(rope_attention::RopeAttention, v, &shape, work, params, binds).await?;
             let params = rope_attention_split_kv::Params { tile, index, head, chunks };
             let binds = rope_attention_split_kv::Binds { qkv, norm, rotations, positions, table, kv, partials };

@@ -211,7 +211,7 @@ impl Decoder<'_> {
 
     fn attention_variant(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, kv, reduction: self.kernels.reduction, sinks: false }
+        attention::Variant { head_dim, kv, reduction: self.kernels.reduction, sinks: false, gated: false }
     }
 
     fn rope_variant(&self, layer: LayerOf<'_>) -> RopeVariant {
@@ -315,6 +315,7 @@ impl Decoder<'_> {
                 rotations: self.rotations(layer),
                 positions: &a.positions,
                 table: &self.kv.table,
+                gate: None,
                 kv: &layer.kv.cast(),
                 y: &a.attended.cast(),
             },
@@ -356,6 +357,7 @@ impl Decoder<'_> {
                 positions: &a.positions,
                 table: &self.kv.table,
                 sinks: layer.weights.sinks.as_ref(),
+                gate: None,
                 y: &a.attended.cast(),
             },
         )
@@ -381,7 +383,7 @@ impl Decoder<'_> {
         let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
             attention_reduce::AttentionReduce,
-            attention_reduce::Variant { sinks: layer.weights.sinks.is_some() },
+            attention_reduce::Variant { sinks: layer.weights.sinks.is_some(), gated: false },
             attention_reduce::Params {
                 rows: pass.rows,
                 heads: c.heads,
@@ -394,6 +396,7 @@ impl Decoder<'_> {
                 partials: &a.partials.cast(),
                 positions: &a.positions,
                 sinks: layer.weights.sinks.as_ref(),
+                gate: None,
                 y: &a.attended.cast(),
             },
         )

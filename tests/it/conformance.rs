@@ -95,7 +95,7 @@ fn the_suite_is_small_and_covers_all_formats() {
 }
 
 /// Faulty kernels: a kernel, a text of its WGSL, the replacement, and where the suite must find the error.
-const MUTATIONS: [(&str, &str, &str, &str); 46] = [
+const MUTATIONS: [(&str, &str, &str, &str); 56] = [
     ("elementwise/gated_activation", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("moe/add_expert_bias", "min(ids[tile.y], p.experts - 1u)", "min(ids[tile.y] + 1u, p.experts - 1u)", "y["),
     ("attn/attention_reduce", "const SINK_WEIGHT = 1.0", "const SINK_WEIGHT = 0.0", "y["),
@@ -151,6 +151,18 @@ const MUTATIONS: [(&str, &str, &str, &str); 46] = [
     ("sample/penalties", "&& penalty.w != 0.0", "", "logits["),
     ("sample/argmax", "candidate.x == 0u", "false", "ids["),
     ("attn/copy_blocks", "kv[blocks.x", "kv[blocks.y", "kv["),
+    // A gate of another element; a window that is too old, of a wrong slot, not stored; an unscaled query; another head's gate; an
+    // old state, another key head's, a lost lane, a state that is not stored; a gate left out.
+    ("attn/attention_reduce", "-gate[at]", "-gate[at ^ 1u]", "y["),
+    ("delta_net/causal_conv", "(3u + (row - first) - back)", "(2u + (row - first) - back)", "y["),
+    ("delta_net/causal_conv", "min(slot, p.slots - 1u) *", "", "y["),
+    ("delta_net/causal_conv", "1.0 / sqrt(f32(p.head_dim))", "1.0", "y["),
+    ("delta_net/causal_conv", "gates[p.value_heads + head]", "gates[p.value_heads]", "y["),
+    ("delta_net/conv_window", "= inputs.y;", "= inputs.z;", "windows["),
+    ("delta_net/gated_delta_rule", "head / p.repeat % p.key_heads", "head % p.key_heads", "y["),
+    ("delta_net/gated_delta_rule", "decay * sums.y + sums.z * d", "decay * sums.y", "y["),
+    ("delta_net/gated_delta_rule", "s3 = decay * s3 + k3 * d;", "s3 = decay * s3;", "y["),
+    ("delta_net/gated_rms_norm", "silu(gate.w)", "silu(gate.z)", "y["),
     // No WGSL at all.
     ("moe/combine", "sum += weights", "sum += no_such_weights", "moe/expert_sum.wgsl:"),
 ];

@@ -230,7 +230,7 @@ fn fused_rope_attention_has_the_bits_of_rope_then_attention() {
                 };
                 let kvs = || KvType::ALL.into_iter().filter(kept);
                 for (reduction, kv) in reductions.iter().flat_map(|reduction| kvs().map(|kv| (*reduction, kv))) {
-                    let v = attention::Variant { head_dim, kv, reduction, sinks: false };
+                    let v = attention::Variant { head_dim, kv, reduction, sinks: false, gated: false };
                     let rope = RopeVariant { attention: v, norm, interleaved };
                     let (heads, kv_heads, rows) = (6, 2, 2);
                     let h = Heads::new(&device, rope, (heads, kv_heads), &mut rng).await;
@@ -267,12 +267,12 @@ fn fused_rope_attention_has_the_bits_of_rope_then_attention() {
 
                     let two = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
                         append(rec, kv);
-                        let binds = attention::Binds { q: &q.cast(), kv, positions, table, sinks: None, y };
+                        let binds = attention::Binds { q: &q.cast(), kv, positions, table, sinks: None, gate: None, y };
                         rec.dispatch(Attention, v, attention::Params { tile, index }, binds).expect("no aliases");
                     });
                     let one = attended(&device, &h, rows * heads * head_dim, |rec, kv, y| {
                         let params = rope_attention::Params { tile, index, head };
-                        let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, kv, y };
+                        let binds = rope_attention::Binds { qkv, norm, rotations, positions, table, gate: None, kv, y };
                         rec.dispatch(RopeAttention, rope, params, binds).expect("no aliases");
                     });
                     assert!(one.await == two.await, "{rope:?}");

@@ -17,6 +17,7 @@ mod cli_memory;
 mod conformance;
 mod constraint;
 mod coverage;
+mod delta_net;
 mod engine_batches;
 mod engine_faults;
 mod engine_prefixes;

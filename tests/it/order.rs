@@ -328,6 +328,7 @@ impl<'a> Attended<'a> {
             positions: &positions,
             table: &self.table,
             sinks: None,
+            gate: None,
             y: &y.cast(),
         };
         rec.dispatch(Attention, self.variant, params, binds).expect("no aliases");
@@ -349,8 +350,15 @@ impl<'a> Attended<'a> {
         rec.dispatch(AttentionSplitKv, self.variant, params, binds).expect("no aliases");
         let (heads, capacity) = (Self::HEADS, self.index.capacity);
         let params = attention_reduce::Params { rows, heads, head_dim, chunks, capacity, window: 0 };
-        let binds = attention_reduce::Binds { partials: &partials, positions: &positions, sinks: None, y: &y.cast() };
-        rec.dispatch(AttentionReduce, attention_reduce::Variant { sinks: false }, params, binds).expect("no aliases");
+        let binds = attention_reduce::Binds {
+            partials: &partials,
+            positions: &positions,
+            sinks: None,
+            gate: None,
+            y: &y.cast(),
+        };
+        rec.dispatch(AttentionReduce, attention_reduce::Variant { sinks: false, gated: false }, params, binds)
+            .expect("no aliases");
         run(self.device, rec, &y).await
     }
 }
@@ -368,7 +376,13 @@ fn attentions(device: &Device) -> Vec<attention::Variant> {
     let mut all = Vec::new();
     for reduction in reductions(device).iter().copied() {
         for kv in kvs.iter().copied() {
-            all.extend([16, 80, 128].map(|head_dim| attention::Variant { head_dim, kv, reduction, sinks: false }));
+            all.extend([16, 80, 128].map(|head_dim| attention::Variant {
+                head_dim,
+                kv,
+                reduction,
+                sinks: false,
+                gated: false,
+            }));
         }
     }
     all
@@ -452,7 +466,7 @@ fn normed_rows_do_not_depend_on_their_number() {
 
 #[test]
 fn orders_differ_where_sums_do() {
-    let v = |reduction| attention::Variant { head_dim: 128, kv: KvType::F16, reduction, sinks: false };
+    let v = |reduction| attention::Variant { head_dim: 128, kv: KvType::F16, reduction, sinks: false, gated: false };
     let (memory, subgroup) = (v(Reduction::SharedMemory), v(Reduction::Subgroup));
     assert_ne!(Attention::reduction_order(memory), Attention::reduction_order(subgroup));
     assert_eq!(Attention::reduction_order(memory), AttentionSplitKv::reduction_order(memory));

@@ -18,6 +18,6 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             exp_sum = exp_sum * rescale.x + stats.y * rescale.y;
             values = values * rescale.x + partials[partial + i] * rescale.y;
         }
-        y[query * head_vec4s + i] = values / exp_sum;
+        y[query * head_vec4s + i] = attn_output(query * head_vec4s + i, values / exp_sum);
     }
 }

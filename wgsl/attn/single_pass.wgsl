@@ -34,7 +34,7 @@ fn attn_store(half: u32, query: u32, i: u32, values: vec4<f32>) {
         before = y[at];
     }
     let sum = before * single_rescale[half][query] + values * single_chunk_rescale[half][query];
-    y[at] = select(sum, sum / single_sum[half][query], single_last);
+    y[at] = select(sum, attn_output(at, sum / single_sum[half][query]), single_last);
 }
 
 fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {

@@ -4,7 +4,7 @@ use super::{
     AttnTile, KvIndex, Reduction, Tiles,
     heads::random,
     kv_index::{KvTables, test_rows},
-    reference::{KvReader, visible_keys},
+    reference::{KvReader, apply_gate, gated, visible_keys},
     sample,
     tile::{Keys, flash_source, loaded_queries},
 };
@@ -19,10 +19,11 @@ kernel! {
     /// softmax (Milakov and Gimelshein 2018, arXiv:1805.02867):
     /// `y[t, h] = Σ_j softmax_j(q[t, h] · K[h / q_per_kv, j] · scale) · V[h / q_per_kv, j]`, over the positions `j` up to
     /// the row's in its sequence, or the last `window` of them. With sinks, `exp(sinks[h])` is added to the softmax's
-    /// denominator (Xiao et al. 2023, arXiv:2309.17453).
+    /// denominator (Xiao et al. 2023, arXiv:2309.17453). With gates, `y` is then multiplied by `sigmoid(gate)` (Qiu et al. 2025,
+    /// arXiv:2505.06708).
     ///
-    /// Shapes: `q` and `y` `[rows, heads, HD]` f32; `sinks` `[heads]`; `positions`, `table` and `kv` as in [`KvIndex`]. Bound:
-    /// `(2e-5 + 2⁻²² · max_j Σ|q·k|·scale) · Σ p|v|`. Measured worst on lavapipe: 0.08 of it.
+    /// Shapes: `q`, `gate` and `y` `[rows, heads, HD]` f32; `sinks` `[heads]`; `positions`, `table` and `kv` as in [`KvIndex`]. Bound:
+    /// `(2e-5 + 2⁻²² · max_j Σ|q·k|·scale) · Σ p|v|`, and of a gated value `sigmoid(gate)` times that and 4e-6 of the value. Measured worst on lavapipe: 0.08 of it.
     pub struct Attention("attn/attention") for Variant;
     params {
         /// The queries.
@@ -41,12 +42,14 @@ kernel! {
         table: read [u32],
         /// The logits of sinks.
         sinks: read [f32] if |v| v.sinks,
+        /// The gates' projections.
+        gate: read [[f32; 4]] if |v| v.gated,
         /// The attended values.
         y: write [[f32; 4]],
     }
 }
 
-/// Head size, format of the cache, reduction, sinks.
+/// Head size, format of the cache, reduction, sinks, gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Elements of a head: a multiple of four, at most [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM).
@@ -58,15 +61,17 @@ pub struct Variant {
     /// A logit of each query head takes part in its softmax and adds no value. Only [`Attention`] has them; split-KV
     /// attention leaves them to its reduction.
     pub sinks: bool,
+    /// The output is multiplied by the sigmoid of a projection. Kernels of chunks leave it to their reduction.
+    pub gated: bool,
 }
 
 impl Kernel for Attention {
     fn supported(caps: &Caps) -> Vec<Variant> {
-        sample::with_sinks(caps)
+        sample::single_passes(caps)
     }
 
     fn covered(caps: &Caps) -> Vec<Variant> {
-        sample::with_sinks(caps).into_iter().filter(|v| sample::runs_attention(caps, *v)).collect()
+        sample::single_passes(caps).into_iter().filter(|v| sample::runs_attention(caps, *v)).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {
@@ -100,6 +105,7 @@ impl Kernel for Attention {
                 host.sinks.get(i % heads).copied(),
                 y,
             );
+            apply_gate(y, host.gate.as_flattened(), i * hd);
         }
     }
 
@@ -109,6 +115,7 @@ impl Kernel for Attention {
         let heads = (p.tile.rows * p.tile.heads) as usize;
         for (i, y) in y.chunks_exact_mut(v.head_dim as usize).take(heads).enumerate() {
             y.copy_from_slice(&attend(v, &p.tile, &reader, before.q.as_flattened(), before.sinks, i, u32::MAX));
+            gated(y, before.gate.as_flattened(), i * v.head_dim as usize);
         }
         Some(Expected { y: Some(Expect::Near(y)), ..Default::default() })
     }
@@ -154,6 +161,8 @@ pub(super) struct Trial {
     pub(super) table: Vec<u32>,
     /// Each query head's, or empty.
     pub(super) sinks: Vec<f32>,
+    /// Each element's of the output, or empty.
+    pub(super) gate: Vec<[f32; 4]>,
 }
 
 impl Trial {
@@ -221,7 +230,8 @@ impl Trial {
         } else {
             Vec::new()
         };
-        let mut trial = Self { name, tile, index, q, kv: Vec::new(), positions, table, sinks };
+        let gate = if v.gated { test_gate(rows * heads * v.head_dim) } else { Vec::new() };
+        let mut trial = Self { name, tile, index, q, kv: Vec::new(), positions, table, sinks, gate };
         trial.fill(v);
         trial
     }
@@ -244,18 +254,29 @@ impl Trial {
         let params = Params { tile: self.tile, index: self.index };
         let reader = reader(v, &params, &self.positions, &self.table, &self.kv);
         let heads = (self.tile.rows * self.tile.heads) as usize;
-        (0..heads).flat_map(|i| attend(v, &self.tile, &reader, self.q.as_flattened(), &self.sinks, i, limit)).collect()
+        let head = |i| attend(v, &self.tile, &reader, self.q.as_flattened(), &self.sinks, i, limit);
+        let mut y: Vec<_> = (0..heads).flat_map(head).collect();
+        gated(&mut y, self.gate.as_flattened(), 0);
+        y
     }
 }
 
 fn case(v: Variant, trial: Trial) -> Case<Attention> {
     let expected = trial.attended(v, u32::MAX);
     let y = vec![[f32::NAN; 4]; expected.len() / 4];
-    let Trial { name, tile, index, q, kv, positions, table, sinks } = trial;
+    let Trial { name, tile, index, q, kv, positions, table, sinks, gate } = trial;
     Case {
         name: name.to_owned(),
         params: Params { tile, index },
-        data: Data { q, kv, positions, table, sinks, y },
+        data: Data { q, kv, positions, table, sinks, gate, y },
         expected: Expected { y: Some(Expect::Near(expected)), ..Default::default() },
     }
+}
+
+/// Returns gates for a test, of `count` elements: closed and open ones, and between.
+pub(super) fn test_gate(count: u32) -> Vec<[f32; 4]> {
+    let mut rng = Rng::new(u64::from(count) + 3);
+    let mut gate: Vec<[f32; 4]> = (0..count / 4).map(|_| [(); 4].map(|()| 3.0 * rng.normal())).collect();
+    gate.first_mut().into_iter().for_each(|first| *first = [-200.0, 200.0, 0.0, -20.0]);
+    gate
 }

@@ -141,7 +141,7 @@ pub(super) fn trials(v: Variant) -> Vec<(Trial, u32)> {
 
 /// Returns a trial in chunks. Partial sums of those that are not seen are NaN.
 pub(super) fn case(v: Variant, trial: Trial, chunks: u32) -> Case<AttentionSplitKv> {
-    let Trial { name, tile, index, q, kv, positions, table, sinks: _ } = trial;
+    let Trial { name, tile, index, q, kv, positions, table, sinks: _, gate: _ } = trial;
     let words = tile.rows * tile.heads * chunks * partial_words(v.head_dim);
     let partials = vec![[f32::NAN; 4]; words as usize / 4];
     Case::of_reference(name, v, Params { tile, index, chunks }, Data { q, kv, positions, table, partials })

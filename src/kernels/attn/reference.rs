@@ -178,6 +178,22 @@ impl SoftmaxSums {
     }
 }
 
+/// Returns attended values, the first of which is element `first` of the output, multiplied by the sigmoids of `gate`, each
+/// with its bound: of the product `4e-6` more. An empty `gate` changes nothing.
+pub(super) fn gated(values: &mut [(f64, f64)], gate: &[f32], first: usize) {
+    for ((value, bound), gate) in values.iter_mut().zip(gate.iter().skip(first)) {
+        let factor = 1.0 / (1.0 + (-f64::from(*gate)).exp());
+        (*value, *bound) = (*value * factor, (*bound + 4e-6 * value.abs()) * factor + 1e-30);
+    }
+}
+
+/// Multiplies attended values, the first of which is element `first` of the output, by the sigmoids of `gate`.
+pub(super) fn apply_gate(values: &mut [f32], gate: &[f32], first: usize) {
+    for (value, gate) in values.iter_mut().zip(gate.iter().skip(first)) {
+        *value = (f64::from(*value) / (1.0 + (-f64::from(*gate)).exp())) as f32;
+    }
+}
+
 /// Combines the partial sums of a query's chunks into `y`.
 pub(super) fn combine(partials: &[&[f32]], sink: Option<f32>, y: &mut [f32]) {
     let values = combined(partials, sink, y.len());

@@ -2,9 +2,10 @@
 
 use super::{
     AttnTile, KvIndex, RopeHead, RopeVariant,
+    attention::test_gate,
     fused_qkv::{RotatedRows, Trial, rows_of},
     kv_index::KvTables,
-    reference::visible_keys,
+    reference::{apply_gate, gated, visible_keys},
     sample,
     tile::Keys,
 };
@@ -14,11 +15,11 @@ kernel! {
     /// Fuses [`RopeKvAppend`](super::rope_kv_append::RopeKvAppend) and [`Attention`](super::attention::Attention), with
     /// the same bits, for rows each of which is the newest of its own sequence. Query and key heads of `qkv[t]` have
     /// QK-norm, in models that have it, and RoPE; key and value go to the position's place in the cache; the queries
-    /// attend to the cache. A workgroup has all query heads of a key head ([`can_fuse_rope`](super::can_fuse_rope)), so
+    /// attend to the cache, and the output may be gated as there. A workgroup has all query heads of a key head ([`can_fuse_rope`](super::can_fuse_rope)), so
     /// it needs no keys but the cache's and its own.
     ///
     /// Shapes: `qkv` `[rows, heads + 2·kv_heads, HD]` f32; `norm` `[2, HD]` for queries and keys; `rotations`
-    /// `[capacity, HD/2]` of (cos, sin); `positions`, `table` and `kv` as in [`KvIndex`]; `y` `[rows, heads, HD]`.
+    /// `[capacity, HD/2]` of (cos, sin); `positions`, `table` and `kv` as in [`KvIndex`]; `gate` and `y` `[rows, heads, HD]`.
     /// Bounds: of the cache as of `RopeKvAppend`; of `y` as of `Attention`, and what the bounds of a query and of its
     /// own key and value add to scores and weights. Measured worst on lavapipe: 0.06 of it with a cache of f32, 0.5 of
     /// f16, 1.0 of Q8_0.
@@ -42,6 +43,8 @@ kernel! {
         positions: read [u32],
         /// The block table.
         table: read [u32],
+        /// The gates' projections.
+        gate: read [[f32; 4]] if |v| v.attention.gated,
         /// The cache.
         kv: write [[u32; 4]],
         /// The attended values.
@@ -51,11 +54,11 @@ kernel! {
 
 impl Kernel for RopeAttention {
     fn supported(caps: &Caps) -> Vec<RopeVariant> {
-        sample::rope_attentions(caps)
+        sample::rope_single_passes(caps)
     }
 
     fn covered(caps: &Caps) -> Vec<RopeVariant> {
-        sample::rope_attentions(caps).into_iter().filter(|v| sample::runs_rope_attention(caps, *v)).collect()
+        sample::rope_single_passes(caps).into_iter().filter(|v| sample::runs_rope_attention(caps, *v)).collect()
     }
 
     fn reduction_order(v: RopeVariant) -> ReductionOrder {
@@ -83,6 +86,7 @@ impl Kernel for RopeAttention {
         for (i, y) in outputs.take((rows * heads) as usize).enumerate() {
             let (row, kv_head) = (i / heads as usize, i as u32 % heads / q_per_kv);
             reader.attend_by_chunks(row, kv_head, rotated.query(i).0, window, None, y);
+            apply_gate(y, host.gate.as_flattened(), i * y.len());
         }
         host.kv.as_flattened_mut().copy_from_slice(&rotated.words);
     }
@@ -100,6 +104,7 @@ impl Kernel for RopeAttention {
             let keys = visible_keys(index.position(&tables, row) + 1, window);
             let sums = reader.attend_inexact(row, kv_head, q, keys, Some(errors));
             y.copy_from_slice(&sums.normalised(None).collect::<Vec<_>>());
+            gated(y, before.gate.as_flattened(), i * y.len());
         }
         Some(Expected { y: Some(Expect::Near(y)), kv: Some(rotated.expected()), ..Default::default() })
     }
@@ -112,6 +117,7 @@ impl Kernel for RopeAttention {
 fn case(v: RopeVariant, trial: Trial) -> Case<RopeAttention> {
     let Trial { name, tile, index, head, qkv, norm, rotations, positions, table, kv } = trial;
     let y = vec![[f32::NAN; 4]; (tile.rows * tile.heads * head.head_dim) as usize / 4];
-    let data = Data { qkv, norm, rotations, positions, table, kv, y };
+    let gate = if v.attention.gated { test_gate(4 * y.len() as u32) } else { Vec::new() };
+    let data = Data { qkv, norm, rotations, positions, table, gate, kv, y };
     Case::of_reference(name, v, Params { tile, index, head }, data)
 }

@@ -8,6 +8,9 @@ use crate::{gpu::Caps, kernels::KvType};
 /// differ.
 const HEAD_DIMS: [u32; 10] = [16, 20, 32, 64, 80, 96, 112, 128, 192, 256];
 
+/// The head sizes that are listed with gates: those of the models of tests/it, and Qwen3.5's.
+const GATED_HEAD_DIMS: [u32; 4] = [32, 64, 128, 256];
+
 /// QK-norm and pairing of RoPE as the architectures have them: Qwen3's, Llama's (interleaved), and Qwen2's.
 pub(super) const ROPES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
 
@@ -21,21 +24,37 @@ pub(super) fn attentions(caps: &Caps) -> Vec<attention::Variant> {
                 kv,
                 reduction: *reduction,
                 sinks: false,
+                gated: false,
             }));
         }
     }
     all
 }
 
-/// Returns every variant of single-pass attention: with sinks too, which gpt-oss has with heads of 64.
-pub(super) fn with_sinks(caps: &Caps) -> Vec<attention::Variant> {
+/// Returns every variant of single-pass attention: with sinks too, which gpt-oss has with heads of 64, and with gates, which
+/// Qwen3.5 has with heads of 256.
+pub(super) fn single_passes(caps: &Caps) -> Vec<attention::Variant> {
     let plain = attentions(caps);
     let sinks: Vec<_> = plain
         .iter()
         .filter(|v| matches!(v.head_dim, 64 | 128))
         .map(|v| attention::Variant { sinks: true, ..*v })
         .collect();
-    plain.into_iter().chain(sinks).collect()
+    let gated: Vec<_> = plain
+        .iter()
+        .filter(|v| GATED_HEAD_DIMS.contains(&v.head_dim))
+        .map(|v| attention::Variant { gated: true, ..*v })
+        .collect();
+    plain.into_iter().chain(sinks).chain(gated).collect()
+}
+
+/// Returns every variant of single-pass attention from projections: with gates too, which go with QK-norm.
+pub(super) fn rope_single_passes(caps: &Caps) -> Vec<RopeVariant> {
+    let plain = rope_attentions(caps);
+    let with_gates = |v: &&RopeVariant| v.norm && GATED_HEAD_DIMS.contains(&v.attention.head_dim);
+    let gate = |v: &RopeVariant| RopeVariant { attention: attention::Variant { gated: true, ..v.attention }, ..*v };
+    let gated: Vec<_> = plain.iter().filter(with_gates).map(gate).collect();
+    plain.into_iter().chain(gated).collect()
 }
 
 /// Returns every variant of attention from projections.
@@ -51,9 +70,11 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
 /// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
 /// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
+/// - heads of 32 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
+        _ if v.gated => runs_gated(caps, v),
         64 if v.sinks => v.kv != KvType::Q8_0,
         64 => true,
         128 => !v.sinks,
@@ -80,6 +101,7 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
 /// tests/it/coverage.rs record.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
 /// - other models of tests/it with their formats and every reduction;
+/// - Qwen3.5's heads of 256 with the default format;
 /// - of Qwen2's kind, those of tests/it, and heads of 128 with the default format.
 pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
     if is_qwen2(v) {
@@ -92,6 +114,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
     match (v.attention.head_dim, v.norm) {
         (64, false) | (128, _) => true,
         (16 | 64 | 80, _) | (32, true) => v.attention.kv != KvType::Q8_0,
+        (256, true) => is_default(caps, v.attention.kv),
         _ => false,
     }
 }
@@ -103,7 +126,19 @@ pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
     let attention::Variant { head_dim, kv, reduction, .. } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
     let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
+    if v.attention.gated {
+        return runs_gated(caps, v.attention);
+    }
     runs_rope_attention_split_kv(caps, v) || (other && !is_qwen2(v) && is_default(caps, kv) && first == Some(reduction))
+}
+
+/// Returns whether the suite runs a variant with gates.
+fn runs_gated(caps: &Caps, v: attention::Variant) -> bool {
+    match v.head_dim {
+        32 => v.kv != KvType::Q8_0,
+        256 => is_default(caps, v.kv),
+        _ => false,
+    }
 }
 
 /// Returns whether RoPE pairs halves of a head without a norm, as Qwen2's does.
@@ -147,13 +182,13 @@ mod tests {
         for software_subgroup_8 in [false, true] {
             for pack_f16 in [false, true] {
                 let caps = Caps { pack_f16, software_subgroup_8, subgroups: software_subgroup_8, ..Caps::portable() };
-                let (queries, projections) = (with_sinks(&caps), rope_attentions(&caps));
+                let (queries, projections) = (single_passes(&caps), rope_single_passes(&caps));
                 let [attention, split] = [Attention::covered(&caps), AttentionSplitKv::covered(&caps)];
                 let [rope, rope_split] = [RopeAttention::covered(&caps), RopeAttentionSplitKv::covered(&caps)];
                 assert!(attention.iter().chain(&split).all(|v| queries.contains(v)));
                 assert!(rope.iter().chain(&rope_split).all(|v| projections.contains(v)));
                 let count = [attention.len(), split.len(), rope.len(), rope_split.len()];
-                assert!(count.iter().sum::<usize>() <= 160, "{count:?}");
+                assert!(count.iter().sum::<usize>() <= 172, "{count:?}");
             }
         }
     }

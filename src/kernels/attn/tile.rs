@@ -150,6 +150,7 @@ pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys, one_row: bool
         .with(wgsl!("kv/vec8.wgsl"))
         .with(wgsl!("attn/softmax.wgsl"))
         .with_all((keys == Keys::All).then(|| sinks_fragment(v.sinks)))
+        .with_all((keys == Keys::All).then(|| output_fragment(v.gated)))
         .constant("HEAD_DIM", v.head_dim)
         .constant("KV_HEAD", v.kv.head_words(v.head_dim))
         .constant("CHUNK", CHUNK)
@@ -158,6 +159,11 @@ pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys, one_row: bool
 /// Fills the slot `sinks`.
 pub(super) fn sinks_fragment(sinks: bool) -> Fragment {
     if sinks { wgsl!("attn/sinks.wgsl") } else { wgsl!("attn/no_sinks.wgsl") }
+}
+
+/// Fills the slot `output`.
+pub(super) fn output_fragment(gated: bool) -> Fragment {
+    if gated { wgsl!("attn/output_gated.wgsl") } else { wgsl!("attn/output_plain.wgsl") }
 }
 
 /// Returns the filling of the slot `queries` for query heads in a buffer.

@@ -43,7 +43,7 @@ fn attn_store(query: u32, i: u32, values: Vec8) {
 
 fn single_add(at: u32, rescale: f32, values: vec4<f32>, exp_sum: f32) {
     let sum = select(y[at], vec4<f32>(0.0), single_first) * rescale + values;
-    y[at] = select(sum, sum / exp_sum, single_last);
+    y[at] = select(sum, attn_output(at, sum / exp_sum), single_last);
 }
 
 fn single_attention(tile: AttnTile, zero: u32, invocation: u32) {
