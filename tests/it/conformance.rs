@@ -18,8 +18,8 @@ use ferrum_wgpu::{
 };
 
 /// The largest number of variants that the suite may run on a device: 500 for eleven formats, 15 for each other one, and 25
-/// for attention with sinks and RoPE of Qwen2's kind.
-const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 25;
+/// for attention with sinks and RoPE of Qwen2's kind, 20 for gated delta nets and attention with gates.
+const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 45;
 
 async fn check(device: &Device, suite: &Suite) {
     let reports = suite.run(device, |_| ()).await.expect("the suite runs");
@@ -160,8 +160,8 @@ const MUTATIONS: [(&str, &str, &str, &str); 56] = [
     ("delta_net/causal_conv", "gates[p.value_heads + head]", "gates[p.value_heads]", "y["),
     ("delta_net/conv_window", "= inputs.y;", "= inputs.z;", "windows["),
     ("delta_net/gated_delta_rule", "head / p.repeat % p.key_heads", "head % p.key_heads", "y["),
-    ("delta_net/gated_delta_rule", "decay * sums.y + sums.z * d", "decay * sums.y", "y["),
-    ("delta_net/gated_delta_rule", "s3 = decay * s3 + k3 * d;", "s3 = decay * s3;", "y["),
+    ("delta_net/gated_delta_rule", "decay * products.zw + key_query * d", "decay * products.zw", "y["),
+    ("delta_net/gated_delta_rule", "decay * column.d + k.d * d", "decay * column.d", "y["),
     ("delta_net/gated_rms_norm", "silu(gate.w)", "silu(gate.z)", "y["),
     // No WGSL at all.
     ("moe/combine", "sum += weights", "sum += no_such_weights", "moe/expert_sum.wgsl:"),

@@ -49,8 +49,9 @@ kernel! {
 
 const WG: u32 = 128;
 
-/// Invocations of a column of the state, each with up to four vec4s of it.
-const COLUMN_LANES: u32 = 8;
+/// Columns of the state of a workgroup: two for eight invocations, each of which has up to four vec4s of either. What is loaded of
+/// queries and keys serves both.
+const COLUMNS: u32 = WG / 4;
 
 impl Kernel for GatedDeltaRule {
     fn supported(_: &Caps) -> Vec<()> {
@@ -62,7 +63,7 @@ impl Kernel for GatedDeltaRule {
     }
 
     fn grid((): (), p: &Params) -> Grid {
-        Grid { x: p.heads.value_heads * p.heads.head_dim.div_ceil(WG / COLUMN_LANES), y: p.n_runs }
+        Grid { x: p.heads.value_heads * p.heads.head_dim.div_ceil(COLUMNS), y: p.n_runs }
     }
 
     fn cost((): (), p: &Params) -> u64 {
