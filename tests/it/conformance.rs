@@ -159,9 +159,9 @@ const MUTATIONS: [(&str, &str, &str, &str); 56] = [
     ("delta_net/causal_conv", "1.0 / sqrt(f32(p.head_dim))", "1.0", "y["),
     ("delta_net/causal_conv", "gates[p.value_heads + head]", "gates[p.value_heads]", "y["),
     ("delta_net/conv_window", "= inputs.y;", "= inputs.z;", "windows["),
-    ("delta_net/gated_delta_rule", "head / p.repeat % p.key_heads", "head % p.key_heads", "y["),
+    ("delta_net/gated_delta_rule", "head / p.repeat % p.key_heads", "head % p.key_heads", "["),
     ("delta_net/gated_delta_rule", "decay * products.zw + key_query * d", "decay * products.zw", "y["),
-    ("delta_net/gated_delta_rule", "decay * column.d + k.d * d", "decay * column.d", "y["),
+    ("delta_net/gated_delta_rule", "decay * column.d + k.d * d", "decay * column.d", "["),
     ("delta_net/gated_rms_norm", "silu(gate.w)", "silu(gate.z)", "y["),
     // No WGSL at all.
     ("moe/combine", "sum += weights", "sum += no_such_weights", "moe/expert_sum.wgsl:"),
