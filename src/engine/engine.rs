@@ -8,7 +8,7 @@ use std::{
 use super::{
     DecodePass, EngineError, EngineOptions, Profile, Session,
     executor::{Executor, workspace_sizes},
-    scheduler::{Limits, Scheduler, SequenceId, SessionEvent},
+    scheduler::{Limits, Scheduler, SequenceId, SessionEvent, StateLimits},
     shared_executor::{SharedExecutor, StepFuture, Waited},
     step_runner::{SharedScheduler, StepRunner},
     wakers::{NotifyingGuard, WaiterId, Waiting},
@@ -66,6 +66,10 @@ impl Engine {
             prefix_sharing: options.prefix_sharing,
             share_decode_blocks: shares_decode_blocks(model, options),
             pipelined: options.pipelined && !options.host_sampling,
+            states: model.config().delta_net.is_some().then(|| StateLimits {
+                snapshots: options.state_snapshots,
+                spacing: options.snapshot_spacing.max(1).next_multiple_of(shape.block),
+            }),
         };
         let scheduler = SharedScheduler::new(Scheduler::new(limits, Pool::new(shape.blocks, shape.block)));
         let executor = SharedExecutor::new(executor, Arc::clone(&scheduler.wakers));

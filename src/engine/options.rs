@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::EngineError;
+use super::{EngineError, scheduler::StateLimits};
 use crate::{
     gpu::{Caps, Device},
     kernels::KvType,
@@ -35,6 +35,11 @@ pub struct EngineOptions {
     /// Also share KV blocks filled during decode. Prefill and decode may reduce in different orders, so that output may then
     /// depend on what is in the cache.
     pub share_decode_blocks: bool,
+    /// Snapshots that are kept of the states of gated delta nets, for prefixes to be shared and conversations to go on: a prefix
+    /// can be continued from a snapshot only. Each has the bytes of a sequence's state. No other model has any.
+    pub state_snapshots: u32,
+    /// Tokens between snapshots, in whole KV blocks. A prompt has one at its last block besides.
+    pub snapshot_spacing: u32,
     /// The longest time that a submission should occupy the device's queue: longer steps are split into several submissions,
     /// and long dispatches into parts of their grids.
     pub max_submit: Duration,
@@ -59,6 +64,8 @@ setters! {
         max_logit_rows: u32,
         prefix_sharing: bool,
         share_decode_blocks: bool,
+        state_snapshots: u32,
+        snapshot_spacing: u32,
         max_submit: Duration,
         plan: PlanOptions,
         tuning: Tuning,
@@ -111,6 +118,10 @@ impl Default for EngineOptions {
             max_logit_rows: 1,
             prefix_sharing: true,
             share_decode_blocks: false,
+            // 500 MiB for Qwen3.6-35B-A3B, 2.5 % of its weights: eight conversations, or one with 2,000 tokens.
+            state_snapshots: 8,
+            // Two prefill steps at most are computed again. Storing a state takes as long as reading 3 % of a token's weights.
+            snapshot_spacing: 256,
             max_submit: Duration::from_millis(100),
             plan: PlanOptions::default(),
             tuning: Tuning::default(),
@@ -158,7 +169,11 @@ impl EngineOptions {
             KvLayout::Paged { .. } => self.kv_tokens.unwrap_or(context).div_ceil(block).max(1),
             KvLayout::Contiguous => self.sequences,
         };
-        Ok(CacheShape { context, block, blocks, slots: self.sequences, ty })
+        let states = match config.delta_net {
+            None => 0,
+            Some(_) => StateLimits::slots(self.state_snapshots, self.sequences),
+        };
+        Ok(CacheShape { context, block, blocks, slots: self.sequences, states, ty })
     }
 
     /// Returns the kernels on `device`, tuned.

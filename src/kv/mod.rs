@@ -8,7 +8,9 @@
 mod audit;
 mod pool;
 mod prefixes;
+mod snapshots;
 mod table;
 
 pub use pool::{Full, Pool};
+pub use snapshots::Snapshots;
 pub use table::{BlockCopy, Table};

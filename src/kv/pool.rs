@@ -40,6 +40,8 @@ pub(super) struct Entry {
     pub(super) node: Option<u32>,
     /// Its key in `cached`.
     pub(super) last_held: u64,
+    /// How often its contents were given up.
+    version: u64,
 }
 
 impl Pool {
@@ -78,6 +80,11 @@ impl Pool {
     /// Returns the number of blocks that no table holds but that [`Self::adopt`] can find.
     pub fn cached(&self) -> u32 {
         self.cached.len() as u32
+    }
+
+    /// Returns the version of a block's contents: another one once they are to be overwritten.
+    pub fn version(&self, id: u32) -> u64 {
+        self.entries.get(id as usize).map_or(0, |entry| entry.version)
     }
 
     /// Returns the number of blocks that [`Self::grow`] would take.
@@ -137,6 +144,7 @@ impl Pool {
             table.copy = Some(BlockCopy { from, to });
         } else if let Some(end) = self.partial_end(table) {
             self.unpublish(table.blocks[end]);
+            self.entries[table.blocks[end] as usize].version += 1;
         }
         table.blocks.extend(taken);
         Ok(table.copy)
@@ -244,7 +252,8 @@ impl Pool {
                 id
             }
         };
-        self.entries[id as usize].holders = 1;
+        let entry = &mut self.entries[id as usize];
+        (entry.holders, entry.version) = (1, entry.version + 1);
         Some(id)
     }
 

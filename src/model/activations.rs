@@ -46,6 +46,10 @@ pub(crate) struct Activations {
     pub(crate) partials: Buffer<f32>,
     /// Attention's output `[rows, q_len]`.
     pub(crate) attended: Buffer<f32>,
+    /// The projection whose sigmoid multiplies attention's output `[rows, q_len]`.
+    pub(crate) attention_gate: Option<Buffer<f32>>,
+    /// `Some` for models with gated delta nets.
+    pub(crate) delta_net: Option<DeltaNetActivations>,
     /// The gate projection, then SwiGLU's output `[rows · used, inner]`.
     pub(crate) gate: Buffer<f32>,
     /// The up projection `[rows · used, inner]`; where operations are not fused perhaps with the gate, `[rows · used, 2·inner]`.
@@ -56,6 +60,21 @@ pub(crate) struct Activations {
     pub(crate) routing: Option<Routing>,
     /// Logits `[logit_rows, vocab]`.
     pub(crate) logits: Buffer<f32>,
+}
+
+/// The buffers of gated delta nets.
+#[derive(Debug)]
+pub(crate) struct DeltaNetActivations {
+    /// Each row's run `[rows]`, written by the host.
+    pub(crate) rows: Buffer<[u32; 4]>,
+    /// The first row of each run `[rows]`, written by the host.
+    pub(crate) runs: Buffer<u32>,
+    /// Channels, output gates, α and β `[rows, projections]`.
+    pub(crate) projected: Buffer<f32>,
+    /// Prepared rows `[rows, prepared]`; then the normed output `[rows, values]`.
+    pub(crate) prepared: Buffer<f32>,
+    /// The delta rule's output `[rows, values]`.
+    pub(crate) mixed: Buffer<f32>,
 }
 
 /// The intermediate values of the operations that `rope_kv_append` fuses: heads of each token, and tokens of each head.
@@ -118,12 +137,20 @@ struct Sizes {
     q: u64,
     kv: u64,
     split: bool,
+    attention_gate: u64,
+    delta_net: Option<DeltaNetSizes>,
     partials: u64,
     inner: u64,
     up: u64,
     int8: u64,
     routed: Option<RoutedSizes>,
     logits: u64,
+}
+
+struct DeltaNetSizes {
+    projected: u64,
+    prepared: u64,
+    mixed: u64,
 }
 
 struct RoutedSizes {
@@ -157,6 +184,7 @@ impl Sizes {
         let fused_gate = size.fused && config.activation == Activation::SwiGlu;
         // The normed residual also has the rows of logits.
         let hidden = rows.max(size.logit_rows.into()) * u64::from(config.hidden);
+        let values = config.delta_net.as_ref().map_or(0, |net| rows * u64::from(net.heads().values()));
         Self {
             rows,
             picks: u64::from(size.logit_rows),
@@ -166,13 +194,19 @@ impl Sizes {
             q: rows * u64::from(config.q_len()),
             kv: rows * u64::from(config.kv_len()),
             split: !size.fused,
+            attention_gate: if config.attention_gate { rows * u64::from(config.q_len()) } else { 0 },
+            delta_net: config.delta_net.as_ref().map(|net| DeltaNetSizes {
+                projected: rows * u64::from(net.projections()),
+                prepared: rows * u64::from(net.heads().prepared()),
+                mixed: rows * u64::from(net.heads().values()),
+            }),
             partials: rows
                 * u64::from(config.heads)
                 * u64::from(size.chunks)
                 * u64::from(partial_words(config.head_dim)),
             inner,
             up: if fused_gate { inner } else { 2 * inner },
-            int8: if size.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())) } else { 0 },
+            int8: if size.int8 { inner.max(hidden).max(rows * u64::from(config.q_len())).max(values) } else { 0 },
             routed,
             logits: u64::from(size.logit_rows) * u64::from(config.vocab),
         }
@@ -194,6 +228,14 @@ impl Activations {
                 ("the choice of experts", 3 * r.assignments + 2 * r.experts + 1 + 4 * r.tiles + 6),
             ]
         });
+        let net = s.delta_net.map(|net| {
+            [
+                ("the runs of a step", 5 * s.rows),
+                ("the delta nets' projections of a step", net.projected),
+                ("the delta nets' prepared rows of a step", net.prepared),
+                ("the delta nets' output of a step", net.mixed),
+            ]
+        });
         let words = [
             ("the rows of a step", 3 * s.rows + 2 * s.picks),
             ("the residual", s.hidden),
@@ -205,13 +247,14 @@ impl Activations {
             ("the split keys and values of a step", split[1]),
             ("attention by chunks", s.partials),
             ("the attended values of a step", s.q),
+            ("the gates of attention of a step", s.attention_gate),
             ("the gates of a step", s.inner),
             ("the gated values of a step", s.up),
             ("the int8 values of a step", s.int8.div_ceil(4)),
             ("the scales of int8 values of a step", s.int8.div_ceil(32)),
             ("the logits of a step", s.logits),
         ];
-        words.into_iter().chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
+        words.into_iter().chain(net.into_iter().flatten()).chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
     }
 
     /// Allocates the buffers for passes of at most `size`, of a model with or without an expert cache.
@@ -247,6 +290,20 @@ impl Activations {
             },
             partials: device.alloc("attention of chunks", s.partials).await?,
             attended: device.alloc("attended values", s.q).await?,
+            attention_gate: match s.attention_gate {
+                0 => None,
+                elements => Some(device.alloc("gates of attention", elements).await?),
+            },
+            delta_net: match s.delta_net {
+                Some(net) => Some(DeltaNetActivations {
+                    rows: device.alloc("runs of rows", s.rows).await?,
+                    runs: device.alloc("runs", s.rows).await?,
+                    projected: device.alloc("projections of delta nets", net.projected).await?,
+                    prepared: device.alloc("prepared rows", net.prepared).await?,
+                    mixed: device.alloc("output of delta nets", net.mixed).await?,
+                }),
+                None => None,
+            },
             gate: device.alloc("ffn gate", s.inner).await?,
             up: device.alloc("ffn up", s.up).await?,
             int8: match s.int8 {

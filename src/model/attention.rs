@@ -7,7 +7,7 @@ use super::{
     decoder::{Decoder, Phase},
     matmul::{Input, Output},
     tree::QkNormTree,
-    weights::{LayerWeights, Linear},
+    weights::{AttentionWeights, LayerWeights, Linear},
 };
 use crate::{
     gpu::{Buffer, GpuError, Recorder},
@@ -26,33 +26,33 @@ use crate::{
 /// What the attention of a layer works on.
 #[derive(Clone, Copy, Debug)]
 struct LayerOf<'a> {
-    weights: &'a LayerWeights,
+    weights: &'a AttentionWeights,
     kv: &'a Buffer<u32>,
     own: LayerAttention,
 }
 
 impl Decoder<'_> {
-    /// Records the attention block, which adds to the residual. `normed` says that the activations hold the normed
-    /// residual already.
+    /// Records the attention block, which adds to the residual.
     pub(super) fn attention(
         &self,
         rec: &mut Recorder,
         number: u32,
         layer: &LayerWeights,
+        weights: &AttentionWeights,
         kv: &Buffer<u32>,
-        normed: bool,
+        input: Input<'_>,
     ) -> Result<(), GpuError> {
         let (a, c) = (self.activations, self.config);
         let kernels = self.pass_kernels();
-        let input = match normed {
-            true => Input::plain(&a.normed),
-            false => self.normed(rec, &layer.attn_norm, kernels.attn_norm)?,
-        };
-        self.qkv(rec, layer, input)?;
+        self.qkv(rec, weights, input)?;
+        if let (Some(linear), Some(gate)) = (&weights.gate, &a.attention_gate) {
+            self.biased(rec, linear, input, Output::new(gate, c.q_len()))?;
+        }
         if let Some(temperature) = c.query_temperature {
             self.query_temperature(rec, temperature)?;
         }
-        let layer = LayerOf { weights: layer, kv, own: c.layer_attention(number) };
+        let attn_post_norm = layer.attn_post_norm.as_ref();
+        let layer = LayerOf { weights, kv, own: c.layer_attention(number) };
         match (&a.split, kernels.attention) {
             // Operations one by one, for comparisons: their attention is a single pass.
             (Some(split), _) => {
@@ -74,12 +74,11 @@ impl Decoder<'_> {
                 self.attention_reduce(rec, layer)?;
             }
         }
-        let LayerWeights { o, attn_post_norm, .. } = layer.weights;
-        self.add_block(rec, o, Input::plain(&a.attended), attn_post_norm.as_ref())
+        self.add_block(rec, &weights.o, Input::plain(&a.attended), attn_post_norm)
     }
 
     /// Records the projections of queries, keys and values.
-    fn qkv(&self, rec: &mut Recorder, layer: &LayerWeights, input: Input<'_>) -> Result<(), GpuError> {
+    fn qkv(&self, rec: &mut Recorder, layer: &AttentionWeights, input: Input<'_>) -> Result<(), GpuError> {
         let (a, c) = (self.activations, self.config);
         let (mut offset, stride) = (0, c.q_len() + 2 * c.kv_len());
         for (i, linear) in layer.qkv.iter().enumerate() {

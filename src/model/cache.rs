@@ -1,4 +1,4 @@
-//! The KV cache in device memory.
+//! The KV cache and the states of gated delta nets in device memory.
 
 use super::{Config, Weights, weights::RopeTable};
 use crate::{
@@ -17,7 +17,9 @@ pub(crate) struct CacheShape {
     pub(crate) blocks: u32,
     /// Sequences that can run at once: rows of the block table.
     pub(crate) slots: u32,
-    /// The format of the elements.
+    /// Slots of states of gated delta nets; 0 for models without them.
+    pub(crate) states: u32,
+    /// The format of keys and values.
     pub(crate) ty: KvType,
 }
 
@@ -27,13 +29,13 @@ impl CacheShape {
         self.context.div_ceil(self.block)
     }
 
-    /// Returns the words of a layer's pool.
+    /// Returns the words of an attention layer's pool.
     fn layer_words(&self, config: &Config) -> u64 {
         let heads = 2 * u64::from(config.kv_heads) * u64::from(self.block) * u64::from(self.blocks);
         heads * u64::from(self.ty.head_words(config.head_dim))
     }
 
-    /// Returns the bytes of a layer's pool.
+    /// Returns the bytes of an attention layer's pool.
     pub(crate) fn layer_bytes(&self, config: &Config) -> u64 {
         4 * self.layer_words(config)
     }
@@ -43,19 +45,48 @@ impl CacheShape {
         u64::from(self.context) * u64::from(config.head_dim) * 4
     }
 
-    /// Returns the bytes of the whole cache: pools, RoPE tables, block table.
+    /// Returns the bytes of keys and values: pools, RoPE tables, block table.
     pub(crate) fn bytes(&self, config: &Config) -> u64 {
         let rotations = config.rope_tables().len() as u64 * self.rotation_bytes(config);
         let table = u64::from(self.slots) * u64::from(self.max_blocks()) * 4;
-        u64::from(config.layers) * self.layer_bytes(config) + rotations + table
+        u64::from(config.attention_layers()) * self.layer_bytes(config) + rotations + table
+    }
+
+    /// Returns the bytes of all states.
+    pub(crate) fn state_bytes(&self, config: &Config) -> u64 {
+        u64::from(self.states) * config.state_bytes()
+    }
+
+}
+
+/// What a layer keeps of sequences.
+#[derive(Debug)]
+pub(crate) enum LayerCache {
+    /// Keys and values in blocks (PagedAttention), `[blocks, 2, kv_heads, block, head_dim]`, keys first.
+    Kv(Buffer<u32>),
+    /// The states of a gated delta net.
+    State {
+        /// The convolution's windows, `[states, 3, channels]`.
+        windows: Buffer<f32>,
+        /// The delta rule's matrices, `[states, value_heads, head_dim, head_dim]`.
+        states: Buffer<f32>,
+    },
+}
+
+impl LayerCache {
+    /// Returns the keys and values.
+    pub(crate) fn kv(&self) -> Option<&Buffer<u32>> {
+        match self {
+            Self::Kv(kv) => Some(kv),
+            Self::State { .. } => None,
+        }
     }
 }
 
-/// The keys and values of all sequences, in blocks (PagedAttention).
+/// What all layers keep of all sequences.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    /// The pool of each layer, `[blocks, 2, kv_heads, block, head_dim]`, keys first.
-    pub(crate) layers: Vec<Buffer<u32>>,
+    pub(crate) layers: Vec<LayerCache>,
     /// The block table, `[slots, max_blocks]`: the blocks of each running sequence.
     pub(crate) table: Buffer<u32>,
     /// The RoPE tables of [`Config::rope_tables`]: cosine and sine of every position's angles, `[context, head_dim / 2]`.
@@ -74,17 +105,29 @@ impl KvCache {
         let words = shape.layer_words(config);
         let mut layers = Vec::new();
         for i in 0..config.layers {
-            layers.push(device.alloc(&format!("KV cache of blk.{i}"), words).await?);
+            layers.push(match config.layer_delta_net(i) {
+                None => LayerCache::Kv(device.alloc(&format!("KV cache of blk.{i}"), words).await?),
+                Some(net) => {
+                    let [window, state] = [net.heads().window(), net.heads().state()]
+                        .map(|elements| u64::from(shape.states.max(1)) * u64::from(elements));
+                    LayerCache::State {
+                        windows: device.alloc(&format!("windows of blk.{i}"), window).await?,
+                        states: device.alloc(&format!("states of blk.{i}"), state).await?,
+                    }
+                }
+            });
         }
         let mut rotations = Vec::new();
         for RopeTable { frequencies, magnitude } in &weights.rope_tables {
-            let mut table = Vec::with_capacity(shape.context as usize * frequencies.len());
+            let fixed = config.head_dim as usize / 2 - frequencies.len();
+            let mut table = Vec::with_capacity(shape.context as usize * config.head_dim as usize / 2);
             for position in 0..shape.context {
                 // In f64: a shader's sine and cosine are imprecise, and so is a position times a frequency in f32.
                 table.extend(frequencies.iter().map(|frequency| {
                     let (sin, cos) = (f64::from(position) * frequency).sin_cos();
                     [(magnitude * cos) as f32, (magnitude * sin) as f32]
                 }));
+                table.extend(std::iter::repeat_n([1.0, 0.0], fixed));
             }
             rotations.push(device.upload("rotations", &table).await?);
         }

@@ -3,7 +3,7 @@
 pub use crate::kernels::elementwise::gated_activation::Activation;
 
 use super::{Architecture, ModelError, keys::Keys};
-use crate::gguf::Gguf;
+use crate::{gguf::Gguf, kernels::delta_net::DeltaHeads};
 
 /// The feed-forward block of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +52,13 @@ pub enum QkNorm {
 /// Rotary position embedding (RoPE).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
+    /// Elements of a head that are rotated, its first ones.
+    pub dims: u32,
     /// The base of the frequencies.
     pub theta: f64,
     /// The divisor of all frequencies (linear scaling), or of those that YaRN interpolates; 1 for none.
     pub factor: f64,
-    /// Whether the rotated pairs are `(2i, 2i + 1)`, and not `(i, i + head_dim/2)`.
+    /// Whether the rotated pairs are `(2i, 2i + 1)`, and not `(i, i + dims/2)`.
     pub interleaved: bool,
     /// The factor of cosine and sine: YaRN's attention factor.
     pub magnitude: f64,
@@ -78,9 +80,9 @@ pub struct Yarn {
 }
 
 impl Rope {
-    /// Returns the frequencies of a head's pairs, in radians a position. Each of `divisors` divides one.
-    pub fn frequencies(&self, head_dim: u32, divisors: Option<&[f32]>) -> Vec<f64> {
-        let dims = f64::from(head_dim);
+    /// Returns the frequencies of a head's rotated pairs, in radians a position. Each of `divisors` divides one.
+    pub fn frequencies(&self, divisors: Option<&[f32]>) -> Vec<f64> {
+        let dims = f64::from(self.dims);
         let blend = self.yarn.map(|yarn| {
             // The pair whose frequency makes so many turns in the original context.
             let pair = |turns: f64| {
@@ -96,7 +98,7 @@ impl Rope {
             let extrapolated = blend.map_or(0.0, |blend| blend(f64::from(i)));
             plain / self.factor * (1.0 - extrapolated) + plain * extrapolated
         };
-        (0..head_dim / 2).map(frequency).collect()
+        (0..self.dims / 2).map(frequency).collect()
     }
 }
 
@@ -156,6 +158,46 @@ pub struct QueryTemperature {
     pub length: u32,
 }
 
+/// The gated delta nets (Yang et al. 2024) that some layers have instead of attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeltaNet {
+    /// The layers that have them.
+    pub layers: LayerPattern,
+    /// Heads of queries and keys.
+    pub key_heads: u32,
+    /// Heads of values; a multiple of `key_heads`.
+    pub value_heads: u32,
+    /// Whether neighbouring value heads share a key head; else value head `h` has key head `h mod key_heads`.
+    pub neighbours: bool,
+    /// Elements of a head of any kind.
+    pub head_dim: u32,
+}
+
+impl DeltaNet {
+    /// Returns its heads as kernels have them.
+    pub(crate) fn heads(&self) -> DeltaHeads {
+        DeltaHeads {
+            key_heads: self.key_heads,
+            value_heads: self.value_heads,
+            repeat: if self.neighbours { self.value_heads / self.key_heads } else { 1 },
+            head_dim: self.head_dim,
+        }
+    }
+
+    /// Returns the elements of a row of projections: channels, output gates, α and β of each value head, padded to a multiple
+    /// of four.
+    pub(crate) fn projections(&self) -> u32 {
+        let heads = self.heads();
+        (heads.channels() + heads.values() + 2 * self.value_heads).next_multiple_of(4)
+    }
+
+    /// Returns the bytes of a layer's state of one sequence: the convolution's window and the delta rule's matrices, in f32.
+    pub fn state_bytes(&self) -> u64 {
+        let heads = self.heads();
+        4 * (u64::from(heads.window()) + u64::from(heads.state()))
+    }
+}
+
 /// Factors of a model's parts, 1 unless the architecture has others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scales {
@@ -186,6 +228,8 @@ pub struct Config {
     pub architecture: Architecture,
     /// Layers.
     pub layers: u32,
+    /// Layers behind them in the file, which predict further tokens (MTP) and are not used.
+    pub prediction_layers: u32,
     /// Size of the residual stream.
     pub hidden: u32,
     /// Query heads.
@@ -216,6 +260,10 @@ pub struct Config {
     pub no_rope: LayerPattern,
     /// The sliding window.
     pub sliding: Option<SlidingWindow>,
+    /// Whether attention's output is multiplied with the sigmoid of a projection of its input.
+    pub attention_gate: bool,
+    /// The gated delta nets.
+    pub delta_net: Option<DeltaNet>,
     /// Whether each query head has a logit that takes part in the softmax and adds no value (attention sinks).
     pub sinks: bool,
     /// The factor of queries by position.
@@ -296,9 +344,18 @@ impl Config {
             }
         };
         let context_length = keys.size("context_length");
+        let blocks = keys.size("block_count");
+        let prediction_layers = keys.u32("nextn_predict_layers").unwrap_or(0);
+        if !architecture.may_predict() {
+            keys.refuse("nextn_predict_layers", &[0.0], "layers that predict further tokens");
+        }
+        if prediction_layers >= blocks {
+            keys.bad("nextn_predict_layers", format!("the file has {blocks} layers"));
+        }
         let mut config = Self {
             architecture,
-            layers: keys.size("block_count"),
+            layers: blocks.saturating_sub(prediction_layers).max(1),
+            prediction_layers,
             hidden,
             heads,
             kv_heads,
@@ -314,6 +371,8 @@ impl Config {
             rope: keys.rope(head_dim, context_length),
             no_rope: LayerPattern::None,
             sliding: None,
+            attention_gate: false,
+            delta_net: None,
             sinks: false,
             query_temperature: None,
             scales: Scales { embedding: 1.0, residual: 1.0, attention: 1.0 / f64::from(head_dim).sqrt(), logits: 1.0 },
@@ -358,6 +417,26 @@ impl Config {
             window: self.window(layer).map_or(0, |window| window.size),
             rope_table: self.rope_tables().iter().position(|table| *table == rope).unwrap_or(0),
         }
+    }
+
+    /// Returns the gated delta net of a layer; `None` where it has attention.
+    pub fn layer_delta_net(&self, layer: u32) -> Option<&DeltaNet> {
+        self.delta_net.as_ref().filter(|net| net.layers.contains(layer))
+    }
+
+    /// Returns the number of layers with a gated delta net.
+    pub fn delta_net_layers(&self) -> u32 {
+        (0..self.layers).filter(|layer| self.layer_delta_net(*layer).is_some()).count() as u32
+    }
+
+    /// Returns the number of layers with attention.
+    pub fn attention_layers(&self) -> u32 {
+        self.layers - self.delta_net_layers()
+    }
+
+    /// Returns the bytes of a sequence's state in all layers with a gated delta net.
+    pub fn state_bytes(&self) -> u64 {
+        self.delta_net.as_ref().map_or(0, |net| net.state_bytes() * u64::from(self.delta_net_layers()))
     }
 
     /// Returns whether blocks add their output to the residual as it is.

@@ -2,7 +2,7 @@
 
 use super::{
     Config, KernelSelection, NormPlacement, PassKernels, PassShape, PlanOptions, activations::Activations,
-    cache::KvCache, matmul::Input, sampling::Sampling, weights::Weights,
+    cache::{KvCache, LayerCache}, matmul::Input, sampling::Sampling, tree::Mixer, weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder, Scope, Stage},
@@ -25,6 +25,8 @@ pub(crate) struct Pass {
     pub(crate) phase: Phase,
     /// Tokens.
     pub(crate) rows: u32,
+    /// Runs of tokens of one sequence, for models with gated delta nets; else 0.
+    pub(crate) runs: u32,
     /// Chunks of the longest context.
     pub(crate) chunks: u32,
     /// Rows whose logits are computed.
@@ -61,9 +63,22 @@ impl Decoder<'_> {
         let layers = &self.weights.tree.layers;
         // Whether the MoE combine of the layer before has normed its sum.
         let mut normed = false;
-        for (i, (layer, kv)) in layers.iter().zip(&self.kv.layers).enumerate() {
+        for (i, (layer, cache)) in layers.iter().zip(&self.kv.layers).enumerate() {
             rec.scope(Scope::layer(i as u32, Stage::Attention));
-            self.attention(&mut rec, i as u32, layer, kv, normed)?;
+            let input = match normed {
+                true => Input::plain(&self.activations.normed),
+                false => self.normed(&mut rec, &layer.attn_norm, self.pass_kernels().attn_norm)?,
+            };
+            match (&layer.mixer, cache) {
+                (Mixer::Attention(attention), LayerCache::Kv(kv)) => {
+                    self.attention(&mut rec, i as u32, layer, attention, kv, input)?;
+                }
+                (Mixer::DeltaNet(net), LayerCache::State { windows, states }) => {
+                    self.delta_net(&mut rec, layer, net, [windows, states], input)?;
+                }
+                // The cache is made for the same layers.
+                _ => {}
+            }
             let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
             normed = self.feed_forward(&mut rec, i, layer, next_norm)?;
         }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 
 use super::{
     FeedForward, ModelError,
-    config::{LayerPattern, Rope, Yarn},
+    config::{DeltaNet, LayerPattern, Rope, Yarn},
 };
 use crate::{
     gguf::{Array, GgufError, Metadata, Value},
     kernels::{
         attn::MAX_HEAD_DIM,
+        delta_net::{self, CONV_TAPS},
         moe::router_topk::{MAX_EXPERTS, MAX_K},
     },
 };
@@ -162,6 +163,44 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Returns the gated delta nets: three layers of four, or as the file lists them.
+    pub(super) fn delta_net(&self, layers: u32, neighbours: bool) -> DeltaNet {
+        let size = |key: &str| self.size(&format!("ssm.{key}"));
+        let (key_heads, value_heads, head_dim) = (size("group_count"), size("time_step_rank"), size("state_size"));
+        if size("conv_kernel") != CONV_TAPS {
+            self.unsupported("ssm.conv_kernel", "a convolution of another size than 4");
+        }
+        if !head_dim.is_multiple_of(4) || head_dim > delta_net::MAX_HEAD_DIM {
+            self.bad("ssm.state_size", format!("it must be a multiple of 4 and at most {}", delta_net::MAX_HEAD_DIM));
+        }
+        if !value_heads.is_multiple_of(key_heads) {
+            self.bad("ssm.group_count", format!("{value_heads} value heads are not a multiple of it"));
+        }
+        if u64::from(value_heads) * u64::from(head_dim) != u64::from(size("inner_size")) {
+            self.bad("ssm.inner_size", format!("{value_heads} value heads have {head_dim} elements each"));
+        }
+        if u64::from(value_heads) * u64::from(head_dim) > u64::from(MAX_SIZE / 64) {
+            self.bad("ssm.time_step_rank", format!("{value_heads} heads of size {head_dim} are not supported"));
+        }
+        let key = "attention.recurrent_layers";
+        let listed = match self.metadata.get(&self.full(key)) {
+            None => None,
+            Some(Value::Array(Array::Bool(listed))) => Some(listed.clone()),
+            Some(_) => self.noted(self.metadata.i32s(&self.full(key))).map(|l| l.into_iter().map(|l| l != 0).collect()),
+        };
+        let layers = match listed {
+            Some(mut listed) => {
+                listed.truncate(layers as usize);
+                LayerPattern::Listed(listed)
+            }
+            None => match self.u32("full_attention_interval").unwrap_or(4) {
+                0 => LayerPattern::All,
+                period => LayerPattern::AllButLast { period },
+            },
+        };
+        DeltaNet { layers, key_heads, value_heads, neighbours, head_dim }
+    }
+
     pub(super) fn head_dim(&self, hidden: u32, heads: u32) -> u32 {
         let key = "attention.key_length";
         let head_dim = match self.optional_size(key) {
@@ -217,18 +256,21 @@ impl<'a> Keys<'a> {
 
     /// Returns RoPE of the pairs `(i, i + head_dim/2)`, with the file's frequencies.
     pub(super) fn rope(&self, head_dim: u32, context_length: u32) -> Rope {
-        for key in ["rope.dimension_count", "rope.dimension_count_swa"] {
-            if self.optional_size(key).is_some_and(|count| count != head_dim) {
-                self.unsupported(key, "RoPE of a part of a head");
-            }
+        let dims = self.optional_size("rope.dimension_count").unwrap_or(head_dim);
+        if dims > head_dim || !dims.is_multiple_of(2) {
+            self.bad("rope.dimension_count", format!("it must be even and at most the head size, {head_dim}"));
         }
+        if self.optional_size("rope.dimension_count_swa").is_some_and(|count| count != dims) {
+            self.unsupported("rope.dimension_count_swa", "windows with RoPE of other dimensions");
+        }
+        let dims = dims.min(head_dim) / 2 * 2;
         let theta = self.positive("rope.freq_base").unwrap_or(10_000.0);
         // The second key is that of old files.
         let factor = ["rope.scaling.factor", "rope.scale_linear"]
             .into_iter()
             .find_map(|key| self.f64(key).filter(|factor| *factor != 0.0).map(|_| self.positive(key).unwrap_or(1.0)));
         let factor = factor.unwrap_or(1.0);
-        let mut rope = Rope { theta, factor, interleaved: false, magnitude: 1.0, yarn: None };
+        let mut rope = Rope { dims, theta, factor, interleaved: false, magnitude: 1.0, yarn: None };
         match self.noted(self.metadata.str(&self.full("rope.scaling.type"))) {
             None | Some("linear") => {}
             Some("none") => rope.factor = 1.0,
@@ -263,6 +305,5 @@ impl<'a> Keys<'a> {
     /// Notes what keys that every architecture reads ask for and is not supported.
     pub(super) fn refuse_common(&self) {
         self.refuse("attention.causal", &[1.0], "attention to later tokens");
-        self.refuse("nextn_predict_layers", &[0.0], "layers that predict further tokens");
     }
 }

@@ -21,6 +21,8 @@ pub struct MemoryPlan {
     pub expert_slots: u32,
     /// The KV cache, its block tables, and RoPE's table.
     pub kv: u64,
+    /// The states of gated delta nets, of running sequences and of snapshots.
+    pub states: u64,
     /// The buffers between kernels.
     pub activations: u64,
     /// The name and bytes of the largest piece that cannot be split over buffers: a row of a matrix, an expert, a layer's KV
@@ -84,6 +86,8 @@ impl MemoryPlan {
         }
         weights += tensors.vectors().map(|vector| vector.elements() * 4).sum::<u64>();
         piece("the KV cache of a layer", cache.layer_bytes(&config));
+        let net = config.delta_net.as_ref().map_or(0, |net| 4 * u64::from(net.heads().state()));
+        piece("the states of a layer", u64::from(cache.states) * net);
         piece("the table of rotations", cache.rotation_bytes(&config));
         for (name, bytes) in workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)) {
             piece(name, bytes);
@@ -102,6 +106,7 @@ impl MemoryPlan {
             experts_used: used,
             expert_slots: experts,
             kv: cache.bytes(&config),
+            states: cache.state_bytes(&config),
             activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
             largest_whole: matrices.max(largest.1),
             largest,
@@ -157,6 +162,6 @@ impl MemoryPlan {
 
     /// Returns the sum.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.activations
+        self.weights + self.kv + self.states + self.activations
     }
 }

@@ -69,7 +69,7 @@ impl MemoryTraffic {
     /// Returns the bytes of keys and values of a position, in all layers.
     pub fn position(&self, kv: KvType) -> u64 {
         let c = &self.config;
-        8 * u64::from(c.layers) * u64::from(c.kv_heads) * u64::from(kv.head_words(c.head_dim))
+        8 * u64::from(c.attention_layers()) * u64::from(c.kv_heads) * u64::from(kv.head_words(c.head_dim))
     }
 }
 

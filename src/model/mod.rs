@@ -6,6 +6,7 @@ mod attention;
 mod cache;
 mod config;
 mod decoder;
+mod delta_net;
 mod error;
 mod expert_cache;
 mod feed_forward;
@@ -33,7 +34,7 @@ use crate::{gguf::Gguf, gpu::Device, kernels::check_device};
 
 pub use architecture::Architecture;
 pub use config::{
-    Activation, Config, FeedForward, LayerAttention, LayerPattern, QkNorm, QueryTemperature, Rope, Scales,
+    Activation, Config, DeltaNet, FeedForward, LayerAttention, LayerPattern, QkNorm, QueryTemperature, Rope, Scales,
     SharedExpert, SlidingWindow, Yarn,
 };
 pub use decoder::Phase;
@@ -51,7 +52,7 @@ pub use selection::{
 };
 
 pub(crate) use activations::{Activations, WorkspaceSize};
-pub(crate) use cache::{CacheShape, KvCache};
+pub(crate) use cache::{CacheShape, KvCache, LayerCache};
 pub(crate) use decoder::{Decoder, Pass};
 pub(crate) use expert_cache::{ExpertCacheLease, ExpertSlots};
 pub(crate) use memory_traffic::weight_bytes;
@@ -116,7 +117,8 @@ impl Model {
         let tensors = tensors::Tensors::find(gguf, &config)?;
         let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
         let later: u64 = tensors.matrices().into_iter().filter(sent_later).map(tensors::MatrixInfo::bytes).sum();
-        let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later;
+        let unused: u64 = tensors.unused.iter().map(|tensor| tensor.bytes).sum();
+        let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later - unused;
         let upload = weights::Upload::new(device, gguf, slots, |sent| progress(sent, total));
         let weights = Arc::new(upload.run(&config, &tensors).await?);
         Ok(Self { inner: Arc::new(Inner { device: device.clone(), config, weights }) })
@@ -165,8 +167,12 @@ impl Model {
             FeedForward::Dense { inner } => format!("{inner}"),
             FeedForward::Experts { count, used, inner, .. } => format!("{used} of {count} experts of {inner}"),
         };
+        let nets = c.delta_net.as_ref().map_or_else(String::new, |net| {
+            let (layers, heads) = (c.delta_net_layers(), net.heads());
+            format!("{layers} with {} and {} delta net heads of {}, ", heads.key_heads, heads.value_heads, net.head_dim)
+        });
         format!(
-            "{} layers of {}, {} and {} heads of {}, {feed_forward}, {} tokens, {}",
+            "{} layers of {}, {nets}{} and {} heads of {}, {feed_forward}, {} tokens, {}",
             c.layers,
             c.hidden,
             c.heads,

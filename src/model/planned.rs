@@ -67,7 +67,8 @@ impl DryRun {
         let model = Model::load(&device, gguf, |_, _| ()).await?;
         let (config, weights) = (model.config(), model.weights());
         let block = context.min(32);
-        let cache = CacheShape { context, block, blocks: blocks(context.div_ceil(block)), slots, ty };
+        let states = model.config().delta_net.as_ref().map_or(0, |_| 2 * slots);
+        let cache = CacheShape { context, block, blocks: blocks(context.div_ceil(block)), slots, states, ty };
         let kv = KvCache::new(&device, config, weights, cache).await?;
         let sampling = Sampling::new(&device, slots, slots, config.vocab).await?;
         Ok(Self { device, model, kernels, options, kv, sampling })
@@ -123,19 +124,30 @@ pub async fn planned(
                         full_vocab: 1,
                         penalised,
                     };
-                    let pass = Pass { phase, rows, chunks, logit_rows: rows.min(most_logit_rows), draws };
-                    all.extend(
-                        dry_run
-                            .record(&activations, pass)?
-                            .steps()
-                            .iter()
-                            .map(|step| PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() }),
-                    );
+                    for runs in runs_of(config, phase, rows) {
+                        let pass = Pass { phase, rows, runs, chunks, logit_rows: rows.min(most_logit_rows), draws };
+                        all.extend(
+                            dry_run
+                                .record(&activations, pass)?
+                                .steps()
+                                .iter()
+                                .map(|step| PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() }),
+                        );
+                    }
                 }
             }
         }
     }
     Ok(all)
+}
+
+/// Returns the numbers of runs that a pass of `rows` rows has: those that have kernels of their own.
+fn runs_of(config: &Config, phase: Phase, rows: u32) -> Vec<u32> {
+    match (&config.delta_net, phase) {
+        (None, _) => vec![0],
+        (Some(_), Phase::Decode) => vec![rows],
+        (Some(_), Phase::Prefill) => BTreeSet::from([1, rows]).into_iter().collect(),
+    }
 }
 
 /// A dispatch of a planned pass.
@@ -167,7 +179,8 @@ pub async fn planned_pass(
     let activations = dry_run.activations(rows, logit_rows, chunks).await?;
     let draws =
         sample::Rows { sequences, vocab: dry_run.config().vocab, greedy: logit_rows, ..sample::Rows::default() };
-    let plan = dry_run.record(&activations, Pass { phase, rows, chunks, logit_rows, draws })?;
+    let runs = runs_of(dry_run.config(), phase, rows)[0];
+    let plan = dry_run.record(&activations, Pass { phase, rows, runs, chunks, logit_rows, draws })?;
     let experts = MemoryTraffic::of(gguf)?.experts(rows);
     let dispatch = |step| PlannedDispatch { bytes: memory_traffic::bytes_read(&step, experts), step };
     Ok(plan.into_steps().into_iter().map(dispatch).collect())

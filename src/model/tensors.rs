@@ -1,14 +1,15 @@
 //! The tensors of a file, found by name and checked against the model's shape before anything is uploaded.
 
-use std::{cell::RefCell, collections::HashSet};
+use std::{cell::RefCell, collections::HashSet, ops::Range};
 
 use super::{
-    Config, FeedForward, ModelError, QkNorm,
+    Config, DeltaNet, FeedForward, ModelError, QkNorm,
     config::SharedExpert,
-    tree::{self, ModelTree, QkNormTree},
+    tree::{self, AttentionTree, DeltaNetTree, Mixer, ModelTree, QkNormTree},
 };
 use crate::{
     gguf::{Gguf, TensorInfo},
+    kernels::delta_net::CONV_TAPS,
     quant::{Planes, WeightType},
 };
 
@@ -89,26 +90,60 @@ impl MatrixInfo<'_> {
 /// A vector: the elements of one tensor, or of several, one after the other.
 #[derive(Clone, Debug)]
 pub(crate) struct VectorInfo<'a> {
-    pub(crate) tensors: Vec<&'a TensorInfo>,
+    /// Ranges are of elements.
+    pub(crate) parts: Vec<TensorRows<'a>>,
     /// A factor of its elements.
     pub(crate) scale: f64,
 }
 
-impl VectorInfo<'_> {
+impl<'a> VectorInfo<'a> {
+    /// Returns all elements of a tensor.
+    fn whole(tensor: &'a TensorInfo) -> Self {
+        Self { parts: vec![TensorRows { tensor, range: RowRange::all(tensor.elements()), scales: None }], scale: 1.0 }
+    }
+
+    /// Returns the elements of two vectors.
+    fn then(&self, next: &Self) -> Self {
+        Self { parts: [&self.parts[..], &next.parts[..]].concat(), scale: 1.0 }
+    }
+
+    /// Returns the elements in `segments`, in their order.
+    fn permuted(&self, segments: &[Range<u32>]) -> Self {
+        let of = |part: &TensorRows<'a>| segments_of(*part, part.range.stride, segments);
+        Self { parts: self.parts.first().map(of).unwrap_or_default(), scale: self.scale }
+    }
+
     /// Returns the name of its first tensor.
     pub(crate) fn name(&self) -> &str {
-        self.tensors.first().map_or("", |tensor| &tensor.name)
+        self.parts.first().map_or("", |part| &part.tensor.name)
     }
 
     /// Returns its bytes in the file.
     pub(crate) fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+        let bytes = |part: &TensorRows<'_>| part.tensor.bytes / part.range.stride.max(1) * part.range.count;
+        self.parts.iter().map(bytes).sum()
     }
 
     /// Returns the number of its elements.
     pub(crate) fn elements(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.elements()).sum()
+        self.parts.iter().map(|part| part.range.count).sum()
     }
+}
+
+/// Returns `segments` of a tensor's rows, adjacent ones as one.
+fn segments_of<'a>(whole: TensorRows<'a>, rows: u64, segments: &[Range<u32>]) -> Vec<TensorRows<'a>> {
+    let mut joined: Vec<Range<u32>> = Vec::new();
+    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
+        match joined.last_mut().filter(|last| last.end == segment.start) {
+            Some(last) => last.end = segment.end,
+            None => joined.push(segment.clone()),
+        }
+    }
+    let rows_of = |Range { start, end }: Range<u32>| TensorRows {
+        range: RowRange { first: start.into(), count: (end - start).into(), stride: rows },
+        ..whole
+    };
+    joined.into_iter().map(rows_of).collect()
 }
 
 type Linear<'a> = tree::Linear<MatrixInfo<'a>, VectorInfo<'a>>;
@@ -123,6 +158,8 @@ pub(crate) struct Tensors<'a> {
     pub(crate) tree: ModelTree<MatrixInfo<'a>, VectorInfo<'a>>,
     /// The divisors of RoPE's frequencies.
     pub(crate) rope_freqs: Option<VectorInfo<'a>>,
+    /// Those that are known, but not used.
+    pub(crate) unused: Vec<&'a TensorInfo>,
 }
 
 /// Errors beyond this number are not listed.
@@ -143,8 +180,10 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// Every [`ModelError`], up to a number.
     pub(crate) fn checked(gguf: &'a Gguf, config: &Config) -> Result<Self, Vec<ModelError>> {
-        let find = Find { gguf, config, errors: RefCell::default(), taken: RefCell::default() };
+        let find = Find { gguf, config, errors: RefCell::default(), taken: RefCell::default(), unused: RefCell::default() };
+        find.unused_layers();
         let tensors = find.all();
+        let unused = find.unused.into_inner();
         let mut errors = find.errors.into_inner();
         let taken = find.taken.into_inner();
         if errors.len() < MOST_ERRORS && taken.len() < gguf.tensors().len() {
@@ -152,7 +191,7 @@ impl<'a> Tensors<'a> {
             errors.extend(unknown.map(|t| ModelError::UnknownTensor(t.name.clone())).take(MOST_ERRORS - errors.len()));
         }
         match tensors {
-            Some(tensors) if errors.is_empty() => Ok(tensors),
+            Some(tensors) if errors.is_empty() => Ok(Tensors { unused, ..tensors }),
             _ => Err(errors),
         }
     }
@@ -175,6 +214,7 @@ struct Find<'a, 'c> {
     errors: RefCell<Vec<ModelError>>,
     /// The names of those found so far.
     taken: RefCell<HashSet<&'a str>>,
+    unused: RefCell<Vec<&'a TensorInfo>>,
 }
 
 impl<'a> Find<'a, '_> {
@@ -184,7 +224,7 @@ impl<'a> Find<'a, '_> {
         let embedding = self.matrix("token_embd.weight", c.vocab, c.hidden);
         let mut layers = Some(Vec::new());
         for i in 0..c.layers {
-            let layer = self.layer(&format!("blk.{i}."));
+            let layer = self.layer(i, &format!("blk.{i}."));
             layers = layers.zip(layer).map(|(mut layers, layer)| {
                 layers.push(layer);
                 layers
@@ -196,7 +236,7 @@ impl<'a> Find<'a, '_> {
         let output_norm =
             self.vector("output_norm.weight", c.hidden).map(|norm| VectorInfo { scale: c.scales.logits, ..norm });
         let output = self.has("output.weight").then(|| self.linear("output", c.vocab, c.hidden));
-        let rope_freqs = self.optional_vector("rope_freqs.weight", c.head_dim / 2);
+        let rope_freqs = self.optional_vector("rope_freqs.weight", c.rope.dims / 2);
         Some(Tensors {
             tree: ModelTree {
                 embedding: embedding?,
@@ -208,21 +248,22 @@ impl<'a> Find<'a, '_> {
                 },
             },
             rope_freqs: rope_freqs?,
+            unused: Vec::new(),
         })
     }
 
-    fn layer(&self, p: &str) -> Option<Layer<'a>> {
+    fn layer(&self, number: u32, p: &str) -> Option<Layer<'a>> {
         let c = self.config;
-        let (hidden, q_len) = (c.hidden, c.q_len());
+        let hidden = c.hidden;
         let name = |rest: &str| format!("{p}{rest}");
         let norm = |rest: &str| self.vector(&name(&format!("{rest}.weight")), hidden);
         let post_norm = |rest: &str| if c.post_norms { norm(rest).map(Some) } else { Some(None) };
         // All are looked up before the first error ends it.
-        let qk_norm = self.qk_norm(p);
         let attn_norm = norm("attn_norm");
-        let qkv = self.qkv(p);
-        let o = self.linear(&name("attn_output"), hidden, q_len);
-        let sinks = if c.sinks { self.vector(&name("attn_sinks.weight"), c.heads).map(Some) } else { Some(None) };
+        let mixer = match c.layer_delta_net(number) {
+            Some(net) => self.delta_net(p, net).map(Mixer::DeltaNet),
+            None => self.attention(p).map(Mixer::Attention),
+        };
         let attn_post_norm = post_norm("post_attention_norm");
         let ffn_norm = norm(c.ffn_norm);
         let ffn_post_norm = post_norm("post_ffw_norm");
@@ -237,10 +278,7 @@ impl<'a> Find<'a, '_> {
         };
         Some(Layer {
             attn_norm: attn_norm?,
-            qkv: qkv?,
-            o: o?,
-            qk_norm: qk_norm?,
-            sinks: sinks?,
+            mixer: mixer?,
             attn_post_norm: attn_post_norm?,
             ffn_norm: ffn_norm?,
             ffn_post_norm: ffn_post_norm?,
@@ -257,44 +295,164 @@ impl<'a> Find<'a, '_> {
         match c.qk_norm {
             QkNorm::None => Some(QkNormTree::None),
             QkNorm::Head => both(c.head_dim, c.head_dim).map(|(q, k)| {
-                let both = VectorInfo { tensors: [&q.tensors[..], &k.tensors[..]].concat(), scale: 1.0 };
-                QkNormTree::Head(tree::QkNorm { both, key: k })
+                let order = self.head_order(0, 1, c.head_dim);
+                let (q, k) = (q.permuted(&order), k.permuted(&order));
+                QkNormTree::Head(tree::QkNorm { both: q.then(&k), key: k })
             }),
             QkNorm::Projection => both(c.q_len(), c.kv_len()).map(|(q, k)| QkNormTree::Projection { q, k }),
         }
     }
 
-    /// Returns the query, key and value projections: three tensors, or one that has their rows one after the other.
-    fn qkv(&self, p: &str) -> Option<Vec<Linear<'a>>> {
+    fn attention(&self, p: &str) -> Option<AttentionTree<MatrixInfo<'a>, VectorInfo<'a>>> {
         let c = self.config;
-        let sizes = [("attn_q", c.q_len()), ("attn_k", c.kv_len()), ("attn_v", c.kv_len())];
+        // All are looked up before the first error ends it.
+        let (qk_norm, qkv) = (self.qk_norm(p), self.qkv(p));
+        let o = self.linear(&format!("{p}attn_output"), c.hidden, c.q_len());
+        let sinks =
+            if c.sinks { self.vector(&format!("{p}attn_sinks.weight"), c.heads).map(Some) } else { Some(None) };
+        let (qkv, gate) = qkv?;
+        Some(AttentionTree { qkv, gate, o: o?, qk_norm: qk_norm?, sinks: sinks? })
+    }
+
+    /// Returns the order of the rows of `heads` heads from row `first` on, each `stride` rows after the last: pairs that RoPE
+    /// rotates are `(i, i + head_dim/2)`, also where it rotates only a part of a head. Scores do not depend on the order.
+    fn head_order(&self, first: u32, heads: u32, stride: u32) -> Vec<Range<u32>> {
+        let Config { head_dim, rope, .. } = *self.config;
+        let (half, rest) = (rope.dims / 2, (head_dim - rope.dims) / 2);
+        let order = |head: u32| {
+            let at = first + head * stride;
+            let of = |first: u32, count: u32| at + first..at + first + count;
+            match rope.interleaved || rest == 0 {
+                true => vec![of(0, head_dim)],
+                false => vec![
+                    of(0, half),
+                    of(2 * half, rest),
+                    of(half, half),
+                    of(2 * half + rest, rest),
+                ],
+            }
+        };
+        (0..heads).flat_map(order).collect()
+    }
+
+    /// Returns the query, key and value projections, and the gate's: of three tensors, or of one that has their rows one after
+    /// the other. Each head's gate follows its query.
+    fn qkv(&self, p: &str) -> Option<(Vec<Linear<'a>>, Option<Linear<'a>>)> {
+        let c = self.config;
+        let q_stride = if c.attention_gate { 2 * c.head_dim } else { c.head_dim };
+        let sizes = [("attn_q", c.heads * q_stride), ("attn_k", c.kv_len()), ("attn_v", c.kv_len())];
         let fused = format!("{p}attn_qkv");
-        let linears = if self.has(&format!("{fused}.weight")) {
+        // Each with its first row.
+        let mut parts: Vec<(Linear<'a>, u32)> = Vec::new();
+        if self.has(&format!("{fused}.weight")) {
             let n: u32 = sizes.iter().map(|(_, n)| n).sum();
-            let whole = self.matrix(&format!("{fused}.weight"), n, c.hidden);
-            let bias = self.optional_vector(&format!("{fused}.bias"), n)?;
+            let whole = self.linear(&fused, n, c.hidden)?;
             let mut first = 0;
-            let mut linears = Vec::new();
             for (name, n) in sizes {
                 let own = self.optional_vector(&format!("{p}{name}.bias"), n)?;
-                if own.is_some() && bias.is_some() {
+                if own.is_some() && whole.bias.is_some() {
                     self.error(ModelError::UnknownTensor(format!("{p}{name}.bias")));
                 }
-                let range = RowRange { first, count: u64::from(n), stride: whole.as_ref()?.planes.rows() };
-                linears.push(Linear { matrix: ranged(whole.as_ref()?, range)?, bias: own });
-                first += u64::from(n);
+                match own {
+                    // The bias has only its own rows.
+                    Some(bias) => {
+                        let matrix = segments(&whole.matrix, &[first..first + n])?;
+                        parts.push((Linear { matrix, bias: Some(bias) }, 0));
+                    }
+                    None => parts.push((whole.clone(), first)),
+                }
+                first += n;
             }
-            if bias.is_some() {
-                return whole.map(|matrix| vec![Linear { matrix, bias }]);
-            }
-            Some(linears)
         } else {
             let all = sizes.map(|(name, n)| self.linear(&format!("{p}{name}"), n, c.hidden));
-            all.into_iter().collect()
+            parts = all.into_iter().map(|linear| linear.map(|linear| (linear, 0))).collect::<Option<_>>()?;
+        }
+        let [(q, q_first), (k, k_first), (v, v_first)] = &parts[..] else { return None };
+        let linears = vec![
+            rows_of(q, &self.head_order(*q_first, c.heads, q_stride))?,
+            rows_of(k, &self.head_order(*k_first, c.kv_heads, c.head_dim))?,
+            rows_of(v, &[*v_first..v_first + c.kv_len()])?,
+        ];
+        let gate = match c.attention_gate {
+            true => {
+                let gate = |head: u32| {
+                    let first = q_first + head * q_stride + c.head_dim;
+                    first..first + c.head_dim
+                };
+                Some(rows_of(q, &(0..c.heads).map(gate).collect::<Vec<_>>())?)
+            }
+            false => None,
         };
-        let linears = linears?;
         // Norms of whole projections come between the product and the heads.
-        Some(if c.qk_norm == QkNorm::Projection { linears } else { joined(linears) })
+        Some((if c.qk_norm == QkNorm::Projection { linears } else { joined(linears) }, gate))
+    }
+
+    /// Returns a gated delta net. Old files of Qwen3-Next have one tensor that is grouped by key heads, `ssm_in`.
+    fn delta_net(&self, p: &str, net: &DeltaNet) -> Option<DeltaNetTree<MatrixInfo<'a>, VectorInfo<'a>>> {
+        let (hidden, heads) = (self.config.hidden, net.heads());
+        let (dim, values, channels) = (net.head_dim, net.value_heads, heads.channels());
+        let name = |rest: &str| format!("{p}{rest}");
+        let per_key = values / net.key_heads;
+        // `count` rows from row `first` on of each key head's.
+        let of_keys = |whole: Linear<'a>, first: u32, count: u32, stride: u32| {
+            let group = |key: u32| key * stride + first..key * stride + first + count;
+            rows_of(&whole, &(0..net.key_heads).map(group).collect::<Vec<_>>())
+        };
+        let (old, qkv) = (name("ssm_in"), name("attn_qkv"));
+        let mut projections = if !self.has(&format!("{qkv}.weight")) && self.has(&format!("{old}.weight")) {
+            let stride = 2 * dim + 2 * per_key * dim;
+            let whole = self.linear(&old, channels + heads.values(), hidden)?;
+            let parts = [(0, dim), (dim, dim), (2 * dim, per_key * dim), (2 * dim + per_key * dim, per_key * dim)];
+            parts.map(|(first, count)| of_keys(whole.clone(), first, count, stride)).into_iter().collect::<Option<_>>()?
+        } else {
+            self.unused(&format!("{old}.weight"));
+            let both = [self.linear(&qkv, channels, hidden), self.linear(&name("attn_gate"), heads.values(), hidden)];
+            both.into_iter().collect::<Option<Vec<_>>>()
+                .unwrap_or_default()
+        };
+        let gates = match self.has(&name("ssm_ba.weight")) {
+            true => {
+                let whole = self.linear(&name("ssm_ba"), 2 * values, hidden)?;
+                let of = |first| of_keys(whole.clone(), first, per_key, 2 * per_key);
+                [of(per_key), of(0)]
+            }
+            false => ["ssm_alpha", "ssm_beta"].map(|part| self.linear(&name(part), values, hidden)),
+        };
+        let gates = gates.into_iter().collect::<Option<Vec<_>>>();
+        let conv = self.tensor(&name("ssm_conv1d.weight"), &[CONV_TAPS, channels].map(u64::from));
+        let (a, dt) = (self.vector(&name("ssm_a"), values), self.vector(&name("ssm_dt.bias"), values));
+        let norm = self.vector(&name("ssm_norm.weight"), dim);
+        let out = self.linear(&name("ssm_out"), hidden, heads.values());
+        projections.extend(gates?);
+        if projections.len() < 4 {
+            return None;
+        }
+        Some(DeltaNetTree {
+            projections: joined(projections),
+            conv: VectorInfo::whole(conv?),
+            gates: a?.then(&dt?),
+            norm: norm?,
+            out: out?,
+        })
+    }
+
+    /// Notes that a tensor is known, but not used.
+    fn unused(&self, name: &str) {
+        if let Some(tensor) = self.gguf.tensor(name) {
+            self.taken.borrow_mut().insert(&tensor.name);
+            self.unused.borrow_mut().push(tensor);
+        }
+    }
+
+    /// Notes the tensors of the layers that predict further tokens.
+    fn unused_layers(&self) {
+        let c = self.config;
+        for layer in c.layers..c.layers.saturating_add(c.prediction_layers) {
+            let prefix = format!("blk.{layer}.");
+            for tensor in self.gguf.tensors().iter().filter(|tensor| tensor.name.starts_with(&prefix)) {
+                self.unused(&tensor.name);
+            }
+        }
     }
 
     fn dense(&self, p: &str, suffix: &str, inner: u32) -> Option<(GateUp<'a>, Linear<'a>)> {
@@ -377,7 +535,7 @@ impl<'a> Find<'a, '_> {
     }
 
     fn vector(&self, name: &str, len: u32) -> Option<VectorInfo<'a>> {
-        Some(VectorInfo { tensors: vec![self.tensor(name, &[u64::from(len)])?], scale: 1.0 })
+        Some(VectorInfo::whole(self.tensor(name, &[u64::from(len)])?))
     }
 
     /// Returns a vector, which may be absent; `None` if an error was noted.
@@ -405,7 +563,7 @@ impl<'a> Find<'a, '_> {
             return Some(None);
         }
         let shape: Vec<u64> = shape.iter().map(|n| u64::from(*n)).collect();
-        Some(Some(VectorInfo { tensors: vec![self.tensor(name, &shape)?], scale: 1.0 }))
+        Some(Some(VectorInfo::whole(self.tensor(name, &shape)?)))
     }
 
     /// Returns the factors of an NVFP4 tensor, of which some files have one for each expert; `None` if an error was noted. The
@@ -439,6 +597,20 @@ impl<'a> Find<'a, '_> {
     }
 }
 
+/// Returns the rows in `segments` of a matrix that is one tensor, in their order.
+fn segments<'a>(whole: &MatrixInfo<'a>, segments: &[Range<u32>]) -> Option<MatrixInfo<'a>> {
+    let first = whole.rows.first()?;
+    let n = segments.iter().map(|segment| segment.end - segment.start).sum();
+    let planes = Planes::new(whole.planes.ty(), u64::from(n), whole.planes.k())?;
+    Some(MatrixInfo { rows: segments_of(*first, whole.planes.rows(), segments), planes, n, ..whole.clone() })
+}
+
+/// Returns the rows in `rows` of a product that is one tensor, in their order.
+fn rows_of<'a>(whole: &Linear<'a>, rows: &[Range<u32>]) -> Option<Linear<'a>> {
+    let bias = whole.bias.as_ref().map(|bias| bias.permuted(rows));
+    Some(Linear { matrix: segments(&whole.matrix, rows)?, bias })
+}
+
 /// Returns a range of the rows of each expert of a matrix that is one tensor.
 fn ranged<'a>(whole: &MatrixInfo<'a>, range: RowRange) -> Option<MatrixInfo<'a>> {
     let first = whole.rows.first()?;
@@ -455,16 +627,32 @@ fn joined(linears: Vec<Linear<'_>>) -> Vec<Linear<'_>> {
         let both = both.and_then(|b| Planes::new(b.ty(), b.rows() + linear.matrix.planes.rows(), b.k()));
         match (last, both) {
             (Some(last), Some(planes)) => {
-                last.matrix.rows.extend(linear.matrix.rows);
+                extend(&mut last.matrix.rows, linear.matrix.rows);
                 (last.matrix.planes, last.matrix.n) = (planes, last.matrix.n + linear.matrix.n);
                 if let (Some(bias), Some(next)) = (&mut last.bias, linear.bias) {
-                    bias.tensors.extend(next.tensors);
+                    bias.parts.extend(next.parts);
                 }
             }
             _ => all.push(linear),
         }
     }
     all
+}
+
+/// Adds rows behind others, as one range where they are neighbours of one tensor.
+fn extend<'a>(rows: &mut Vec<TensorRows<'a>>, more: Vec<TensorRows<'a>>) {
+    for next in more {
+        let adjacent = |last: &&mut TensorRows<'a>| {
+            let ends = last.range.first + last.range.count;
+            last.tensor.name == next.tensor.name && last.range.stride == next.range.stride && ends == next.range.first
+        };
+        // Ranges that repeat have more rows than `count`.
+        let once = |rows: &TensorRows<'_>| rows.tensor.elements() == rows.range.stride * rows.tensor.shape[0];
+        match rows.last_mut().filter(|last| once(last) && once(&next)).filter(adjacent) {
+            Some(last) => last.range.count += next.range.count,
+            None => rows.push(next),
+        }
+    }
 }
 
 /// Joins gate and up if they have one format and no biases.

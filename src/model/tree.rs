@@ -14,18 +14,48 @@ pub(crate) struct ModelTree<M, V> {
 #[derive(Debug)]
 pub(crate) struct Layer<M, V> {
     pub(crate) attn_norm: V,
-    /// The Q, K and V projections in this order. Adjacent ones of one format are one matrix.
-    pub(crate) qkv: Vec<Linear<M, V>>,
-    pub(crate) o: Linear<M, V>,
-    pub(crate) qk_norm: QkNormTree<V>,
-    /// Each query head's sink.
-    pub(crate) sinks: Option<V>,
+    pub(crate) mixer: Mixer<M, V>,
     /// The norm of what attention adds to the residual.
     pub(crate) attn_post_norm: Option<V>,
     pub(crate) ffn_norm: V,
     /// The norm of what the feed-forward block adds to the residual.
     pub(crate) ffn_post_norm: Option<V>,
     pub(crate) feed_forward: FeedForwardTree<M, V>,
+}
+
+/// What mixes the tokens of a sequence.
+#[derive(Debug)]
+pub(crate) enum Mixer<M, V> {
+    Attention(AttentionTree<M, V>),
+    DeltaNet(DeltaNetTree<M, V>),
+}
+
+/// The tensors of an attention block.
+#[derive(Debug)]
+pub(crate) struct AttentionTree<M, V> {
+    /// The Q, K and V projections in this order. Adjacent ones of one format are one matrix.
+    pub(crate) qkv: Vec<Linear<M, V>>,
+    /// The projection whose sigmoid multiplies the output.
+    pub(crate) gate: Option<Linear<M, V>>,
+    pub(crate) o: Linear<M, V>,
+    pub(crate) qk_norm: QkNormTree<V>,
+    /// Each query head's sink.
+    pub(crate) sinks: Option<V>,
+}
+
+/// The tensors of a gated delta net.
+#[derive(Debug)]
+pub(crate) struct DeltaNetTree<M, V> {
+    /// The projections of channels (queries, keys, values), output gates, α and β in this order. Adjacent ones of one format
+    /// are one matrix.
+    pub(crate) projections: Vec<Linear<M, V>>,
+    /// The convolution's weights `[channels, 4]`.
+    pub(crate) conv: V,
+    /// The gates' constants `[2, value_heads]`: `a`, `dt`.
+    pub(crate) gates: V,
+    /// The norm of output heads.
+    pub(crate) norm: V,
+    pub(crate) out: Linear<M, V>,
 }
 
 /// The norms of queries and keys.
@@ -55,7 +85,7 @@ impl<V> QkNormTree<V> {
 }
 
 /// A matrix and the bias that some files add to its output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Linear<M, V> {
     pub(crate) matrix: M,
     pub(crate) bias: Option<V>,
@@ -128,6 +158,14 @@ impl<M, V> ModelTree<M, V> {
 }
 
 impl<M, V> Layer<M, V> {
+    /// Returns the norms of query and key heads, if there are any.
+    pub(crate) fn head_norms(&self) -> Option<&QkNorm<V>> {
+        match &self.mixer {
+            Mixer::Attention(attention) => attention.qk_norm.head(),
+            Mixer::DeltaNet(_) => None,
+        }
+    }
+
     /// Returns all matrices, in the order of [`ModelTree::try_map`].
     pub(crate) fn matrices(&self) -> Vec<&M> {
         let mut all = Collect::default();
@@ -138,7 +176,26 @@ impl<M, V> Layer<M, V> {
     fn try_map<'a, T: MapTensors<'a, M, V>>(&'a self, map: &mut T) -> Result<Layer<T::Matrix, T::Vector>, T::Error> {
         Ok(Layer {
             attn_norm: map.vector(&self.attn_norm)?,
+            mixer: match &self.mixer {
+                Mixer::Attention(attention) => Mixer::Attention(attention.try_map(map)?),
+                Mixer::DeltaNet(net) => Mixer::DeltaNet(net.try_map(map)?),
+            },
+            attn_post_norm: optional(&self.attn_post_norm, map)?,
+            ffn_norm: map.vector(&self.ffn_norm)?,
+            ffn_post_norm: optional(&self.ffn_post_norm, map)?,
+            feed_forward: self.feed_forward.try_map(map)?,
+        })
+    }
+}
+
+impl<M, V> AttentionTree<M, V> {
+    fn try_map<'a, T: MapTensors<'a, M, V>>(
+        &'a self,
+        map: &mut T,
+    ) -> Result<AttentionTree<T::Matrix, T::Vector>, T::Error> {
+        Ok(AttentionTree {
             qkv: self.qkv.iter().map(|linear| linear.try_map(map)).collect::<Result<_, _>>()?,
+            gate: self.gate.as_ref().map(|gate| gate.try_map(map)).transpose()?,
             o: self.o.try_map(map)?,
             qk_norm: match &self.qk_norm {
                 QkNormTree::None => QkNormTree::None,
@@ -148,10 +205,21 @@ impl<M, V> Layer<M, V> {
                 QkNormTree::Projection { q, k } => QkNormTree::Projection { q: map.vector(q)?, k: map.vector(k)? },
             },
             sinks: optional(&self.sinks, map)?,
-            attn_post_norm: optional(&self.attn_post_norm, map)?,
-            ffn_norm: map.vector(&self.ffn_norm)?,
-            ffn_post_norm: optional(&self.ffn_post_norm, map)?,
-            feed_forward: self.feed_forward.try_map(map)?,
+        })
+    }
+}
+
+impl<M, V> DeltaNetTree<M, V> {
+    fn try_map<'a, T: MapTensors<'a, M, V>>(
+        &'a self,
+        map: &mut T,
+    ) -> Result<DeltaNetTree<T::Matrix, T::Vector>, T::Error> {
+        Ok(DeltaNetTree {
+            projections: self.projections.iter().map(|linear| linear.try_map(map)).collect::<Result<_, _>>()?,
+            conv: map.vector(&self.conv)?,
+            gates: map.vector(&self.gates)?,
+            norm: map.vector(&self.norm)?,
+            out: self.out.try_map(map)?,
         })
     }
 }

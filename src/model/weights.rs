@@ -7,7 +7,7 @@ use super::{
     expert_cache::{CachedMatrix, ExpertCache},
     file_rows::FileRows,
     split::{Part, split},
-    tensors::{MatrixInfo, Tensors, VectorInfo},
+    tensors::{MatrixInfo, TensorRows, Tensors, VectorInfo},
     tree::{self, MapTensors, ModelTree},
 };
 use crate::{
@@ -58,6 +58,8 @@ impl MatrixPart {
 
 pub(crate) type Linear = tree::Linear<Matrix, Buffer<f32>>;
 pub(crate) type FeedForwardWeights = tree::FeedForwardTree<Matrix, Buffer<f32>>;
+pub(crate) type AttentionWeights = tree::AttentionTree<Matrix, Buffer<f32>>;
+pub(crate) type DeltaNetWeights = tree::DeltaNetTree<Matrix, Buffer<f32>>;
 pub(crate) type LayerWeights = tree::Layer<Matrix, Buffer<f32>>;
 
 /// The weights of a model on a device.
@@ -94,7 +96,7 @@ impl Weights {
 /// The frequencies of a head's pairs, and the factor of cosine and sine.
 #[derive(Clone, Debug)]
 pub(crate) struct RopeTable {
-    /// `[head_dim / 2]`, in radians a position; zero rotates nothing.
+    /// In radians a position, of at most `head_dim / 2` pairs: the others are not rotated.
     pub(crate) frequencies: Vec<f64>,
     pub(crate) magnitude: f64,
 }
@@ -142,7 +144,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         for info in tree.vectors() {
             vectors.push(self.vector(info).await?);
         }
-        for key in tree.layers.iter().filter_map(|layer| layer.qk_norm.head()).map(|norm| &norm.key) {
+        for key in tree.layers.iter().filter_map(|layer| layer.head_norms()).map(|norm| &norm.key) {
             copies.push(self.device.upload(key.name(), &self.values(key)?).await?);
         }
         let mut uploaded = Uploaded { matrices: matrices.into(), vectors: vectors.into(), copies: copies.into() };
@@ -208,13 +210,15 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         }
         self.gguf.check_length()?;
         let mut rest = &mut values[..];
-        for tensor in &info.tensors {
-            let (own, others) = rest.split_at_mut(tensor.elements() as usize);
-            decode(tensor.ty, self.gguf.data(tensor), own).map_err(|error| ModelError::BadValue {
+        for TensorRows { tensor, range } in &info.parts {
+            let (own, others) = rest.split_at_mut(range.count as usize);
+            let mut all = vec![0.0; tensor.elements() as usize];
+            decode(tensor.ty, self.gguf.data(tensor), &mut all).map_err(|error| ModelError::BadValue {
                 key: tensor.name.clone(),
                 value: tensor.ty.to_string(),
                 reason: error.to_string(),
             })?;
+            own.copy_from_slice(&all[range.first as usize..][..range.count as usize]);
             rest = others;
         }
         if info.scale != 1.0 {
@@ -234,10 +238,10 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         let divisors = divisors.map(|info| self.values(info)).transpose()?;
         let table = |rope: Option<Rope>| match rope {
             Some(rope) => RopeTable {
-                frequencies: rope.frequencies(config.head_dim, divisors.as_deref()),
+                frequencies: rope.frequencies(divisors.as_deref()),
                 magnitude: rope.magnitude,
             },
-            None => RopeTable { frequencies: vec![0.0; config.head_dim as usize / 2], magnitude: 1.0 },
+            None => RopeTable { frequencies: Vec::new(), magnitude: 1.0 },
         };
         Ok(config.rope_tables().into_iter().map(table).collect())
     }

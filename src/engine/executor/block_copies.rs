@@ -4,7 +4,7 @@ use crate::{
     gpu::{Buffer, Device, GpuError, Plan, Program, Recorder, Stage},
     kernels::attn::copy_blocks,
     kv::BlockCopy,
-    model::{KvCache, Model},
+    model::{KvCache, LayerCache, Model},
 };
 
 /// The program that copies blocks, in all layers.
@@ -48,7 +48,7 @@ impl BlockCopies {
         let blocks = kv.shape.blocks;
         let mut rec = Recorder::new();
         rec.scope(Stage::CopyBlocks);
-        for layer in &kv.layers {
+        for layer in kv.layers.iter().filter_map(LayerCache::kv) {
             rec.dispatch(
                 copy_blocks::CopyBlocks,
                 (),

@@ -4,9 +4,13 @@ use super::PHASES;
 use crate::{
     engine::{
         Sampler,
-        scheduler::{LogitRow, LogitsUse, RowSampling, StepPlan},
+        scheduler::{LogitRow, LogitsUse, RowSampling, RunStates, StepPlan},
     },
-    kernels::{attn::CHUNK, sample},
+    kernels::{
+        attn::CHUNK,
+        delta_net::{NO_SLOT, RowRun},
+        sample,
+    },
     model::{Pass, Phase},
 };
 
@@ -42,10 +46,34 @@ pub(super) struct PassInput {
     pub(super) ids: Vec<u32>,
     /// Position and slot of each row.
     pub(super) positions: Vec<[u32; 2]>,
+    /// The runs of rows, for models with gated delta nets.
+    pub(super) runs: Runs,
     /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those only to read back.
     pub(super) logit_rows: Vec<[u32; 2]>,
     /// How many rows are sampled in which way.
     pub(super) sampled: sample::Rows,
+}
+
+/// Runs of rows of one sequence each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Runs {
+    /// Each row's run, as [`RowRun`] has it.
+    pub(super) rows: Vec<[u32; 4]>,
+    /// The first row of each run.
+    pub(super) first: Vec<u32>,
+}
+
+impl Runs {
+    /// Adds a run of `count` rows.
+    pub(super) fn add(&mut self, count: u32, states: &RunStates) {
+        let first = self.rows.len() as u32;
+        self.first.push(first);
+        let of = |row: u32| {
+            let to = states.to.iter().find(|(at, _)| *at == row).map_or(NO_SLOT, |(_, slot)| *slot);
+            RowRun { first, end: first + count, from: states.from.unwrap_or(NO_SLOT), to }.words()
+        };
+        self.rows.extend((0..count).map(of));
+    }
 }
 
 impl PassInput {
@@ -59,7 +87,8 @@ impl PassInput {
         let longest = self.positions.iter().map(|[position, _]| position + 1).max().unwrap_or(0);
         // Prefill attention does not split the context: its plan does not depend on it.
         let chunks = if phase == Phase::Decode { longest.div_ceil(CHUNK) } else { 0 };
-        Pass { phase, rows: self.len(), chunks, logit_rows: self.logit_rows.len() as u32, draws: self.sampled }
+        let runs = self.runs.first.len() as u32;
+        Pass { phase, rows: self.len(), runs, chunks, logit_rows: self.logit_rows.len() as u32, draws: self.sampled }
     }
 }
 
@@ -68,6 +97,8 @@ pub(super) struct InputOptions<'a> {
     pub(super) host_sampling: bool,
     pub(super) slots: u32,
     pub(super) vocab: u32,
+    /// Whether there are states.
+    pub(super) has_states: bool,
     /// The request whose state of sampling each slot has.
     pub(super) loaded: &'a [Option<u64>],
 }
@@ -85,6 +116,12 @@ impl StepInput {
         for rows in &plan.prefill {
             prefill.ids.extend(&rows.tokens);
             prefill.positions.extend((rows.position..).take(rows.tokens.len()).map(|position| [position, rows.slot]));
+            if options.has_states {
+                prefill.runs.add(rows.tokens.len() as u32, &rows.states);
+            }
+        }
+        if options.has_states {
+            plan.decode.iter().for_each(|row| decode.runs.add(1, &row.states));
         }
         decode.positions.extend(plan.decode.iter().map(|row| [row.position, row.slot]));
         // The plan numbers decode rows first.

@@ -190,6 +190,7 @@ impl Executor {
             host_sampling: self.options.host_sampling,
             slots: self.options.sequences,
             vocab: self.model.config().vocab,
+            has_states: self.model.config().delta_net.is_some(),
             loaded: &self.loaded,
         };
         StepInput::new(plan, &options, sampling_of)

@@ -1,8 +1,11 @@
 //! The passes of one phase, prefill or decode: their buffers and programs.
 
-use super::{input::PassInput, program_cache::ProgramCache};
+use super::{
+    input::{PassInput, Runs},
+    program_cache::ProgramCache,
+};
 use crate::{
-    engine::EngineOptions,
+    engine::{EngineOptions, scheduler::RunStates},
     gpu::{Device, GpuError, Plan, Program, Readback},
     kernels::sample,
     model::{Activations, Decoder, KernelSelection, KvCache, Model, Pass, Phase, Sampling, WorkspaceSize},
@@ -104,8 +107,13 @@ impl PhasePipeline {
         for (rows, chunks, logit_rows, penalised) in
             passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(size.logit_rows), false)))
         {
-            let pass = Pass { phase: self.phase, rows, chunks, logit_rows, draws: draws(penalised) };
+            // Runs of one row have kernels of their own.
+            let runs = if config.delta_net.is_none() { 0 } else { rows };
+            let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, draws: draws(penalised) };
             self.plan(context, kernels, pass)?.compile(device).await?;
+            if runs > 1 {
+                self.plan(context, kernels, Pass { runs: 1, ..pass })?.compile(device).await?;
+            }
         }
         Ok(())
     }
@@ -118,7 +126,12 @@ impl PhasePipeline {
     /// Returns the pass that tuning measures with, of `rows` rows.
     pub(super) fn trial(&self, rows: u32) -> Pass {
         let logit_rows = if self.phase == Phase::Decode { rows.min(self.size.logit_rows) } else { 0 };
-        Pass { phase: self.phase, rows, chunks: 0, logit_rows, draws: sample::Rows::default() }
+        let runs = match (&self.activations.delta_net, self.phase) {
+            (None, _) => 0,
+            (Some(_), Phase::Prefill) => 1,
+            (Some(_), Phase::Decode) => rows,
+        };
+        Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows, draws: sample::Rows::default() }
     }
 
     /// Writes the input of a trial: rows of many tokens at the start of a sequence.
@@ -131,7 +144,10 @@ impl PhasePipeline {
     ) -> Result<(), GpuError> {
         let tokens: Vec<u32> = (0..pass.rows).map(|row| row.wrapping_mul(2_654_435_761) % vocab.max(1)).collect();
         let position_of = |row| if self.phase == Phase::Prefill { [row, 0] } else { [0, row] };
+        let mut runs = Runs::default();
+        (0..pass.runs).for_each(|_| runs.add(pass.rows / pass.runs, &RunStates::default()));
         let input = PassInput {
+            runs,
             ids: tokens.clone(),
             positions: (0..pass.rows).map(position_of).collect(),
             logit_rows: (0..pass.logit_rows).map(|row| [row, row]).collect(),
@@ -153,6 +169,10 @@ impl PhasePipeline {
             device.write_now(&a.ids, 0, &input.ids)?;
         }
         device.write_now(&a.positions, 0, input.positions.as_flattened())?;
+        if let Some(net) = &a.delta_net {
+            device.write_now(&net.rows, 0, &input.runs.rows)?;
+            device.write_now(&net.runs, 0, &input.runs.first)?;
+        }
         device.write_now(&a.picks, 0, &input.logit_rows)
     }
 }

@@ -25,6 +25,7 @@ mod property;
 mod request;
 mod results;
 mod sequence;
+mod states;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -36,12 +37,15 @@ pub(crate) use mailbox::SessionEvent;
 pub use request::FinishReason;
 pub(crate) use request::{Output, SequenceId};
 use sequence::Sequence;
+pub(crate) use states::StateLimits;
+use states::SlotStates;
 pub(crate) use step::{
-    BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, RowSampling, StaleStep, StepId, StepOutput, StepPlan,
+    BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, RowSampling, RunStates, StaleStep, StepId,
+    StepOutput, StepPlan,
 };
 
 use super::EngineError;
-use crate::kv::Pool;
+use crate::kv::{Pool, Snapshots};
 
 /// The bounds of steps, and switches of scheduling.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +65,8 @@ pub(crate) struct Limits {
     pub(crate) share_decode_blocks: bool,
     /// A step is planned while the tokens of the one before are unknown.
     pub(crate) pipelined: bool,
+    /// The states of recurrent layers, for models that have them.
+    pub(crate) states: Option<StateLimits>,
 }
 
 /// All sequences and their requests, and the blocks of the KV cache.
@@ -68,6 +74,7 @@ pub(crate) struct Limits {
 pub(crate) struct Scheduler {
     limits: Limits,
     pool: Pool,
+    snapshots: Snapshots,
     sequences: BTreeMap<SequenceId, Sequence>,
     /// The sequences with a request, by its number: in order of arrival. Running ones come before waiting ones.
     requests: BTreeMap<u64, SequenceId>,
@@ -90,6 +97,7 @@ struct Slot {
     sequence: Option<SequenceId>,
     /// The block table that the device has.
     blocks: Vec<u32>,
+    states: SlotStates,
 }
 
 /// A step that may still be committed.
@@ -100,6 +108,8 @@ struct PlannedStep {
     sequences: Vec<SequenceId>,
     /// The slots whose block tables it changes, and the first changed entries.
     block_tables: Vec<(u32, u32)>,
+    /// The snapshots that it stores, each with its sequence and position.
+    snapshots: Vec<(SequenceId, u32, u32)>,
 }
 
 impl Scheduler {
@@ -108,6 +118,7 @@ impl Scheduler {
         Self {
             limits,
             pool,
+            snapshots: Snapshots::new(limits.states.map_or(0, |states| states.snapshots)),
             sequences: BTreeMap::new(),
             requests: BTreeMap::new(),
             slots: (0..limits.slots.max(1)).map(|_| Slot::default()).collect(),

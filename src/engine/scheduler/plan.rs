@@ -2,7 +2,7 @@
 
 use super::{
     BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, Output, PlannedStep, PrefillRows, Scheduler, SequenceId,
-    SessionEvent, Slot, StepId, StepPlan, sequence::Sequence,
+    SessionEvent, Slot, StepId, StepPlan, sequence::Sequence, states::Planned,
 };
 use crate::engine::EngineError;
 
@@ -53,11 +53,12 @@ impl Scheduler {
             logit_rows: Vec::new(),
         };
         let running = |slots: &[Slot]| slots.iter().filter(|slot| slot.sequence.is_some()).count();
+        let mut snapshots = Planned::new();
         loop {
             let before = running(&self.slots);
             self.admit_single_tokens(only);
-            self.plan_decode(&mut step, only);
-            self.plan_prefill(&mut step, only);
+            self.plan_decode(&mut step, &mut snapshots, only);
+            self.plan_prefill(&mut step, &mut snapshots, only);
             if step.rows() > 0 {
                 break;
             }
@@ -68,7 +69,7 @@ impl Scheduler {
         }
         let sequences = step.sequences().collect();
         let block_tables = step.block_tables.iter().map(|table| (table.slot, table.first)).collect();
-        self.planned = Some(PlannedStep { step: id, sequences, block_tables });
+        self.planned = Some(PlannedStep { step: id, sequences, block_tables, snapshots });
         Some(step)
     }
 
@@ -83,6 +84,7 @@ impl Scheduler {
     /// Gives back the blocks of the planned step.
     fn abandon_planned(&mut self) {
         let Some(planned) = self.planned.take() else { return };
+        self.abandon_states(planned.snapshots);
         for (slot, first) in planned.block_tables {
             // The device may have got the changes or not.
             self.slots[slot as usize].blocks.truncate(first as usize);
@@ -112,8 +114,9 @@ impl Scheduler {
     }
 
     /// Plans a row for each sequence in its decode phase that gets a block for it. One without a block pauses.
-    fn plan_decode(&mut self, step: &mut StepPlan, only: Option<SequenceId>) {
-        for (&number, &id) in &self.requests {
+    fn plan_decode(&mut self, step: &mut StepPlan, snapshots: &mut Planned, only: Option<SequenceId>) {
+        let requests: Vec<_> = self.requests.iter().map(|(number, id)| (*number, *id)).collect();
+        for (number, id) in requests {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
             let Some(slot) = request.slot else { break };
@@ -140,13 +143,14 @@ impl Scheduler {
             let row = step.decode.len() as u32;
             let usage = if forced { LogitsUse::Return { last: true } } else { LogitsUse::Sample };
             step.logit_rows.push(LogitRow { row, sequence: id, request: number, slot, usage });
-            step.decode.push(DecodeRow { sequence: id, request: number, slot, position, token, forced });
+            let states = self.plan_states(id, slot, 1, snapshots);
+            step.decode.push(DecodeRow { sequence: id, request: number, slot, position, token, forced, states });
         }
     }
 
     /// Plans prefill rows, in order of arrival. A request that lacks blocks has taken all but those reserved for decoding,
     /// so that later ones get none, and no slot.
-    fn plan_prefill(&mut self, step: &mut StepPlan, only: Option<SequenceId>) {
+    fn plan_prefill(&mut self, step: &mut StepPlan, snapshots: &mut Planned, only: Option<SequenceId>) {
         let mut rows_left = self.limits.prefill_rows.max(1);
         let mut logits_left = self.limits.max_logit_rows.max(1);
         // No more can run.
@@ -211,26 +215,31 @@ impl Scheduler {
             }
             rows_left -= rows;
             let tokens = sequence.tokens[position as usize..end as usize].to_vec();
-            step.prefill.push(PrefillRows { sequence: id, request: number, slot, position, tokens });
+            let states = self.plan_states(id, slot, rows, snapshots);
+            step.prefill.push(PrefillRows { sequence: id, request: number, slot, position, tokens, states });
         }
     }
 
     /// Admits a request, if a slot is free, and blocks for its next rows and for each running sequence: one each. Returns the
     /// slot.
     fn admit(&mut self, id: SequenceId, rows: u32) -> Option<u32> {
-        let slot = self.slots.iter().position(|slot| slot.sequence.is_none())?;
+        let slot = self.free_slot(id, self.sequences.get(&id)?.table.len())?;
         let growing = self.reserve(id, false);
-        let Sequence { tokens, table, prefilled_len, published_blocks, request, .. } = self.sequences.get_mut(&id)?;
+        let Sequence { tokens, table, request, .. } = self.sequences.get_mut(&id)?;
         let request = request.as_mut()?;
         if self.limits.prefix_sharing && table.is_empty() {
             // Rows whose logits are returned must be computed.
             let end = if request.output == Output::AllLogits { request.start + 1 } else { request.prompt_end };
             *table = self.pool.adopt(&tokens[..end as usize]);
         }
+        self.resume(id, slot);
+        let Sequence { table, prefilled_len, published_blocks, request, .. } = self.sequences.get_mut(&id)?;
+        let request = request.as_mut()?;
         let cached = table.len() - request.computed_before;
         let rows = rows.min(request.prompt_end - table.len());
         if u64::from(self.pool.needed(table, rows)) + u64::from(growing) > u64::from(self.pool.free()) {
             self.pool.truncate(table, request.computed_before);
+            self.drop_snapshot(id);
             return None;
         }
         if cached > 0 {

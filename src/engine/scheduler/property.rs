@@ -95,6 +95,7 @@ impl World {
             prefix_sharing: rng.below(4) > 0,
             share_decode_blocks: rng.below(2) > 0,
             pipelined: rng.below(3) > 0,
+            states: None,
         };
         Self {
             limits,

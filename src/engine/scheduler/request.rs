@@ -67,6 +67,8 @@ pub(super) struct Request {
     pub(super) logprobs: Option<u32>,
     /// Its slot, while it runs.
     pub(super) slot: Option<u32>,
+    /// The snapshot of states that its next row begins from; else a state of its slot.
+    pub(super) snapshot: Option<u32>,
     /// Tokens sampled by submitted rows.
     pub(super) sampled: u32,
     /// Those of them that the host knows.

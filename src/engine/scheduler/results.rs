@@ -14,7 +14,7 @@ impl Scheduler {
     /// # Errors
     /// [`StaleStep`] when another step was planned since, or the device was forgotten: the step must not be submitted then.
     pub(crate) fn commit(&mut self, step: &StepPlan) -> Result<(), StaleStep> {
-        self.planned.take_if(|planned| planned.step == step.id).ok_or(StaleStep)?;
+        let planned = self.planned.take_if(|planned| planned.step == step.id).ok_or(StaleStep)?;
         for changed in &step.block_tables {
             if let Some(slot) = self.slots.get_mut(changed.slot as usize) {
                 slot.blocks.truncate(changed.first as usize);
@@ -27,6 +27,7 @@ impl Scheduler {
         for rows in &step.prefill {
             self.advance(rows.sequence, rows.request, rows.tokens.len() as u32, true);
         }
+        self.commit_states(step, planned.snapshots);
         for row in step.sampled() {
             let sequence = self.sequences.get_mut(&row.sequence);
             if let Some(request) = sequence.and_then(|sequence| sequence.request.as_mut())
@@ -193,7 +194,9 @@ impl Scheduler {
     /// Forgets all that the device knew: requests fail, also those of which only the logits are missing. Sequences keep their
     /// tokens, which are computed again with the next request.
     pub(crate) fn forget_device(&mut self, error: &EngineError) {
-        self.planned = None;
+        if let Some(planned) = self.planned.take() {
+            self.abandon_states(planned.snapshots);
+        }
         self.in_flight.clear();
         self.retry_alone.clear();
         let ids: Vec<_> = self.sequences.keys().copied().collect();
@@ -206,8 +209,10 @@ impl Scheduler {
             }
         }
         self.pool.forget();
+        self.snapshots.forget();
         for slot in &mut self.slots {
             slot.blocks.clear();
+            slot.states.forget();
         }
     }
 }

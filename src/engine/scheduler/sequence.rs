@@ -81,6 +81,7 @@ impl Scheduler {
     /// Removes a sequence with its request.
     pub(crate) fn release(&mut self, id: SequenceId) {
         self.cancel(id);
+        self.release_states(id);
         if let Some(sequence) = self.sequences.remove(&id) {
             self.pool.release(sequence.table);
         }
@@ -126,6 +127,7 @@ impl Scheduler {
             constrained: None,
             logprobs: None,
             slot: None,
+            snapshot: None,
             sampled: 0,
             confirmed: 0,
         });
@@ -164,6 +166,9 @@ impl Scheduler {
         let len = sequence.tokens.len() as u32;
         sequence.truncate(&mut self.pool, len);
         self.requests.remove(&request.number);
+        if let Some(snapshot) = request.snapshot {
+            self.snapshots.drop_holder(snapshot);
+        }
         if let Some(slot) = request.slot.and_then(|slot| self.slots.get_mut(slot as usize)) {
             slot.sequence = None;
         }

@@ -36,6 +36,15 @@ pub(crate) struct BlockTableUpdate {
     pub(crate) blocks: Vec<u32>,
 }
 
+/// The states of recurrent layers of a run of rows, by the slots of states.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RunStates {
+    /// The slot of the state before the first row; `None`: the sequence begins.
+    pub(crate) from: Option<u32>,
+    /// The rows of the run after which the state is stored, each with its slot.
+    pub(crate) to: Vec<(u32, u32)>,
+}
+
 /// The row of a sampled token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeRow {
@@ -47,6 +56,7 @@ pub(crate) struct DecodeRow {
     pub(crate) token: Option<u32>,
     /// The caller chose the token: the device does not know it.
     pub(crate) forced: bool,
+    pub(crate) states: RunStates,
 }
 
 /// A chunk of a prompt.
@@ -58,6 +68,7 @@ pub(crate) struct PrefillRows {
     /// The position of the first row.
     pub(crate) position: u32,
     pub(crate) tokens: Vec<u32>,
+    pub(crate) states: RunStates,
 }
 
 /// A row whose logits are used.

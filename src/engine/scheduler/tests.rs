@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
     prefix_sharing: true,
     share_decode_blocks: false,
     pipelined: true,
+    states: None,
 };
 
 /// A scheduler with its device, and the events so far.

@@ -6,6 +6,7 @@ mod granite;
 mod llama;
 mod olmoe;
 mod qwen;
+mod qwen_next;
 
 use super::{Config, keys::Keys};
 
@@ -53,6 +54,12 @@ architectures! {
     Qwen3Vl = "qwen3vl" by qwen::qwen3;
     /// Qwen2 mixture of experts.
     Qwen2Moe = "qwen2moe" by qwen::qwen2moe;
+    /// Qwen3-Next.
+    Qwen3Next = "qwen3next" by qwen_next::qwen3next;
+    /// Qwen3.5 and Qwen3.6 mixture of experts.
+    Qwen35Moe = "qwen35moe" by qwen_next::qwen35moe;
+    /// Dense Qwen3.5, Qwen3.6 and Qwen3.8.
+    Qwen35 = "qwen35" by qwen_next::qwen35;
     /// Dense Qwen2 and Qwen2.5.
     Qwen2 = "qwen2" by qwen::qwen2;
     /// Llama, dense or of experts (Mixtral), and models of the same structure.
@@ -74,6 +81,11 @@ architectures! {
 }
 
 impl Architecture {
+    /// Returns whether files may have layers that predict further tokens, behind the others.
+    pub(super) fn may_predict(self) -> bool {
+        matches!(self, Self::Qwen3Next | Self::Qwen35Moe | Self::Qwen35)
+    }
+
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|a| a.name() == name)
     }

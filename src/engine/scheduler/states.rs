@@ -1,0 +1,187 @@
+//! The states of recurrent layers: which slot of states each run of rows begins from, and where it stores its own.
+//!
+//! A running sequence has two slots of states, which it writes in turn: a step that is abandoned, fails, or was computed in
+//! vain leaves the state before it. A sequence that finds neither begins from the last snapshot of its prefix: its table is
+//! shortened to it, and what follows is computed again.
+
+use super::{RunStates, Scheduler, SequenceId, Slot, StepPlan};
+
+/// The bounds of states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateLimits {
+    /// Snapshots that are kept.
+    pub(crate) snapshots: u32,
+    /// Positions between snapshots: a multiple of the tokens of a block.
+    pub(crate) spacing: u32,
+}
+
+impl StateLimits {
+    /// Returns the slots of states, for so many sequences that run at once.
+    pub(crate) fn slots(snapshots: u32, sequences: u32) -> u32 {
+        sequences.saturating_mul(2).saturating_add(snapshots)
+    }
+}
+
+/// The two slots of states of a running sequence.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SlotStates {
+    /// The sequence whose states they are, which may be idle.
+    owner: Option<SequenceId>,
+    /// The position of each state; `None`: it is of no use.
+    positions: [Option<u32>; 2],
+}
+
+impl SlotStates {
+    /// Returns which of them is the state of a sequence at a position.
+    fn find(&self, id: SequenceId, position: u32) -> Option<usize> {
+        let found = self.positions.iter().position(|at| *at == Some(position));
+        found.filter(|_| self.owner == Some(id))
+    }
+
+    /// Forgets the states.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Scheduler {
+    /// Returns a free slot for a sequence with `len` computed positions: the one that has its state, or else one without.
+    pub(super) fn free_slot(&self, id: SequenceId, len: u32) -> Option<usize> {
+        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.sequence.is_none());
+        let rank = |slot: &Slot| match slot.states.owner {
+            _ if slot.states.find(id, len).is_some() => 0,
+            None => 1,
+            Some(owner) if owner == id => 2,
+            Some(_) => 3,
+        };
+        free.min_by_key(|(_, slot)| rank(slot)).map(|(slot, _)| slot)
+    }
+
+    /// Finds the state that a sequence continues from in `slot`, and shortens its table to the position of that state.
+    pub(super) fn resume(&mut self, id: SequenceId, slot: usize) {
+        if self.limits.states.is_none() {
+            return;
+        }
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let len = sequence.table.len();
+        let own = self.slots[slot].states.find(id, len);
+        for states in self.slots.iter_mut().map(|slot| &mut slot.states).filter(|states| states.owner == Some(id)) {
+            states.forget();
+        }
+        let states = &mut self.slots[slot].states;
+        *states = SlotStates { owner: Some(id), positions: [None; 2] };
+        if let Some(own) = own {
+            states.positions[own] = Some(len);
+            return;
+        }
+        let (len, snapshot) = match self.snapshots.adopt(&self.pool, &sequence.table) {
+            Some((len, snapshot)) => (len, Some(snapshot)),
+            None => (0, None),
+        };
+        sequence.truncate(&mut self.pool, len);
+        let Some(request) = &mut sequence.request else { return };
+        request.computed_before = request.computed_before.min(len);
+        request.snapshot = snapshot;
+    }
+
+    /// Undoes [`Scheduler::resume`] for a sequence that gets no slot.
+    pub(super) fn drop_snapshot(&mut self, id: SequenceId) {
+        let request = self.sequences.get_mut(&id).and_then(|sequence| sequence.request.as_mut());
+        if let Some(snapshot) = request.and_then(|request| request.snapshot.take()) {
+            self.snapshots.drop_holder(snapshot);
+        }
+    }
+
+    /// Plans the states of a run of `rows` rows of a sequence in `slot`.
+    pub(super) fn plan_states(&mut self, id: SequenceId, slot: u32, rows: u32, snapshots: &mut Planned) -> RunStates {
+        let (Some(limits), Some(sequence)) = (self.limits.states, self.sequences.get(&id)) else {
+            return RunStates::default();
+        };
+        let Some(request) = &sequence.request else { return RunStates::default() };
+        let (block, first) = (self.pool.block(), sequence.table.len());
+        let end = first + rows;
+        // Prompts are often continued in another way than they end: by the next turn of a conversation.
+        let last_of_prompt = (request.prompt_end - 1) / block * block;
+        let (first_snapshot, states) = (2 * self.slots.len() as u32, &mut self.slots[slot as usize].states);
+        let own = states.find(id, first);
+        let from = match (request.snapshot, own) {
+            _ if first == 0 => None,
+            (Some(snapshot), _) => Some(first_snapshot + snapshot),
+            (None, Some(own)) => Some(2 * slot + own as u32),
+            // It was resumed from one of them.
+            (None, None) => return RunStates::default(),
+        };
+        let other = own.map_or(0, |own| 1 - own);
+        states.positions[other] = None;
+        let mut to = vec![(rows - 1, 2 * slot + other as u32)];
+        let borders = (first / block + 1)..=(end / block);
+        for position in borders.map(|border| border * block) {
+            if position % limits.spacing != 0 && position != last_of_prompt {
+                continue;
+            }
+            let Some(snapshot) = self.snapshots.take() else { break };
+            snapshots.push((id, position, snapshot));
+            // A row stores its state once: a run that ends with a snapshot is continued from it.
+            to.retain(|(row, _)| row + 1 != position - first);
+            to.push((position - first - 1, first_snapshot + snapshot));
+        }
+        to.sort_unstable();
+        RunStates { from, to }
+    }
+
+    /// Takes in that a step is submitted: its rows have stored their states.
+    pub(super) fn commit_states(&mut self, step: &StepPlan, planned: Planned) {
+        if self.limits.states.is_none() {
+            return;
+        }
+        let decode = step.decode.iter().map(|row| (row.sequence, row.request, row.slot, row.position, 1, &row.states));
+        let prefill = step.prefill.iter().map(|run| {
+            (run.sequence, run.request, run.slot, run.position, run.tokens.len() as u32, &run.states)
+        });
+        let mut attached = Vec::new();
+        for (id, number, slot, position, rows, states) in decode.chain(prefill) {
+            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
+            let Some(request) = sequence.request.as_mut().filter(|request| request.number == number) else { continue };
+            let end = position + rows;
+            for (row, to) in &states.to {
+                let own = to.checked_sub(2 * slot).filter(|own| *own < 2);
+                if let (Some(own), true) = (own, row + 1 == rows) {
+                    self.slots[slot as usize].states.positions[own as usize] = Some(end);
+                }
+            }
+            if let Some(snapshot) = request.snapshot.take() {
+                self.snapshots.drop_holder(snapshot);
+            }
+            for &(_, at, snapshot) in planned.iter().filter(|(of, ..)| *of == id) {
+                attached.push((id, at, snapshot));
+                if at == end {
+                    request.snapshot = Some(snapshot);
+                    self.snapshots.hold(snapshot);
+                }
+            }
+        }
+        for (_, _, snapshot) in &planned {
+            self.snapshots.drop_holder(*snapshot);
+        }
+        for (id, at, snapshot) in attached {
+            if let Some(sequence) = self.sequences.get(&id) {
+                self.snapshots.attach(snapshot, &self.pool, &sequence.table, at);
+            }
+        }
+    }
+
+    /// Gives back the snapshots of an abandoned step.
+    pub(super) fn abandon_states(&mut self, planned: Planned) {
+        planned.into_iter().for_each(|(_, _, snapshot)| self.snapshots.drop_holder(snapshot));
+    }
+
+    /// Forgets the states of a sequence that is released.
+    pub(super) fn release_states(&mut self, id: SequenceId) {
+        for states in self.slots.iter_mut().map(|slot| &mut slot.states).filter(|states| states.owner == Some(id)) {
+            states.forget();
+        }
+    }
+}
+
+/// The snapshots of a planned step: sequence, position, snapshot.
+pub(super) type Planned = Vec<(SequenceId, u32, u32)>;
