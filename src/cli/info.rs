@@ -66,6 +66,7 @@ pub async fn info(args: &InfoArgs) -> Result<Code, Failure> {
         return Err(Failure::model(format!("{first}{more}")));
     }
     let config = Config::from_gguf(&gguf)?;
+    print(&layers(&config, &gguf))?;
     let mut options = EngineOptions::default().context(args.ctx).kv_type(args.kv_type);
     options.context_for(config.context_length)?;
     let device_choice = choose_device(args.device.device.as_deref()).await?;
@@ -131,16 +132,51 @@ fn contents(gguf: &Gguf) -> String {
     )
 }
 
+/// Describes the layers of a model that has several kinds, and the tensors that are not used.
+fn layers(config: &Config, gguf: &Gguf) -> String {
+    let mut text = String::new();
+    if let Some(net) = &config.delta_net {
+        let (nets, attention, state) = (config.delta_net_layers(), config.attention_layers(), size(config.state_bytes()));
+        let numbers = |wanted: bool| {
+            let all = (0..config.layers).filter(|layer| config.layer_delta_net(*layer).is_some() == wanted);
+            all.map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        text += &format!(
+            "\n{} layers: {attention} with attention ({}), {nets} with gated delta nets ({})\n\
+             a sequence has a state of {state}: {} value heads of {} by {} in each gated delta net\n",
+            config.layers,
+            numbers(false),
+            numbers(true),
+            net.value_heads,
+            net.head_dim,
+            net.head_dim,
+        );
+    }
+    let unused = Model::unused_tensors(gguf);
+    if !unused.is_empty() {
+        let bytes = gguf.tensors().iter().filter(|tensor| unused.contains(&tensor.name)).map(|tensor| tensor.bytes).sum();
+        let of = match config.prediction_layers {
+            0 => String::new(),
+            layers => format!(", of {layers} layers that predict further tokens"),
+        };
+        text += &format!("{} tensors are not used: {}{of}\n", unused.len(), size(bytes));
+    }
+    text
+}
+
 fn memory(plan: &MemoryPlan) -> String {
     let (name, largest) = &plan.largest;
     let rows = [
         ("weights", plan.weights, ""),
         ("KV cache", plan.kv, ""),
+        ("states", plan.states, ""),
         ("activations", plan.activations, ""),
         ("total", plan.total(), ""),
         ("largest buffer", *largest, name),
     ];
-    table(&rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]), &[1])
+    let rows = rows.into_iter().filter(|(what, bytes, _)| *what != "states" || *bytes > 0);
+    let rows: Vec<_> = rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]).collect();
+    table(&rows, &[1])
 }
 
 /// Returns the requested device, which must exist, or the default one if there is one.

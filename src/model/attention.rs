@@ -210,7 +210,8 @@ impl Decoder<'_> {
 
     fn attention_variant(&self) -> attention::Variant {
         let (head_dim, kv) = (self.config.head_dim, self.kv.shape.ty);
-        attention::Variant { head_dim, kv, reduction: self.kernels.reduction, sinks: false, gated: false }
+        let gated = self.config.attention_gate;
+        attention::Variant { head_dim, kv, reduction: self.kernels.reduction, sinks: false, gated }
     }
 
     fn rope_variant(&self, layer: LayerOf<'_>) -> RopeVariant {
@@ -314,7 +315,7 @@ impl Decoder<'_> {
                 rotations: self.rotations(layer),
                 positions: &a.positions,
                 table: &self.kv.table,
-                gate: None,
+                gate: a.attention_gate.as_ref().map(Buffer::cast).as_ref(),
                 kv: &layer.kv.cast(),
                 y: &a.attended.cast(),
             },
@@ -325,7 +326,10 @@ impl Decoder<'_> {
         let (a, chunks) = (self.activations, self.pass.chunks);
         rec.dispatch(
             rope_attention_split_kv::RopeAttentionSplitKv,
-            self.rope_variant(layer),
+            RopeVariant {
+                attention: attention::Variant { gated: false, ..self.attention_variant() },
+                ..self.rope_variant(layer)
+            },
             rope_attention_split_kv::Params {
                 tile: self.rope_tile(layer.own),
                 index: self.kv_index(),
@@ -356,7 +360,7 @@ impl Decoder<'_> {
                 positions: &a.positions,
                 table: &self.kv.table,
                 sinks: layer.weights.sinks.as_ref(),
-                gate: None,
+                gate: a.attention_gate.as_ref().map(Buffer::cast).as_ref(),
                 y: &a.attended.cast(),
             },
         )
@@ -366,7 +370,7 @@ impl Decoder<'_> {
         let a = self.activations;
         rec.dispatch(
             attention_split_kv::AttentionSplitKv,
-            self.attention_variant(),
+            attention::Variant { gated: false, ..self.attention_variant() },
             attention_split_kv::Params { tile: self.tile(layer.own), index: self.kv_index(), chunks: self.pass.chunks },
             attention_split_kv::Binds {
                 q: &a.q.cast(),
@@ -382,7 +386,10 @@ impl Decoder<'_> {
         let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
             attention_reduce::AttentionReduce,
-            attention_reduce::Variant { sinks: layer.weights.sinks.is_some(), gated: false },
+            attention_reduce::Variant {
+                sinks: layer.weights.sinks.is_some(),
+                gated: a.attention_gate.is_some(),
+            },
             attention_reduce::Params {
                 rows: pass.rows,
                 heads: c.heads,
@@ -395,7 +402,7 @@ impl Decoder<'_> {
                 partials: &a.partials.cast(),
                 positions: &a.positions,
                 sinks: layer.weights.sinks.as_ref(),
-                gate: None,
+                gate: a.attention_gate.as_ref().map(Buffer::cast).as_ref(),
                 y: &a.attended.cast(),
             },
         )

@@ -133,6 +133,14 @@ impl Model {
         }
     }
 
+    /// Returns the names of the tensors in `gguf` that are known, but not used: those of layers that predict further tokens
+    /// (MTP). None if it is no supported model.
+    pub fn unused_tensors(gguf: &Gguf) -> Vec<String> {
+        let Ok(config) = Config::from_gguf(gguf) else { return Vec::new() };
+        let names = |tensors: tensors::Tensors<'_>| tensors.unused.iter().map(|tensor| tensor.name.clone()).collect();
+        tensors::Tensors::find(gguf, &config).map(names).unwrap_or_default()
+    }
+
     /// Loads the model from `gguf` on another device, with the same expert slots.
     pub(crate) async fn load_again(&self, device: &Device, gguf: &Gguf) -> Result<Self, ModelError> {
         Self::load_with(device, gguf, self.expert_cache().map(|cache| cache.slots), |_, _| ()).await

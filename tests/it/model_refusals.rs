@@ -116,9 +116,9 @@ refused! {
     value_length_of_its_own: Qwen3, "qwen3.attention.value_length" = 128_u32
         => "metadata qwen3.attention.value_length = 128 is not supported: it needs keys and values of different sizes";
     rope_dimensions_above_the_head: Llama, "llama.rope.dimension_count" = 128_u32
-        => "metadata llama.rope.dimension_count = 128 is not supported: it needs RoPE of a part of a head";
-    rope_dimensions_below_the_head: Llama, "llama.rope.dimension_count" = 32_u32
-        => "metadata llama.rope.dimension_count = 32 is not supported: it needs RoPE of a part of a head";
+        => "metadata key llama.rope.dimension_count has the invalid value 128: it must be even and at most the head size, 64";
+    odd_rope_dimensions: Llama, "llama.rope.dimension_count" = 33_u32
+        => "metadata key llama.rope.dimension_count has the invalid value 33: it must be even and at most the head size, 64";
     feed_forward_length: Qwen3, "qwen3.feed_forward_length" = 1024_u32
         => "tensor blk.0.ffn_gate.weight has the shape [256, 512], but the metadata requires [256, 1024]";
     vocab_size: Llama, "llama.vocab_size" = 513_u32 => "metadata key llama.vocab_size has the invalid value 513: the embedding has 512 rows";

@@ -46,6 +46,8 @@ pub(super) struct Device {
     cells: Vec<Cell>,
     /// By slot: the block table, and the token sampled last.
     slots: BTreeMap<u32, (Vec<u32>, u32)>,
+    /// By slot of states: the values of all positions before, which a state depends on.
+    states: Vec<Vec<u64>>,
     pub(super) copies: u32,
     /// Decode rows by request.
     pub(super) decode_rows: BTreeMap<u64, u32>,
@@ -67,12 +69,19 @@ impl Computed {
 impl Device {
     pub(super) fn new(blocks: u32, block: u32) -> Self {
         let cells = vec![Cell::default(); (blocks * block) as usize];
-        Self { block, cells, slots: BTreeMap::new(), copies: 0, decode_rows: BTreeMap::new() }
+        let slots = BTreeMap::new();
+        Self { block, cells, slots, states: Vec::new(), copies: 0, decode_rows: BTreeMap::new() }
+    }
+
+    /// Returns it with so many slots of states.
+    pub(super) fn with_states(self, slots: u32) -> Self {
+        Self { states: vec![vec![u64::MAX]; slots as usize], ..self }
     }
 
     /// Loses all data.
     pub(super) fn lose(&mut self) {
         self.cells.fill(Cell::default());
+        self.states.fill(vec![u64::MAX]);
         self.slots.clear();
     }
 
@@ -130,6 +139,7 @@ impl Device {
             self.cells[cell] = Cell { value, decoded };
             values.push((position, value));
         }
+        self.run_states(step);
         let mut output = StepOutput { step: step.id, tokens: Vec::new(), logits: Vec::new() };
         let mut of_logits = Vec::new();
         for row in &step.logit_rows {
@@ -147,6 +157,35 @@ impl Device {
             }
         }
         Computed { output, values: of_logits }
+    }
+
+    /// Checks the states that runs begin from, and stores those that they end with.
+    fn run_states(&mut self, step: &StepPlan) {
+        if self.states.is_empty() {
+            return;
+        }
+        let decode = step.decode.iter().map(|row| (row.slot, row.position, 1, &row.states));
+        let prefill =
+            step.prefill.iter().map(|rows| (rows.slot, rows.position, rows.tokens.len() as u32, &rows.states));
+        let runs: Vec<_> = decode.chain(prefill).collect();
+        let mut written = BTreeMap::new();
+        for (run, (slot, first, rows, states)) in runs.iter().enumerate() {
+            let blocks = &self.slots[slot].0;
+            let values = |len: u32| -> Vec<u64> { (0..len).map(|at| self.cells[self.cell(blocks, at)].value).collect() };
+            let from = states.from.map_or_else(Vec::new, |from| self.states[from as usize].clone());
+            assert_eq!(from, values(*first), "the state of another prefix");
+            assert!(states.to.iter().any(|(row, _)| row + 1 == *rows), "the last state is not stored");
+            for (row, to) in &states.to {
+                assert!(written.insert(*to, (run, values(first + row + 1))).is_none(), "a slot is written twice");
+            }
+        }
+        for (run, (.., states)) in runs.iter().enumerate() {
+            let other = states.from.and_then(|from| written.get(&from)).is_some_and(|(by, _)| *by != run);
+            assert!(!other, "a slot is read while another run writes it");
+        }
+        for (to, (_, state)) in written {
+            self.states[to as usize] = state;
+        }
     }
 
     fn no_slot_reads_what_another_writes(&self, rows: &[(u32, u32, u32, bool)]) {

@@ -55,15 +55,16 @@ impl Scheduler {
         let running = |slots: &[Slot]| slots.iter().filter(|slot| slot.sequence.is_some()).count();
         let mut snapshots = Planned::new();
         loop {
-            let before = running(&self.slots);
+            let before = (running(&self.slots), self.pool.free());
             self.admit_single_tokens(only);
             self.plan_decode(&mut step, &mut snapshots, only);
             self.plan_prefill(&mut step, &mut snapshots, only);
             if step.rows() > 0 {
                 break;
             }
-            // A request whose prefill rows were all found in the cache has a row only once it runs.
-            if running(&self.slots) == before {
+            // A request whose prefill rows were all found in the cache has a row only once it runs. One that lacks the state of
+            // its positions has given back their blocks.
+            if (running(&self.slots), self.pool.free()) == before {
                 return None;
             }
         }

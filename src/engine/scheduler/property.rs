@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    EngineError, FinishReason, Limits, Output, Scheduler, SequenceId, SessionEvent, StepOutput, StepPlan,
+    EngineError, FinishReason, Limits, Output, Scheduler, SequenceId, SessionEvent, StateLimits, StepOutput, StepPlan,
     fake::{Device, token_of, value},
     tests::take_events,
 };
@@ -71,6 +71,8 @@ struct Counts {
     stale: u32,
     paused: u32,
     alone: u32,
+    /// Requests that began from a snapshot.
+    resumed: u32,
 }
 
 struct World {
@@ -87,6 +89,8 @@ struct World {
 impl World {
     fn new(rng: &mut Rng) -> Self {
         let (blocks, block) = (1 + rng.below(30), 1 + rng.below(5));
+        let states = (rng.below(2) > 0)
+            .then(|| StateLimits { snapshots: rng.below(5), spacing: block * (1 + rng.below(3)) });
         let limits = Limits {
             context: 1 + rng.below(40),
             slots: 1 + rng.below(5),
@@ -95,12 +99,13 @@ impl World {
             prefix_sharing: rng.below(4) > 0,
             share_decode_blocks: rng.below(2) > 0,
             pipelined: rng.below(3) > 0,
-            states: None,
+            states,
         };
         Self {
             limits,
             scheduler: Scheduler::new(limits, Pool::new(blocks, block)),
-            device: Device::new(blocks, block),
+            device: Device::new(blocks, block)
+                .with_states(states.map_or(0, |states| StateLimits::slots(states.snapshots, limits.slots))),
             alone: BTreeMap::new(),
             in_flight: VecDeque::new(),
             bounds: BTreeMap::new(),
@@ -112,6 +117,10 @@ impl World {
         let scheduler = &self.scheduler;
         scheduler.pool.audit(scheduler.sequences.values().map(|sequence| &sequence.table)).expect("a sound pool");
         assert_eq!(scheduler.sequences.len(), self.alone.len());
+        let requests = scheduler.sequences.values().filter_map(|sequence| sequence.request.as_ref());
+        let held = requests.filter(|request| request.snapshot.is_some()).count();
+        let planned = scheduler.planned.as_ref().map_or(0, |planned| planned.snapshots.len());
+        assert_eq!(scheduler.snapshots.held() as usize, held + planned);
         let mut running = true;
         for id in scheduler.requests.values() {
             let slot = scheduler.sequences[id].request.as_ref().expect("a request").slot;
@@ -138,6 +147,8 @@ impl World {
                     assert!(asked.number > self.admitted, "a later request was admitted before");
                     self.admitted = asked.number;
                     counts.cached += u32::from(cached > 0);
+                    let request = self.scheduler.sequences[&id].request.as_ref();
+                    counts.resumed += u32::from(request.is_some_and(|request| request.snapshot.is_some()));
                     let table = &self.scheduler.sequences[&id].table;
                     assert!(cached == 0 || self.limits.prefix_sharing);
                     assert!(self.limits.share_decode_blocks || self.device.is_prefilled(table.blocks(), cached));
@@ -183,7 +194,7 @@ impl World {
                     let mut bound = sampled.saturating_sub(1);
                     match error {
                         EngineError::PoolFull { needed, free } => {
-                            assert!(needed > free);
+                            assert!(needed > free, "{needed} of {free}, request {} of {:?}: {:?}", asked.number, asked.output, self.scheduler);
                             counts.pool_full += 1;
                             counts.pool_full_later += u32::from(sampled > 0);
                         }
@@ -403,12 +414,12 @@ fn sequences_get_the_tokens_that_they_get_alone() {
         schedule(seed, &mut counts);
     }
     let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = counts;
-    let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, .. } = counts;
+    let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, resumed, .. } = counts;
     let all = [
         [tokens, cached, stopped, wasted, limit],
         [context_full, pool_full, pool_full_later, lost, logits],
         [forks, copies, abandoned, stale, paused],
-        [alone; 5],
+        [alone, resumed, alone, resumed, alone],
     ];
     assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
 }

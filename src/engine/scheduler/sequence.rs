@@ -75,6 +75,7 @@ impl Scheduler {
         if let Some(sequence) = self.sequences.get_mut(&id) {
             sequence.truncate(&mut self.pool, len);
         }
+        self.keep_states(id, len);
         Ok(())
     }
 
@@ -165,6 +166,7 @@ impl Scheduler {
         // Rows in flight for it are computed in vain.
         let len = sequence.tokens.len() as u32;
         sequence.truncate(&mut self.pool, len);
+        let len = sequence.table.len();
         self.requests.remove(&request.number);
         if let Some(snapshot) = request.snapshot {
             self.snapshots.drop_holder(snapshot);
@@ -172,6 +174,7 @@ impl Scheduler {
         if let Some(slot) = request.slot.and_then(|slot| self.slots.get_mut(slot as usize)) {
             slot.sequence = None;
         }
+        self.keep_states(id, len);
     }
 
     /// Ends the request of a sequence early.

@@ -175,6 +175,13 @@ impl Scheduler {
         planned.into_iter().for_each(|(_, _, snapshot)| self.snapshots.drop_holder(snapshot));
     }
 
+    /// Forgets the states of a sequence behind its first `len` positions: others may follow these.
+    pub(super) fn keep_states(&mut self, id: SequenceId, len: u32) {
+        for states in self.slots.iter_mut().map(|slot| &mut slot.states).filter(|states| states.owner == Some(id)) {
+            states.positions.iter_mut().for_each(|position| *position = position.filter(|at| *at <= len));
+        }
+    }
+
     /// Forgets the states of a sequence that is released.
     pub(super) fn release_states(&mut self, id: SequenceId) {
         for states in self.slots.iter_mut().map(|slot| &mut slot.states).filter(|states| states.owner == Some(id)) {

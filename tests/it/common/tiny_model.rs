@@ -39,6 +39,9 @@ pub enum Arch {
     GraniteMoe,
     Gemma3,
     GptOss,
+    Qwen3Next,
+    Qwen35Moe,
+    Qwen35,
 }
 
 impl Arch {
@@ -57,17 +60,25 @@ impl Arch {
             Self::GraniteMoe => "granitemoe",
             Self::Gemma3 => "gemma3",
             Self::GptOss => "gpt-oss",
+            Self::Qwen3Next => "qwen3next",
+            Self::Qwen35Moe => "qwen35moe",
+            Self::Qwen35 => "qwen35",
         }
     }
 
     fn is_moe(self) -> bool {
-        use Arch::{GptOss, GraniteMoe, LlamaMoe, OlMoe, Qwen2Moe, Qwen3Moe, Qwen3VlMoe};
-        matches!(self, Qwen3Moe | Qwen3VlMoe | Qwen2Moe | LlamaMoe | OlMoe | GraniteMoe | GptOss)
+        use Arch::{GptOss, GraniteMoe, LlamaMoe, OlMoe, Qwen2Moe, Qwen3Moe, Qwen3Next, Qwen3VlMoe, Qwen35Moe};
+        matches!(self, Qwen3Next | Qwen35Moe | Qwen3Moe | Qwen3VlMoe | Qwen2Moe | LlamaMoe | OlMoe | GraniteMoe | GptOss)
     }
 
     /// Returns whether queries and keys have norms of each head.
     fn has_head_norms(self) -> bool {
-        matches!(self, Self::Qwen3Moe | Self::Qwen3VlMoe | Self::Qwen3 | Self::Gemma3)
+        matches!(self, Self::Qwen3Moe | Self::Qwen3VlMoe | Self::Qwen3 | Self::Gemma3) || self.is_hybrid()
+    }
+
+    /// Returns whether three layers of four have gated delta nets, and attention has an output gate.
+    fn is_hybrid(self) -> bool {
+        matches!(self, Self::Qwen3Next | Self::Qwen35Moe | Self::Qwen35)
     }
 }
 
@@ -105,6 +116,8 @@ pub struct TinyModel {
     pub fused: bool,
     /// Formats that the linear layers have in turn instead of `main` and `big`, experts' matrices and others each.
     pub mix: &'static [WeightType],
+    /// Key heads, value heads and head size of gated delta nets.
+    pub delta: [u32; 3],
     /// Further metadata, without the architecture's name.
     pub metadata: Vec<(&'static str, Value)>,
     pub context: u32,
@@ -135,6 +148,7 @@ impl Default for TinyModel {
             shared_ffn: 0,
             fused: false,
             mix: &[],
+            delta: [2, 4, 32],
             metadata: Vec::new(),
             context: 4096,
             seed: 0,
@@ -191,6 +205,14 @@ impl TinyModel {
         }
         if self.shared_ffn > 0 {
             file.metadata(key("expert_shared_feed_forward_length"), self.shared_ffn);
+        }
+        if self.arch.is_hybrid() {
+            let [keys, values, dim] = self.delta;
+            file.metadata(key("ssm.group_count"), keys)
+                .metadata(key("ssm.time_step_rank"), values)
+                .metadata(key("ssm.state_size"), dim)
+                .metadata(key("ssm.inner_size"), values * dim)
+                .metadata(key("ssm.conv_kernel"), 4_u32);
         }
         for (name, value) in &self.metadata {
             file.metadata(key(name), value.clone());
@@ -256,9 +278,13 @@ impl Tensors<'_> {
             let name = |name: &str| format!("blk.{layer}.{name}");
             let big = if model.is_big(layer) { model.big } else { main };
             self.norm(name("attn_norm.weight"), hidden);
-            let ffn_norm = if model.arch == Arch::GptOss { "post_attention_norm" } else { "ffn_norm" };
+            let post = model.arch == Arch::GptOss || model.arch.is_hybrid();
+            let ffn_norm = if post { "post_attention_norm" } else { "ffn_norm" };
             self.norm(name(&format!("{ffn_norm}.weight")), hidden);
-            if model.arch.has_head_norms() {
+            let delta = model.arch.is_hybrid() && layer % 4 != 3;
+            if delta {
+                self.delta_net(model, &name);
+            } else if model.arch.has_head_norms() {
                 self.norm(name("attn_q_norm.weight"), head_dim);
                 self.norm(name("attn_k_norm.weight"), head_dim);
             }
@@ -273,15 +299,18 @@ impl Tensors<'_> {
             if model.arch == Arch::GptOss {
                 self.weights(name("attn_sinks.weight"), WeightType::F32, &[model.heads], 1.0);
             }
-            if model.fused {
+            if model.fused && !delta && !model.arch.is_hybrid() {
                 self.linear(name("attn_qkv.weight"), main, &[hidden, q + 2 * kv]);
             }
             for (part, ty, columns, rows) in
                 [("q", main, hidden, q), ("k", main, hidden, kv), ("v", big, hidden, kv), ("output", main, q, hidden)]
             {
-                if model.fused && part != "output" {
+                let one_tensor = model.fused && !model.arch.is_hybrid() && part != "output";
+                if delta || one_tensor {
                     continue;
                 }
+                // Each query head is followed by its gate.
+                let rows = if part == "q" && model.arch.is_hybrid() { 2 * rows } else { rows };
                 self.linear(name(&format!("attn_{part}.weight")), ty, &[columns, rows]);
                 if model.biases {
                     self.weights(name(&format!("attn_{part}.bias")), WeightType::F32, &[rows], 0.25);
@@ -305,7 +334,7 @@ impl Tensors<'_> {
                     self.weights(name("ffn_down_exps.bias"), WeightType::F32, &[hidden, experts], 0.25);
                 }
                 if model.shared_ffn > 0 {
-                    if model.arch == Arch::Qwen2Moe {
+                    if model.arch == Arch::Qwen2Moe || model.arch.is_hybrid() {
                         let gate = name("ffn_gate_inp_shexp.weight");
                         self.weights(gate, WeightType::F32, &[hidden], unit_std(hidden));
                     }
@@ -326,6 +355,29 @@ impl Tensors<'_> {
         if !model.tied {
             self.linear("output.weight", model.big, &[hidden, model.vocab]);
         }
+    }
+
+    /// Writes a gated delta net. Qwen3-Next's has projections grouped by key heads.
+    fn delta_net(&mut self, model: &TinyModel, name: &impl Fn(&str) -> String) {
+        let TinyModel { hidden, main, .. } = *model;
+        let [keys, values, dim] = model.delta;
+        let (inner, channels) = (values * dim, (2 * keys + values) * dim);
+        if model.arch == Arch::Qwen3Next {
+            self.linear(name("ssm_in.weight"), main, &[hidden, channels + inner]);
+            self.linear(name("ssm_ba.weight"), main, &[hidden, 2 * values]);
+        } else {
+            self.linear(name("attn_qkv.weight"), main, &[hidden, channels]);
+            self.linear(name("attn_gate.weight"), main, &[hidden, inner]);
+            self.linear(name("ssm_alpha.weight"), WeightType::F32, &[hidden, values]);
+            self.linear(name("ssm_beta.weight"), WeightType::F32, &[hidden, values]);
+        }
+        self.weights(name("ssm_conv1d.weight"), WeightType::F32, &[4, channels], 0.5);
+        self.weights(name("ssm_dt.bias"), WeightType::F32, &[values], 1.0);
+        // Negative: from a state that is kept to one that is forgotten.
+        let a = (0..values).flat_map(|_| (-0.05 - 2.0 * self.rng.next_f32()).to_le_bytes()).collect();
+        self.file.tensor(name("ssm_a"), WeightType::F32, &[values.into()], a);
+        self.norm(name("ssm_norm.weight"), dim);
+        self.linear(name("ssm_out.weight"), main, &[inner, hidden]);
     }
 
     /// Writes a matrix, or one per expert, scaled to keep the variance of its inputs.
@@ -677,6 +729,30 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
                     ],
                 )
             },
+        ),
+        // Four layers, one of them with attention; RoPE of a quarter of a head.
+        ("qwen35", TinyModel { layers: 4, ..of(Arch::Qwen35, vec![("rope.dimension_count", 16_u32.into())]) }),
+        // Layers as the file lists them, and one behind them that is not used.
+        (
+            "qwen35moe",
+            TinyModel {
+                layers: 5,
+                shared_ffn: 64,
+                fused: true,
+                ..of(
+                    Arch::Qwen35Moe,
+                    vec![
+                        ("rope.dimension_count", 32_u32.into()),
+                        ("nextn_predict_layers", 1_u32.into()),
+                        ("full_attention_interval", 4_u32.into()),
+                    ],
+                )
+            },
+        ),
+        // Projections grouped by key heads; value heads that share a key head are neighbours.
+        (
+            "qwen3next",
+            TinyModel { layers: 4, shared_ffn: 64, delta: [2, 6, 32], ..of(Arch::Qwen3Next, vec![]) },
         ),
         // A window shorter than the prompt on one layer of two, with frequencies of its own.
         (
