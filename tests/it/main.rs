@@ -35,6 +35,7 @@ mod gguf_mutations;
 mod gguf_refusals;
 mod goldens;
 mod host_device;
+mod hybrids;
 mod hygiene;
 mod kv;
 mod loading;

@@ -730,6 +730,36 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
                 )
             },
         ),
+        // A window shorter than the prompt on one layer of two, with frequencies of its own.
+        (
+            "gemma3",
+            of(
+                Arch::Gemma3,
+                vec![
+                    ("attention.sliding_window", 8_u32.into()),
+                    ("attention.sliding_window_pattern", vec![true, false].into()),
+                    ("rope.scaling.type", "linear".into()),
+                    ("rope.scaling.factor", 8.0_f32.into()),
+                ],
+            ),
+        ),
+    ]
+}
+
+/// Returns a named small model of each architecture with gated delta nets.
+pub fn hybrid_models() -> Vec<(&'static str, TinyModel)> {
+    let of = |arch, metadata| TinyModel {
+        arch,
+        metadata,
+        hidden: 128,
+        main: WeightType::Q8_0,
+        big: WeightType::Q8_0,
+        expert_ffn: 96,
+        ffn: 160,
+        vocab: 300,
+        ..TinyModel::default()
+    };
+    vec![
         // Four layers, one of them with attention; RoPE of a quarter of a head.
         ("qwen35", TinyModel { layers: 4, ..of(Arch::Qwen35, vec![("rope.dimension_count", 16_u32.into())]) }),
         // Layers as the file lists them, and one behind them that is not used.
@@ -753,19 +783,6 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
         (
             "qwen3next",
             TinyModel { layers: 4, shared_ffn: 64, delta: [2, 6, 32], ..of(Arch::Qwen3Next, vec![]) },
-        ),
-        // A window shorter than the prompt on one layer of two, with frequencies of its own.
-        (
-            "gemma3",
-            of(
-                Arch::Gemma3,
-                vec![
-                    ("attention.sliding_window", 8_u32.into()),
-                    ("attention.sliding_window_pattern", vec![true, false].into()),
-                    ("rope.scaling.type", "linear".into()),
-                    ("rope.scaling.factor", 8.0_f32.into()),
-                ],
-            ),
         ),
     ]
 }
