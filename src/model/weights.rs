@@ -210,7 +210,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
         }
         self.gguf.check_length()?;
         let mut rest = &mut values[..];
-        for TensorRows { tensor, range } in &info.parts {
+        for TensorRows { tensor, range, .. } in &info.parts {
             let (own, others) = rest.split_at_mut(range.count as usize);
             let mut all = vec![0.0; tensor.elements() as usize];
             decode(tensor.ty, self.gguf.data(tensor), &mut all).map_err(|error| ModelError::BadValue {
