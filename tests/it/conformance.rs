@@ -203,7 +203,9 @@ async fn failures_of(adapter: &Adapter, kernel: &KernelEntry, from: &str, to: &s
 }
 
 /// Checks that the text of each replacement is in the WGSL of a variant that is run, and returns the kernels by name.
-fn check_replacements<'a>(replacements: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<&'static str, KernelEntry> {
+fn check_replacements<'a>(
+    replacements: impl Iterator<Item = (&'a str, &'a str)>,
+) -> BTreeMap<&'static str, KernelEntry> {
     let kernels: BTreeMap<_, _> = catalog().into_iter().map(|kernel| (kernel.name, kernel)).collect();
     for (kernel, from) in replacements {
         let pattern = some_of(kernel, from);
@@ -223,7 +225,8 @@ fn faulty_kernels_fail() {
         for (kernel, from, to, found) in MUTATIONS {
             let failures = failures_of(&adapter, &kernels[kernel], from, to).await;
             let failure = failures.iter().find(|failure| failure.at.contains(found));
-            let failure = failure.unwrap_or_else(|| panic!("{kernel}, {to:?} for {from:?}: {found} is not in {failures:#?}"));
+            let failure =
+                failure.unwrap_or_else(|| panic!("{kernel}, {to:?} for {from:?}: {found} is not in {failures:#?}"));
             println!("{kernel}, {to:?} for {from:?}: {} failures, {}: {}", failures.len(), failure.case, failure.at);
         }
     });
