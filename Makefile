@@ -29,7 +29,7 @@ test: setup lint-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	@# Each set of features that applications use, without the others.
-	for features in '' blocking serde; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
+	for features in '' blocking serde api constraint serve; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
 	$(CARGO) test
 

@@ -136,7 +136,8 @@ fn contents(gguf: &Gguf) -> String {
 fn layers(config: &Config, gguf: &Gguf) -> String {
     let mut text = String::new();
     if let Some(net) = &config.delta_net {
-        let (nets, attention, state) = (config.delta_net_layers(), config.attention_layers(), size(config.state_bytes()));
+        let (nets, attention, state) =
+            (config.delta_net_layers(), config.attention_layers(), size(config.state_bytes()));
         let numbers = |wanted: bool| {
             let all = (0..config.layers).filter(|layer| config.layer_delta_net(*layer).is_some() == wanted);
             all.map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")
@@ -154,7 +155,8 @@ fn layers(config: &Config, gguf: &Gguf) -> String {
     }
     let unused = Model::unused_tensors(gguf);
     if !unused.is_empty() {
-        let bytes = gguf.tensors().iter().filter(|tensor| unused.contains(&tensor.name)).map(|tensor| tensor.bytes).sum();
+        let bytes =
+            gguf.tensors().iter().filter(|tensor| unused.contains(&tensor.name)).map(|tensor| tensor.bytes).sum();
         let of = match config.prediction_layers {
             0 => String::new(),
             layers => format!(", of {layers} layers that predict further tokens"),

@@ -254,7 +254,11 @@ impl Activations {
             ("the scales of int8 values of a step", s.int8.div_ceil(32)),
             ("the logits of a step", s.logits),
         ];
-        words.into_iter().chain(net.into_iter().flatten()).chain(routed.into_iter().flatten()).map(|(name, words)| (name, 4 * words))
+        words
+            .into_iter()
+            .chain(net.into_iter().flatten())
+            .chain(routed.into_iter().flatten())
+            .map(|(name, words)| (name, 4 * words))
     }
 
     /// Allocates the buffers for passes of at most `size`, of a model with or without an expert cache.

@@ -386,10 +386,7 @@ impl Decoder<'_> {
         let (a, c, pass) = (self.activations, self.config, self.pass);
         rec.dispatch(
             attention_reduce::AttentionReduce,
-            attention_reduce::Variant {
-                sinks: layer.weights.sinks.is_some(),
-                gated: a.attention_gate.is_some(),
-            },
+            attention_reduce::Variant { sinks: layer.weights.sinks.is_some(), gated: a.attention_gate.is_some() },
             attention_reduce::Params {
                 rows: pass.rows,
                 heads: c.heads,

@@ -56,7 +56,6 @@ impl CacheShape {
     pub(crate) fn state_bytes(&self, config: &Config) -> u64 {
         u64::from(self.states) * config.state_bytes()
     }
-
 }
 
 /// What a layer keeps of sequences.

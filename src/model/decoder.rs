@@ -1,8 +1,13 @@
 //! A forward pass through the decoder, recorded as a plan.
 
 use super::{
-    Config, KernelSelection, NormPlacement, PassKernels, PassShape, PlanOptions, activations::Activations,
-    cache::{KvCache, LayerCache}, matmul::Input, sampling::Sampling, tree::Mixer, weights::Weights,
+    Config, KernelSelection, NormPlacement, PassKernels, PassShape, PlanOptions,
+    activations::Activations,
+    cache::{KvCache, LayerCache},
+    matmul::Input,
+    sampling::Sampling,
+    tree::Mixer,
+    weights::Weights,
 };
 use crate::{
     gpu::{Buffer, GpuError, Plan, Recorder, Scope, Stage},

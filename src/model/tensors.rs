@@ -1,6 +1,6 @@
 //! The tensors of a file, found by name and checked against the model's shape before anything is uploaded.
 
-use std::{cell::RefCell, collections::HashSet, ops::Range};
+use std::{cell::RefCell, collections::HashSet, ops::Range, slice::from_ref};
 
 use super::{
     Config, DeltaNet, FeedForward, ModelError, QkNorm,
@@ -180,7 +180,8 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// Every [`ModelError`], up to a number.
     pub(crate) fn checked(gguf: &'a Gguf, config: &Config) -> Result<Self, Vec<ModelError>> {
-        let find = Find { gguf, config, errors: RefCell::default(), taken: RefCell::default(), unused: RefCell::default() };
+        let find =
+            Find { gguf, config, errors: RefCell::default(), taken: RefCell::default(), unused: RefCell::default() };
         find.unused_layers();
         let tensors = find.all();
         let unused = find.unused.into_inner();
@@ -308,8 +309,7 @@ impl<'a> Find<'a, '_> {
         // All are looked up before the first error ends it.
         let (qk_norm, qkv) = (self.qk_norm(p), self.qkv(p));
         let o = self.linear(&format!("{p}attn_output"), c.hidden, c.q_len());
-        let sinks =
-            if c.sinks { self.vector(&format!("{p}attn_sinks.weight"), c.heads).map(Some) } else { Some(None) };
+        let sinks = if c.sinks { self.vector(&format!("{p}attn_sinks.weight"), c.heads).map(Some) } else { Some(None) };
         let (qkv, gate) = qkv?;
         Some(AttentionTree { qkv, gate, o: o?, qk_norm: qk_norm?, sinks: sinks? })
     }
@@ -324,12 +324,7 @@ impl<'a> Find<'a, '_> {
             let of = |first: u32, count: u32| at + first..at + first + count;
             match rope.interleaved || rest == 0 {
                 true => vec![of(0, head_dim)],
-                false => vec![
-                    of(0, half),
-                    of(2 * half, rest),
-                    of(half, half),
-                    of(2 * half + rest, rest),
-                ],
+                false => vec![of(0, half), of(2 * half, rest), of(half, half), of(2 * half + rest, rest)],
             }
         };
         (0..heads).flat_map(order).collect()
@@ -356,7 +351,7 @@ impl<'a> Find<'a, '_> {
                 match own {
                     // The bias has only its own rows.
                     Some(bias) => {
-                        let matrix = segments(&whole.matrix, &[first..first + n])?;
+                        let matrix = segments(&whole.matrix, from_ref(&(first..first + n)))?;
                         parts.push((Linear { matrix, bias: Some(bias) }, 0));
                     }
                     None => parts.push((whole.clone(), first)),
@@ -371,7 +366,7 @@ impl<'a> Find<'a, '_> {
         let linears = vec![
             rows_of(q, &self.head_order(*q_first, c.heads, q_stride))?,
             rows_of(k, &self.head_order(*k_first, c.kv_heads, c.head_dim))?,
-            rows_of(v, &[*v_first..v_first + c.kv_len()])?,
+            rows_of(v, from_ref(&(*v_first..v_first + c.kv_len())))?,
         ];
         let gate = match c.attention_gate {
             true => {
@@ -403,12 +398,14 @@ impl<'a> Find<'a, '_> {
             let stride = 2 * dim + 2 * per_key * dim;
             let whole = self.linear(&old, channels + heads.values(), hidden)?;
             let parts = [(0, dim), (dim, dim), (2 * dim, per_key * dim), (2 * dim + per_key * dim, per_key * dim)];
-            parts.map(|(first, count)| of_keys(whole.clone(), first, count, stride)).into_iter().collect::<Option<_>>()?
+            parts
+                .map(|(first, count)| of_keys(whole.clone(), first, count, stride))
+                .into_iter()
+                .collect::<Option<_>>()?
         } else {
             self.unused(&format!("{old}.weight"));
             let both = [self.linear(&qkv, channels, hidden), self.linear(&name("attn_gate"), heads.values(), hidden)];
-            both.into_iter().collect::<Option<Vec<_>>>()
-                .unwrap_or_default()
+            both.into_iter().collect::<Option<Vec<_>>>().unwrap_or_default()
         };
         let gates = match self.has(&name("ssm_ba.weight")) {
             true => {

@@ -237,10 +237,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     fn rope_tables(&self, config: &Config, divisors: Option<&VectorInfo<'_>>) -> Result<Vec<RopeTable>, ModelError> {
         let divisors = divisors.map(|info| self.values(info)).transpose()?;
         let table = |rope: Option<Rope>| match rope {
-            Some(rope) => RopeTable {
-                frequencies: rope.frequencies(divisors.as_deref()),
-                magnitude: rope.magnitude,
-            },
+            Some(rope) => RopeTable { frequencies: rope.frequencies(divisors.as_deref()), magnitude: rope.magnitude },
             None => RopeTable { frequencies: Vec::new(), magnitude: 1.0 },
         };
         Ok(config.rope_tables().into_iter().map(table).collect())

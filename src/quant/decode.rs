@@ -372,21 +372,21 @@ fn iq3_s(&[d0, d1, ref rest @ ..]: &[u8; 110], out: &mut [f32; 256]) {
     let (qs, rest) = split::<64, 44>(rest);
     let (high, rest) = split::<8, 36>(rest);
     let (d, (signs, scales)) = (half([d0, d1]), split::<32, 4>(rest));
-    for i in 0..32 {
+    for (i, &signs) in signs.iter().enumerate() {
         let top = |j: usize| usize::from((high[j / 8] >> (j % 8)) & 1) << 8;
         let points = [2 * i, 2 * i + 1].map(|j| grids::IQ3_S[usize::from(qs[j]) | top(j)]);
         let d = d * (1 + 2 * nibble(scales, i / 4)) as f32;
-        iq3_group(d, points, signs[i], i, out);
+        iq3_group(d, points, signs, i, out);
     }
 }
 
 fn iq1_s(&[d0, d1, ref rest @ ..]: &[u8; 50], out: &mut [f32; 256]) {
     let (d, (qs, words)) = (half([d0, d1]), split::<32, 16>(rest));
-    for i in 0..32 {
+    for (i, &low) in qs.iter().enumerate() {
         let word = word16(words, i / 4);
         let top = usize::from((word >> (i % 4 * 3)) & 7) << 8;
         let d = d * f32::from(2 * ((word >> 12) & 7) + 1);
-        iq1_group(d, grids::IQ1[usize::from(qs[i]) | top], word >> 15 == 1, i, out);
+        iq1_group(d, grids::IQ1[usize::from(low) | top], word >> 15 == 1, i, out);
     }
 }
 
@@ -396,10 +396,10 @@ fn iq1_m(block: &[u8; 56], out: &mut [f32; 256]) {
     // The top four bits of the scales' words are d.
     let d = (0..4).fold(0, |d, i| d | ((word16(scales, i) >> 12) << (4 * i)));
     let d = f16::from_bits(d).to_f32();
-    for i in 0..32 {
+    for (i, &low) in qs.iter().enumerate() {
         let high = nibble(high, i);
         let scale = (word16(scales, i / 8) >> (i % 8 / 2 * 3)) & 7;
-        let point = grids::IQ1[usize::from(qs[i]) | (usize::from(high & 7) << 8)];
+        let point = grids::IQ1[usize::from(low) | (usize::from(high & 7) << 8)];
         iq1_group(d * f32::from(2 * scale + 1), point, high >> 3 == 1, i, out);
     }
 }

@@ -86,9 +86,9 @@ refused! {
 // Metadata of all architectures.
 refused! {
     block_count_above_the_tensors: Qwen3, "qwen3.block_count" = 3_u32
-        => "tensor blk.2.attn_q_norm.weight is missing";
+        => "tensor blk.2.attn_norm.weight is missing";
     block_count_without_end: Qwen3, "qwen3.block_count" = 1_u32 << 24
-        => "tensor blk.2.attn_q_norm.weight is missing";
+        => "tensor blk.2.attn_norm.weight is missing";
     block_count_below_the_tensors: Qwen3, "qwen3.block_count" = 1_u32
         => "tensor blk.1.attn_norm.weight is not part of this architecture";
     block_count_0: Qwen3, "qwen3.block_count" = 0_u32 => "metadata key qwen3.block_count has the invalid value 0: it must be positive";

@@ -171,7 +171,8 @@ impl Device {
         let mut written = BTreeMap::new();
         for (run, (slot, first, rows, states)) in runs.iter().enumerate() {
             let blocks = &self.slots[slot].0;
-            let values = |len: u32| -> Vec<u64> { (0..len).map(|at| self.cells[self.cell(blocks, at)].value).collect() };
+            let values =
+                |len: u32| -> Vec<u64> { (0..len).map(|at| self.cells[self.cell(blocks, at)].value).collect() };
             let from = states.from.map_or_else(Vec::new, |from| self.states[from as usize].clone());
             assert_eq!(from, values(*first), "the state of another prefix");
             assert!(states.to.iter().any(|(row, _)| row + 1 == *rows), "the last state is not stored");

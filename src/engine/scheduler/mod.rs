@@ -37,8 +37,8 @@ pub(crate) use mailbox::SessionEvent;
 pub use request::FinishReason;
 pub(crate) use request::{Output, SequenceId};
 use sequence::Sequence;
-pub(crate) use states::StateLimits;
 use states::SlotStates;
+pub(crate) use states::StateLimits;
 pub(crate) use step::{
     BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, PrefillRows, RowSampling, RunStates, StaleStep, StepId,
     StepOutput, StepPlan,

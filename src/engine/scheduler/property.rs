@@ -89,8 +89,8 @@ struct World {
 impl World {
     fn new(rng: &mut Rng) -> Self {
         let (blocks, block) = (1 + rng.below(30), 1 + rng.below(5));
-        let states = (rng.below(2) > 0)
-            .then(|| StateLimits { snapshots: rng.below(5), spacing: block * (1 + rng.below(3)) });
+        let states =
+            (rng.below(2) > 0).then(|| StateLimits { snapshots: rng.below(5), spacing: block * (1 + rng.below(3)) });
         let limits = Limits {
             context: 1 + rng.below(40),
             slots: 1 + rng.below(5),
@@ -194,7 +194,13 @@ impl World {
                     let mut bound = sampled.saturating_sub(1);
                     match error {
                         EngineError::PoolFull { needed, free } => {
-                            assert!(needed > free, "{needed} of {free}, request {} of {:?}: {:?}", asked.number, asked.output, self.scheduler);
+                            assert!(
+                                needed > free,
+                                "{needed} of {free}, request {} of {:?}: {:?}",
+                                asked.number,
+                                asked.output,
+                                self.scheduler
+                            );
                             counts.pool_full += 1;
                             counts.pool_full_later += u32::from(sampled > 0);
                         }

@@ -135,9 +135,10 @@ impl Scheduler {
             return;
         }
         let decode = step.decode.iter().map(|row| (row.sequence, row.request, row.slot, row.position, 1, &row.states));
-        let prefill = step.prefill.iter().map(|run| {
-            (run.sequence, run.request, run.slot, run.position, run.tokens.len() as u32, &run.states)
-        });
+        let prefill = step
+            .prefill
+            .iter()
+            .map(|run| (run.sequence, run.request, run.slot, run.position, run.tokens.len() as u32, &run.states));
         let mut attached = Vec::new();
         for (id, number, slot, position, rows, states) in decode.chain(prefill) {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };

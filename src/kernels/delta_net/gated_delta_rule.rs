@@ -74,7 +74,7 @@ impl Kernel for GatedDeltaRule {
     fn cpu((): (), p: &Params, host: Host<'_>) {
         let size = p.heads.state() as usize;
         for run in host.runs.iter().take(p.n_runs as usize) {
-            let (y, states) = recur(p, host.x, host.rows, host.states.as_flattened(), *run);
+            let (y, states) = recur(p, (host.x, host.rows, host.states.as_flattened()), *run, StateNumbers::F32);
             for (at, y) in y {
                 host.y[at..at + y.len()].iter_mut().zip(y).for_each(|(to, (exact, _))| *to = exact as f32);
             }
@@ -90,7 +90,8 @@ impl Kernel for GatedDeltaRule {
         let mut y = Expect::unchanged(before.y);
         let mut all = Expect::unchanged(before.states.as_flattened());
         for run in before.runs.iter().take(p.n_runs as usize) {
-            let (rows, states) = recur(p, before.x, before.rows, before.states.as_flattened(), *run);
+            let (rows, states) =
+                recur(p, (before.x, before.rows, before.states.as_flattened()), *run, StateNumbers::F64);
             rows.into_iter().for_each(|(at, row)| y[at..at + row.len()].copy_from_slice(&row));
             states.into_iter().for_each(|(slot, state)| all[slot * size..][..size].copy_from_slice(&state));
         }
@@ -105,17 +106,24 @@ impl Kernel for GatedDeltaRule {
     }
 }
 
-/// Values, each with its bound.
-type Near = Vec<(f64, f64)>;
+/// Parts of a buffer, each with its place and the bounds of its values.
+type Parts = Vec<(usize, Vec<(f64, f64)>)>;
+
+/// The numbers that the state of a run is kept in from one row to the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StateNumbers {
+    /// As in a slot, so that results do not depend on how a sequence is cut into runs.
+    F32,
+    F64,
+}
 
 /// Computes a run: the parts of `y`, by their first elements, and the states to store, by slot.
 fn recur(
     p: &Params,
-    x: &[f32],
-    rows: &[[u32; 4]],
-    states: &[f32],
+    (x, rows, states): (&[f32], &[[u32; 4]], &[f32]),
     first: u32,
-) -> (Vec<(usize, Near)>, Vec<(usize, Near)>) {
+    numbers: StateNumbers,
+) -> (Parts, Parts) {
     let (heads, dim, size) = (p.heads, p.heads.head_dim as usize, p.heads.state() as usize);
     let first = first.min(p.n_rows - 1);
     let run = RowRun::at(rows, first, p.n_rows);
@@ -145,6 +153,9 @@ fn recur(
                 *error = decay * *error + 2e-6 * (length + value.abs());
                 out.push((dot(column, q), q_length * (*error + 2e-6 * (length + d.abs()))));
             }
+        }
+        if numbers == StateNumbers::F32 {
+            state.iter_mut().for_each(|s| *s = f64::from(*s as f32));
         }
         y.push(((t * heads.values()) as usize, out));
         let to = rows[t as usize][3];

@@ -68,7 +68,10 @@ impl Arch {
 
     fn is_moe(self) -> bool {
         use Arch::{GptOss, GraniteMoe, LlamaMoe, OlMoe, Qwen2Moe, Qwen3Moe, Qwen3Next, Qwen3VlMoe, Qwen35Moe};
-        matches!(self, Qwen3Next | Qwen35Moe | Qwen3Moe | Qwen3VlMoe | Qwen2Moe | LlamaMoe | OlMoe | GraniteMoe | GptOss)
+        matches!(
+            self,
+            Qwen3Next | Qwen35Moe | Qwen3Moe | Qwen3VlMoe | Qwen2Moe | LlamaMoe | OlMoe | GraniteMoe | GptOss
+        )
     }
 
     /// Returns whether queries and keys have norms of each head.
@@ -780,9 +783,6 @@ pub fn hybrid_models() -> Vec<(&'static str, TinyModel)> {
             },
         ),
         // Projections grouped by key heads; value heads that share a key head are neighbours.
-        (
-            "qwen3next",
-            TinyModel { layers: 4, shared_ffn: 64, delta: [2, 6, 32], ..of(Arch::Qwen3Next, vec![]) },
-        ),
+        ("qwen3next", TinyModel { layers: 4, shared_ffn: 64, delta: [2, 6, 32], ..of(Arch::Qwen3Next, vec![]) }),
     ]
 }
