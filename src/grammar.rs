@@ -157,11 +157,10 @@ fn gbnf_to_lark(text: &str) -> Result<String, GrammarError> {
                 while characters.get(end).is_some_and(|c| *c != close) {
                     end += if characters[end] == '\\' { 2 } else { 1 };
                 }
-                let inside: String = characters
-                    .get(at + 1..end)
-                    .ok_or_else(|| error(at, "no closing quote or bracket"))?
-                    .iter()
-                    .collect();
+                if end >= characters.len() {
+                    return Err(error(at, "no closing quote or bracket"));
+                }
+                let inside: String = characters[at + 1..end].iter().collect();
                 if c == '"' {
                     lark.push_str(&format!("\"{}\"", inside.replace("\\'", "'")));
                 } else {
@@ -173,7 +172,7 @@ fn gbnf_to_lark(text: &str) -> Result<String, GrammarError> {
             }
             '.' => lark.push_str("/(?s:.)/"),
             ':' => {
-                if characters.get(at..at + 3) != Some(&[':', ':', '='][..]) {
+                if !characters[at..].starts_with(&[':', ':', '=']) {
                     return Err(error(at, "expected ::="));
                 }
                 lark.push(':');

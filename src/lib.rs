@@ -47,9 +47,9 @@
 //!
 //! - `cli` (default): the command line program. Libraries depend with `default-features = false`.
 //! - `blocking`: `block_on`.
-//! - `api`: requests and responses of OpenAI's and Anthropic's HTTP APIs, without a server ([`api`]).
+//! - `api`: requests and responses of OpenAI's and Anthropic's HTTP APIs, without a server.
 //! - `constraint`: replies constrained by JSON schemas, regular expressions and grammars.
-//! - `serve` (default): the HTTP server ([`serve`]).
+//! - `serve` (default): the HTTP server.
 //! - `serde`: `Serialize` and `Deserialize` for options, messages, roles and tuning.
 //! - `test-util`: hooks for tests: fault injection, counters, random weights, a GGUF writer. Not covered by semantic
 //!   versioning.

@@ -54,6 +54,8 @@ enum Channel {
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
+/// What Llama 3 writes before calls of built-in tools.
+const PYTHON_TAG: &str = "<|python_tag|>";
 /// What ends a message of harmony.
 const MESSAGE_ENDS: [&str; 5] = ["<|end|>", "<|return|>", "<|call|>", "<|start|>", "<|channel|>"];
 
@@ -91,7 +93,7 @@ impl OutputParser {
     pub(super) fn push_control(&mut self, name: &str) -> Vec<Part> {
         let marks = match self.format {
             ToolFormat::Mistral => matches!(name, "[TOOL_CALLS]" | "[ARGS]"),
-            ToolFormat::Llama3 => name == "<|python_tag|>",
+            ToolFormat::Llama3 => name == PYTHON_TAG,
             ToolFormat::Hermes | ToolFormat::QwenXml => matches!(name, "<tool_call>" | "</tool_call>"),
             ToolFormat::Harmony => true,
         } || matches!(name, OPEN | CLOSE);
@@ -133,13 +135,14 @@ impl OutputParser {
                 if begun.is_empty() || (reasoning && OPEN.starts_with(begun) && begun.len() < OPEN.len()) {
                     return false;
                 }
+                let calls = self.format == ToolFormat::Llama3 && !self.tools.is_empty();
+                if calls && PYTHON_TAG.starts_with(begun) && begun.len() < PYTHON_TAG.len() {
+                    return false;
+                }
                 if let Some(rest) = begun.strip_prefix(OPEN).filter(|_| reasoning) {
                     self.held = rest.to_owned();
                     self.state = State::Reasoning;
-                } else if self.format == ToolFormat::Llama3
-                    && !self.tools.is_empty()
-                    && (begun.starts_with('{') || begun.starts_with("<|python_tag|>"))
-                {
+                } else if calls && (begun.starts_with('{') || begun.starts_with(PYTHON_TAG)) {
                     self.state = State::WholeCall;
                 } else {
                     self.state = State::Text;
