@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 
-SECONDS = 900
+SECONDS = 1500
 
 
 def main():
