@@ -215,14 +215,28 @@ fn gbnf_to_lark(text: &str) -> Result<String, GrammarError> {
     Ok(lark)
 }
 
-/// Returns a rule's name in Lark: lower case, without dashes.
+/// Returns a rule's name in Lark, which has lower case and no dashes: `_a` stands for `A`, `__` for a dash, `_0` for `_`. No two
+/// names become one.
 fn rule_name(name: &str) -> String {
     match name {
-        "root" => "start".to_owned(),
+        "root" => return "start".to_owned(),
         // A rule of this name would be taken for the root.
-        "start" => "gbnf_start".to_owned(),
-        name => format!("r_{}", name.replace('-', "_").to_lowercase()),
+        "start" => return "gbnf_start".to_owned(),
+        _ => {}
     }
+    let mut lark = "r_".to_owned();
+    for c in name.chars() {
+        match c {
+            '-' => lark.push_str("__"),
+            '_' => lark.push_str("_0"),
+            c if c.is_uppercase() => {
+                lark.push('_');
+                lark.extend(c.to_lowercase());
+            }
+            c => lark.push(c),
+        }
+    }
+    lark
 }
 
 #[cfg(test)]
@@ -237,6 +251,8 @@ mod tests {
             lark,
             "start : r_answer \nr_answer : (\"yes\" | \"no\"   | /[a-z\\/]/+) r_ws{1,2}\nr_ws : /[ \\t]/*\n"
         );
+        let names = ["a-b", "a_b", "aB", "ab", "a--b", "a-B", "A-b", "a0b", "a_0b"].map(super::rule_name);
+        assert_eq!(names.iter().collect::<std::collections::HashSet<_>>().len(), names.len(), "{names:?}");
         assert!(gbnf_to_lark("root ::= \"open").is_err());
         assert!(gbnf_to_lark("root :: x").is_err());
     }

@@ -388,7 +388,7 @@ impl Response {
     }
 
     /// Returns the event that ends a stream with an error.
-    fn error(&self, error: &ApiError) -> StreamEvent {
+    pub(crate) fn error(&self, error: &ApiError) -> StreamEvent {
         match self.endpoint {
             Endpoint::Messages => StreamEvent { name: Some("error"), data: error.anthropic().to_string() },
             _ => StreamEvent { name: None, data: error.openai().to_string() },

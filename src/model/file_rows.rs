@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use super::tensors::{Join, MatrixInfo, RowRange};
+use super::tensor_rows::{Join, MatrixInfo, RowRange};
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
 /// The rows of a matrix in its file: of one tensor, or of several.

@@ -2,11 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{
-    Config, FeedForward, ModelError,
-    tensors::{Tensors, VectorInfo},
-    weights::Weights,
-};
+use super::{Config, FeedForward, ModelError, tensor_rows::VectorInfo, tensors::Tensors, weights::Weights};
 use crate::{
     gguf::Gguf,
     gpu::{Access, Plan, SparseUnit, Step},

@@ -22,6 +22,7 @@ mod presets;
 mod sampling;
 mod selection;
 mod split;
+mod tensor_rows;
 mod tensors;
 #[cfg(any(feature = "cli", feature = "test-util"))]
 pub mod time;
@@ -115,8 +116,8 @@ impl Model {
         // With a slot for each, all are loaded.
         let slots = slots.filter(|slots| *slots < most);
         let tensors = tensors::Tensors::find(gguf, &config)?;
-        let sent_later = |matrix: &&tensors::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
-        let later: u64 = tensors.matrices().into_iter().filter(sent_later).map(tensors::MatrixInfo::bytes).sum();
+        let sent_later = |matrix: &&tensor_rows::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
+        let later: u64 = tensors.matrices().into_iter().filter(sent_later).map(tensor_rows::MatrixInfo::bytes).sum();
         let unused: u64 = tensors.unused.iter().map(|tensor| tensor.bytes).sum();
         let total = gguf.tensors().iter().map(|t| t.bytes).sum::<u64>() - later - unused;
         let upload = weights::Upload::new(device, gguf, slots, |sent| progress(sent, total));

@@ -7,7 +7,8 @@ use super::{
     expert_cache::{CachedMatrix, ExpertCache},
     file_rows::FileRows,
     split::{Part, split},
-    tensors::{MatrixInfo, TensorRows, Tensors, VectorInfo},
+    tensor_rows::{MatrixInfo, TensorRows, VectorInfo},
+    tensors::Tensors,
     tree::{self, MapTensors, ModelTree},
 };
 use crate::{

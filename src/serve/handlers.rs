@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::{Admission, Shared};
-use crate::api::{ApiError, RequestContext, Response, Service};
+use crate::api::{ApiError, RequestContext, Response, Service, StreamEvent};
 
 /// A comment is sent when a stream is silent for so long, so that proxies keep it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -260,7 +260,7 @@ async fn generate(shared: Arc<Shared>, body: Body, anthropic: bool, start: Start
         Ok((response, mut running)) => {
             let whole = timeout(shared.options.request_timeout, response.whole()).await;
             running.complete = true;
-            let whole = whole.unwrap_or_else(|_| Err(ApiError::new(408, "the response took too long").code("timeout")));
+            let whole = whole.unwrap_or_else(|_| Err(too_slow()));
             result(whole, anthropic)
         }
     }
@@ -286,6 +286,20 @@ async fn begin(shared: &Arc<Shared>, body: Body, start: Start) -> Result<(Respon
             running.complete = true;
             Err(error)
         }
+    }
+}
+
+/// Returns the error of a response that took longer than [`ServeOptions::request_timeout`](super::ServeOptions::request_timeout).
+fn too_slow() -> ApiError {
+    ApiError::new(408, "the response took too long").code("timeout")
+}
+
+/// Returns an event as a server-sent one.
+fn sse(event: StreamEvent) -> Event {
+    let http = Event::default().data(event.data);
+    match event.name {
+        Some(name) => http.event(name),
+        None => http,
     }
 }
 
@@ -319,14 +333,8 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let Some(response) = &mut this.response else { return Poll::Ready(None) };
-        match Pin::new(response).poll_next(context) {
-            Poll::Ready(Some(event)) => {
-                let http = Event::default().data(event.data);
-                Poll::Ready(Some(Ok(match event.name {
-                    Some(name) => http.event(name),
-                    None => http,
-                })))
-            }
+        match Pin::new(&mut *response).poll_next(context) {
+            Poll::Ready(Some(event)) => Poll::Ready(Some(Ok(sse(event)))),
             Poll::Ready(None) => {
                 this.running.complete = true;
                 this.response = None;
@@ -335,9 +343,9 @@ impl Stream for Events {
             Poll::Pending => match this.limit.as_mut().poll(context) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(()) => {
+                    let event = response.error(&too_slow());
                     this.response = None;
-                    let error = ApiError::new(408, "the response took too long").code("timeout");
-                    Poll::Ready(Some(Ok(Event::default().data(error.openai().to_string()))))
+                    Poll::Ready(Some(Ok(sse(event))))
                 }
             },
         }

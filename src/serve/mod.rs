@@ -159,7 +159,7 @@ impl Server {
     pub async fn run(&self, listener: std::net::TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let recovery = tokio::spawn(recover_always(Arc::downgrade(&self.shared)));
+        let recovery = tokio::spawn(recover_always(Arc::clone(&self.shared)));
         let result = connection::accept(&self.shared, listener, shutdown).await;
         recovery.abort();
         result
@@ -167,11 +167,10 @@ impl Server {
 }
 
 /// Recovers the engine whenever its device was lost.
-async fn recover_always(shared: std::sync::Weak<Shared>) {
+async fn recover_always(shared: Arc<Shared>) {
     loop {
-        let Some(strong) = shared.upgrade() else { return };
-        strong.lost.notified().await;
-        let Some(recover) = read(&strong.recover) else { continue };
+        shared.lost.notified().await;
+        let Some(recover) = read(&shared.recover) else { continue };
         let mut pause = Duration::from_millis(100);
         while let Err(error) = recover().await {
             tracing::error!(%error, "the device is lost, and recovery failed");
@@ -179,8 +178,8 @@ async fn recover_always(shared: std::sync::Weak<Shared>) {
             pause = (2 * pause).min(Duration::from_secs(30));
         }
         tracing::warn!("recovered from the loss of the device");
-        strong.metrics.recoveries.fetch_add(1, Ordering::Relaxed);
-        strong.recovering.store(false, Ordering::SeqCst);
+        shared.metrics.recoveries.fetch_add(1, Ordering::Relaxed);
+        shared.recovering.store(false, Ordering::SeqCst);
     }
 }
 

@@ -37,6 +37,8 @@ enum Fault {
     Denied,
     /// A file's name leads out of the cache.
     Escapes,
+    /// It announces files of this size.
+    Size(u64),
 }
 
 /// The bytes of each file.
@@ -73,9 +75,10 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
                 send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(), &[]);
             } else if path.starts_with("/api/models/") {
                 let size = match fault {
-                    Fault::TooShort => all.len() + 10,
-                    Fault::TooLong => all.len() - 10,
-                    _ => all.len(),
+                    Fault::TooShort => all.len() as u64 + 10,
+                    Fault::TooLong => all.len() as u64 - 10,
+                    Fault::Size(size) => size,
+                    _ => all.len() as u64,
                 };
                 let file = |name: &str| json!({"rfilename": name, "size": size, "blobId": "ab12", "lfs": {"sha256": sha, "size": size}});
                 let mut siblings =
@@ -174,13 +177,14 @@ fn downloads_end_with_the_right_bytes() {
 #[test]
 fn lies_are_found() {
     for (fault, word) in [
+        (Fault::Size(u64::MAX), "impossible size"),
         (Fault::WrongBytes, "SHA-256"),
         (Fault::TooLong, "another range"),
         (Fault::TooShort, "another range"),
         (Fault::WrongRange, "range"),
         (Fault::Escapes, "no valid name"),
     ] {
-        let home = home(&format!("{fault:?}"));
+        let home = home(&format!("{fault:?}").replace(['(', ')'], "-"));
         let (endpoint, _) = serve(fault);
         let output = ferrum(&home, &endpoint, &["pull", "some/m"]);
         let log = String::from_utf8_lossy(&output.stderr);
@@ -189,6 +193,18 @@ fn lies_are_found() {
         let snapshot = home.join("hub/models--some--m/snapshots/c0ffee/m-Q4_K_M.gguf");
         assert!(!snapshot.exists(), "{fault:?}");
     }
+}
+
+// The free space is known on these systems.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_found_before_the_download() {
+    let home = home("full");
+    let (endpoint, count) = serve(Fault::Size(1 << 44));
+    let output = ferrum(&home, &endpoint, &["pull", "some/m"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), count.load(Ordering::SeqCst)), (Some(1), 0), "{log}");
+    assert!(log.contains("more on disk"), "{log}");
 }
 
 #[test]

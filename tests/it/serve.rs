@@ -390,6 +390,25 @@ fn anthropics_messages_are_answered() {
 }
 
 #[test]
+fn responses_that_take_too_long_end_with_an_error_of_their_api() {
+    let mut options = ServeOptions::default();
+    options.request_timeout = Duration::ZERO;
+    let (address, server) = start(options);
+    let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
+    server.ready(Service::new(&SERVER.engine, &gguf, "demo").expect("a service"), None);
+    let ask = |path: &str, more: Value| request(address, "POST", path, "", Some(&with(ask("Hello"), more)));
+    let (status, _, body) = ask("/v1/chat/completions", json!({}));
+    assert_eq!((status, body["error"]["code"].as_str()), (408, Some("timeout")), "{body}");
+    let (_, _, chat) = ask("/v1/chat/completions", json!({"stream": true}));
+    let chat = chat.as_str().expect("events");
+    assert!(chat.contains(r#"data: {"error":"#) && !chat.contains("event: "), "{chat}");
+    let (_, _, messages) = ask("/v1/messages", json!({"stream": true}));
+    let messages = messages.as_str().expect("events");
+    assert!(messages.contains("event: error") && messages.contains(r#""type":"error""#), "{messages}");
+    until_idle(&SERVER.engine);
+}
+
+#[test]
 fn faults_and_limits() {
     let mut options = ServeOptions::default();
     options.queue = 1;

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 
-SECONDS = 1500
+SECONDS = 900
 
 
 def main():
