@@ -15,7 +15,7 @@ CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
 # Longest first, for short wall time.
-STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser clients translations tint gl targets)
+STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser web clients translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
@@ -166,12 +166,28 @@ browser() {
     $here/browser.sh "$WORK/browser"
 }
 
+# python_packages <package>...: installs packages of PyPI in the target folder.
+python_packages() {
+    want python3 python3
+    [ -x "$WORK/venv/bin/python" ] || alone python3 -m venv "$WORK/venv" ||
+        { apt python3-venv && alone python3 -m venv "$WORK/venv"; }
+    alone "$WORK/venv/bin/python" -m pip install -q --disable-pip-version-check "$@"
+}
+
+# The npm package and its page.
+web() {
+    apt chromium
+    want node nodejs
+    want npm npm
+    python_packages playwright
+    web/build.sh "${WEB_PROFILE:-web}"
+    "$WORK/venv/bin/python" $here/web.py "${CHROMIUM:-/usr/bin/chromium}" web models/demo-q4_k_m.gguf "$WORK/web" ${WEB_TESTS:-}
+}
+
 # The official clients, and Chromium on the chat page, use a server on the demo model.
 clients() {
     apt chromium libvulkan1 mesa-vulkan-drivers
-    want python3 python3
-    [ -x "$WORK/venv/bin/python" ] || python3 -m venv "$WORK/venv" || { apt python3-venv && python3 -m venv "$WORK/venv"; }
-    "$WORK/venv/bin/python" -m pip install -q --disable-pip-version-check "${CLIENTS[@]}"
+    python_packages "${CLIENTS[@]}"
     "$CARGO" build --bin ferrum-wgpu
     "$WORK/venv/bin/python" $here/clients.py "$TARGET/debug/ferrum-wgpu" models/demo-q4_k_m.gguf \
         "${CHROMIUM:-/usr/bin/chromium}" "$WORK/clients"

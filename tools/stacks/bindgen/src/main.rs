@@ -11,6 +11,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bindgen-wasm MODULE FOLDER".into());
     };
     let mut bindgen = wasm_bindgen_cli_support::Bindgen::new();
-    bindgen.input_path(module).typescript(false).web(true)?.generate(folder)?;
+    bindgen.input_path(module).typescript(true).web(true)?.generate(folder)?;
     Ok(())
 }

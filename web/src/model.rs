@@ -1,0 +1,181 @@
+//! A loaded model with its engine.
+
+use std::{cell::RefCell, time::{Duration, SystemTime}};
+
+use ferrum_wgpu::{
+    Adapter, Device, Engine, EngineOptions, Gguf, Model,
+    api::{ApiError, RequestContext, Response, Service},
+};
+use js_sys::{Date, Function, Math};
+use serde_json::{Value, json};
+use wasm_bindgen::prelude::*;
+
+use crate::{
+    error,
+    reply::Reply,
+    source::{Source, read_all},
+};
+
+/// A model on the browser's GPU, which answers requests.
+#[wasm_bindgen]
+pub struct LoadedModel {
+    device: RefCell<Device>,
+    engine: Engine,
+    service: Service,
+    gguf: Gguf,
+}
+
+#[wasm_bindgen]
+impl LoadedModel {
+    /// Loads a model. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`).
+    /// `told` is called with a stage (`"read"`, `"upload"`), what is done, and all of it.
+    ///
+    /// # Errors
+    /// An error of the file, of the device or of the options.
+    pub async fn load(source: Source, options: &str, told: Function) -> Result<LoadedModel, JsValue> {
+        let options = LoadOptions::parse(options)?;
+        let tell = |stage: &str, done: f64, total: f64| {
+            // A callback that fails does not stop the work.
+            let _ = told.call3(&JsValue::NULL, &stage.into(), &done.into(), &total.into());
+        };
+        let device = options.open_device().await?;
+        let length = source.length();
+        let gguf = Gguf::from_bytes(read_all(&source, |done| tell("read", done, length)).await?).map_err(error::of)?;
+        let upload = |sent: u64, total: u64| tell("upload", sent as f64, total as f64);
+        let model = Model::load(&device, &gguf, upload).await.map_err(error::of)?;
+        let engine = Engine::new(&model, &options.engine).await.map_err(error::of)?;
+        let service = Service::new(&engine, &gguf, options.name).map_err(error::of)?;
+        Ok(Self { device: RefCell::new(device), engine, service, gguf })
+    }
+
+    /// Starts the response to a request of `/v1/chat/completions`.
+    ///
+    /// # Errors
+    /// The error of an invalid request.
+    pub fn chat(&self, request: &str) -> Result<Reply, JsValue> {
+        self.start(request, Service::chat)
+    }
+
+    /// Starts the response to a request of `/v1/completions`.
+    ///
+    /// # Errors
+    /// The error of an invalid request.
+    pub fn completion(&self, request: &str) -> Result<Reply, JsValue> {
+        self.start(request, Service::completion)
+    }
+
+    /// Returns the response to a request of `/tokenize`.
+    ///
+    /// # Errors
+    /// The error of an invalid request.
+    pub fn tokenize(&self, request: &str) -> Result<String, JsValue> {
+        let response = self.service.tokenize(parsed(request)?).map_err(|error| error::of_request(&error))?;
+        Ok(response.to_string())
+    }
+
+    /// Returns the response to a request of `/detokenize`.
+    ///
+    /// # Errors
+    /// The error of an invalid request.
+    pub fn detokenize(&self, request: &str) -> Result<String, JsValue> {
+        let response = self.service.detokenize(parsed(request)?).map_err(|error| error::of_request(&error))?;
+        Ok(response.to_string())
+    }
+
+    /// Returns what it is and uses, as a JSON object.
+    pub fn stats(&self) -> String {
+        let blocks = self.engine.blocks();
+        let device = self.device.borrow();
+        let config = self.engine.config();
+        json!({
+            "model": self.service.name(),
+            "architecture": config.architecture.name(),
+            "layers": config.layers,
+            "vocabulary": config.vocab,
+            "context": self.engine.context(),
+            "fileBytes": self.gguf.file_len(),
+            "device": {"name": device.name(), "software": device.is_software(), "fingerprint": device.fingerprint()},
+            "kvBlocks": {"total": blocks.total, "free": blocks.free},
+            "requests": self.engine.requests(),
+            "wasmBytes": crate::memory_bytes(),
+        })
+        .to_string()
+    }
+
+    /// Continues on a new device after the first was lost.
+    ///
+    /// # Errors
+    /// An error of the device or of the file.
+    pub async fn recover(&self) -> Result<(), JsValue> {
+        let device = open_gpu().await?;
+        self.engine.recover(&device, &self.gguf).await.map_err(error::of)?;
+        *self.device.borrow_mut() = device;
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        request: &str,
+        respond: fn(&Service, Value, &RequestContext) -> Result<Response, ApiError>,
+    ) -> Result<Reply, JsValue> {
+        let response = respond(&self.service, parsed(request)?, &context()).map_err(|error| error::of_request(&error))?;
+        Ok(Reply::new(response))
+    }
+}
+
+/// The options of a load.
+struct LoadOptions {
+    engine: EngineOptions,
+    name: String,
+    cpu: bool,
+}
+
+impl LoadOptions {
+    fn parse(text: &str) -> Result<Self, JsValue> {
+        let value: Value = serde_json::from_str(text).map_err(|error| error::coded("option", &error.to_string()))?;
+        let number = |name: &str| match &value[name] {
+            Value::Null => Ok(None),
+            number => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
+                Some(number) if number > 0 => Ok(Some(number)),
+                _ => Err(error::coded("option", &format!("{name} must be a positive whole number"))),
+            },
+        };
+        let mut engine = EngineOptions::default().context(number("context")?);
+        if let Some(sequences) = number("sequences")? {
+            engine = engine.sequences(sequences);
+        }
+        let cpu = match value["device"].as_str() {
+            None | Some("gpu") => false,
+            Some("cpu") => true,
+            Some(_) => return Err(error::coded("option", "device must be \"gpu\" or \"cpu\"")),
+        };
+        Ok(Self { engine, name: value["name"].as_str().unwrap_or("model").to_owned(), cpu })
+    }
+
+    async fn open_device(&self) -> Result<Device, JsValue> {
+        if self.cpu { Ok(Device::cpu()) } else { open_gpu().await }
+    }
+}
+
+async fn open_gpu() -> Result<Device, JsValue> {
+    let adapter = Adapter::find(None).await.map_err(error::of)?;
+    Device::new(&adapter).await.map_err(error::of)
+}
+
+fn parsed(request: &str) -> Result<Value, JsValue> {
+    serde_json::from_str(request).map_err(|error| error::of_request(&ApiError::new(400, error.to_string())))
+}
+
+/// Returns what the browser knows about a request: the time, and random numbers.
+fn context() -> RequestContext {
+    let milliseconds = Date::now();
+    let random = || (Math::random() * f64::from(u32::MAX)) as u32;
+    let long = || u64::from(random()) << 32 | u64::from(random());
+    let offset = -60.0 * Date::new_0().get_timezone_offset();
+    RequestContext {
+        id: u128::from(long()) << 64 | u128::from(long()),
+        created: (milliseconds / 1e3) as u64,
+        seed: long(),
+        now: Some((SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds as u64), offset as i32)),
+    }
+}

@@ -1,0 +1,84 @@
+/** Where a model comes from: a URL; a name on Hugging Face, `org/repo`, `org/repo:QUANT` or `org/repo/file.gguf`; a file, or all
+ * parts of a split one; the handle of a file. */
+export type ModelSource = string | URL | Blob | readonly Blob[] | FileSystemFileHandle;
+
+/** A stage of loading. */
+export type Stage =
+  /** Bytes of the file come from the network. */
+  | 'download'
+  /** Bytes of the stored file are hashed. */
+  | 'verify'
+  /** Bytes of the file are read. */
+  | 'read'
+  /** Bytes go to the GPU. */
+  | 'upload'
+  /** Kernels are compiled. */
+  | 'compile';
+
+export interface Progress {
+  stage: Stage;
+  /** What is done, in bytes; in kernels for `compile`. */
+  loaded: number;
+  /** All of it; 0 where it is not known. */
+  total: number;
+}
+
+export interface StoreOptions {
+  /** Is called as loading goes on. */
+  onProgress?: (progress: Progress) => void;
+  /** Ends the call. What was downloaded is kept, and a later call continues. */
+  signal?: AbortSignal;
+  /** The file's SHA-256 in hexadecimal digits. Files of Hugging Face have theirs asked for. */
+  sha256?: string;
+  /** Headers of requests, such as `{ Authorization: 'Bearer …' }`. */
+  headers?: Record<string, string>;
+  /** The server of names, `https://huggingface.co` by default. */
+  hub?: string;
+  /** Requests at once, 4 by default. */
+  connections?: number;
+  /** Whether a stored file is compared with the server's: `auto` (if the server answers), or `never`. */
+  refresh?: 'auto' | 'never';
+}
+
+export interface ModelOptions {
+  /** The most tokens of a conversation. By default the model's own, 4,096 at most. */
+  context?: number;
+  /** Requests that are computed at once, 1 by default. More wait. */
+  sequences?: number;
+  /** `gpu`, or `cpu` for the reference kernels, which are slow. */
+  device?: 'gpu' | 'cpu';
+  /** The model's name in responses; by default that of the file. */
+  name?: string;
+}
+
+export interface LoadOptions extends StoreOptions, ModelOptions {
+  /** `false` keeps the model in this thread, which then waits while the tokenizer is made. `true` by default. */
+  worker?: boolean;
+}
+
+/** What a loaded model is and uses. */
+export interface Stats {
+  model: string;
+  architecture: string;
+  layers: number;
+  vocabulary: number;
+  context: number;
+  fileBytes: number;
+  device: { name: string; software: boolean; fingerprint: string };
+  kvBlocks: { total: number; free: number };
+  requests: number;
+  /** Bytes of the WebAssembly module's memory. */
+  wasmBytes: number;
+}
+
+/** A stored file. */
+export interface StoredFile {
+  url: string;
+  size: number;
+  /** The bytes that are there: `size` once it is complete. */
+  bytes: number;
+  complete: boolean;
+  /** Its SHA-256, if it was checked. */
+  sha256?: string | undefined;
+  etag?: string | undefined;
+}
