@@ -1,6 +1,9 @@
 //! A loaded model with its engine.
 
-use std::{cell::RefCell, time::{Duration, SystemTime}};
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
 
 use ferrum_wgpu::{
     Adapter, Device, Engine, EngineOptions, Gguf, Model,
@@ -118,7 +121,8 @@ impl LoadedModel {
         request: &str,
         respond: fn(&Service, Value, &RequestContext) -> Result<Response, ApiError>,
     ) -> Result<Reply, JsValue> {
-        let response = respond(&self.service, parsed(request)?, &context()).map_err(|error| error::of_request(&error))?;
+        let response =
+            respond(&self.service, parsed(request)?, &context()).map_err(|error| error::of_request(&error))?;
         Ok(Reply::new(response))
     }
 }
