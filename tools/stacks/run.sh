@@ -15,13 +15,14 @@ CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
 # Longest first, for short wall time.
-STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser web clients translations tint gl targets)
+STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser python web clients translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
 # The newest clients, since users have them.
 CLIENTS=(openai anthropic playwright)
+PYTHON_TOOLS=(maturin mypy pytest typing_extensions)
 here=tools/stacks
 
 fail() {
@@ -182,6 +183,20 @@ web() {
     python_packages playwright
     web/build.sh "${WEB_PROFILE:-web}"
     "$WORK/venv/bin/python" $here/web.py "${CHROMIUM:-/usr/bin/chromium}" web models/demo-q4_k_m.gguf "$WORK/web" ${WEB_TESTS:-}
+}
+
+# The Python package: its lints, its wheel, its types, its tests, and the README's examples.
+python() {
+    apt libvulkan1 mesa-vulkan-drivers
+    python_packages "${PYTHON_TOOLS[@]}"
+    "$CARGO" clippy -q -p ferrum-wgpu-python -- -D warnings
+    rm -rf "$WORK/wheels"
+    (cd python && "$WORK/venv/bin/maturin" build -q --profile dev -o "$WORK/wheels")
+    "$WORK/venv/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps "$WORK"/wheels/*.whl
+    # Not in the folder of the sources, so that the installed package is tested.
+    "$WORK/venv/bin/mypy" --config-file python/pyproject.toml python/tests
+    "$WORK/venv/bin/python" -m mypy.stubtest ferrum_wgpu
+    "$WORK/venv/bin/python" -m pytest -q python
 }
 
 # The official clients, and Chromium on the chat page, use a server on the demo model.
