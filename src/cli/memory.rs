@@ -89,7 +89,7 @@ pub fn expert_cache(paging: &ExpertCacheStats) -> String {
 }
 
 /// Parses a number of bytes with an optional unit.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,

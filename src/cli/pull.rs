@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::exit::{Code, Failure};
 use super::hub::{self, Name};
+use super::memory::bytes;
 use super::output::{note, print, size, table};
 
 /// Download a model from the Hugging Face Hub into its cache, which other tools share.
@@ -15,11 +16,27 @@ pub struct PullArgs {
     /// The model: ORG/REPO[:QUANT] or ORG/REPO/FILE.gguf [default quantization: Q4_K_M].
     #[arg(value_name = "NAME", value_parser = name)]
     model: Name,
+    #[command(flatten)]
+    memory: MemoryArg,
 }
 
-/// List the models in the cache.
+/// The memory for which quantizations are proposed.
+#[derive(Clone, Copy, Debug, Args)]
+struct MemoryArg {
+    /// Device memory, such as 8GiB, for which quantizations are proposed [default: what the first device reports].
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    vram: Option<u64>,
+}
+
+/// List the models in the cache, or those of a repository on the Hub with what fits the device.
 #[derive(Debug, Args)]
-pub struct ListArgs {}
+pub struct ListArgs {
+    /// A repository on the Hub: ORG/REPO[:QUANT].
+    #[arg(value_name = "NAME", value_parser = name)]
+    repository: Option<Name>,
+    #[command(flatten)]
+    memory: MemoryArg,
+}
 
 /// Delete a model from the cache.
 #[derive(Debug, Args)]
@@ -35,13 +52,18 @@ fn name(text: &str) -> Result<Name, String> {
 
 /// Runs `pull`.
 pub fn pull(args: &PullArgs) -> Result<Code, Failure> {
-    let path = hub::pull(&args.model)?;
+    let path = hub::pull(&args.model, args.memory.vram)?;
     print(&format!("{}\n", path.display()))?;
     Ok(Code::Success)
 }
 
 /// Runs `list`.
-pub fn list(_: &ListArgs) -> Result<Code, Failure> {
+pub fn list(args: &ListArgs) -> Result<Code, Failure> {
+    if let Some(repository) = &args.repository {
+        let offers = hub::offers(repository)?;
+        print(&hub::listing(&offers, args.memory.vram.or_else(hub::device_memory)))?;
+        return Ok(Code::Success);
+    }
     let mut rows = vec![["name", "size"].map(str::to_owned)];
     rows.extend(hub::cached()?.into_iter().map(|model| [model.name, size(model.bytes)]));
     print(&table(&rows, &[1]))?;

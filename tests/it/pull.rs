@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -39,6 +40,24 @@ enum Fault {
     Escapes,
     /// It announces files of this size.
     Size(u64),
+    /// Each response ends at a random place, or is a refusal; this is the seed.
+    Random(u32),
+    /// It refuses the first requests with this status.
+    Busy(u16),
+    /// It refuses ranges.
+    NoSuchRange,
+    /// It redirects without end.
+    Circle,
+    /// It sends nothing after so many bytes.
+    Stalls(usize),
+}
+
+/// Returns a random number: a step of xorshift (Marsaglia 2003).
+fn random(state: &mut u32) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    *state
 }
 
 /// The bytes of each file.
@@ -57,6 +76,7 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let (counted, sha, base) = (Arc::clone(&count), sha(), address.clone());
     thread::spawn(move || {
+        let (mut state, mut stalled) = (if let Fault::Random(seed) = fault { seed } else { 1 }, Vec::new());
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
             let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines().map_while(Result::ok);
@@ -103,13 +123,43 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
             } else {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 let start: usize = from.filter(|_| fault != Fault::NoRanges).unwrap_or(0);
+                let draw = random(&mut state);
+                let refusal = match fault {
+                    Fault::Busy(status) if number < 2 => Some(status),
+                    Fault::NoSuchRange if start > 0 => Some(416),
+                    Fault::Random(_) if number < 6 && draw % 8 < 2 => Some(if draw % 16 < 8 { 429 } else { 503 }),
+                    _ => None,
+                };
+                if let Some(status) = refusal {
+                    let wait = if matches!(fault, Fault::Busy(_)) { 1 } else { 0 };
+                    send(
+                        format!(
+                            "HTTP/1.1 {status} No\r\nRetry-After: {wait}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                        ),
+                        &[],
+                    );
+                    continue;
+                }
+                if fault == Fault::Circle {
+                    send(
+                        format!(
+                            "HTTP/1.1 302 Found\r\nLocation: {base}/cdn\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                        ),
+                        &[],
+                    );
+                    continue;
+                }
                 let mut body = all[start..].to_vec();
                 if fault == Fault::WrongBytes {
                     body[5] ^= 1;
                 }
                 let length = body.len();
                 let end = match fault {
-                    Fault::BreaksOff(most) => body.len().min(most),
+                    Fault::BreaksOff(most) | Fault::Stalls(most) => body.len().min(most),
+                    Fault::NoSuchRange if number == 0 => 1000,
+                    // Not even the head of one in eight; the rest is whole after some breaks.
+                    Fault::Random(_) if number < 6 && draw % 8 == 2 => continue,
+                    Fault::Random(_) if number < 6 => (random(&mut state) as usize) % (body.len() + 1),
                     Fault::NoRanges if number == 0 => 1000,
                     _ => body.len(),
                 };
@@ -124,6 +174,9 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
                     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"),
                     &body[..end],
                 );
+                if matches!(fault, Fault::Stalls(_)) && number == 0 {
+                    stalled.push(stream);
+                }
             }
         }
     });
@@ -131,6 +184,10 @@ fn serve(fault: Fault) -> (String, Arc<AtomicU32>) {
 }
 
 fn ferrum(home: &Path, endpoint: &str, args: &[&str]) -> Output {
+    command(home, endpoint, args).output().expect("it runs")
+}
+
+fn command(home: &Path, endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "RUST_LOG"] {
         command.env_remove(name);
@@ -139,7 +196,7 @@ fn ferrum(home: &Path, endpoint: &str, args: &[&str]) -> Output {
     if args.contains(&"token/m") {
         command.env("HF_TOKEN", "hf_secret");
     }
-    command.output().expect("it runs")
+    command
 }
 
 fn home(name: &str) -> PathBuf {
@@ -175,11 +232,110 @@ fn downloads_end_with_the_right_bytes() {
 }
 
 #[test]
+fn fifty_downloads_broken_at_random_points_end_with_the_right_bytes() {
+    let broken = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for worker in 0..10u32 {
+            let broken = &broken;
+            scope.spawn(move || {
+                for seed in (0..5).map(|n| 0x9E37_79B9 ^ (5 * worker + n + 1)) {
+                    let home = home(&format!("random-{seed}"));
+                    let (endpoint, count) = serve(Fault::Random(seed));
+                    // One without any progress for five attempts is begun again, as a user would.
+                    let mut output = ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]);
+                    while output.status.code() == Some(8) && count.load(Ordering::SeqCst) <= 6 {
+                        output = ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]);
+                    }
+                    pulled(&home, &output);
+                    broken.fetch_add(count.load(Ordering::SeqCst) - 1, Ordering::SeqCst);
+                    fs::remove_dir_all(home).expect("the cache");
+                }
+            });
+        }
+    });
+    assert!(broken.load(Ordering::SeqCst) >= 100, "{broken:?} breaks in all");
+}
+
+#[test]
+fn a_download_that_was_killed_is_resumed() {
+    let home = home("killed");
+    let (endpoint, count) = serve(Fault::Stalls(100_000));
+    let mut child = command(&home, &endpoint, &["pull", "some/m:q4_k_m"]).spawn().expect("it runs");
+    let part = home.join("hub/models--some--m/blobs").join(sha()).with_extension("incomplete");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&part).map_or(0, |part| part.len()) < 100_000 {
+        assert!(Instant::now() < deadline, "it does not begin");
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it ran");
+    pulled(&home, &ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]));
+    // The rest is more than what the server sends at once.
+    assert_eq!(count.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn servers_that_refuse_are_asked_again() {
+    for (fault, responses, seconds) in [(Fault::Busy(429), 3, 2), (Fault::Busy(503), 3, 2), (Fault::NoSuchRange, 3, 0)]
+    {
+        let home = home(&format!("{fault:?}").replace(['(', ')'], "-"));
+        let (endpoint, count) = serve(fault);
+        let begun = Instant::now();
+        pulled(&home, &ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]));
+        assert_eq!(count.load(Ordering::SeqCst), responses, "{fault:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(seconds), "{fault:?}: Retry-After is honoured");
+    }
+    for fault in [Fault::Circle, Fault::Busy(410)] {
+        let home = home(&format!("{fault:?}").replace(['(', ')'], "-"));
+        let (endpoint, _) = serve(fault);
+        assert_eq!(ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]).status.code(), Some(8), "{fault:?}");
+    }
+}
+
+// A device that is always full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_is_an_error() {
+    let home = home("filled");
+    let (endpoint, count) = serve(Fault::None);
+    let blobs = home.join("hub/models--some--m/blobs");
+    fs::create_dir_all(&blobs).expect("a folder");
+    let part = blobs.join(sha()).with_extension("incomplete");
+    std::os::unix::fs::symlink("/dev/full", &part).expect("a link");
+    let output = ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), count.load(Ordering::SeqCst)), (Some(1), 1), "{log}");
+    assert!(log.contains("No space left"), "{log}");
+    // With room it goes on.
+    fs::remove_file(&part).expect("the link");
+    pulled(&home, &ferrum(&home, &endpoint, &["pull", "some/m:q4_k_m"]));
+}
+
+#[test]
+fn what_fits_the_device_is_proposed() {
+    let home = home("fits");
+    let (endpoint, count) = serve(Fault::None);
+    let listed = ferrum(&home, &endpoint, &["list", "some/m", "--vram", "600KiB"]);
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let line = |quant: &str| text.lines().find(|line| line.contains(quant)).expect("a line").to_owned();
+    assert!(line("Q4_K_M").contains("* ") && line("Q4_K_M").contains("fits"), "{text}");
+    assert!(line("Q8_0").contains("too large") && !line("Q8_0").contains('*'), "{text}");
+    let refused = ferrum(&home, &endpoint, &["pull", "some/m:Q2_K", "--vram", "2MiB"]);
+    let log = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && log.contains("some/m:Q8_0 is the largest that fits"), "{log}");
+    assert_eq!(count.load(Ordering::SeqCst), 0, "nothing is downloaded");
+    // A name without a quantization is pulled after the list.
+    let pulled_default = ferrum(&home, &endpoint, &["pull", "some/m", "--vram", "2MiB"]);
+    pulled(&home, &pulled_default);
+    assert!(String::from_utf8_lossy(&pulled_default.stderr).contains("Q8_0"));
+}
+
+#[test]
 fn lies_are_found() {
     for (fault, word) in [
         (Fault::Size(u64::MAX), "impossible size"),
         (Fault::WrongBytes, "SHA-256"),
-        (Fault::TooLong, "another range"),
+        (Fault::TooLong, "longer than"),
         (Fault::TooShort, "another range"),
         (Fault::WrongRange, "range"),
         (Fault::Escapes, "no valid name"),

@@ -17,6 +17,8 @@ use super::name::Name;
 
 /// Attempts in a row without progress.
 const ATTEMPTS: u32 = 5;
+/// The longest time that a server may ask to wait before another attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// The most bytes of the list of a repository's files.
 const MAX_LIST: u64 = 32 << 20;
 /// The most bytes of a file: no server's sizes overflow a sum.
@@ -31,6 +33,14 @@ pub(super) struct RemoteFile {
     pub(super) sha256: Option<String>,
     /// The name in `blobs`.
     pub(super) blob: String,
+}
+
+/// What ended a response.
+enum Problem {
+    /// Another attempt may help, after the time that the server asks for.
+    Transient(Failure, Option<Duration>),
+    /// No attempt helps.
+    Final(Failure),
 }
 
 /// The connection to the Hub.
@@ -80,6 +90,13 @@ impl Hub {
     pub(super) fn files(&self, name: &Name) -> Result<(String, Vec<RemoteFile>), Failure> {
         let path = format!("api/models/{}/{}/revision/main?blobs=true", name.org, name.repo);
         let mut response = self.get(&path, 0)?;
+        for attempt in 1..ATTEMPTS {
+            if !matches!(response.status().as_u16(), 408 | 429 | 500..) {
+                break;
+            }
+            sleep(retry_after(&response).unwrap_or(Duration::from_millis(100 << attempt)));
+            response = self.get(&path, 0)?;
+        }
         match response.status().as_u16() {
             200 => {}
             401 | 403 => return Err(network(format!("{name}: access is denied, or there is none: set HF_TOKEN"))),
@@ -139,17 +156,17 @@ impl Hub {
         while have < file.size {
             bar.set_position(begun + have);
             let before = have;
-            let problem = match self.append(name, commit, file, &mut to, &mut have, bar) {
+            let (problem, wait) = match self.append(name, commit, file, &mut to, &mut have, bar) {
                 Ok(()) if have == file.size => break,
-                Ok(()) => network(format!("{name}: the connection ended after {have} of {} bytes", file.size)),
-                Err(Failure::Error(Code::Network, message)) => network(message),
-                Err(other) => return Err(other),
+                Ok(()) => (network(format!("{name}: the connection ended after {have} of {} bytes", file.size)), None),
+                Err(Problem::Transient(problem, wait)) => (problem, wait),
+                Err(Problem::Final(problem)) => return Err(problem),
             };
             failures = if have > before { 0 } else { failures + 1 };
             if failures >= ATTEMPTS {
                 return Err(problem);
             }
-            sleep(Duration::from_millis(100 << (2 * failures).min(6)));
+            sleep(wait.unwrap_or(Duration::from_millis(100 << (2 * failures).min(6))));
         }
         to.set_len(file.size).map_err(io_error)?;
         to.sync_all().map_err(io_error)?;
@@ -176,9 +193,10 @@ impl Hub {
         to: &mut File,
         have: &mut u64,
         bar: &ProgressBar,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Problem> {
+        let transient = |message: String| Problem::Transient(network(message), None);
         let path = format!("{}/{}/resolve/{commit}/{}", name.org, name.repo, file.path);
-        let response = self.get(&path, *have)?;
+        let response = self.get(&path, *have).map_err(|problem| Problem::Transient(problem, None))?;
         match response.status().as_u16() {
             206 => {
                 // `bytes FROM-TO/SIZE`
@@ -187,15 +205,27 @@ impl Hub {
                 let from = of.and_then(|(range, _)| range.split_once('-')?.0.parse::<u64>().ok());
                 let total = of.and_then(|(_, total)| total.parse::<u64>().ok());
                 if from != Some(*have) || total.is_some_and(|total| total != file.size) {
-                    return Err(network(format!("{name}: the server sends another range than was asked for")));
+                    return Err(transient(format!("{name}: the server sends another range than was asked for")));
                 }
             }
             // The server has no ranges.
             200 => *have = 0,
-            404 => return Err(network(format!("{name}: {} is not there", file.path))),
-            status => return Err(network(format!("{name}: {}: status {status}", file.path))),
+            416 => {
+                // What is here is of no use to this server: from the beginning.
+                *have = 0;
+                return Err(transient(format!("{name}: the server refuses the range that was asked for (416)")));
+            }
+            404 => return Err(Problem::Final(network(format!("{name}: {} is not there", file.path)))),
+            401 | 403 => return Err(Problem::Final(network(format!("{name}: access is denied: set HF_TOKEN")))),
+            status @ (408 | 429 | 500..) => {
+                let wait = retry_after(&response);
+                return Err(Problem::Transient(network(format!("{name}: {}: status {status}", file.path)), wait));
+            }
+            status => return Err(Problem::Final(network(format!("{name}: {}: status {status}", file.path)))),
         }
-        let io_error = |error: io::Error| Failure::Error(Code::Runtime, format!("cannot write the download: {error}"));
+        let io_error = |error: io::Error| {
+            Problem::Final(Failure::Error(Code::Runtime, format!("cannot write the download: {error}")))
+        };
         to.seek(io::SeekFrom::Start(*have)).map_err(io_error)?;
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 256 << 10];
@@ -203,19 +233,25 @@ impl Hub {
             let read = match body.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
-                Err(error) => return Err(network(format!("{name}: {error}"))),
+                Err(error) => return Err(transient(format!("{name}: {error}"))),
             };
             if *have + read as u64 > file.size {
-                return Err(network(format!(
+                return Err(Problem::Final(network(format!(
                     "{name}: {} is longer than the {} bytes that were announced",
                     file.path, file.size
-                )));
+                ))));
             }
             to.write_all(&buffer[..read]).map_err(io_error)?;
             *have += read as u64;
             bar.inc(read as u64);
         }
     }
+}
+
+/// Returns the time after which a server lets a client try again, if it says.
+fn retry_after<B>(response: &ureq::http::Response<B>) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
 
 /// Returns the SHA-256 of a file.

@@ -6,6 +6,7 @@
 mod cache;
 mod download;
 mod name;
+mod offers;
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -18,9 +19,11 @@ use super::output::{note, printable, size};
 use cache::{find, folder, free_bytes, link, variable};
 use download::{Hub, RemoteFile, network};
 use name::Wanted;
+use offers::{Offer, best_quant};
 
 pub use cache::{cached, matches};
 pub use name::Name;
+pub use offers::{device_memory, listing};
 
 /// Disk space that a download leaves free.
 const KEEP_FREE: u64 = 64 << 20;
@@ -44,27 +47,38 @@ pub fn resolve(model: &Path) -> Result<PathBuf, Failure> {
     if matches!(name.wanted, Wanted::File(_)) && !model.to_string_lossy().contains("hf.co/") {
         return Ok(model.to_owned());
     }
-    pull(&name)
+    pull(&name, None)
 }
 
-/// Downloads a model into the cache, and returns the path of its first part.
-pub fn pull(name: &Name) -> Result<PathBuf, Failure> {
+/// Returns the models of a repository on the Hub that a name can mean.
+pub fn offers(name: &Name) -> Result<Vec<Offer>, Failure> {
+    if is_offline() {
+        return Err(network("HF_HUB_OFFLINE forbids to ask the Hub"));
+    }
+    Ok(offers::offers(name, &Hub::new().files(name)?.1))
+}
+
+/// Downloads a model into the cache, and returns the path of its first part. `memory` is the device's in bytes, to propose
+/// what fits; by default what the device reports.
+pub fn pull(name: &Name, memory: Option<u64>) -> Result<PathBuf, Failure> {
     if is_offline() {
         let message = format!("{name} is not in the cache, and HF_HUB_OFFLINE forbids to download it");
         return Err(network(message));
     }
     let hub = Hub::new();
     let (commit, files) = hub.files(name)?;
-    let chosen = match name.choose(files.iter().map(|file| file.path.as_str())) {
-        Err(Failure::Error(code, message)) if !files.is_empty() => {
-            // With sizes, a quantization that fits can be chosen.
-            for file in &files {
-                note(format_args!("{:>10}  {}", size(file.size), printable(&file.path)));
-            }
-            return Err(Failure::Error(code, message));
+    let chosen = name.choose(files.iter().map(|file| file.path.as_str()));
+    let every = Name { wanted: Wanted::Default, ..name.clone() };
+    let offers = offers::offers(&every, &files);
+    let open = name.wanted == Wanted::Default && offers.len() > 1;
+    if open || (chosen.is_err() && !offers.is_empty()) {
+        let memory = memory.or_else(device_memory);
+        note(format_args!("{}", listing(&offers, memory).trim_end()));
+        if let (Err(Failure::Error(code, message)), Some(best)) = (&chosen, best_quant(&offers, memory)) {
+            return Err(Failure::Error(*code, format!("{message}; {every}:{best} is the largest that fits")));
         }
-        chosen => chosen?,
-    };
+    }
+    let chosen = chosen?;
     let chosen: Vec<&RemoteFile> = files.iter().filter(|file| chosen.contains(&file.path)).collect();
     let folder = folder(name)?;
     let (blobs, snapshot) = (folder.join("blobs"), folder.join("snapshots").join(&commit));
