@@ -171,12 +171,13 @@ fn memory(plan: &MemoryPlan) -> String {
     let rows = [
         ("weights", plan.weights, ""),
         ("KV cache", plan.kv, ""),
+        ("of it windows", plan.kv_windows, ""),
         ("states", plan.states, ""),
         ("activations", plan.activations, ""),
         ("total", plan.total(), ""),
         ("largest buffer", *largest, name),
     ];
-    let rows = rows.into_iter().filter(|(what, bytes, _)| *what != "states" || *bytes > 0);
+    let rows = rows.into_iter().filter(|(what, bytes, _)| !["states", "of it windows"].contains(what) || *bytes > 0);
     let rows: Vec<_> = rows.map(|(what, bytes, name)| [what.to_owned(), size(bytes), printable(name)]).collect();
     table(&rows, &[1])
 }

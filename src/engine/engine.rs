@@ -17,8 +17,8 @@ use crate::{
     gguf::Gguf,
     gpu::{Device, Program},
     kernels::KvType,
-    kv::Pool,
-    model::{Config, MemoryPlan, Model},
+    kv::{Pool, Pools, Window},
+    model::{CacheShape, Config, MemoryPlan, Model, WindowPool},
 };
 
 /// Computes many sequences with one model, by continuous batching over a paged KV cache. Clones share it.
@@ -71,7 +71,7 @@ impl Engine {
                 spacing: options.snapshot_spacing.max(1).next_multiple_of(shape.block),
             }),
         };
-        let scheduler = SharedScheduler::new(Scheduler::new(limits, Pool::new(shape.blocks, shape.block)));
+        let scheduler = SharedScheduler::new(Scheduler::new(limits, pools(shape)));
         let executor = SharedExecutor::new(executor, Arc::clone(&scheduler.wakers));
         Ok(Self {
             shared: Arc::new(Shared {
@@ -129,7 +129,8 @@ impl Engine {
     /// Returns how many blocks of the KV cache are in use.
     pub fn blocks(&self) -> BlockUsage {
         let scheduler = self.scheduler();
-        BlockUsage { total: scheduler.pool().blocks(), free: scheduler.pool().free() }
+        let pool = scheduler.pool().full();
+        BlockUsage { total: pool.blocks(), free: pool.free() }
     }
 
     /// Returns the number of waiting and running requests.
@@ -274,6 +275,15 @@ impl Engine {
                 return Err(EngineError::NoFreeSlot.into());
             }
         }
+    }
+}
+
+/// Returns the empty pools of a KV cache.
+fn pools(shape: CacheShape) -> Pools {
+    let pools = Pools::from(Pool::new(shape.blocks, shape.block));
+    match shape.windowed {
+        None => pools,
+        Some(WindowPool { size, slack, blocks }) => pools.with_window(blocks, Window { size, slack }),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{EngineError, scheduler::StateLimits};
 use crate::{
     gpu::{Caps, Device},
     kernels::KvType,
-    model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Precision, Tuning},
+    model::{CacheShape, Config, DeviceProfile, KernelSelection, PlanOptions, Precision, Tuning, WindowPool},
 };
 
 /// The options of an [`Engine`](super::Engine). Those from `plan` on change how something is computed, but not the result.
@@ -103,6 +103,9 @@ pub enum KvLayout {
     Contiguous,
 }
 
+/// The most rows of a sequence that are computed in vain: behind a stop token, while its step is in flight.
+const WASTED_ROWS: u32 = 2;
+
 /// The longest default context: memory grows with it.
 const DEFAULT_CONTEXT: u32 = 4096;
 
@@ -169,11 +172,24 @@ impl EngineOptions {
             KvLayout::Paged { .. } => self.kv_tokens.unwrap_or(context).div_ceil(block).max(1),
             KvLayout::Contiguous => self.sequences,
         };
+        let windowed = config.sliding.as_ref().map(|window| self.window_pool(window.size, block));
         let states = match config.delta_net {
             None => 0,
             Some(_) => StateLimits::slots(self.state_snapshots, self.sequences),
         };
-        Ok(CacheShape { context, block, blocks, slots: self.sequences, states, ty })
+        let windowed = windowed.filter(|windowed| windowed.blocks < blocks);
+        Ok(CacheShape { context, block, blocks, windowed, slots: self.sequences, states, ty })
+    }
+
+    /// Returns the pool of layers with a window of `size` positions. It has the blocks that all running sequences need, of any
+    /// length, and those of another window, for a prefix to be found.
+    fn window_pool(&self, size: u32, block: u32) -> WindowPool {
+        let slack = WASTED_ROWS;
+        let kept = (size.saturating_sub(1).saturating_add(slack)).div_ceil(block);
+        // Each has three more: windows and rows need not begin with a block, and a shared block is copied.
+        let running = self.sequences.saturating_mul(kept.saturating_add(3));
+        let blocks = running.saturating_add(self.prefill_rows.div_ceil(block)).saturating_add(size.div_ceil(block));
+        WindowPool { size, slack, blocks }
     }
 
     /// Returns the kernels on `device`, tuned.

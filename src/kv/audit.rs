@@ -11,7 +11,7 @@ impl Pool {
         let mut holders = vec![0; self.entries.len()];
         for table in tables {
             self.audit_table(table)?;
-            for &id in table.blocks.iter().chain(table.copy.iter().map(|copy| &copy.from)) {
+            for &id in table.held().iter().chain(table.copy.iter().map(|copy| &copy.from)) {
                 holders[id as usize] += 1;
             }
         }
@@ -49,8 +49,11 @@ impl Pool {
 
     fn audit_table(&self, table: &Table) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("{what}: {table:?}"));
-        let distinct: HashSet<u32> = table.blocks.iter().copied().collect();
-        if distinct.len() != table.blocks.len() {
+        if !self.keeps(table, table.len) {
+            return wrong("blocks of the window are missing");
+        }
+        let distinct: HashSet<u32> = table.held().iter().copied().collect();
+        if distinct.len() != table.held().len() {
             return wrong("a block is listed twice");
         }
         let filled = table.len.div_ceil(self.block()) as usize;

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{BlockCopy, Table, prefixes::Prefixes};
+use super::{BlockCopy, Table, Window, prefixes::Prefixes};
 
 /// An error: the pool has too few free blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,7 +12,7 @@ pub struct Full {
     pub free: u32,
 }
 
-/// The blocks of a KV cache, by id.
+/// The blocks of a KV cache, by id: of all layers, or of a group of layers ([`Pools`](super::Pools)).
 ///
 /// Tables hold blocks by reference counts. A published block that no table holds stays cached: it can be adopted until
 /// the pool needs it. Cached blocks are reused in LRU order, after all unused ones.
@@ -20,6 +20,8 @@ pub struct Full {
 pub struct Pool {
     /// Tokens of a block.
     block: u32,
+    /// The sliding window of its layers, if they have one.
+    window: Option<Window>,
     /// The state of each block, by id.
     pub(super) entries: Vec<Entry>,
     /// Blocks that no table holds and that are not published.
@@ -49,12 +51,24 @@ impl Pool {
     pub fn new(blocks: u32, block: u32) -> Self {
         Self {
             block: block.max(1),
+            window: None,
             entries: vec![Entry::default(); blocks as usize],
             unused: (0..blocks).rev().collect(),
             cached: BTreeMap::new(),
             clock: 0,
             prefixes: Prefixes::new(),
         }
+    }
+
+    /// Returns the pool for layers with a sliding window: [`Self::slide`] frees the blocks that lie before it.
+    #[must_use]
+    pub fn windowed(self, window: Window) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// Returns the sliding window of its layers.
+    pub fn window(&self) -> Option<Window> {
+        self.window
     }
 
     /// Returns the tokens of a block.
@@ -164,6 +178,26 @@ impl Pool {
         table.len = u32::try_from(len).unwrap_or(u32::MAX);
     }
 
+    /// Returns the first block that the row at position `len` sees.
+    pub(super) fn first_seen(&self, len: u32) -> u32 {
+        self.window.map_or(0, |window| len.saturating_sub(window.size.saturating_sub(1)) / self.block)
+    }
+
+    /// Returns whether a table still has all blocks that the row at position `len` sees.
+    pub fn keeps(&self, table: &Table, len: u32) -> bool {
+        table.freed <= self.first_seen(len)
+    }
+
+    /// Frees the blocks that no later row sees, even after the table was shortened by the window's slack.
+    pub fn slide(&mut self, table: &mut Table) {
+        let Some(window) = self.window else { return };
+        let first = self.first_seen(table.len.saturating_sub(window.slack));
+        for i in table.freed..first {
+            self.drop_holder(table.blocks[i as usize]);
+        }
+        table.freed = table.freed.max(first);
+    }
+
     /// Returns a table of the same tokens that shares all their blocks.
     pub fn fork(&mut self, table: &Table) -> Table {
         let mut blocks = table.blocks[..table.len.div_ceil(self.block) as usize].to_vec();
@@ -171,14 +205,16 @@ impl Pool {
             // The private block is still empty.
             *last = copy.from;
         }
-        for &id in &blocks {
+        for &id in blocks.iter().skip(table.freed as usize) {
             self.hold(id);
         }
-        Table { blocks, len: table.len, copy: None }
+        Table { blocks, len: table.len, freed: table.freed, copy: None }
     }
 
-    /// Shortens a table to at most `len` tokens, and returns all room after its length to the pool.
+    /// Shortens a table to at most `len` tokens, and returns all room after its length to the pool. A table that lacks
+    /// blocks of the window before `len` becomes empty.
     pub fn truncate(&mut self, table: &mut Table, len: u32) {
+        let len = if self.keeps(table, len.min(table.len)) { len } else { 0 };
         if let (Some(copy), Some(end)) = (table.copy.take(), self.partial_end(table)) {
             table.blocks[end] = copy.from;
             self.drop_holder(copy.to);
@@ -186,9 +222,12 @@ impl Pool {
         table.len = table.len.min(len);
         let keep = table.len.div_ceil(self.block) as usize;
         // From the end: a prefix is found through its first blocks, so its last ones should be evicted first.
-        for id in table.blocks.drain(keep..).rev() {
+        let held = keep.max(table.freed as usize);
+        for id in table.blocks.drain(held..).rev() {
             self.drop_holder(id);
         }
+        table.blocks.truncate(keep);
+        table.freed = table.freed.min(keep as u32);
     }
 
     /// Returns all blocks of a table to the pool.
@@ -200,15 +239,20 @@ impl Pool {
     /// beginning. If a block of the same content is published already, it stays the published one.
     pub fn publish(&mut self, table: &Table, tokens: &[u32], computed: u32) {
         let whole = table.len.min(computed) / self.block;
+        if whole <= table.freed {
+            return;
+        }
         let mut node = Prefixes::ROOT;
-        for (tokens, &id) in tokens.chunks_exact(self.block as usize).zip(&table.blocks).take(whole as usize) {
-            let child = self.prefixes.child(node, tokens);
-            node = match child.filter(|child| self.prefixes.block(*child).is_some()) {
+        let blocks = (0..whole).zip(&table.blocks);
+        for (tokens, (i, &id)) in tokens.chunks_exact(self.block as usize).zip(blocks) {
+            let (freed, child) = (i < table.freed, self.prefixes.child(node, tokens));
+            node = match child.filter(|child| freed || self.prefixes.block(*child).is_some()) {
                 Some(child) => child,
+                None if freed => self.prefixes.insert(node, tokens, None),
                 // It is published under other tokens: these cannot be its own.
-                None if self.entries[id as usize].node.is_some() => return,
+                None if self.entries[id as usize].node.is_some() => return self.prefixes.prune(node),
                 None => {
-                    let child = self.prefixes.insert(node, tokens, id);
+                    let child = self.prefixes.insert(node, tokens, Some(id));
                     self.entries[id as usize].node = Some(child);
                     child
                 }
@@ -216,21 +260,49 @@ impl Pool {
         }
     }
 
+    /// Returns the published blocks of `tokens`, in whole blocks and without the last token: its logits must be computed.
+    pub(super) fn published(&self, tokens: &[u32]) -> Vec<Option<u32>> {
+        let most = tokens.len().saturating_sub(1) / self.block as usize;
+        let mut node = Some(Prefixes::ROOT);
+        let mut found = Vec::with_capacity(most);
+        for tokens in tokens.chunks_exact(self.block as usize).take(most) {
+            node = node.and_then(|node| self.prefixes.child(node, tokens));
+            let Some(node) = node else { break };
+            found.push(self.prefixes.block(node));
+        }
+        found
+    }
+
+    /// Returns for each number of whole blocks whether a sequence can go on behind so many blocks of `found`.
+    pub(super) fn usable(&self, found: &[Option<u32>]) -> Vec<bool> {
+        // Published blocks in a row, up to each place.
+        let mut row = 0;
+        let rows = found.iter().map(|block| {
+            row = if block.is_some() { row + 1 } else { 0 };
+            row
+        });
+        let needed = |blocks: u32| blocks - self.first_seen(blocks * self.block).min(blocks);
+        std::iter::once(0).chain(rows).zip(0..).map(|(row, blocks)| row >= needed(blocks)).collect()
+    }
+
+    /// Returns a table of published blocks.
+    pub(super) fn adopt_blocks(&mut self, found: &[Option<u32>]) -> Table {
+        let len = found.len() as u32 * self.block;
+        let freed = self.first_seen(len).min(found.len() as u32);
+        for id in found.iter().skip(freed as usize).flatten() {
+            self.hold(*id);
+        }
+        // Any block stands for one before the window.
+        let blocks = (0..).zip(found).map(|(i, id)| id.filter(|_| i >= freed).unwrap_or_default()).collect();
+        Table { blocks, len, freed, copy: None }
+    }
+
     /// Returns a table of the longest published prefix of `tokens`, in whole blocks and without the last token: its
     /// logits must be computed.
     pub fn adopt(&mut self, tokens: &[u32]) -> Table {
-        let mut table = Table::new();
-        let most = tokens.len().saturating_sub(1) / self.block as usize;
-        let mut node = Prefixes::ROOT;
-        for tokens in tokens.chunks_exact(self.block as usize).take(most) {
-            let Some(child) = self.prefixes.child(node, tokens) else { break };
-            let Some(id) = self.prefixes.block(child) else { break };
-            self.hold(id);
-            table.blocks.push(id);
-            table.len += self.block;
-            node = child;
-        }
-        table
+        let found = self.published(tokens);
+        let longest = self.usable(&found).into_iter().rposition(|usable| usable).unwrap_or(0);
+        self.adopt_blocks(&found[..longest])
     }
 
     /// Unpublishes all blocks: their contents are lost.

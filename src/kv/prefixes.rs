@@ -42,14 +42,15 @@ impl Prefixes {
         self.nodes[node as usize].block
     }
 
-    /// Sets the block of the node that continues `node` with `tokens`, which has none, and returns that node.
-    pub(super) fn insert(&mut self, node: u32, tokens: &[u32], block: u32) -> u32 {
+    /// Sets the block of the node that continues `node` with `tokens`, which has none, and returns that node. Without a
+    /// block, one must follow it.
+    pub(super) fn insert(&mut self, node: u32, tokens: &[u32], block: Option<u32>) -> u32 {
         if let Some(child) = self.child(node, tokens) {
-            self.nodes[child as usize].block = Some(block);
+            self.nodes[child as usize].block = block;
             return child;
         }
         let tokens: Arc<[u32]> = tokens.into();
-        let new = Node { parent: node, tokens: Arc::clone(&tokens), block: Some(block), children: HashMap::new() };
+        let new = Node { parent: node, tokens: Arc::clone(&tokens), block, children: HashMap::new() };
         let child = match self.unused.pop() {
             Some(child) => {
                 self.nodes[child as usize] = new;
@@ -65,8 +66,13 @@ impl Prefixes {
     }
 
     /// Removes a node's block, and the nodes that then lead to no block.
-    pub(super) fn remove(&mut self, mut node: u32) {
+    pub(super) fn remove(&mut self, node: u32) {
         self.nodes[node as usize].block = None;
+        self.prune(node);
+    }
+
+    /// Removes a node and those before it while they lead to no block.
+    pub(super) fn prune(&mut self, mut node: u32) {
         while node != Self::ROOT {
             let Node { block: None, children, .. } = &self.nodes[node as usize] else { return };
             if !children.is_empty() {

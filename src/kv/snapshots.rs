@@ -33,7 +33,7 @@ impl Snapshots {
     /// Returns the length of the longest prefix of a table that has a snapshot, and the snapshot, which it holds.
     pub fn adopt(&mut self, pool: &Pool, table: &Table) -> Option<(u32, u32)> {
         let whole = (table.len() / pool.block()) as usize;
-        for (i, block) in table.blocks().iter().enumerate().take(whole).rev() {
+        for (i, block) in table.blocks().iter().enumerate().take(whole).skip(table.freed() as usize).rev() {
             let version = (*block, pool.version(*block));
             if let Some(id) = self.entries.iter().position(|entry| entry.block == Some(version)) {
                 self.hold(id as u32);

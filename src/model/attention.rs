@@ -170,8 +170,13 @@ impl Decoder<'_> {
         Output { epilogue: Epilogue::Accumulate, ..Output::new(residual, hidden) }
     }
 
-    /// Returns the cache's parameters.
-    fn kv_index(&self) -> KvIndex {
+    /// Returns a layer's block table.
+    fn block_table(&self, own: LayerAttention) -> &Buffer<u32> {
+        &self.kv.tables[self.kv.shape.group_of(own.window)]
+    }
+
+    /// Returns the parameters of a layer's cache.
+    fn kv_index(&self, own: LayerAttention) -> KvIndex {
         let shape = &self.kv.shape;
         KvIndex {
             kv_heads: self.config.kv_heads,
@@ -179,7 +184,7 @@ impl Decoder<'_> {
             sequences: shape.slots,
             max_blocks: shape.max_blocks(),
             block: shape.block,
-            blocks: shape.blocks,
+            blocks: shape.group_blocks(shape.group_of(own.window)),
         }
     }
 
@@ -234,7 +239,7 @@ impl Decoder<'_> {
             rope_kv_append::Params {
                 rows: self.pass.rows,
                 heads: c.heads,
-                index: self.kv_index(),
+                index: self.kv_index(layer.own),
                 head: self.rope_head(),
             },
             rope_kv_append::Binds {
@@ -242,7 +247,7 @@ impl Decoder<'_> {
                 norm: layer.weights.qk_norm.head().map(|norm| &norm.both),
                 rotations: self.rotations(layer),
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 q: &a.q,
                 kv: &layer.kv.cast(),
             },
@@ -292,12 +297,12 @@ impl Decoder<'_> {
         rec.dispatch(
             kv_cache_append::KvCacheAppend,
             kv_cache_append::Variant { kv: self.kv.shape.ty },
-            kv_cache_append::Params { rows, head_dim: c.head_dim, index: self.kv_index() },
+            kv_cache_append::Params { rows, head_dim: c.head_dim, index: self.kv_index(layer.own) },
             kv_cache_append::Binds {
                 k: &split.k_heads,
                 v: &split.v_heads,
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 kv: &layer.kv.cast(),
             },
         )
@@ -308,13 +313,17 @@ impl Decoder<'_> {
         rec.dispatch(
             rope_attention::RopeAttention,
             self.rope_variant(layer),
-            rope_attention::Params { tile: self.rope_tile(layer.own), index: self.kv_index(), head: self.rope_head() },
+            rope_attention::Params {
+                tile: self.rope_tile(layer.own),
+                index: self.kv_index(layer.own),
+                head: self.rope_head(),
+            },
             rope_attention::Binds {
                 qkv: &a.qkv.cast(),
                 norm: layer.weights.qk_norm.head().map(|norm| norm.both.cast()).as_ref(),
                 rotations: self.rotations(layer),
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 gate: a.attention_gate.as_ref().map(Buffer::cast).as_ref(),
                 kv: &layer.kv.cast(),
                 y: &a.attended.cast(),
@@ -332,7 +341,7 @@ impl Decoder<'_> {
             },
             rope_attention_split_kv::Params {
                 tile: self.rope_tile(layer.own),
-                index: self.kv_index(),
+                index: self.kv_index(layer.own),
                 head: self.rope_head(),
                 chunks,
             },
@@ -341,7 +350,7 @@ impl Decoder<'_> {
                 norm: layer.weights.qk_norm.head().map(|norm| norm.both.cast()).as_ref(),
                 rotations: self.rotations(layer),
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 kv: &layer.kv.cast(),
                 partials: &a.partials.cast(),
             },
@@ -353,12 +362,12 @@ impl Decoder<'_> {
         rec.dispatch(
             attention::Attention,
             attention::Variant { sinks: layer.weights.sinks.is_some(), ..self.attention_variant() },
-            attention::Params { tile: self.tile(layer.own), index: self.kv_index() },
+            attention::Params { tile: self.tile(layer.own), index: self.kv_index(layer.own) },
             attention::Binds {
                 q: &a.q.cast(),
                 kv: &layer.kv.cast(),
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 sinks: layer.weights.sinks.as_ref(),
                 gate: a.attention_gate.as_ref().map(Buffer::cast).as_ref(),
                 y: &a.attended.cast(),
@@ -371,12 +380,16 @@ impl Decoder<'_> {
         rec.dispatch(
             attention_split_kv::AttentionSplitKv,
             attention::Variant { gated: false, ..self.attention_variant() },
-            attention_split_kv::Params { tile: self.tile(layer.own), index: self.kv_index(), chunks: self.pass.chunks },
+            attention_split_kv::Params {
+                tile: self.tile(layer.own),
+                index: self.kv_index(layer.own),
+                chunks: self.pass.chunks,
+            },
             attention_split_kv::Binds {
                 q: &a.q.cast(),
                 kv: &layer.kv.cast(),
                 positions: &a.positions,
-                table: &self.kv.table,
+                table: self.block_table(layer.own),
                 partials: &a.partials.cast(),
             },
         )

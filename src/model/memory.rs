@@ -21,6 +21,8 @@ pub struct MemoryPlan {
     pub expert_slots: u32,
     /// The KV cache, its block tables, and RoPE's table.
     pub kv: u64,
+    /// The part of it in which layers with a sliding window keep the last positions; 0 where they keep all.
+    pub kv_windows: u64,
     /// The states of gated delta nets, of running sequences and of snapshots.
     pub states: u64,
     /// The buffers between kernels.
@@ -106,6 +108,7 @@ impl MemoryPlan {
             experts_used: used,
             expert_slots: experts,
             kv: cache.bytes(&config),
+            kv_windows: cache.windowed.map_or(0, |_| cache.group_bytes(&config, 1)),
             states: cache.state_bytes(&config),
             activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
             largest_whole: matrices.max(largest.1),

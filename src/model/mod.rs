@@ -53,7 +53,7 @@ pub use selection::{
 };
 
 pub(crate) use activations::{Activations, WorkspaceSize};
-pub(crate) use cache::{CacheShape, KvCache, LayerCache};
+pub(crate) use cache::{CacheShape, KvCache, WindowPool};
 pub(crate) use decoder::{Decoder, Pass};
 pub(crate) use expert_cache::{ExpertCacheLease, ExpertSlots};
 pub(crate) use memory_traffic::weight_bytes;

@@ -68,7 +68,9 @@ impl DryRun {
         let (config, weights) = (model.config(), model.weights());
         let block = context.min(32);
         let states = model.config().delta_net.as_ref().map_or(0, |_| 2 * slots);
-        let cache = CacheShape { context, block, blocks: blocks(context.div_ceil(block)), slots, states, ty };
+        let blocks = blocks(context.div_ceil(block));
+        // Windows change sizes, not kernels.
+        let cache = CacheShape { context, block, blocks, windowed: None, slots, states, ty };
         let kv = KvCache::new(&device, config, weights, cache).await?;
         let sampling = Sampling::new(&device, slots, slots, config.vocab).await?;
         Ok(Self { device, model, kernels, options, kv, sampling })

@@ -59,3 +59,4 @@ mod start;
 mod text;
 mod tuning;
 mod upstream;
+mod windows;

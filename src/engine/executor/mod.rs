@@ -91,7 +91,7 @@ impl Executor {
                 PhasePipeline::new(model, Phase::Prefill, prefill).await?,
                 PhasePipeline::new(model, Phase::Decode, decode).await?,
             ],
-            block_copies: BlockCopies::new(device, slots).await?,
+            block_copies: BlockCopies::new(device, shape.groups(), slots).await?,
             sampling: Sampling::new(device, logit_rows, slots, config.vocab).await?,
             loaded: vec![None; slots as usize],
             tokens: Readback::new::<u32>(device, slots.into(), STEPS_IN_FLIGHT).await?,
@@ -226,7 +226,7 @@ impl Executor {
         let max_blocks = u64::from(self.kv.shape.max_blocks());
         for table in &plan.block_tables {
             let start = u64::from(table.slot) * max_blocks + u64::from(table.first);
-            device.write_now(&self.kv.table, start, &table.blocks)?;
+            device.write_now(&self.kv.tables[table.group], start, &table.blocks)?;
         }
         for (pipeline, pass) in self.pipelines.iter().zip(&input.passes) {
             if pass.len() > 0 {
@@ -327,6 +327,6 @@ impl Executor {
         for pipeline in &self.pipelines {
             pipeline.precompile(device, self.plan_context()).await?;
         }
-        self.block_copies.precompile(device, &self.kv).await
+        self.block_copies.precompile(device, &self.model, &self.kv).await
     }
 }

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{LogitRow, LogitsUse, StepOutput, StepPlan};
-use crate::quant::Rng;
+use crate::{
+    kv::{Pools, Tables},
+    quant::Rng,
+};
 
 /// Sampled tokens are below this.
 pub(super) const VOCAB: u64 = 7;
@@ -43,14 +46,21 @@ struct Cell {
 
 pub(super) struct Device {
     block: u32,
-    cells: Vec<Cell>,
-    /// By slot: the block table, and the token sampled last.
-    slots: BTreeMap<u32, (Vec<u32>, u32)>,
+    groups: Vec<Group>,
+    /// By slot: the block table of each group, and the token sampled last.
+    slots: BTreeMap<u32, (Vec<Vec<u32>>, u32)>,
     /// By slot of states: the values of all positions before, which a state depends on.
     states: Vec<Vec<u64>>,
     pub(super) copies: u32,
     /// Decode rows by request.
     pub(super) decode_rows: BTreeMap<u64, u32>,
+}
+
+/// The cells of a group of layers.
+struct Group {
+    cells: Vec<Cell>,
+    /// The positions that a row sees, its own included.
+    window: u32,
 }
 
 /// A step's output, and the position and value of each of its rows of logits.
@@ -67,10 +77,14 @@ impl Computed {
 }
 
 impl Device {
-    pub(super) fn new(blocks: u32, block: u32) -> Self {
-        let cells = vec![Cell::default(); (blocks * block) as usize];
-        let slots = BTreeMap::new();
-        Self { block, cells, slots, states: Vec::new(), copies: 0, decode_rows: BTreeMap::new() }
+    pub(super) fn new(pools: &Pools) -> Self {
+        let block = pools.block();
+        let group = |pool: &crate::kv::Pool| Group {
+            cells: vec![Cell::default(); (pool.blocks() * block) as usize],
+            window: pool.window().map_or(u32::MAX, |window| window.size),
+        };
+        let (groups, slots) = (pools.groups().iter().map(group).collect(), BTreeMap::new());
+        Self { block, groups, slots, states: Vec::new(), copies: 0, decode_rows: BTreeMap::new() }
     }
 
     /// Returns it with so many slots of states.
@@ -80,7 +94,7 @@ impl Device {
 
     /// Loses all data.
     pub(super) fn lose(&mut self) {
-        self.cells.fill(Cell::default());
+        self.groups.iter_mut().for_each(|group| group.cells.fill(Cell::default()));
         self.states.fill(vec![u64::MAX]);
         self.slots.clear();
     }
@@ -90,14 +104,36 @@ impl Device {
     }
 
     /// Returns whether none of the first `len` positions depends on a decode row.
-    pub(super) fn is_prefilled(&self, blocks: &[u32], len: u32) -> bool {
-        (0..len).all(|position| !self.cells[self.cell(blocks, position)].decoded)
+    pub(super) fn is_prefilled(&self, tables: &Tables, len: u32) -> bool {
+        self.groups.iter().enumerate().all(|(group, Group { cells, .. })| {
+            let table = tables.group(group);
+            (table.freed() * self.block..len).all(|position| !cells[self.cell(table.blocks(), position)].decoded)
+        })
+    }
+
+    /// Returns the cells of a slot's positions before one, spoilt if those of a window are not the same.
+    fn cells_before(&self, slot: u32, position: u32) -> Vec<Cell> {
+        let tables = &self.slots[&slot].0;
+        let of = |group: usize, at: u32| self.groups[group].cells[self.cell(&tables[group], at)];
+        let mut cells: Vec<Cell> = (0..position).map(|at| of(0, at)).collect();
+        for (number, group) in self.groups.iter().enumerate().skip(1) {
+            for at in position.saturating_sub(group.window - 1)..position {
+                let (cell, own) = (of(number, at), &mut cells[at as usize]);
+                if cell.value != own.value {
+                    own.value ^= 1;
+                }
+                own.decoded |= cell.decoded;
+            }
+        }
+        cells
     }
 
     /// Applies what is written before a step is submitted.
     pub(super) fn write(&mut self, step: &StepPlan) {
         for table in &step.block_tables {
-            let (blocks, _) = self.slots.entry(table.slot).or_default();
+            let (tables, _) = self.slots.entry(table.slot).or_default();
+            tables.resize(self.groups.len(), Vec::new());
+            let blocks = &mut tables[table.group];
             let end = table.first as usize + table.blocks.len();
             // Entries behind stay, and entries never written name no block.
             blocks.resize(blocks.len().max(end), u32::MAX);
@@ -107,12 +143,13 @@ impl Device {
 
     /// Computes a step.
     pub(super) fn run(&mut self, step: &StepPlan) -> Computed {
-        let written: HashSet<u32> = step.block_copies.iter().map(|copy| copy.to).collect();
+        let written: HashSet<(usize, u32)> = step.block_copies.iter().map(|(group, copy)| (*group, copy.to)).collect();
         assert_eq!(written.len(), step.block_copies.len(), "a block is copied to twice");
-        assert!(step.block_copies.iter().all(|copy| !written.contains(&copy.from)), "copies depend on their order");
-        for copy in &step.block_copies {
+        for (group, copy) in &step.block_copies {
+            assert!(!written.contains(&(*group, copy.from)), "copies depend on their order");
             let from = (copy.from * self.block) as usize;
-            self.cells.copy_within(from..from + self.block as usize, (copy.to * self.block) as usize);
+            let to = (copy.to * self.block) as usize;
+            self.groups[*group].cells.copy_within(from..from + self.block as usize, to);
             self.copies += 1;
         }
         // Slot, position, token, and whether it is a decode row.
@@ -131,12 +168,14 @@ impl Device {
         self.no_slot_reads_what_another_writes(&rows);
         let mut values = Vec::new();
         for (slot, position, token, decode) in rows {
-            let blocks = &self.slots[&slot].0;
-            let before: Vec<Cell> = (0..position).map(|at| self.cells[self.cell(blocks, at)]).collect();
+            let before = self.cells_before(slot, position);
             let decoded = decode || before.iter().any(|cell| cell.decoded);
             let before: Vec<u64> = before.iter().map(|cell| cell.value).collect();
-            let (cell, value) = (self.cell(blocks, position), value(&before, token));
-            self.cells[cell] = Cell { value, decoded };
+            let value = value(&before, token);
+            for group in 0..self.groups.len() {
+                let cell = self.cell(&self.slots[&slot].0[group], position);
+                self.groups[group].cells[cell] = Cell { value, decoded };
+            }
             values.push((position, value));
         }
         self.run_states(step);
@@ -170,9 +209,8 @@ impl Device {
         let runs: Vec<_> = decode.chain(prefill).collect();
         let mut written = BTreeMap::new();
         for (run, (slot, first, rows, states)) in runs.iter().enumerate() {
-            let blocks = &self.slots[slot].0;
-            let values =
-                |len: u32| -> Vec<u64> { (0..len).map(|at| self.cells[self.cell(blocks, at)].value).collect() };
+            let (blocks, cells) = (&self.slots[slot].0[0], &self.groups[0].cells);
+            let values = |len: u32| -> Vec<u64> { (0..len).map(|at| cells[self.cell(blocks, at)].value).collect() };
             let from = states.from.map_or_else(Vec::new, |from| self.states[from as usize].clone());
             assert_eq!(from, values(*first), "the state of another prefix");
             assert!(states.to.iter().any(|(row, _)| row + 1 == *rows), "the last state is not stored");
@@ -190,12 +228,15 @@ impl Device {
     }
 
     fn no_slot_reads_what_another_writes(&self, rows: &[(u32, u32, u32, bool)]) {
-        let block_of = |slot: u32, position: u32| self.slots[&slot].0[(position / self.block) as usize];
-        for &(slot, position, ..) in rows {
-            let written = block_of(slot, position);
-            for &(other, last, ..) in rows.iter().filter(|row| row.0 != slot) {
-                let reads = (0..=last / self.block).any(|entry| block_of(other, entry * self.block) == written);
-                assert!(!reads, "slot {other} reads block {written}, which slot {slot} writes");
+        for (number, group) in self.groups.iter().enumerate() {
+            let block_of = |slot: u32, entry: u32| self.slots[&slot].0[number][entry as usize];
+            for &(slot, position, ..) in rows {
+                let written = block_of(slot, position / self.block);
+                for &(other, last, ..) in rows.iter().filter(|row| row.0 != slot) {
+                    let first = last.saturating_sub(group.window - 1) / self.block;
+                    let reads = (first..=last / self.block).any(|entry| block_of(other, entry) == written);
+                    assert!(!reads, "slot {other} reads block {written}, which slot {slot} writes");
+                }
             }
         }
     }

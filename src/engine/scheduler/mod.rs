@@ -45,7 +45,7 @@ pub(crate) use step::{
 };
 
 use super::EngineError;
-use crate::kv::{Pool, Snapshots};
+use crate::kv::{Pools, Snapshots};
 
 /// The bounds of steps, and switches of scheduling.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
-    pool: Pool,
+    pool: Pools,
     snapshots: Snapshots,
     sequences: BTreeMap<SequenceId, Sequence>,
     /// The sequences with a request, by its number: in order of arrival. Running ones come before waiting ones.
@@ -95,8 +95,8 @@ pub(crate) struct Scheduler {
 #[derive(Debug, Default)]
 struct Slot {
     sequence: Option<SequenceId>,
-    /// The block table that the device has.
-    blocks: Vec<u32>,
+    /// The block tables that the device has, by group of layers.
+    blocks: Vec<Vec<u32>>,
     states: SlotStates,
 }
 
@@ -106,22 +106,24 @@ struct PlannedStep {
     step: StepId,
     /// The sequences that got blocks for it.
     sequences: Vec<SequenceId>,
-    /// The slots whose block tables it changes, and the first changed entries.
-    block_tables: Vec<(u32, u32)>,
+    /// The slots and groups whose block tables it changes, and the first changed entries.
+    block_tables: Vec<(u32, usize, u32)>,
     /// The snapshots that it stores, each with its sequence and position.
     snapshots: Vec<(SequenceId, u32, u32)>,
 }
 
 impl Scheduler {
     /// Returns a scheduler without sequences.
-    pub(crate) fn new(limits: Limits, pool: Pool) -> Self {
+    pub(crate) fn new(limits: Limits, pool: Pools) -> Self {
+        let groups = pool.groups().len();
+        let slot = || Slot { blocks: vec![Vec::new(); groups], ..Slot::default() };
         Self {
             limits,
             pool,
             snapshots: Snapshots::new(limits.states.map_or(0, |states| states.snapshots)),
             sequences: BTreeMap::new(),
             requests: BTreeMap::new(),
-            slots: (0..limits.slots.max(1)).map(|_| Slot::default()).collect(),
+            slots: (0..limits.slots.max(1)).map(|_| slot()).collect(),
             planned: None,
             in_flight: VecDeque::new(),
             retry_alone: VecDeque::new(),
@@ -141,7 +143,7 @@ impl Scheduler {
     }
 
     /// Returns the blocks of the KV cache.
-    pub(crate) fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pools {
         &self.pool
     }
 

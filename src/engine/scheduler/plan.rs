@@ -4,7 +4,10 @@ use super::{
     BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, Output, PlannedStep, PrefillRows, Scheduler, SequenceId,
     SessionEvent, Slot, StepId, StepPlan, sequence::Sequence, states::Planned,
 };
-use crate::engine::EngineError;
+use crate::{
+    engine::EngineError,
+    kv::{Full, Tables},
+};
 
 impl Scheduler {
     /// Plans the next step: a row for each sequence in its decode phase, and prefill rows in order of arrival. Returns
@@ -69,7 +72,7 @@ impl Scheduler {
             }
         }
         let sequences = step.sequences().collect();
-        let block_tables = step.block_tables.iter().map(|table| (table.slot, table.first)).collect();
+        let block_tables = step.block_tables.iter().map(|table| (table.slot, table.group, table.first)).collect();
         self.planned = Some(PlannedStep { step: id, sequences, block_tables, snapshots });
         Some(step)
     }
@@ -86,9 +89,9 @@ impl Scheduler {
     fn abandon_planned(&mut self) {
         let Some(planned) = self.planned.take() else { return };
         self.abandon_states(planned.snapshots);
-        for (slot, first) in planned.block_tables {
+        for (slot, group, first) in planned.block_tables {
             // The device may have got the changes or not.
-            self.slots[slot as usize].blocks.truncate(first as usize);
+            self.slots[slot as usize].blocks[group].truncate(first as usize);
         }
         for id in planned.sequences {
             if let Some(sequence) = self.sequences.get_mut(&id) {
@@ -118,7 +121,7 @@ impl Scheduler {
     fn plan_decode(&mut self, step: &mut StepPlan, snapshots: &mut Planned, only: Option<SequenceId>) {
         let requests: Vec<_> = self.requests.iter().map(|(number, id)| (*number, *id)).collect();
         for (number, id) in requests {
-            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
+            let Some(sequence) = self.sequences.get(&id) else { continue };
             let Some(request) = &sequence.request else { continue };
             let Some(slot) = request.slot else { break };
             if is_other(only, id) {
@@ -137,10 +140,12 @@ impl Scheduler {
             if !due {
                 continue;
             }
-            let Ok(copy) = self.pool.grow(&mut sequence.table, 1) else { continue };
+            self.reclaim(id, 1, 0);
+            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
+            let Ok(copies) = self.pool.grow(&mut sequence.table, 1) else { continue };
             let token = sequence.tokens.get(position as usize).copied();
-            step.block_copies.extend(copy);
-            step.block_tables.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, sequence.table.blocks()));
+            step.block_copies.extend(copies);
+            step.block_tables.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, &sequence.table));
             let row = step.decode.len() as u32;
             let usage = if forced { LogitsUse::Return { last: true } } else { LogitsUse::Sample };
             step.logit_rows.push(LogitRow { row, sequence: id, request: number, slot, usage });
@@ -179,7 +184,7 @@ impl Scheduler {
                 },
             };
             // Decoding sequences come first, in the next step too.
-            let spare = self.pool.free().saturating_sub(self.reserve(id, true));
+            let reserve = self.reserve(id, true);
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let position = sequence.table.len();
             let mut rows = (prefill_end - position).min(rows_left);
@@ -193,14 +198,16 @@ impl Scheduler {
             if rows == 0 {
                 break;
             }
-            rows = rows.min(self.pool.fits(&sequence.table, spare));
+            self.reclaim(id, rows, reserve);
+            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
+            rows = rows.min(self.pool.fits(&sequence.table, reserve));
             if rows == 0 {
                 continue;
             }
-            let Ok(copy) = self.pool.grow(&mut sequence.table, rows) else { break };
+            let Ok(copies) = self.pool.grow(&mut sequence.table, rows) else { break };
             let end = position + rows;
-            step.block_copies.extend(copy);
-            step.block_tables.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, sequence.table.blocks()));
+            step.block_copies.extend(copies);
+            step.block_tables.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, &sequence.table));
             let first_row = step.rows();
             for at in position..end {
                 let last = at + 1 == prefill_end;
@@ -234,11 +241,13 @@ impl Scheduler {
             *table = self.pool.adopt(&tokens[..end as usize]);
         }
         self.resume(id, slot);
+        let Sequence { table, request, .. } = self.sequences.get(&id)?;
+        let rows = rows.min(request.as_ref()?.prompt_end - table.len());
+        self.reclaim(id, rows, growing);
         let Sequence { table, prefilled_len, published_blocks, request, .. } = self.sequences.get_mut(&id)?;
         let request = request.as_mut()?;
         let cached = table.len() - request.computed_before;
-        let rows = rows.min(request.prompt_end - table.len());
-        if u64::from(self.pool.needed(table, rows)) + u64::from(growing) > u64::from(self.pool.free()) {
+        if self.pool.lack(table, rows, growing).is_some() {
             self.pool.truncate(table, request.computed_before);
             self.drop_snapshot(id);
             return None;
@@ -257,7 +266,7 @@ impl Scheduler {
         let may_grow = |other: &&SequenceId| {
             self.sequences.get(other).is_some_and(|sequence| {
                 sequence.request.as_ref().is_some_and(|request| {
-                    let room = sequence.table.blocks().len() as u64 * u64::from(self.pool.block());
+                    let room = sequence.table.full().blocks().len() as u64 * u64::from(self.pool.block());
                     (!decoding || request.has_prompt(&sequence.table))
                         && u64::from(request.end(self.limits.context)) > room
                 })
@@ -265,6 +274,28 @@ impl Scheduler {
         };
         let running = self.slots.iter().filter_map(|slot| slot.sequence.as_ref());
         running.filter(|other| **other != id).filter(may_grow).count() as u32
+    }
+
+    /// Frees blocks of a window's pool for `rows` more rows of a sequence: other sequences that do not run give back all blocks
+    /// and are computed again with their next request, idle ones first. The pool has enough for those that run.
+    fn reclaim(&mut self, id: SequenceId, rows: u32, reserve: u32) {
+        while let Some(sequence) = self.sequences.get(&id) {
+            let lack = self.pool.lack_of_window(&sequence.table, rows, reserve);
+            let Some(group) = lack else { return };
+            let waits = |sequence: &Sequence| sequence.request.as_ref().is_some_and(|request| request.slot.is_none());
+            let others = self.sequences.iter().filter(|(other, sequence)| {
+                let runs = sequence.request.is_some() && !waits(sequence);
+                **other != id && !runs && !sequence.table.group(group).held().is_empty()
+            });
+            let Some((&other, _)) = others.min_by_key(|(_, other)| (waits(other), other.last_used)) else { return };
+            if let Some(sequence) = self.sequences.get_mut(&other) {
+                sequence.truncate(&mut self.pool, 0);
+                if let Some(request) = &mut sequence.request {
+                    request.computed_before = 0;
+                }
+            }
+            self.keep_states(other, 0);
+        }
     }
 
     /// Fails one request, when none can go on. Returns whether there was one.
@@ -275,7 +306,7 @@ impl Scheduler {
         let frees_blocks = |id: &&SequenceId| {
             self.sequences.get(id).is_some_and(|Sequence { table, request, .. }| {
                 let before = request.as_ref().map_or(0, |request| request.computed_before);
-                table.blocks().len() > before.div_ceil(self.pool.block()) as usize
+                table.full().blocks().len() > before.div_ceil(self.pool.block()) as usize
             })
         };
         let youngest = self.requests.values().rev().find(frees_blocks);
@@ -283,8 +314,9 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else { return false };
         let Some(request) = &sequence.request else { return false };
         let rows = request.prompt_end.saturating_sub(sequence.table.len()).max(1);
-        let (needed, before) = (self.pool.needed(&sequence.table, rows), request.computed_before);
-        let free = self.pool.free();
+        let lack = self.pool.lack(&sequence.table, rows, 0);
+        let (_, Full { needed, free }) = lack.unwrap_or((0, Full { needed: 0, free: self.pool.full().free() }));
+        let before = request.computed_before;
         sequence.truncate(&mut self.pool, before);
         self.fail(id, EngineError::PoolFull { needed, free });
         true
@@ -296,8 +328,12 @@ fn is_other(only: Option<SequenceId>, id: SequenceId) -> bool {
     only.is_some_and(|only| only != id)
 }
 
-/// Returns the entries of a slot's block table that the device does not have.
-fn changed_blocks(slot: u32, old: &[u32], new: &[u32]) -> Option<BlockTableUpdate> {
-    let first = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-    (first < new.len()).then(|| BlockTableUpdate { slot, first: first as u32, blocks: new[first..].to_vec() })
+/// Returns the entries of a slot's block tables that the device does not have.
+fn changed_blocks(slot: u32, old: &[Vec<u32>], tables: &Tables) -> impl Iterator<Item = BlockTableUpdate> {
+    old.iter().enumerate().filter_map(move |(group, old)| {
+        let new = tables.group(group).blocks();
+        let first = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+        let blocks = new[first..].to_vec();
+        (!blocks.is_empty()).then_some(BlockTableUpdate { slot, group, first: first as u32, blocks })
+    })
 }

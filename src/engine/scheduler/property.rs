@@ -7,7 +7,10 @@ use super::{
     fake::{Device, token_of, value},
     tests::take_events,
 };
-use crate::{kv::Pool, quant::Rng};
+use crate::{
+    kv::{Pool, Pools, Window},
+    quant::Rng,
+};
 
 /// The expected state of a sequence.
 #[derive(Clone, Default)]
@@ -73,6 +76,12 @@ struct Counts {
     alone: u32,
     /// Requests that began from a snapshot.
     resumed: u32,
+    /// Requests that found a prefix longer than their window.
+    behind_window: u32,
+    /// Steps that freed blocks before a window.
+    slid: u32,
+    /// Sequences that lost their blocks to others' windows.
+    reclaimed: u32,
 }
 
 struct World {
@@ -101,11 +110,20 @@ impl World {
             pipelined: rng.below(3) > 0,
             states,
         };
+        let pools = Pools::from(Pool::new(blocks, block));
+        let pools = match rng.below(2) {
+            0 => pools,
+            _ => {
+                let size = 1 + rng.below(12);
+                let window = Window { size: 1 + rng.below(size), slack: rng.below(4) };
+                pools.with_window(2 + rng.below(28), window)
+            }
+        };
+        let device = Device::new(&pools);
         Self {
             limits,
-            scheduler: Scheduler::new(limits, Pool::new(blocks, block)),
-            device: Device::new(blocks, block)
-                .with_states(states.map_or(0, |states| StateLimits::slots(states.snapshots, limits.slots))),
+            scheduler: Scheduler::new(limits, pools),
+            device: device.with_states(states.map_or(0, |states| StateLimits::slots(states.snapshots, limits.slots))),
             alone: BTreeMap::new(),
             in_flight: VecDeque::new(),
             bounds: BTreeMap::new(),
@@ -150,8 +168,9 @@ impl World {
                     let request = self.scheduler.sequences[&id].request.as_ref();
                     counts.resumed += u32::from(request.is_some_and(|request| request.snapshot.is_some()));
                     let table = &self.scheduler.sequences[&id].table;
+                    counts.behind_window += u32::from(cached > 0 && table.group(1).freed() > 0);
                     assert!(cached == 0 || self.limits.prefix_sharing);
-                    assert!(self.limits.share_decode_blocks || self.device.is_prefilled(table.blocks(), cached));
+                    assert!(self.limits.share_decode_blocks || self.device.is_prefilled(table, cached));
                 }
                 SessionEvent::Token(token) => {
                     asked.sampled += 1;
@@ -325,13 +344,33 @@ impl World {
         }
     }
 
+    /// Returns the sequences that hold blocks and have no request.
+    fn idle_with_blocks(&self) -> impl Iterator<Item = SequenceId> {
+        let sequences = self.scheduler.sequences.iter();
+        sequences.filter(|(_, sequence)| sequence.request.is_none() && !sequence.table.is_empty()).map(|(id, _)| *id)
+    }
+
+    /// Commits a step. Returns whether it is still the expected one.
+    fn commit(&mut self, step: &StepPlan, counts: &mut Counts) -> bool {
+        let freed = |scheduler: &Scheduler| -> u32 {
+            scheduler.sequences.values().map(|sequence| sequence.table.group(1).freed()).sum()
+        };
+        let before = freed(&self.scheduler);
+        let committed = self.scheduler.commit(step).is_ok();
+        counts.slid += u32::from(freed(&self.scheduler) > before);
+        committed
+    }
+
     /// Plans a step and does something with it, other calls in between. Returns whether there was one.
     fn step(&mut self, rng: &mut Rng, counts: &mut Counts, calls: u32) -> bool {
         let alone = self.any(rng).filter(|_| calls > 0 && rng.below(6) == 0);
+        let idle: Vec<SequenceId> = self.idle_with_blocks().collect();
         let planned = match alone {
             Some(id) => self.scheduler.plan_alone(id),
             None => self.scheduler.plan(),
         };
+        let still: Vec<SequenceId> = self.idle_with_blocks().collect();
+        counts.reclaimed += idle.iter().filter(|id| !still.contains(id)).count() as u32;
         counts.alone += u32::from(planned.is_some() && alone.is_some());
         assert!(planned.iter().flat_map(StepPlan::sequences).all(|id| alone.is_none_or(|alone| alone == id)));
         self.events(counts);
@@ -361,7 +400,7 @@ impl World {
         }
         if !submitted {
             counts.abandoned += 1;
-        } else if self.scheduler.commit(&step).is_ok() {
+        } else if self.commit(&step, counts) {
             self.run(&step, counts);
         } else {
             // The device was lost.
@@ -416,16 +455,17 @@ fn schedule(seed: u64, counts: &mut Counts) {
 #[test]
 fn sequences_get_the_tokens_that_they_get_alone() {
     let mut counts = Counts::default();
-    for seed in 0..4000 {
+    for seed in 0..6000 {
         schedule(seed, &mut counts);
     }
     let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = counts;
     let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, resumed, .. } = counts;
+    let Counts { behind_window, slid, reclaimed, .. } = counts;
     let all = [
         [tokens, cached, stopped, wasted, limit],
         [context_full, pool_full, pool_full_later, lost, logits],
         [forks, copies, abandoned, stale, paused],
-        [alone, resumed, alone, resumed, alone],
+        [alone, resumed, behind_window, slid, reclaimed],
     ];
     assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{Sampler, constraint::Constrained},
-    kv::Table,
+    kv::Tables,
 };
 
 /// A sequence of a [`Scheduler`](super::Scheduler). Ids are not reused.
@@ -96,12 +96,12 @@ impl Request {
     }
 
     /// Returns whether all prefill rows were submitted.
-    pub(super) fn is_prefilled(&self, table: &Table) -> bool {
+    pub(super) fn is_prefilled(&self, table: &Tables) -> bool {
         table.len() >= self.prefill_end()
     }
 
     /// Returns whether all its own tokens, and those before, were submitted.
-    pub(super) fn has_prompt(&self, table: &Table) -> bool {
+    pub(super) fn has_prompt(&self, table: &Tables) -> bool {
         table.len() >= self.prompt_end
     }
 }

@@ -17,8 +17,8 @@ impl Scheduler {
         let planned = self.planned.take_if(|planned| planned.step == step.id).ok_or(StaleStep)?;
         for changed in &step.block_tables {
             if let Some(slot) = self.slots.get_mut(changed.slot as usize) {
-                slot.blocks.truncate(changed.first as usize);
-                slot.blocks.extend(&changed.blocks);
+                slot.blocks[changed.group].truncate(changed.first as usize);
+                slot.blocks[changed.group].extend(&changed.blocks);
             }
         }
         for row in &step.decode {
@@ -58,6 +58,7 @@ impl Scheduler {
         if self.limits.prefix_sharing {
             sequence.publish(&mut self.pool, self.limits.share_decode_blocks);
         }
+        self.pool.slide(&mut sequence.table);
     }
 
     /// Ends a request that samples nothing, once all its rows are submitted.
@@ -211,7 +212,7 @@ impl Scheduler {
         self.pool.forget();
         self.snapshots.forget();
         for slot in &mut self.slots {
-            slot.blocks.clear();
+            slot.blocks.iter_mut().for_each(Vec::clear);
             slot.states.forget();
         }
     }

@@ -3,7 +3,7 @@
 use super::{EngineError, Mailbox, Output, Scheduler, SequenceId, SessionEvent, request::Request};
 use crate::{
     engine::{Sampler, constraint::Constrained},
-    kv::{Pool, Table},
+    kv::{Pools, Tables},
 };
 
 /// A sequence of tokens.
@@ -12,11 +12,13 @@ pub(super) struct Sequence {
     /// The tokens that the host knows.
     pub(super) tokens: Vec<u32>,
     /// Its blocks, and the number of submitted positions.
-    pub(super) table: Table,
+    pub(super) table: Tables,
     /// Positions from the start that were all computed by prefill rows.
     pub(super) prefilled_len: u32,
     /// Blocks that need not be published any more.
     pub(super) published_blocks: u32,
+    /// Grows with each request that ended: the sequence with the least is idle for the longest time.
+    pub(super) last_used: u64,
     pub(super) request: Option<Request>,
     pub(super) mailbox: Mailbox,
 }
@@ -32,15 +34,15 @@ impl Sequence {
         (self.tokens.len() as u32).min(self.table.len())
     }
 
-    /// Gives back the blocks behind the first `len` positions.
-    pub(super) fn truncate(&mut self, pool: &mut Pool, len: u32) {
+    /// Gives back the blocks behind the first `len` positions; all of them if a window before `len` is lost.
+    pub(super) fn truncate(&mut self, pool: &mut Pools, len: u32) {
         pool.truncate(&mut self.table, len);
         self.prefilled_len = self.prefilled_len.min(self.table.len());
         self.published_blocks = self.published_blocks.min(self.table.len() / pool.block());
     }
 
     /// Publishes the blocks filled since the last call, for other sequences to find.
-    pub(super) fn publish(&mut self, pool: &mut Pool, with_decode: bool) {
+    pub(super) fn publish(&mut self, pool: &mut Pools, with_decode: bool) {
         let computed = if with_decode { self.known() } else { self.known().min(self.prefilled_len) };
         if computed / pool.block() > self.published_blocks {
             self.published_blocks = computed / pool.block();
@@ -101,7 +103,8 @@ impl Scheduler {
         output: Output,
         sampler: Option<Sampler>,
     ) -> Result<(), EngineError> {
-        let (context, block, blocks) = (self.limits.context, self.pool.block(), self.pool.blocks());
+        // A window's pool has room for a sequence of any length.
+        let (context, block, blocks) = (self.limits.context, self.pool.block(), self.pool.full().blocks());
         let number = self.number();
         let sequence = self.idle(id)?;
         let (start, computed_before) = (sequence.tokens.len() as u32, sequence.table.len());
@@ -163,6 +166,7 @@ impl Scheduler {
     pub(super) fn finish(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let Some(request) = sequence.request.take() else { return };
+        sequence.last_used = request.number;
         // Rows in flight for it are computed in vain.
         let len = sequence.tokens.len() as u32;
         sequence.truncate(&mut self.pool, len);

@@ -74,14 +74,19 @@ impl Scheduler {
             states.positions[own] = Some(len);
             return;
         }
-        let (len, snapshot) = match self.snapshots.adopt(&self.pool, &sequence.table) {
+        let (len, snapshot) = match self.snapshots.adopt(self.pool.full(), sequence.table.full()) {
             Some((len, snapshot)) => (len, Some(snapshot)),
             None => (0, None),
         };
         sequence.truncate(&mut self.pool, len);
+        let len = sequence.table.len();
         let Some(request) = &mut sequence.request else { return };
         request.computed_before = request.computed_before.min(len);
         request.snapshot = snapshot;
+        if len == 0 {
+            // The blocks of a window before the snapshot were given back.
+            self.drop_snapshot(id);
+        }
     }
 
     /// Undoes [`Scheduler::resume`] for a sequence that gets no slot.
@@ -166,7 +171,7 @@ impl Scheduler {
         }
         for (id, at, snapshot) in attached {
             if let Some(sequence) = self.sequences.get(&id) {
-                self.snapshots.attach(snapshot, &self.pool, &sequence.table, at);
+                self.snapshots.attach(snapshot, self.pool.full(), sequence.table.full(), at);
             }
         }
     }

@@ -16,8 +16,8 @@ pub(crate) struct StaleStep;
 #[derive(Debug)]
 pub(crate) struct StepPlan {
     pub(crate) id: StepId,
-    /// Run before anything else. No block is both read and written, nor written twice.
-    pub(crate) block_copies: Vec<BlockCopy>,
+    /// Run before anything else, each with its group of layers. No block is both read and written, nor written twice.
+    pub(crate) block_copies: Vec<(usize, BlockCopy)>,
     /// Changes of the slots' block tables, applied before any row is computed.
     pub(crate) block_tables: Vec<BlockTableUpdate>,
     /// A row for each sequence in its decode phase.
@@ -28,10 +28,11 @@ pub(crate) struct StepPlan {
     pub(crate) logit_rows: Vec<LogitRow>,
 }
 
-/// The block table of a slot from entry `first` on.
+/// The block table of a slot and a group of layers, from entry `first` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockTableUpdate {
     pub(crate) slot: u32,
+    pub(crate) group: usize,
     pub(crate) first: u32,
     pub(crate) blocks: Vec<u32>,
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     engine::{Sampler, SamplingOptions},
-    kv::Pool,
+    kv::{Pool, Pools, Window},
 };
 
 const LIMITS: Limits = Limits {
@@ -34,8 +34,12 @@ struct World {
 
 impl World {
     fn new(limits: Limits, blocks: u32, block: u32) -> Self {
-        let scheduler = Scheduler::new(limits, Pool::new(blocks, block));
-        let device = Device::new(blocks, block);
+        Self::with_pools(limits, Pool::new(blocks, block).into())
+    }
+
+    fn with_pools(limits: Limits, pools: Pools) -> Self {
+        let device = Device::new(&pools);
+        let scheduler = Scheduler::new(limits, pools);
         Self { scheduler, device, events: vec![], in_flight: vec![], release: false, released: BTreeMap::new() }
     }
 
@@ -507,4 +511,50 @@ fn a_session_is_busy_until_it_has_taken_the_last_event() {
     // A cancelled request leaves no event.
     world.scheduler.cancel(id);
     assert!(!world.scheduler.is_busy(id) && world.scheduler.next_event(id).is_none());
+}
+
+#[test]
+fn a_window_keeps_few_blocks_of_a_long_sequence() {
+    // A row sees 10 positions, in blocks of 4; 8 rows at most are computed at once.
+    let pools = Pools::from(Pool::new(100, 4)).with_window(8, Window { size: 10, slack: 2 });
+    let mut world = World::with_pools(LIMITS, pools);
+    let prompt: Vec<u32> = (0..200).map(|i| i % 5).collect();
+    let id = world.start(&prompt, Output::Tokens { max_tokens: 100, stop_tokens: vec![] });
+    world.drain();
+    assert_eq!(world.ends(), [(id, End::Finished(FinishReason::MaxTokens))]);
+    let mut expected = prompt;
+    (0..100).for_each(|_| expected.push(next_token(&expected)));
+    assert_eq!(world.tokens(id), expected);
+    let tables = &world.scheduler.sequences[&id].table;
+    // 299 positions; a row at 297 sees those from 288 on.
+    assert_eq!((tables.group(0).held().len(), tables.group(1).held().len()), (75, 3));
+
+    // What it has lost is computed again: behind the last tokens, it goes on; before, it begins again.
+    world.scheduler.truncate(id, 297).expect("an idle sequence");
+    assert_eq!(world.scheduler.sequences[&id].table.len(), 297);
+    world.scheduler.truncate(id, 250).expect("an idle sequence");
+    assert_eq!(world.scheduler.sequences[&id].table.len(), 0);
+    world.scheduler.submit(id, &[], Output::Tokens { max_tokens: 50, stop_tokens: vec![] }, None).expect("a request");
+    world.drain();
+    assert_eq!(world.tokens(id), expected);
+}
+
+#[test]
+fn idle_sequences_make_room_in_a_windows_pool() {
+    let pools = Pools::from(Pool::new(100, 4)).with_window(8, Window { size: 10, slack: 2 });
+    let mut world = World::with_pools(LIMITS, pools);
+    let prompts: Vec<Vec<u32>> = (0..5).map(|i| (0..40).map(|at| (at + i) % 5).collect()).collect();
+    let output = || Output::Tokens { max_tokens: 3, stop_tokens: vec![] };
+    let ids: Vec<_> = prompts.iter().map(|prompt| world.start(prompt, output())).collect();
+    world.drain();
+    ids.iter().for_each(|id| world.scheduler.submit(*id, &[1], output(), None).expect("a request"));
+    world.drain();
+    for (id, mut expected) in ids.into_iter().zip(prompts) {
+        for _ in 0..2 {
+            (0..3).for_each(|_| expected.push(next_token(&expected)));
+            expected.push(1);
+        }
+        assert_eq!(world.tokens(id), &expected[..expected.len() - 1]);
+    }
+    assert_eq!(world.ends().iter().filter(|(_, end)| *end == End::Finished(FinishReason::MaxTokens)).count(), 10);
 }
