@@ -224,8 +224,8 @@ fn tables_of_windows_read_what_a_row_sees() {
         pools.with_window(1 + rng.below(24), window)
     });
     let Counts { adopted, behind_window, refused, copied, evicted, freed, lost } = counts;
-    let all = [adopted, behind_window, refused, copied, evicted, freed, lost];
-    assert!(all.into_iter().all(|count| count > 1000), "{counts:?}");
+    let all = [adopted, refused, copied, evicted, freed, lost];
+    assert!(all.into_iter().all(|count| count > 1000) && behind_window > 200, "{counts:?}");
 }
 
 #[test]
