@@ -22,7 +22,7 @@ WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
 # The newest clients, since users have them.
 CLIENTS=(openai anthropic playwright)
-PYTHON_TOOLS=(maturin mypy pytest typing_extensions)
+PYTHON_TOOLS=(maturin mypy pytest typing_extensions jsonschema gguf numpy)
 here=tools/stacks
 
 fail() {
@@ -185,7 +185,8 @@ web() {
     "$WORK/venv/bin/python" $here/web.py "${CHROMIUM:-/usr/bin/chromium}" web models/demo-q4_k_m.gguf "$WORK/web" ${WEB_TESTS:-}
 }
 
-# The Python package: its lints, its wheel, its types, its tests, and the README's examples.
+# The Python package: its lints, its wheel, its types, its tests, and the README's examples. With it, JSON of random models by
+# the schemas of a public suite (a part of them: tools/json_schema_suite.py runs all).
 python() {
     apt libvulkan1 mesa-vulkan-drivers
     python_packages "${PYTHON_TOOLS[@]}"
@@ -196,6 +197,17 @@ python() {
     # Not in the folder of the sources, so that the installed package is tested.
     "$WORK/venv/bin/mypy" --config-file python/pyproject.toml python/tests
     "$WORK/venv/bin/python" -m mypy.stubtest ferrum_wgpu
+    local suite=$WORK/jsonschema preset
+    if [ ! -d "$suite/json" ]; then
+        rm -rf "$suite"
+        # The source archive contains JSON-Schema-Test-Suite.
+        "$WORK/venv/bin/python" -m pip download -q --no-deps --no-binary :all: -d "$suite" jsonschema
+        tar -xzf "$suite"/*.tar.gz -C "$suite" --strip-components=1
+    fi
+    for preset in dense-test test; do
+        "$WORK/venv/bin/python" tools/make_model.py "$WORK/$preset.gguf" --preset $preset >/dev/null
+    done
+    "$WORK/venv/bin/python" tools/json_schema_suite.py "$suite/json" "$WORK"/{dense-test,test}.gguf --every 5 --seeds 1
     "$WORK/venv/bin/python" -m pytest -q python
 }
 
