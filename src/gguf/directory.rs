@@ -3,6 +3,7 @@
 use super::index::Index;
 use super::metadata::{Metadata, wrong_type};
 use super::reader::Reader;
+use super::source::{ByteSource, read_exact};
 use super::tensor::{self, Entry, TensorInfo, UnreadTensor};
 use super::{GgufError, Value, read_value};
 
@@ -13,6 +14,9 @@ pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
 /// Size in bytes of the shortest metadata entry: key length, one byte of key, type, one byte of value.
 const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
+/// The bytes that are read first of a source, and the bytes from which on each read doubles them.
+const FIRST_READ: u64 = 64 << 10;
+const FAST_GROWTH: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -27,10 +31,38 @@ pub(super) struct Directory {
 impl Directory {
     /// Reads the directory at the beginning of a file of `file_len` bytes.
     pub(super) fn parse(bytes: &[u8], file_len: u64) -> Result<Self, GgufError> {
+        Self::read(&mut Reader::new(bytes, file_len))
+    }
+
+    /// Reads the directory of a source in ranges: its length is unknown before it is read.
+    pub(super) async fn fetch(source: &dyn ByteSource) -> Result<Self, GgufError> {
+        if let Some(bytes) = source.bytes() {
+            return Self::parse(bytes, source.byte_len());
+        }
+        let file_len = source.byte_len();
+        let mut bytes = Vec::new();
+        let mut wanted = FIRST_READ;
+        loop {
+            let have = bytes.len() as u64;
+            bytes.extend_from_slice(&read_exact(source, have..wanted.min(file_len)).await?);
+            let mut reader = Reader::new(&bytes, file_len);
+            let result = Self::read(&mut reader);
+            match reader.wanted() {
+                None => return result,
+                Some(needed) => {
+                    let have = bytes.len() as u64;
+                    let growth = if have < FAST_GROWTH { 4 } else { 2 };
+                    wanted = needed.max(growth * have);
+                }
+            }
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, GgufError> {
+        let (bytes, file_len) = (reader.bytes(), reader.file_len());
         if !bytes.starts_with(&MAGIC) {
             return Err(GgufError::NotGguf { found: bytes.iter().take(MAGIC.len()).copied().collect() });
         }
-        let mut reader = Reader::new(bytes);
         reader.take("the header", MAGIC.len() as u64)?;
         let version = reader.u32("the version")?;
         if !VERSIONS.contains(&version) {
@@ -43,7 +75,7 @@ impl Directory {
         reader.check("the metadata", entry_count, MIN_ENTRY)?;
         let mut entries = Vec::new();
         for _ in 0..entry_count {
-            entries.push(read_value::entry(&mut reader)?);
+            entries.push(read_value::entry(reader)?);
         }
         let metadata = Metadata::new(entries)?;
         let alignment = alignment(&metadata)?;
@@ -51,7 +83,7 @@ impl Directory {
         reader.check("the tensor directory", tensor_count, tensor::MIN_ENTRY)?;
         let (mut tensors, mut unread) = (Vec::new(), Vec::new());
         for _ in 0..tensor_count {
-            match tensor::entry(&mut reader, alignment)? {
+            match tensor::entry(reader, alignment)? {
                 Entry::Read(tensor) => tensors.push(tensor),
                 Entry::Unread(tensor) => unread.push(tensor),
             }

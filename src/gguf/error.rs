@@ -21,6 +21,30 @@ pub enum GgufError {
         /// The operating system's error.
         source: Arc<std::io::Error>,
     },
+    /// A source of bytes failed.
+    #[error("cannot read {len} bytes at byte {offset} of {}", Shown(name))]
+    Read {
+        /// The source's name.
+        name: String,
+        /// The offset of the range.
+        offset: u64,
+        /// The length of the range.
+        len: u64,
+        /// The source's error.
+        source: Arc<std::io::Error>,
+    },
+    /// A source of bytes returned a range of another length than was asked for.
+    #[error("{} returned {found} bytes for the {wanted} bytes at byte {offset}", Shown(name))]
+    WrongRange {
+        /// The source's name.
+        name: String,
+        /// The offset of the range.
+        offset: u64,
+        /// The length that was asked for.
+        wanted: u64,
+        /// The length that was returned.
+        found: u64,
+    },
     /// A file is not the first part of a split model.
     #[error("this is part {} of {count} of a split model: open the first part{}", number + 1, OpenFirst(first))]
     NotFirstPart {

@@ -56,8 +56,9 @@ pub(super) fn text(
     len: u64,
 ) -> Result<String, GgufError> {
     let offset = reader.offset();
-    let bytes = reader.take(what, len)?;
+    reader.check(what, len, 1)?;
     reader.charge(len, 1)?;
+    let bytes = reader.take(what, len)?;
     match str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => {
@@ -92,8 +93,9 @@ fn array(reader: &mut Reader<'_>, key: &str, depth: u32) -> Result<Array, GgufEr
         id::F64 => Array::F64(numbers(reader, count, f64::from_le_bytes)?),
         id::BOOL => {
             let offset = reader.offset();
-            let bytes = reader.take("an array", count)?;
+            reader.check("an array", count, 1)?;
             reader.charge(count, 1)?;
+            let bytes = reader.take("an array", count)?;
             let booleans = bytes.iter().zip(offset..).map(|(&byte, offset)| boolean(byte, key, offset));
             Array::Bool(booleans.collect::<Result<_, _>>()?)
         }
@@ -108,8 +110,9 @@ fn numbers<const N: usize, T>(
     count: u64,
     number: impl Fn([u8; N]) -> T,
 ) -> Result<Vec<T>, GgufError> {
-    let bytes = reader.take("an array", count.saturating_mul(N as u64))?;
+    reader.check("an array", count, N as u64)?;
     reader.charge(count, size_of::<T>())?;
+    let bytes = reader.take("an array", count.saturating_mul(N as u64))?;
     Ok(bytes.as_chunks().0.iter().map(|bytes| number(*bytes)).collect())
 }
 

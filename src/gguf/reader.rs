@@ -1,20 +1,38 @@
-//! A cursor over untrusted bytes. Lengths are checked against the bytes present before anything is allocated.
+//! A cursor over untrusted bytes. Lengths are checked against the length of the file before anything is allocated.
 
 use super::GgufError;
 
 /// Memory limit for metadata and tensor directory in bytes. A model with 150,000 tokens needs about 20 MiB.
 pub(super) const BUDGET: u64 = 256 << 20;
 
-/// A position in the file, and the rest of the memory budget.
+/// A position in the file, of which the beginning is present, and the rest of the memory budget.
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
+    file_len: u64,
     position: usize,
     budget: u64,
+    wanted: Option<u64>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, position: 0, budget: BUDGET }
+    pub(super) fn new(bytes: &'a [u8], file_len: u64) -> Self {
+        Self { bytes, file_len, position: 0, budget: BUDGET, wanted: None }
+    }
+
+    /// Returns how many bytes from the start of the file are needed, after an error because the file has more bytes than are
+    /// present.
+    pub(super) fn wanted(&self) -> Option<u64> {
+        self.wanted
+    }
+
+    /// Returns the bytes that are present.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns the length of the file.
+    pub(super) fn file_len(&self) -> u64 {
+        self.file_len
     }
 
     /// Returns the position in bytes from the start of the file.
@@ -26,14 +44,25 @@ impl<'a> Reader<'a> {
         self.bytes.get(self.position..).unwrap_or_default()
     }
 
-    fn truncated(&self, what: &'static str, needed: u64) -> GgufError {
-        GgufError::Truncated { what, offset: self.offset(), needed, remaining: self.rest().len() as u64 }
+    /// Returns the bytes from the position to the end of the file.
+    fn remaining(&self) -> u64 {
+        self.file_len.saturating_sub(self.offset())
     }
 
-    /// Checks that `count · size` bytes remain.
-    pub(super) fn check(&self, what: &'static str, count: u64, size: u64) -> Result<(), GgufError> {
+    /// Returns the error for `needed` bytes that are not present.
+    fn missing(&mut self, what: &'static str, needed: u64) -> GgufError {
+        let remaining = self.remaining();
+        if needed <= remaining {
+            self.wanted = Some(self.offset() + needed);
+            return GgufError::Truncated { what, offset: self.offset(), needed, remaining: self.rest().len() as u64 };
+        }
+        GgufError::Truncated { what, offset: self.offset(), needed, remaining }
+    }
+
+    /// Checks that the file has `count · size` bytes more.
+    pub(super) fn check(&mut self, what: &'static str, count: u64, size: u64) -> Result<(), GgufError> {
         let needed = count.saturating_mul(size);
-        if needed <= self.rest().len() as u64 { Ok(()) } else { Err(self.truncated(what, needed)) }
+        if needed <= self.remaining() { Ok(()) } else { Err(self.missing(what, needed)) }
     }
 
     /// Takes `count · size` bytes from the memory budget.
@@ -49,16 +78,20 @@ impl<'a> Reader<'a> {
     /// Reads the next `len` bytes.
     pub(super) fn take(&mut self, what: &'static str, len: u64) -> Result<&'a [u8], GgufError> {
         let taken = usize::try_from(len).ok().and_then(|len| self.rest().get(..len));
-        let taken = taken.ok_or_else(|| self.truncated(what, len))?;
+        let taken = taken.ok_or_else(|| self.missing(what, len))?;
         self.position += taken.len();
         Ok(taken)
     }
 
     /// Reads the next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], GgufError> {
-        let taken = self.rest().first_chunk().ok_or_else(|| self.truncated(what, N as u64))?;
-        self.position += N;
-        Ok(*taken)
+        match self.rest().first_chunk() {
+            Some(taken) => {
+                self.position += N;
+                Ok(*taken)
+            }
+            None => Err(self.missing(what, N as u64)),
+        }
     }
 
     pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
