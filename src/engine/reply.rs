@@ -109,7 +109,7 @@ impl Reply {
                 self.logprobs = Some(logprobs);
                 Ok(Progress::Computed)
             }
-            Ok(Some(SessionEvent::Logits { .. }) | None) => Ok(Progress::Computed),
+            Ok(Some(SessionEvent::Row { .. }) | None) => Ok(Progress::Computed),
         })
     }
 

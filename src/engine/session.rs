@@ -114,7 +114,7 @@ impl Session {
     /// # Errors
     /// [`EngineError`]; the sequence is then as before, as it is when the future is dropped.
     pub async fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.append(tokens, Output::LastLogits)?.last_logits().await
+        self.append(tokens, Output::LastLogits)?.last_row().await
     }
 
     /// Appends `token` by a decode pass, as for the tokens of a reply, and returns its logits `[vocab]`. They are computed by the
@@ -123,21 +123,32 @@ impl Session {
     /// # Errors
     /// Those of [`Session::forward`].
     pub async fn decode(&mut self, token: u32) -> Result<Vec<f32>, EngineError> {
-        self.append(&[token], Output::DecodeLogits)?.last_logits().await
+        self.append(&[token], Output::DecodeLogits)?.last_row().await
     }
 
     /// Appends `tokens` and hands the logits `[vocab]` of each to `sink`, in order.
     ///
     /// # Errors
     /// Those of [`Session::forward`], though `sink` may have got some.
-    pub async fn forward_each(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
-        let mut appended = self.append(tokens, Output::AllLogits)?;
-        while !appended.complete {
-            if let Some(logits) = appended.next_logits().await? {
-                sink(&logits);
-            }
-        }
-        Ok(())
+    pub async fn forward_each(&mut self, tokens: &[u32], sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
+        self.append(tokens, Output::AllLogits)?.each_row(sink).await
+    }
+
+    /// Appends `tokens` and returns the hidden state `[hidden]` of the last: the output of the last layer after the output norm,
+    /// which logits are computed from.
+    ///
+    /// # Errors
+    /// Those of [`Session::forward`].
+    pub async fn hidden_state(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.append(tokens, Output::LastHidden)?.last_row().await
+    }
+
+    /// Appends `tokens` and hands the hidden state of each to `sink`, in order ([`Session::hidden_state`]).
+    ///
+    /// # Errors
+    /// Those of [`Session::forward`], though `sink` may have got some.
+    pub async fn hidden_states(&mut self, tokens: &[u32], sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
+        self.append(tokens, Output::AllHidden)?.each_row(sink).await
     }
 
     /// Appends `tokens` by programs that `run` runs in the engine's place, step by step if it likes, for example to replay a
@@ -154,7 +165,7 @@ impl Session {
         let mut appended = self.append(tokens, if decode { Output::DecodeLogits } else { Output::LastLogits })?;
         while !appended.complete {
             let event = appended.sequence.engine.next_event_by(appended.sequence.id, &mut run).await?;
-            appended.logits(event)?;
+            appended.row(event)?;
         }
         Ok(())
     }
@@ -228,7 +239,7 @@ impl Session {
     }
 }
 
-/// Tokens whose logits are requested. Unless all logits came, the tokens are removed when it is dropped: the sequence has them
+/// Tokens whose logits or hidden states are requested. Unless all of them came, the tokens are removed when it is dropped: the sequence has them
 /// as soon as they are submitted.
 struct Appended<'a> {
     sequence: &'a SequenceHandle,
@@ -248,29 +259,38 @@ impl Drop for Appended<'_> {
 }
 
 impl Appended<'_> {
-    async fn last_logits(&mut self) -> Result<Vec<f32>, EngineError> {
+    async fn last_row(&mut self) -> Result<Vec<f32>, EngineError> {
         loop {
-            if let (Some(logits), true) = (self.next_logits().await?, self.complete) {
-                return Ok(logits);
+            if let (Some(row), true) = (self.next_row().await?, self.complete) {
+                return Ok(row);
             }
         }
     }
 
-    /// Waits for an event, and returns its logits.
-    async fn next_logits(&mut self) -> Result<Option<Vec<f32>>, EngineError> {
+    async fn each_row(mut self, mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
+        while !self.complete {
+            if let Some(row) = self.next_row().await? {
+                sink(&row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an event, and returns its row.
+    async fn next_row(&mut self) -> Result<Option<Vec<f32>>, EngineError> {
         let SequenceHandle { engine, id } = self.sequence;
         let waiting = engine.waiting(*id);
         let event = poll_fn(|context| engine.poll_event(*id, context, true)).await?;
         drop(waiting);
-        event.map_or(Ok(None), |event| self.logits(event))
+        event.map_or(Ok(None), |event| self.row(event))
     }
 
-    /// Returns the logits of an event.
-    fn logits(&mut self, event: SessionEvent) -> Result<Option<Vec<f32>>, EngineError> {
+    /// Returns the row of an event.
+    fn row(&mut self, event: SessionEvent) -> Result<Option<Vec<f32>>, EngineError> {
         match event {
-            SessionEvent::Logits { logits, last } => {
+            SessionEvent::Row { values, last } => {
                 self.complete = last;
-                Ok(Some(logits))
+                Ok(Some(values))
             }
             SessionEvent::Failed(error) => Err(error),
             SessionEvent::Finished(_) => Err(EngineError::NoRequest),

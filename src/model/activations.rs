@@ -28,7 +28,8 @@ pub(crate) struct Activations {
     pub(crate) ids: Buffer<u32>,
     /// Position and sequence of each row `[rows, 2]`, written by the host.
     pub(crate) positions: Buffer<u32>,
-    /// Row and sequence of each row of logits `[logit_rows]`, written by the host.
+    /// Row and sequence of each row of logits, then of each row whose hidden state is wanted `[max(rows, logit_rows)]`, written by
+    /// the host.
     pub(crate) picks: Buffer<[u32; 2]>,
     /// The residual stream `[rows, hidden]`.
     pub(crate) residual: Buffer<f32>,
@@ -187,7 +188,7 @@ impl Sizes {
         let values = config.delta_net.as_ref().map_or(0, |net| rows * u64::from(net.heads().values()));
         Self {
             rows,
-            picks: u64::from(size.logit_rows),
+            picks: u64::from(size.rows.max(size.logit_rows)),
             hidden,
             block: if config.adds_directly() { 0 } else { rows * u64::from(config.hidden) },
             qkv: rows * u64::from(config.q_len() + 2 * config.kv_len()),

@@ -36,6 +36,8 @@ pub(crate) struct Pass {
     pub(crate) chunks: u32,
     /// Rows whose logits are computed.
     pub(crate) logit_rows: u32,
+    /// Rows behind them whose hidden states are wanted, without logits.
+    pub(crate) hidden_rows: u32,
     /// Which of these a token is sampled from, and how.
     pub(crate) draws: sample::Rows,
 }
@@ -87,9 +89,11 @@ impl Decoder<'_> {
             let next_norm = layers.get(i + 1).map(|next| &next.attn_norm).filter(|_| self.options.fused);
             normed = self.feed_forward(&mut rec, i, layer, next_norm)?;
         }
-        if self.pass.logit_rows > 0 {
+        if self.pass.logit_rows + self.pass.hidden_rows > 0 {
             rec.scope(Stage::Head);
             self.picked_norm(&mut rec)?;
+        }
+        if self.pass.logit_rows > 0 {
             self.head(&mut rec, self.pass.logit_rows)?;
             rec.scope(Stage::Sampling);
             self.sampling.record(&mut rec, &self.pass.draws, self.activations)?;
@@ -158,13 +162,13 @@ impl Decoder<'_> {
         rms_norm::Params { rows, n, x_rows: self.pass.rows, y_stride: n, y_offset: 0, eps }
     }
 
-    /// Records the norm of the residual of the rows whose logits are computed.
+    /// Records the norm of the residual of the rows whose logits or hidden states are wanted.
     fn picked_norm(&self, rec: &mut Recorder) -> Result<(), GpuError> {
         let (a, pass) = (self.activations, self.pass);
         rec.dispatch(
             rms_norm::RmsNorm,
             rms_norm::Rows::Picked,
-            self.norm_params(pass.logit_rows),
+            self.norm_params(pass.logit_rows + pass.hidden_rows),
             rms_norm::Binds { x: &a.residual, w: &self.weights.tree.output_norm, picks: Some(&a.picks), y: &a.normed },
         )
     }

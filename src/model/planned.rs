@@ -127,7 +127,8 @@ pub async fn planned(
                         penalised,
                     };
                     for runs in runs_of(config, phase, rows) {
-                        let pass = Pass { phase, rows, runs, chunks, logit_rows: rows.min(most_logit_rows), draws };
+                        let logit_rows = rows.min(most_logit_rows);
+                        let pass = Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws };
                         all.extend(
                             dry_run
                                 .record(&activations, pass)?
@@ -182,7 +183,7 @@ pub async fn planned_pass(
     let draws =
         sample::Rows { sequences, vocab: dry_run.config().vocab, greedy: logit_rows, ..sample::Rows::default() };
     let runs = runs_of(dry_run.config(), phase, rows)[0];
-    let plan = dry_run.record(&activations, Pass { phase, rows, runs, chunks, logit_rows, draws })?;
+    let plan = dry_run.record(&activations, Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws })?;
     let experts = MemoryTraffic::of(gguf)?.experts(rows);
     let dispatch = |step| PlannedDispatch { bytes: memory_traffic::bytes_read(&step, experts), step };
     Ok(plan.into_steps().into_iter().map(dispatch).collect())

@@ -20,15 +20,17 @@ pub(super) struct InFlightStep {
     sampled: Vec<LogitRow>,
     /// The tokens of all slots.
     tokens: ReadbackOf<u32>,
-    logits: Vec<LogitsReadback>,
+    rows_read: Vec<RowsReadback>,
 }
 
-/// Rows of logits of one pass on their way to the host.
+/// Rows of logits or of hidden states of one pass on their way to the host.
 #[derive(Debug)]
-struct LogitsReadback {
-    /// The rows, with their places in the pass.
+struct RowsReadback {
+    /// The rows, with their places in the buffer.
     rows: Vec<(LogitRow, usize)>,
-    logits: ReadbackOf<f32>,
+    /// Values of a row.
+    width: usize,
+    values: ReadbackOf<f32>,
 }
 
 /// A readback, and what it read.
@@ -61,13 +63,13 @@ impl InFlightStep {
             submitted,
             sampled: input.sampled.clone(),
             tokens: ReadbackOf::new(tokens),
-            logits: Vec::new(),
+            rows_read: Vec::new(),
         }
     }
 
-    /// Adds the readback of a pass's rows of logits.
-    pub(super) fn read_logits(&mut self, rows: Vec<(LogitRow, usize)>, pending: Pending<f32>) {
-        self.logits.push(LogitsReadback { rows, logits: ReadbackOf::new(pending) });
+    /// Adds the readback of a pass's rows of logits or of hidden states, of `width` values each.
+    pub(super) fn read_rows(&mut self, rows: Vec<(LogitRow, usize)>, width: usize, pending: Pending<f32>) {
+        self.rows_read.push(RowsReadback { rows, width, values: ReadbackOf::new(pending) });
     }
 
     /// Waits for all results, and has `budget` learn from the time they took. May be dropped and called again.
@@ -77,25 +79,25 @@ impl InFlightStep {
             read?;
             budget.finished(self.rows, self.submitted, just_now);
         }
-        for pass in &mut self.logits {
-            pass.logits.wait(device).await?;
+        for pass in &mut self.rows_read {
+            pass.values.wait(device).await?;
         }
         Ok(())
     }
 
-    /// Returns the results, for rows of `vocab` logits.
-    pub(super) fn output(self, vocab: usize) -> StepOutput {
+    /// Returns the results.
+    pub(super) fn output(self) -> StepOutput {
         let tokens = self.tokens.read.unwrap_or_default();
         let token_of = |row: LogitRow| {
             let token = tokens.get(row.slot as usize).copied().filter(|token| *token != sample::NO_TOKEN);
             (row, token)
         };
-        let mut logits = Vec::new();
-        for pass in self.logits {
-            let read = pass.logits.read.unwrap_or_default();
-            let row_of = |place: usize| read.get(place * vocab..(place + 1) * vocab).unwrap_or_default().to_vec();
-            logits.extend(pass.rows.into_iter().map(|(row, place)| (row, row_of(place))));
+        let mut read_back = Vec::new();
+        for RowsReadback { rows, width, values } in self.rows_read {
+            let read = values.read.unwrap_or_default();
+            let row_of = |place: usize| read.get(place * width..(place + 1) * width).unwrap_or_default().to_vec();
+            read_back.extend(rows.into_iter().map(|(row, place)| (row, row_of(place))));
         }
-        StepOutput { step: self.step, tokens: self.sampled.into_iter().map(token_of).collect(), logits }
+        StepOutput { step: self.step, tokens: self.sampled.into_iter().map(token_of).collect(), read_back }
     }
 }

@@ -31,6 +31,8 @@ pub(in crate::engine) struct StepInput {
     pub(super) passes: [PassInput; 2],
     /// The rows of logits to read back, each with its place among the rows of logits of its pass.
     pub(super) read_back: [Vec<(LogitRow, usize)>; 2],
+    /// The rows whose hidden states are read back, in the order of [`PassInput::hidden_rows`].
+    pub(super) hidden: [Vec<LogitRow>; 2],
     /// The rows that tokens are sampled from on the device.
     pub(super) sampled: Vec<LogitRow>,
     /// The slots whose state of sampling the device does not have.
@@ -50,6 +52,8 @@ pub(super) struct PassInput {
     pub(super) runs: Runs,
     /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those only to read back.
     pub(super) logit_rows: Vec<[u32; 2]>,
+    /// Row and slot of each row whose hidden state is read back.
+    pub(super) hidden_rows: Vec<[u32; 2]>,
     /// How many rows are sampled in which way.
     pub(super) sampled: sample::Rows,
 }
@@ -88,7 +92,8 @@ impl PassInput {
         // Prefill attention does not split the context: its plan does not depend on it.
         let chunks = if phase == Phase::Decode { longest.div_ceil(CHUNK) } else { 0 };
         let runs = self.runs.first.len() as u32;
-        Pass { phase, rows: self.len(), runs, chunks, logit_rows: self.logit_rows.len() as u32, draws: self.sampled }
+        let [logit_rows, hidden_rows] = [&self.logit_rows, &self.hidden_rows].map(|rows| rows.len() as u32);
+        Pass { phase, rows: self.len(), runs, chunks, logit_rows, hidden_rows, draws: self.sampled }
     }
 }
 
@@ -132,6 +137,11 @@ impl StepInput {
                 Some(row) => (0, row),
                 None => (1, logits.row),
             };
+            if let LogitsUse::Hidden { .. } = logits.usage {
+                input.passes[phase].hidden_rows.push([row, logits.slot]);
+                input.hidden[phase].push(*logits);
+                continue;
+            }
             let on_device = logits.usage == LogitsUse::Sample && !options.host_sampling;
             let sampling = sampling_of(logits).filter(|_| on_device);
             let logprobs = sampling.is_some_and(|sampling| sampling.logprobs);

@@ -300,14 +300,22 @@ impl Executor {
     ) -> Result<(), GpuError> {
         let device = self.model.device();
         let tokens = self.tokens.start(device, &self.sampling.tokens, self.options.sequences.into())?;
-        let vocab = u64::from(self.model.config().vocab);
-        let read_back = std::mem::take(&mut input.read_back);
+        let [vocab, width] = [self.model.config().vocab, self.model.config().hidden].map(u64::from);
+        let (read_back, hidden) = (std::mem::take(&mut input.read_back), std::mem::take(&mut input.hidden));
         let mut step = InFlightStep::new(plan.id, &input, submitted, tokens);
-        for (pipeline, rows) in self.pipelines.iter().zip(read_back) {
+        for (((pipeline, pass), rows), hidden) in self.pipelines.iter().zip(&input.passes).zip(read_back).zip(hidden) {
             if let Some((_, last)) = rows.last() {
                 // Rows only to read back are the last ones: they are read with those before them.
                 let len = (*last as u64 + 1) * vocab;
-                step.read_logits(rows, pipeline.logits.start(device, &pipeline.activations.logits, len)?);
+                let pending = pipeline.logits.start(device, &pipeline.activations.logits, len)?;
+                step.read_rows(rows, vocab as usize, pending);
+            }
+            if let (Some(reader), false) = (&pipeline.hidden, hidden.is_empty()) {
+                // They come behind those of the rows of logits.
+                let first = pass.logit_rows.len();
+                let len = (first + hidden.len()) as u64 * width;
+                let pending = reader.start(device, &pipeline.activations.normed, len)?;
+                step.read_rows(hidden.into_iter().zip(first..).collect(), width as usize, pending);
             }
         }
         self.in_flight.push_back(step);
@@ -318,8 +326,7 @@ impl Executor {
     pub(super) async fn finish_step(&mut self) -> Result<Option<StepOutput>, GpuError> {
         let Some(step) = self.in_flight.front_mut() else { return Ok(None) };
         step.wait(self.model.device(), &mut self.budget).await?;
-        let vocab = self.model.config().vocab as usize;
-        Ok(self.in_flight.pop_front().map(|step| step.output(vocab)))
+        Ok(self.in_flight.pop_front().map(InFlightStep::output))
     }
 
     /// Compiles the kernels of all passes, on its device or one that it is a dry run of. Touches no sequence.

@@ -17,7 +17,7 @@ const DECODE_PROGRAMS: usize = 16;
 /// Prefill programs that are kept: whole chunks, and some of the rests of prompts.
 const PREFILL_PROGRAMS: usize = 4;
 
-/// Steps whose logits are read back at once.
+/// Steps whose logits or hidden states are read back at once.
 const STEPS_IN_FLIGHT: usize = 2;
 
 /// The buffers and programs of the passes of one phase.
@@ -29,6 +29,8 @@ pub(super) struct PhasePipeline {
     programs: ProgramCache,
     /// Logits for the host.
     pub(super) logits: Readback,
+    /// Hidden states for the host; `None` until some are wanted.
+    pub(super) hidden: Option<Readback>,
 }
 
 /// What plans are made of beside a phase's own buffers.
@@ -58,7 +60,7 @@ impl PhasePipeline {
             Phase::Decode => DECODE_PROGRAMS,
         };
         let programs = ProgramCache::new(device, capacity);
-        Ok(Self { phase, size, activations, programs, logits })
+        Ok(Self { phase, size, activations, programs, logits, hidden: None })
     }
 
     /// Returns the program of the last prepared pass, with its shape.
@@ -75,6 +77,9 @@ impl PhasePipeline {
         parts: usize,
     ) -> Result<(), GpuError> {
         let (device, pass, activations) = (context.model.device(), input.pass(self.phase), &self.activations);
+        if pass.hidden_rows > 0 && self.hidden.is_none() {
+            self.hidden = Some(Readback::new::<f32>(device, activations.normed.len(), STEPS_IN_FLIGHT).await?);
+        }
         self.programs.prepare(device, pass, parts, || plan(activations, context, context.kernels(), pass)).await
     }
 
@@ -109,7 +114,8 @@ impl PhasePipeline {
         {
             // Runs of one row have kernels of their own.
             let runs = if config.delta_net.is_none() { 0 } else { rows };
-            let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, draws: draws(penalised) };
+            let draws = draws(penalised);
+            let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws };
             self.plan(context, kernels, pass)?.compile(device).await?;
             if runs > 1 {
                 self.plan(context, kernels, Pass { runs: 1, ..pass })?.compile(device).await?;
@@ -131,7 +137,8 @@ impl PhasePipeline {
             (Some(_), Phase::Prefill) => 1,
             (Some(_), Phase::Decode) => rows,
         };
-        Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows, draws: sample::Rows::default() }
+        let draws = sample::Rows::default();
+        Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows, hidden_rows: 0, draws }
     }
 
     /// Writes the input of a trial: rows of many tokens at the start of a sequence.
@@ -151,6 +158,7 @@ impl PhasePipeline {
             ids: tokens.clone(),
             positions: (0..pass.rows).map(position_of).collect(),
             logit_rows: (0..pass.logit_rows).map(|row| [row, row]).collect(),
+            hidden_rows: Vec::new(),
             sampled: pass.draws,
         };
         self.write(device, &input)?;
@@ -173,7 +181,8 @@ impl PhasePipeline {
             device.write_now(&net.rows, 0, &input.runs.rows)?;
             device.write_now(&net.runs, 0, &input.runs.first)?;
         }
-        device.write_now(&a.picks, 0, &input.logit_rows)
+        device.write_now(&a.picks, 0, &input.logit_rows)?;
+        device.write_now(&a.picks, input.logit_rows.len() as u64, &input.hidden_rows)
     }
 }
 

@@ -82,7 +82,8 @@ mod tests {
     use crate::{kernels::sample, model::Phase};
 
     fn pass(rows: u32) -> Pass {
-        Pass { phase: Phase::Decode, rows, runs: 0, chunks: 0, logit_rows: rows, draws: sample::Rows::default() }
+        let draws = sample::Rows::default();
+        Pass { phase: Phase::Decode, rows, runs: 0, chunks: 0, logit_rows: rows, hidden_rows: 0, draws }
     }
 
     /// Prepares the programs of some passes, and returns those whose plans were recorded.

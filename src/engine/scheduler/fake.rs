@@ -179,7 +179,7 @@ impl Device {
             values.push((position, value));
         }
         self.run_states(step);
-        let mut output = StepOutput { step: step.id, tokens: Vec::new(), logits: Vec::new() };
+        let mut output = StepOutput { step: step.id, tokens: Vec::new(), read_back: Vec::new() };
         let mut of_logits = Vec::new();
         for row in &step.logit_rows {
             let (position, value) = values[row.row as usize];
@@ -189,8 +189,8 @@ impl Device {
                     self.slots.get_mut(&row.slot).expect("a slot with blocks").1 = token;
                     output.tokens.push((*row, Some(token)));
                 }
-                LogitsUse::Return { .. } => {
-                    output.logits.push((*row, Vec::new()));
+                LogitsUse::Return { .. } | LogitsUse::Hidden { .. } => {
+                    output.read_back.push((*row, Vec::new()));
                     of_logits.push((*row, position, value));
                 }
             }

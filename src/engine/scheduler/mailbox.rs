@@ -17,10 +17,10 @@ pub(crate) enum SessionEvent {
     Logprobs(Box<TokenLogprobs>),
     /// A token was sampled.
     Token(u32),
-    /// The logits of a row.
-    Logits {
-        logits: Vec<f32>,
-        /// They are the last of the request.
+    /// The logits, or the hidden state, of a row.
+    Row {
+        values: Vec<f32>,
+        /// It is the last of the request.
         last: bool,
     },
     /// The reply is complete.
@@ -32,7 +32,7 @@ pub(crate) enum SessionEvent {
 impl SessionEvent {
     /// Returns whether it is the last event of its request.
     pub(crate) fn is_last(&self) -> bool {
-        matches!(self, Self::Finished(_) | Self::Failed(_) | Self::Logits { last: true, .. })
+        matches!(self, Self::Finished(_) | Self::Failed(_) | Self::Row { last: true, .. })
     }
 }
 

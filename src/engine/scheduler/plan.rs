@@ -214,6 +214,8 @@ impl Scheduler {
                 let usage = match sequence.request.as_ref().map(|request| &request.output) {
                     Some(Output::AllLogits) if at >= start => LogitsUse::Return { last },
                     Some(Output::LastLogits) if last => LogitsUse::Return { last },
+                    Some(Output::AllHidden) if at >= start => LogitsUse::Hidden { last },
+                    Some(Output::LastHidden) if last => LogitsUse::Hidden { last },
                     Some(Output::Tokens { max_tokens: 1.., .. }) if last => LogitsUse::Sample,
                     _ => continue,
                 };
@@ -236,8 +238,8 @@ impl Scheduler {
         let Sequence { tokens, table, request, .. } = self.sequences.get_mut(&id)?;
         let request = request.as_mut()?;
         if self.limits.prefix_sharing && table.is_empty() {
-            // Rows whose logits are returned must be computed.
-            let end = if request.output == Output::AllLogits { request.start + 1 } else { request.prompt_end };
+            // Rows that are returned must be computed.
+            let end = if request.returns_each() { request.start + 1 } else { request.prompt_end };
             *table = self.pool.adopt(&tokens[..end as usize]);
         }
         self.resume(id, slot);

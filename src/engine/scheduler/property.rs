@@ -179,7 +179,7 @@ impl World {
                     counts.tokens += 1;
                 }
                 SessionEvent::Logprobs(_) => panic!("no log-probabilities were requested"),
-                SessionEvent::Logits { last, .. } => {
+                SessionEvent::Row { last, .. } => {
                     assert!(!last || asked.computed);
                     if last {
                         alone.request = None;
@@ -286,9 +286,11 @@ impl World {
 
     fn submit(&mut self, id: SequenceId, rng: &mut Rng) {
         let mut tokens: Vec<u32> = (0..rng.below(self.limits.context.min(20) + 2)).map(|_| rng.below(2)).collect();
-        let output = match rng.below(7) {
+        let output = match rng.below(9) {
             0 => Output::LastLogits,
             1 => Output::AllLogits,
+            7 => Output::LastHidden,
+            8 => Output::AllHidden,
             2 if !tokens.is_empty() => {
                 tokens.truncate(1);
                 Output::DecodeLogits
@@ -338,7 +340,7 @@ impl World {
             counts.logits += 1;
             if position as usize + 1 == alone.tokens.len() {
                 let all = (alone.tokens.len() - asked.start) as u32;
-                assert_eq!(asked.logits, if asked.output == Output::AllLogits { all } else { 1 });
+                assert_eq!(asked.logits, if matches!(asked.output, Output::AllLogits | Output::AllHidden) { all } else { 1 });
                 asked.computed = true;
             }
         }

@@ -26,6 +26,10 @@ pub(crate) enum Output {
     DecodeLogits,
     /// The logits of each of its tokens.
     AllLogits,
+    /// The hidden state of the last token, after the output norm.
+    LastHidden,
+    /// The hidden state of each of its tokens, after the output norm.
+    AllHidden,
     /// Tokens that continue it.
     Tokens {
         /// The most tokens. With none, the prompt is only computed.
@@ -76,11 +80,16 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// Returns whether rows of each of its tokens are returned, and so must be computed.
+    pub(super) fn returns_each(&self) -> bool {
+        matches!(self.output, Output::AllLogits | Output::AllHidden)
+    }
+
     /// Returns the most tokens that it samples.
     pub(super) fn max_tokens(&self) -> u32 {
         match self.output {
             Output::Tokens { max_tokens, .. } => max_tokens,
-            Output::LastLogits | Output::DecodeLogits | Output::AllLogits => 0,
+            _ => 0,
         }
     }
 

@@ -81,12 +81,12 @@ impl Scheduler {
     pub(crate) fn finish_step(&mut self, output: StepOutput) -> Result<(), StaleStep> {
         let mut tokens = output.tokens;
         let mut of_logprobs = Vec::new();
-        for (row, logits) in output.logits {
+        for (row, logits) in output.read_back {
             match row.usage {
-                LogitsUse::Return { last } => {
+                LogitsUse::Return { last } | LogitsUse::Hidden { last } => {
                     let mailbox = self.sequences.get(&row.sequence).map(|sequence| &sequence.mailbox);
                     if mailbox.is_some_and(|mailbox| mailbox.awaits(Some(row.request))) {
-                        self.send(row.sequence, SessionEvent::Logits { logits, last });
+                        self.send(row.sequence, SessionEvent::Row { values: logits, last });
                     }
                 }
                 LogitsUse::Sample if tokens.iter().any(|(sampled, _)| *sampled == row) => {

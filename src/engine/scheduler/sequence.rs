@@ -108,7 +108,7 @@ impl Scheduler {
         let number = self.number();
         let sequence = self.idle(id)?;
         let (start, computed_before) = (sequence.tokens.len() as u32, sequence.table.len());
-        if tokens.is_empty() && (computed_before == start || output == Output::AllLogits) {
+        if tokens.is_empty() && (computed_before == start || matches!(output, Output::AllLogits | Output::AllHidden)) {
             return Err(EngineError::NoTokens);
         }
         let needed = u64::from(start) + tokens.len() as u64;

@@ -24,7 +24,7 @@ pub(crate) struct StepPlan {
     pub(crate) decode: Vec<DecodeRow>,
     /// Chunks of prompts.
     pub(crate) prefill: Vec<PrefillRows>,
-    /// The rows whose logits are used, in order of the rows.
+    /// The rows whose logits or hidden states are used, in order of the rows.
     pub(crate) logit_rows: Vec<LogitRow>,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct PrefillRows {
     pub(crate) states: RunStates,
 }
 
-/// A row whose logits are used.
+/// A row whose logits, or hidden state, are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogitRow {
     pub(crate) row: u32,
@@ -82,14 +82,19 @@ pub(crate) struct LogitRow {
     pub(crate) usage: LogitsUse,
 }
 
-/// The use of a row's logits.
+/// The use of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogitsUse {
     /// A token is sampled for the slot.
     Sample,
-    /// The session gets them.
+    /// The session gets the logits.
     Return {
         /// They are the last of their request.
+        last: bool,
+    },
+    /// The session gets the hidden state after the output norm; logits are not computed.
+    Hidden {
+        /// It is the last of its request.
         last: bool,
     },
 }
@@ -110,8 +115,9 @@ pub(crate) struct StepOutput {
     pub(crate) step: StepId,
     /// The token sampled on the device for each row; `None` where every logit is NaN.
     pub(crate) tokens: Vec<(LogitRow, Option<u32>)>,
-    /// The rows read back: for sessions, for log-probabilities, or to sample from on the host.
-    pub(crate) logits: Vec<(LogitRow, Vec<f32>)>,
+    /// The rows read back: hidden states for sessions, and logits for sessions, for log-probabilities, or to sample from on the
+    /// host.
+    pub(crate) read_back: Vec<(LogitRow, Vec<f32>)>,
 }
 
 impl StepPlan {

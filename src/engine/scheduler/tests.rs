@@ -370,7 +370,7 @@ fn a_step_that_is_not_committed_is_planned_again() {
     assert_eq!((world.scheduler.commit(&abandoned), world.scheduler.pool().held()), (Err(StaleStep), 0));
     world.drain();
     assert_eq!(world.tokens(id), continued(&prompt(1, 5), 3));
-    let output = StepOutput { step: dropped.id, tokens: Vec::new(), logits: Vec::new() };
+    let output = StepOutput { step: dropped.id, tokens: Vec::new(), read_back: Vec::new() };
     assert_eq!(world.scheduler.finish_step(output), Err(StaleStep));
 }
 
