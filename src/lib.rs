@@ -87,8 +87,8 @@ mod names;
 
 pub use chat::{Chat, ChatBuilder, ChatProgress, ChatReply, MakeConstraint};
 pub use engine::{
-    BlockUsage, Constraint, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions, Profile, Progress,
-    Reply, SamplingOptions, Session, TokenLogprobs,
+    BlockUsage, Constraint, EmbedOptions, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions,
+    Pooling, Profile, Progress, Reply, SamplingOptions, Session, TokenLogprobs,
 };
 pub use error::Error;
 pub use gguf::{Gguf, GgufError};

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{kernels::KvType, model::Precision, text::Role};
+use crate::{engine::Pooling, kernels::KvType, model::Precision, text::Role};
 
 /// An error from parsing the name of an option value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +59,7 @@ macro_rules! named {
 
 named! {
     KvType: "KV cache type",
+    Pooling: "pooling",
     Precision: "precision",
     Role: "role",
 }
@@ -71,6 +72,9 @@ mod tests {
     fn names_are_parsed_back() {
         for ty in KvType::ALL {
             assert_eq!(ty.to_string().parse(), Ok(ty));
+        }
+        for pooling in Pooling::ALL {
+            assert_eq!(pooling.to_string().parse(), Ok(pooling));
         }
         for precision in Precision::ALL {
             assert_eq!(precision.to_string().parse(), Ok(precision));

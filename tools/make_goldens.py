@@ -5,6 +5,7 @@
     make_goldens.py DIR tests/golden/tiny.json
     make_goldens.py models tests/golden/demo_logits.json --prompts tests/golden/demo.json
     make_goldens.py models tests/golden/demo_probabilities.json --teach tests/golden/demo.json
+    make_goldens.py DIR tests/golden/embeddings.json --states tests/golden/tiny.json ...
 
 Writes one JSON object for every *.gguf of DIR, sorted by name:
 
@@ -24,6 +25,11 @@ file's `answers`:
 
     tokens    prompt and answer
     top       a row for each token: the 16 most probable next tokens [id, ln p], with an exact KV cache
+
+With --states, the object has, for the tokens that the model has in one of those files, and an exact KV cache:
+
+    tokens      the prompt
+    mean, last  the mean of the hidden states after the output norm, and the last of them
 Needs numpy and gguf (PyPI).
 """
 import argparse
@@ -134,6 +140,17 @@ def probabilities(path, answers):
     return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "answers": found}
 
 
+def states(path, files):
+    """Return the reference's hidden states for the tokens that a golden of `files` has for the model."""
+    known = [golden for file in files for golden in json.loads(file.read_text())]
+    tokens = next(golden["tokens"] for golden in known if golden["model"] == path.stem)
+    model = Model(path, "f64")
+    model.forward(tokens)
+    vector = lambda values: [float(f"{value:.8g}") for value in values]
+    pooled = {"mean": vector(model.states.mean(0)), "last": vector(model.states[-1])}
+    return {"model": path.stem, "fnv1a": fnv1a(path.read_bytes()), "tokens": tokens, **pooled}
+
+
 def compact(text):
     """Put the innermost lists of indented JSON, and rows of them, on one line each."""
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
@@ -146,9 +163,13 @@ def main():
     ap.add_argument("out", type=Path)
     ap.add_argument("--prompts", type=Path, help="a JSON file whose `answers` have `prompt_tokens`")
     ap.add_argument("--teach", type=Path, help="a JSON file whose `answers` have `prompt_tokens` and `answer_tokens`")
+    ap.add_argument("--states", type=Path, nargs="+", help="JSON files of goldens, whose tokens are embedded")
     a = ap.parse_args()
     goldens = []
     for i, path in enumerate(sorted(a.dir.glob("*.gguf"))):
+        if a.states:
+            goldens.append(states(path, a.states))
+            continue
         if a.teach:
             goldens.append(probabilities(path, json.loads(a.teach.read_text())["answers"]))
             continue

@@ -29,6 +29,10 @@ pub trait Observer: Send + Sync {
     fn token(&self, after: Duration);
     /// A choice failed.
     fn failed(&self, error: &crate::EngineError);
+    /// The embeddings of so many tokens were computed.
+    fn embedded(&self, tokens: u32) {
+        let _ = tokens;
+    }
 }
 
 /// A moment. In a browser there is no clock, and all times are zero.

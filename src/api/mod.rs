@@ -6,6 +6,7 @@
 mod chat;
 #[cfg(feature = "constraint")]
 mod constrained;
+mod embeddings;
 mod error;
 mod fields;
 mod generation;
@@ -15,6 +16,7 @@ mod sampling;
 mod service;
 mod tools;
 
+pub use embeddings::Embeddings;
 pub use error::ApiError;
 pub use generation::Observer;
 pub use response::{Response, StreamEvent};

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use serde_json::{Value, json};
 
 use super::{
-    ApiError, Observer,
+    ApiError, Embeddings, Observer,
     chat::{ChatRequest, CompletionRequest, Prompt, ResponseFormat, prompts, to_json},
+    embeddings::EmbeddingRequest,
     fields::Fields,
     generation::Generation,
     output::OutputParser,
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     Error,
-    engine::{Constraint, Engine, GenerateOptions, Reply, SamplingOptions},
+    engine::{Constraint, EmbedOptions, Engine, GenerateOptions, Pooling, Reply, SamplingOptions},
     gguf::Gguf,
     text::{ChatTemplate, RenderOptions, TextError, Tokenizer},
 };
@@ -35,6 +36,8 @@ pub struct Service {
     /// The template knows reasoning between `<think>` and `</think>`.
     reasoning: bool,
     sampling: SamplingOptions,
+    /// `None` for models that embed no texts.
+    pooling: Option<Pooling>,
     name: String,
     observer: Option<Arc<dyn Observer>>,
     #[cfg(feature = "constraint")]
@@ -79,6 +82,7 @@ impl Service {
             reasoning: template.source().contains("think>"),
             template,
             sampling,
+            pooling: Pooling::from_metadata(gguf.metadata()).ok().map(Option::unwrap_or_default),
             name: name.into(),
             observer: None,
             #[cfg(feature = "constraint")]
@@ -99,6 +103,13 @@ impl Service {
         self.tools = ToolFormat::of_template(template.source());
         self.reasoning = template.source().contains("think>");
         self.template = template;
+        self
+    }
+
+    /// Sets how hidden states are pooled to embeddings: by default as the file says, else by their mean.
+    #[must_use]
+    pub fn pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = Some(pooling);
         self
     }
 
@@ -172,6 +183,45 @@ impl Service {
             echo,
             logprobs: request.logprobs.is_some(),
             ..self.response(Endpoint::Completion, replies, count, &request.sampling, &OutputParser::plain(), context)
+        })
+    }
+
+    /// Starts the response to a request of `/v1/embeddings`.
+    ///
+    /// # Errors
+    /// [`ApiError`] for an invalid request.
+    pub fn embeddings(&self, request: Value) -> Result<Embeddings, ApiError> {
+        let request = EmbeddingRequest::openai(request, self.engine.config().hidden)?;
+        self.check_model(request.model.as_deref())?;
+        let Some(pooling) = self.pooling else {
+            return Err(ApiError::unsupported("model", "this model ranks texts and has no embeddings"));
+        };
+        let encode = |(i, input): (usize, Prompt)| {
+            let path = if request.inputs.len() > 1 { format!("input[{i}]") } else { "input".to_owned() };
+            let ids = match input {
+                Prompt::Tokens(ids) => ids,
+                Prompt::Text(text) => {
+                    self.check_length(&text, &path)?;
+                    self.tokenizer.encode_document(&text).map_err(|error| ApiError::field(&path, error))?
+                }
+            };
+            let vocab = self.engine.config().vocab;
+            match ids.iter().find(|id| **id >= vocab) {
+                _ if ids.is_empty() => Err(ApiError::field(path, "must not be empty")),
+                Some(id) => Err(ApiError::field(path, format_args!("there is no token {id}"))),
+                None if ids.len() > self.engine.context() as usize => {
+                    Err(self.too_long(&path).code("context_length_exceeded"))
+                }
+                None => Ok(ids),
+            }
+        };
+        Ok(Embeddings {
+            engine: self.engine.clone(),
+            options: EmbedOptions::default().pooling(pooling),
+            inputs: request.inputs.iter().cloned().enumerate().map(encode).collect::<Result<_, _>>()?,
+            base64: request.base64,
+            model: self.name.clone(),
+            observer: self.observer.clone(),
         })
     }
 

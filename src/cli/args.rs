@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ferrum_wgpu::{KvType, UnknownName};
+use ferrum_wgpu::{KvType, Pooling, UnknownName};
 use ferrum_wgpu::{Precision, low_level::model::PlanOptions};
 
 /// The device option.
@@ -48,6 +48,11 @@ pub struct TuneArg {
     /// Do not autotune kernels (up to 2 seconds on first use of a model), and do not use cached tuning results.
     #[arg(long)]
     pub no_tune: bool,
+}
+
+/// Returns the parser of the pooling of hidden states.
+pub fn pooling() -> impl TypedValueParser<Value = Pooling> {
+    named(Pooling::ALL.map(Pooling::name))
 }
 
 /// Returns the parser of the KV cache's data type.

@@ -9,6 +9,7 @@ mod chat;
 mod conformance;
 mod device;
 mod devices;
+mod embed;
 mod exit;
 mod generate;
 mod hub;
@@ -64,6 +65,8 @@ enum Command {
     Bench(bench::BenchArgs),
     Tune(tune::TuneArgs),
     Logits(logits::LogitsArgs),
+    #[command(visible_alias = "embedding")]
+    Embed(embed::EmbedArgs),
     Devices(devices::DevicesArgs),
     Info(info::InfoArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -116,6 +119,7 @@ async fn execute(command: &Command) -> Result<Code, Failure> {
         Command::Bench(args) => bench::bench(args).await,
         Command::Tune(args) => tune::tune(args).await,
         Command::Logits(args) => logits::logits(args).await,
+        Command::Embed(args) => embed::embed(args).await,
         Command::Devices(args) => devices::devices(args).await,
         Command::Info(args) => info::info(args).await,
         Command::Tokenize(args) => tokenize::tokenize(args),

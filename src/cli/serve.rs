@@ -9,9 +9,9 @@ use clap::Args;
 use ferrum_wgpu::api::Service;
 use ferrum_wgpu::low_level::gpu::WaitMode;
 use ferrum_wgpu::serve::{Recover, ServeOptions, Server};
-use ferrum_wgpu::{ChatTemplate, Config, Device, Engine, EngineOptions, Gguf, KvType};
+use ferrum_wgpu::{ChatTemplate, Config, Device, Engine, EngineOptions, Gguf, KvType, Pooling};
 
-use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
+use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type, pooling};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::memory::MemoryArgs;
@@ -42,6 +42,9 @@ pub struct ServiceArgs {
     /// Chat template: a file in Jinja, or the name of one of the model file's templates.
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<String>,
+    /// How hidden states become embeddings [default: as the file says, else mean].
+    #[arg(long, value_name = "POOLING", value_parser = pooling())]
+    pooling: Option<Pooling>,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -216,6 +219,9 @@ impl ServiceArgs {
         ));
         let stem = self.model.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
         let mut service = Service::new(&engine, &file, self.alias.as_deref().unwrap_or(stem))?;
+        if let Some(pooling) = self.pooling {
+            service = service.pooling(pooling);
+        }
         if let Some(name) = &self.chat_template {
             let tokenizer = service.tokenizer();
             let (bos, eos) = (tokenizer.bos_token().unwrap_or(""), tokenizer.eos_token().unwrap_or(""));

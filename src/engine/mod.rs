@@ -35,6 +35,7 @@
 //! ```
 
 mod constraint;
+mod embedding;
 #[expect(clippy::module_inception, reason = "the module is named after its main type")]
 mod engine;
 mod error;
@@ -54,6 +55,7 @@ mod tune;
 mod wakers;
 
 pub use constraint::Constraint;
+pub use embedding::{EmbedOptions, Pooling};
 pub use engine::{BlockUsage, Engine};
 pub use error::EngineError;
 pub use fit::Fit;

@@ -140,15 +140,28 @@ impl Session {
     /// # Errors
     /// Those of [`Session::forward`].
     pub async fn hidden_state(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.append(tokens, Output::LastHidden)?.last_row().await
+        let scale = self.state_scale();
+        let mut state = self.append(tokens, Output::LastHidden)?.last_row().await?;
+        state.iter_mut().for_each(|value| *value *= scale);
+        Ok(state)
     }
 
     /// Appends `tokens` and hands the hidden state of each to `sink`, in order ([`Session::hidden_state`]).
     ///
     /// # Errors
     /// Those of [`Session::forward`], though `sink` may have got some.
-    pub async fn hidden_states(&mut self, tokens: &[u32], sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
+    pub async fn hidden_states(&mut self, tokens: &[u32], mut sink: impl FnMut(&[f32])) -> Result<(), EngineError> {
+        let scale = self.state_scale();
+        let sink = |state: &[f32]| match scale {
+            1.0 => sink(state),
+            scale => sink(&state.iter().map(|value| value * scale).collect::<Vec<_>>()),
+        };
         self.append(tokens, Output::AllHidden)?.each_row(sink).await
+    }
+
+    /// Returns what hidden states are multiplied by: the weights of the output norm contain the scale of logits.
+    fn state_scale(&self) -> f32 {
+        (1.0 / self.engine().config().scales.logits) as f32
     }
 
     /// Appends `tokens` by programs that `run` runs in the engine's place, step by step if it likes, for example to replay a

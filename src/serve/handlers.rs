@@ -49,6 +49,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models/{*name}", get(model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings))
         .route("/v1/messages", post(messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/tokenize", post(tokenize))
@@ -192,6 +193,26 @@ async fn completions(state: Shares, body: Body) -> HttpResponse {
     generate(state.0, body, false, Service::completion).await
 }
 
+async fn embeddings(State(shared): Shares, body: Body) -> HttpResponse {
+    let value = async {
+        let service = shared.service()?;
+        let value = read_json(&shared, body).await?;
+        let inputs = value.get("input").and_then(Value::as_array);
+        let many = inputs.filter(|list| !list.first().is_some_and(Value::is_number)).map_or(1, Vec::len);
+        // No more are computed at once than there are sequences.
+        let sequences = service.engine().options().sequences;
+        let mut running = Running::new(shared.admit(&service, (many as u32).clamp(1, sequences))?);
+        let embeddings = apart(move || service.embeddings(value)).await;
+        let whole = match embeddings {
+            Ok(embeddings) => timeout(shared.options.request_timeout, embeddings.whole()).await,
+            Err(error) => Ok(Err(error)),
+        };
+        running.complete = true;
+        whole.unwrap_or_else(|_| Err(too_slow()))
+    };
+    result(value.await, false)
+}
+
 async fn messages(state: Shares, body: Body) -> HttpResponse {
     generate(state.0, body, true, Service::messages).await
 }
@@ -276,7 +297,7 @@ async fn begin(shared: &Arc<Shared>, body: Body, start: Start) -> Result<(Respon
         n.saturating_mul(many as u64).clamp(1, 1024) as u32
     };
     let admission = shared.admit(&service, choices(&value, "prompt"))?;
-    let running = Running { admission, started: Instant::now(), complete: false };
+    let running = Running::new(admission);
     let context = shared.context();
     let response = apart(move || start(&service, value, &context)).await;
     match response {
@@ -308,6 +329,12 @@ struct Running {
     admission: Admission,
     started: Instant,
     complete: bool,
+}
+
+impl Running {
+    fn new(admission: Admission) -> Self {
+        Self { admission, started: Instant::now(), complete: false }
+    }
 }
 
 impl Drop for Running {

@@ -90,6 +90,10 @@ impl Metrics {
         self.first.add(after);
     }
 
+    pub(super) fn embedded(&self, tokens: u32) {
+        self.prompt.fetch_add(tokens.into(), Ordering::Relaxed);
+    }
+
     pub(super) fn token(&self, after: Duration) {
         self.generated.fetch_add(1, Ordering::Relaxed);
         self.between.add(after);

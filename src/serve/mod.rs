@@ -199,6 +199,12 @@ impl Observer for Watch {
         }
     }
 
+    fn embedded(&self, tokens: u32) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.metrics.embedded(tokens);
+        }
+    }
+
     fn failed(&self, error: &EngineError) {
         let Some(shared) = self.0.upgrade() else { return };
         tracing::error!(%error, "a request failed");

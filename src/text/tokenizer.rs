@@ -81,6 +81,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
+    add_eos: bool,
     stop_ids: Vec<u32>,
 }
 
@@ -126,6 +127,7 @@ impl Tokenizer {
             unknown,
             extra_stops,
             add_bos,
+            add_eos,
             add_space_prefix,
         } = vocabulary;
         if !Vocabulary::MODELS.contains(&model.as_str()) {
@@ -183,6 +185,7 @@ impl Tokenizer {
             bos,
             eos,
             add_bos,
+            add_eos,
             stop_ids,
         })
     }
@@ -285,6 +288,18 @@ impl Tokenizer {
     pub fn encode_prompt(&self, rendered: &str) -> Result<Vec<u32>, TextError> {
         let mut ids = self.encode(rendered, true)?;
         self.add_bos(&mut ids);
+        Ok(ids)
+    }
+
+    /// Encodes a text to embed: the beginning-of-text token is added as in [`Tokenizer::encode_prompt`], and the end-of-text token if
+    /// the file says so, unless the text has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let mut ids = self.encode_prompt(text)?;
+        ids.extend(self.eos.filter(|eos| self.add_eos && ids.last() != Some(eos)));
         Ok(ids)
     }
 

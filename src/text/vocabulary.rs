@@ -14,6 +14,7 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 
 /// Keys of tokens that end a turn or a message, or a file of a repository in fill-in-the-middle.
@@ -51,6 +52,8 @@ pub struct Vocabulary {
     pub extra_stops: Vec<u32>,
     /// Whether a prompt starts with `bos`.
     pub add_bos: bool,
+    /// Whether a text to embed ends with `eos`.
+    pub add_eos: bool,
     /// Whether SentencePiece puts a space before text at the beginning and after a special token.
     pub add_space_prefix: bool,
 }
@@ -109,6 +112,7 @@ impl Vocabulary {
             unknown: optional(UNKNOWN)?.or(usual(0)),
             extra_stops,
             add_bos,
+            add_eos: metadata.bool(ADD_EOS)?.unwrap_or(false),
             add_space_prefix: is_sentence_piece && metadata.bool(ADD_SPACE_PREFIX)?.unwrap_or(true),
             model: model.to_owned(),
             pre: pre.to_owned(),

@@ -18,6 +18,7 @@ mod conformance;
 mod constraint;
 mod coverage;
 mod delta_net;
+mod embeddings;
 mod engine_batches;
 mod engine_faults;
 mod engine_prefixes;

@@ -246,6 +246,44 @@ fn completions_and_tokens() {
 }
 
 #[test]
+fn texts_are_embedded() {
+    let url = "/v1/embeddings";
+    let texts = ["The sea is deep.", "The sea is very deep.", "Who are you?", "What is the capital of France?"];
+    let answer = fine(url, json!({"input": texts, "model": "demo", "dimensions": null}));
+    let vector = |answer: &Value, i: usize| -> Vec<f64> {
+        assert_eq!((&answer["data"][i]["object"], &answer["data"][i]["index"]), (&json!("embedding"), &json!(i)));
+        let list = answer["data"][i]["embedding"].as_array().expect("a list");
+        list.iter().map(|value| value.as_f64().expect("a number")).collect()
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let all: Vec<Vec<f64>> = (0..texts.len()).map(|i| vector(&answer, i)).collect();
+    assert!(all.iter().all(|vector| (dot(vector, vector) - 1.0).abs() < 1e-5));
+    assert!(dot(&all[0], &all[1]) > dot(&all[0], &all[2]), "texts that are alike have like vectors");
+    let count = |text: &str| fine("/tokenize", json!({"content": text, "add_special": true}))["count"].as_u64();
+    let tokens: u64 = texts.iter().filter_map(|text| count(text)).sum();
+    assert_eq!(answer["usage"], json!({"prompt_tokens": tokens, "total_tokens": tokens}));
+    // Alone, as tokens, and in base64 it is the same.
+    let ids = fine("/tokenize", json!({"content": texts[1], "add_special": true}))["tokens"].clone();
+    for input in [json!(texts[1]), ids.clone(), json!([ids])] {
+        assert_eq!(vector(&fine(url, json!({"input": input, "user": "me"})), 0), all[1]);
+    }
+    let packed = fine(url, json!({"input": texts[1], "encoding_format": "base64"}));
+    assert_eq!(packed["data"][0]["embedding"].as_str().map(str::len), Some((4 * all[1].len()).div_ceil(3) * 4));
+    for (body, param) in [
+        (json!({}), "input"),
+        (json!({"input": []}), "input"),
+        (json!({"input": "", "dimensions": 2}), "dimensions"),
+        (json!({"input": [[1], [4_000_000_000u32]]}), "input[1]"),
+        (json!({"input": "x", "encoding_format": "hex"}), "encoding_format"),
+        (json!({"input": ["x", "deep sea ".repeat(900)]}), "input[1]"),
+        (json!({"input": "x", "truncate": true}), "truncate"),
+    ] {
+        let (status, answer) = post(url, body.clone());
+        assert_eq!((status, answer["error"]["param"].as_str()), (400, Some(param)), "{body}: {answer}");
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_name() {
     let cases = [
         (json!({"messages": []}), "messages"),
@@ -624,6 +662,28 @@ mod command {
         for (a, b) in first.iter().zip(&again) {
             assert_eq!((&a["status_code"], &a["body"]["choices"]), (&b["status_code"], &b["body"]["choices"]));
         }
+    }
+
+    #[test]
+    fn embed_prints_a_vector_for_each_line() {
+        let run = |more: &[&str]| -> Value {
+            let args = [&["embed", DEMO, "-p", "The sea\nWho are you?", "--device", "cpu"], more].concat();
+            let output = ferrum(&args).output().expect("it runs");
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice(&output.stdout).expect("JSON")
+        };
+        let unit = run(&[]);
+        let openai = run(&["--embd-output-format", "json", "--pooling", "mean"]);
+        assert_eq!(openai["data"][1]["embedding"], unit[1]);
+        assert_ne!(run(&["--pooling", "last"])[0], unit[0]);
+        let plain = run(&["--embd-normalize", "-1"]);
+        let norm = |vector: &Value| -> f64 {
+            let list = vector.as_array().expect("a list");
+            list.iter().filter_map(Value::as_f64).map(|value| value * value).sum::<f64>().sqrt()
+        };
+        assert!((norm(&unit[0]) - 1.0).abs() < 1e-5 && (norm(&plain[0]) - 1.0).abs() > 1e-3);
+        let output = ferrum(&["embed", DEMO, "-p", "x\n\ny", "--device", "cpu"]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2));
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn vocabulary(pre: &str) -> Vocabulary {
         eos: None,
         extra_stops: vec![],
         add_bos: false,
+        add_eos: false,
         scores: vec![],
         unknown: None,
         add_space_prefix: false,

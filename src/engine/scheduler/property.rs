@@ -340,7 +340,10 @@ impl World {
             counts.logits += 1;
             if position as usize + 1 == alone.tokens.len() {
                 let all = (alone.tokens.len() - asked.start) as u32;
-                assert_eq!(asked.logits, if matches!(asked.output, Output::AllLogits | Output::AllHidden) { all } else { 1 });
+                assert_eq!(
+                    asked.logits,
+                    if matches!(asked.output, Output::AllLogits | Output::AllHidden) { all } else { 1 }
+                );
                 asked.computed = true;
             }
         }

@@ -83,6 +83,48 @@ impl Golden {
     }
 }
 
+/// The reference's pooled hidden states.
+#[derive(Debug, Clone)]
+pub struct Embeddings {
+    /// The name of the model's file, without `.gguf`.
+    pub model: String,
+    fnv1a: u64,
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// The mean of their hidden states.
+    pub mean: Vec<f64>,
+    /// The hidden state of the last.
+    pub last: Vec<f64>,
+}
+
+impl Embeddings {
+    /// Reads all goldens of a file in `tests/golden`.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read or has another format.
+    pub fn read_all(file: &str) -> Result<Vec<Self>, String> {
+        list(&read(file)?, Self::parse).ok_or_else(|| format!("{file}: not in the format of make_goldens.py"))
+    }
+
+    /// Checks that the golden is for the model file `bytes`.
+    ///
+    /// # Errors
+    /// Returns an error if it is for another file.
+    pub fn check_model(&self, bytes: &[u8]) -> Result<(), String> {
+        check_model(&self.model, self.fnv1a, bytes)
+    }
+
+    fn parse(json: &Value) -> Option<Self> {
+        Some(Self {
+            model: json.get("model")?.as_str()?.to_owned(),
+            fnv1a: u64::from_str_radix(json.get("fnv1a")?.as_str()?, 16).ok()?,
+            tokens: list(json.get("tokens")?, id)?,
+            mean: list(json.get("mean")?, Value::as_f64)?,
+            last: list(json.get("last")?, Value::as_f64)?,
+        })
+    }
+}
+
 /// The reference's next-token probabilities in conversations.
 #[derive(Debug, Clone)]
 pub struct Probabilities {
