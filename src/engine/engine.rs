@@ -66,6 +66,8 @@ impl Engine {
             prefix_sharing: options.prefix_sharing,
             share_decode_blocks: shares_decode_blocks(model, options),
             pipelined: options.pipelined && !options.host_sampling,
+            // Programs are timed as a whole.
+            masks_later: !options.profile,
             states: model.config().delta_net.is_some().then(|| StateLimits {
                 snapshots: options.state_snapshots,
                 spacing: options.snapshot_spacing.max(1).next_multiple_of(shape.block),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    executor::{Executor, Moment, StepInput},
-    scheduler::{Scheduler, SequenceId, StepPlan},
+    executor::{Executor, Moment, StepInput, StepPart, UnsampledStep},
+    scheduler::{LogitRow, Scheduler, SequenceId, StepPlan},
     wakers::{NotifyingGuard, Wakers},
 };
 use crate::gpu::{Device, GpuError, Program};
@@ -42,14 +42,19 @@ pub(super) struct StepRunner<'a, S: Deref<Target = SharedScheduler>> {
 impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
     /// Submits the next step, or finishes the oldest in flight. Returns whether there was anything to do.
     pub(super) async fn run(&mut self) -> bool {
-        if !self.executor.may_submit() {
+        if self.executor.has_unsampled() || !self.executor.may_submit() {
             return self.finish_step().await;
         }
         let Some(plan) = self.plan() else { return self.finish_step().await };
         if let Some(input) = self.prepare(&plan).await {
             let submitted = Moment::now();
-            let result = self.executor.submit(&plan, &input).await;
-            self.submitted(&plan, input, submitted, result);
+            if plan.masks_later {
+                let result = self.executor.submit(&plan, &input, StepPart::Forward).await;
+                self.forward_submitted(plan, input, submitted, result);
+            } else {
+                let result = self.executor.submit(&plan, &input, StepPart::Whole).await;
+                self.submitted(&plan, input, submitted, result);
+            }
         }
         true
     }
@@ -86,7 +91,27 @@ impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
 
     /// Takes in that a step was submitted, or failed to be: some of it may have been computed then, so that its requests fail.
     fn submitted(&mut self, plan: &StepPlan, input: StepInput, submitted: Moment, result: Result<(), GpuError>) {
-        match result.and_then(|()| self.executor.start_readback(plan, input, submitted)) {
+        let result = result.and_then(|()| self.executor.start_readback(plan, input, submitted));
+        self.commit(plan, result);
+    }
+
+    /// Takes in that the forward pass of a step was submitted, as [`Self::submitted`].
+    fn forward_submitted(
+        &mut self,
+        plan: StepPlan,
+        input: StepInput,
+        submitted: Moment,
+        result: Result<(), GpuError>,
+    ) {
+        let done = result.is_ok();
+        self.commit(&plan, result);
+        if done {
+            self.executor.sample_later(plan, input, submitted);
+        }
+    }
+
+    fn commit(&mut self, plan: &StepPlan, result: Result<(), GpuError>) {
+        match result {
             // A plan is stale when another was made meanwhile, which only the owner of the executor does.
             Ok(()) => {
                 let _ = self.scheduler.lock().commit(plan);
@@ -96,10 +121,11 @@ impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
         }
     }
 
-    /// Finishes the oldest step in flight; returns whether there was one.
+    /// Finishes the oldest step in flight, and submits the sampling that waits for it; returns whether there was one.
     pub(super) async fn finish_step(&mut self) -> bool {
         match self.executor.finish_step().await {
-            Ok(None) => return false,
+            Ok(None) if !self.executor.has_unsampled() => return false,
+            Ok(None) => {}
             // An output is stale when the device was forgotten meanwhile, or nothing was sampled.
             Ok(Some(output)) => {
                 let _ = self.scheduler.lock().finish_step(output);
@@ -107,7 +133,23 @@ impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
             // It is not known which steps in flight were computed.
             Err(error) => self.forget_device(error),
         }
+        if let Some(step) = self.executor.take_unsampled() {
+            let result = self.sample(step).await;
+            // The step is committed: what it computed is not known.
+            result.unwrap_or_else(|error| self.forget_device(error));
+        }
         true
+    }
+
+    /// Samples the tokens of a step whose masks are known now. A request that is over keeps its last mask: its token is of no use.
+    async fn sample(&mut self, step: UnsampledStep) -> Result<(), GpuError> {
+        let masks: Vec<_> = {
+            let scheduler = self.scheduler.lock();
+            let mask_of = |row: &LogitRow| Some((row.slot, scheduler.sampling_of(row)?.mask?.to_vec()));
+            step.plan.sampled().filter_map(mask_of).collect()
+        };
+        masks.iter().try_for_each(|(slot, mask)| self.executor.write_mask(*slot, mask))?;
+        self.executor.sample(step).await
     }
 
     fn forget_device(&mut self, error: GpuError) {

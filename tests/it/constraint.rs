@@ -91,6 +91,39 @@ fn masks_are_obeyed_and_forbid_nothing_else() {
     });
 }
 
+/// Prints the rates of replies without and with masks that take a while, as those of grammars do.
+#[test]
+#[ignore = "a measurement"]
+fn rates_of_constrained_replies() {
+    pollster::block_on(async {
+        let device = gpu().await;
+        let model = demo(&device).await;
+        let slow = || -> Option<Box<dyn Constraint>> {
+            Some(Box::new(Allow(
+                |place, id| {
+                    if id == 0 {
+                        std::thread::sleep(std::time::Duration::from_micros(500 * u64::from(place > 0)));
+                    }
+                    true
+                },
+                0,
+            )))
+        };
+        for _ in 0..2 {
+            let options = EngineOptions::default().sequences(4).context(256).kv_tokens(1024);
+            let engine = engine(&model, &options).await;
+            engine.warm_up().await.expect("kernels");
+            for (sequences, constrained) in [(1, 0), (1, 1), (4, 0), (4, 1), (4, 2), (4, 4)] {
+                let all = (0..sequences).map(|i| (greedy(64), if i < constrained { slow() } else { None }));
+                let start = std::time::Instant::now();
+                let tokens: usize = together(&engine, all.collect()).await.iter().map(Vec::len).sum();
+                let rate = tokens as f64 / start.elapsed().as_secs_f64();
+                println!("{constrained} of {sequences} constrained: {rate:.1} tokens/s");
+            }
+        }
+    });
+}
+
 #[test]
 fn masks_work_on_the_cpu() {
     pollster::block_on(async { check(&demo(&Device::cpu()).await, EngineOptions::default()).await });

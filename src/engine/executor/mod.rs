@@ -10,7 +10,7 @@ mod pipeline;
 mod program_cache;
 mod submit_budget;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use block_copies::BlockCopies;
 use in_flight::InFlightStep;
@@ -26,7 +26,7 @@ use super::{
     scheduler::{LogitRow, RowSampling, StepOutput, StepPlan},
 };
 use crate::{
-    gpu::{Device, GpuError, Plan, Program, Readback},
+    gpu::{Device, GpuError, Plan, Program, Readback, Stage},
     kernels::attn::CHUNK,
     model::{ExpertCacheLease, History, KernelSelection, KvCache, Model, Phase, Sampling, WorkspaceSize, weight_bytes},
 };
@@ -36,6 +36,38 @@ const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
 
 /// Steps whose tokens are read back at once.
 const STEPS_IN_FLIGHT: usize = 2;
+
+/// A step whose masks depend on the tokens of the step before.
+#[derive(Debug)]
+pub(super) struct UnsampledStep {
+    pub(super) plan: StepPlan,
+    input: StepInput,
+    submitted: Moment,
+}
+
+/// A part of a step's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepPart {
+    /// All of them.
+    Whole,
+    /// What comes before sampling.
+    Forward,
+    /// The sampling.
+    Sampling,
+}
+
+impl StepPart {
+    /// Returns the steps of a plan that belong to it.
+    fn of(self, plan: &Plan) -> Range<usize> {
+        let len = plan.steps().len();
+        let sampling = plan.steps().iter().position(|step| step.scope().stage == Stage::Sampling).unwrap_or(len);
+        match self {
+            Self::Whole => 0..len,
+            Self::Forward => 0..sampling,
+            Self::Sampling => sampling..len,
+        }
+    }
+}
 
 /// The buffers and programs of an engine, and its steps in flight.
 #[derive(Debug)]
@@ -55,6 +87,8 @@ pub(super) struct Executor {
     budget: SubmitBudget,
     /// Oldest first.
     in_flight: VecDeque<InFlightStep>,
+    /// The step after those in flight, if its forward pass is submitted and its sampling is not.
+    unsampled: Option<UnsampledStep>,
     pub(super) profile: Profile,
 }
 
@@ -98,6 +132,7 @@ impl Executor {
             _experts: experts,
             budget: SubmitBudget::default(),
             in_flight: VecDeque::new(),
+            unsampled: None,
             profile: Profile::default(),
             model: model.clone(),
             options: EngineOptions {
@@ -177,6 +212,7 @@ impl Executor {
     /// Forgets all steps in flight.
     pub(super) fn clear(&mut self) {
         self.in_flight.clear();
+        self.unsampled = None;
         self.loaded.fill(None);
     }
 
@@ -239,11 +275,16 @@ impl Executor {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
             }
         }
-        let words = u64::from(self.model.config().vocab.div_ceil(32));
-        for (slot, mask) in &input.masks {
-            device.write_now(&self.sampling.history.masks, u64::from(*slot) * words, mask)?;
+        if !plan.masks_later {
+            input.masks.iter().try_for_each(|(slot, mask)| self.write_mask(*slot, mask))?;
         }
         input.loads.iter().try_for_each(|state| self.load(state))
+    }
+
+    /// Writes the mask of a slot's next token.
+    pub(super) fn write_mask(&self, slot: u32, mask: &[u32]) -> Result<(), GpuError> {
+        let words = u64::from(self.model.config().vocab.div_ceil(32));
+        self.model.device().write_now(&self.sampling.history.masks, u64::from(slot) * words, mask)
     }
 
     /// Writes the state of sampling of a slot.
@@ -272,10 +313,10 @@ impl Executor {
         copies.into_iter().chain(passes.filter_map(|(pipeline, _)| Some(pipeline.current()?.1)))
     }
 
-    /// Submits the programs of a step. Waits only for steps of a plan that run on the host, and for profiles.
-    pub(super) async fn submit(&mut self, plan: &StepPlan, input: &StepInput) -> Result<(), GpuError> {
+    /// Submits a part of the programs of a step. Waits only for steps of a plan that run on the host, and for profiles.
+    pub(super) async fn submit(&mut self, plan: &StepPlan, input: &StepInput, part: StepPart) -> Result<(), GpuError> {
         let device = self.model.device();
-        if !plan.block_copies.is_empty() {
+        if part != StepPart::Sampling && !plan.block_copies.is_empty() {
             self.block_copies.program().submit(device)?;
         }
         for ((phase, pipeline), pass) in PHASES.into_iter().zip(&self.pipelines).zip(&input.passes) {
@@ -285,10 +326,32 @@ impl Executor {
                 let stages = program.profile(device).await?;
                 self.profile.add(PassKind::of(phase, rows), rows, &stages);
             } else {
-                program.run(device).await?;
+                program.run_steps(device, part.of(program.plan())).await?;
             }
         }
         Ok(())
+    }
+
+    /// Keeps a step whose forward pass was submitted. No other step may be prepared before it is sampled.
+    pub(super) fn sample_later(&mut self, plan: StepPlan, input: StepInput, submitted: Moment) {
+        self.unsampled = Some(UnsampledStep { plan, input, submitted });
+    }
+
+    /// Returns whether a step's sampling is not submitted.
+    pub(super) fn has_unsampled(&self) -> bool {
+        self.unsampled.is_some()
+    }
+
+    /// Returns the step whose sampling is not submitted, once all steps before it are finished.
+    pub(super) fn take_unsampled(&mut self) -> Option<UnsampledStep> {
+        if self.in_flight.is_empty() { self.unsampled.take() } else { None }
+    }
+
+    /// Submits the sampling of a step, and starts its readback. Masks were written.
+    pub(super) async fn sample(&mut self, step: UnsampledStep) -> Result<(), GpuError> {
+        let UnsampledStep { plan, input, submitted } = step;
+        self.submit(&plan, &input, StepPart::Sampling).await?;
+        self.start_readback(&plan, input, submitted)
     }
 
     /// Starts the readback of a submitted step's results.

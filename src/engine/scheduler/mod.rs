@@ -65,6 +65,9 @@ pub(crate) struct Limits {
     pub(crate) share_decode_blocks: bool,
     /// A step is planned while the tokens of the one before are unknown.
     pub(crate) pipelined: bool,
+    /// A step is planned while the masks of its tokens are unknown: its forward pass is computed before, and its sampling after
+    /// the step before it is read.
+    pub(crate) masks_later: bool,
     /// The states of recurrent layers, for models that have them.
     pub(crate) states: Option<StateLimits>,
 }

@@ -54,6 +54,7 @@ impl Scheduler {
             decode: Vec::new(),
             prefill: Vec::new(),
             logit_rows: Vec::new(),
+            masks_later: false,
         };
         let running = |slots: &[Slot]| slots.iter().filter(|slot| slot.sequence.is_some()).count();
         let mut snapshots = Planned::new();
@@ -71,6 +72,12 @@ impl Scheduler {
                 return None;
             }
         }
+        let waits = |row: &LogitRow| {
+            let request = self.sequences.get(&row.sequence).and_then(|sequence| sequence.request.as_ref());
+            request.is_some_and(|request| request.constrained.is_some() && request.confirmed < request.sampled)
+        };
+        let masks_later = step.sampled().any(waits);
+        step.masks_later = masks_later;
         let sequences = step.sequences().collect();
         let block_tables = step.block_tables.iter().map(|table| (table.slot, table.group, table.first)).collect();
         self.planned = Some(PlannedStep { step: id, sequences, block_tables, snapshots });
@@ -135,7 +142,9 @@ impl Scheduler {
                 request.has_prompt(&sequence.table)
                     && request.sampled < request.max_tokens()
                     && position < self.limits.context
-                    && (request.constrained.is_none() || request.confirmed == request.sampled)
+                    && (request.constrained.is_none()
+                        || self.limits.masks_later
+                        || request.confirmed == request.sampled)
             };
             if !due {
                 continue;

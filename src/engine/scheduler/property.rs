@@ -105,6 +105,7 @@ impl World {
             slots: 1 + rng.below(5),
             prefill_rows: 1 + rng.below(12),
             max_logit_rows: 1 + rng.below(4),
+            masks_later: true,
             prefix_sharing: rng.below(4) > 0,
             share_decode_blocks: rng.below(2) > 0,
             pipelined: rng.below(3) > 0,

@@ -65,7 +65,7 @@ pub(super) struct Request {
     pub(super) output: Output,
     /// The state of sampling as the host knows it, where tokens are sampled.
     pub(super) sampler: Option<Sampler>,
-    /// The constraint of its tokens. A token is sampled once the one before it is known.
+    /// The constraint of its tokens. Each is sampled once the one before it is known.
     pub(super) constrained: Option<Constrained>,
     /// How many log-probabilities are returned with each token.
     pub(super) logprobs: Option<u32>,

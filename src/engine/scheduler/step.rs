@@ -26,6 +26,8 @@ pub(crate) struct StepPlan {
     pub(crate) prefill: Vec<PrefillRows>,
     /// The rows whose logits or hidden states are used, in order of the rows.
     pub(crate) logit_rows: Vec<LogitRow>,
+    /// A mask depends on a token that the step before samples: the device samples once the host has read it.
+    pub(crate) masks_later: bool,
 }
 
 /// The block table of a slot and a group of layers, from entry `first` on.

@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     slots: 8,
     prefill_rows: 8,
     max_logit_rows: 8,
+    masks_later: true,
     prefix_sharing: true,
     share_decode_blocks: false,
     pipelined: true,
