@@ -96,13 +96,7 @@ impl<S: Deref<Target = SharedScheduler>> StepRunner<'_, S> {
     }
 
     /// Takes in that the forward pass of a step was submitted, as [`Self::submitted`].
-    fn forward_submitted(
-        &mut self,
-        plan: StepPlan,
-        input: StepInput,
-        submitted: Moment,
-        result: Result<(), GpuError>,
-    ) {
+    fn forward_submitted(&mut self, plan: StepPlan, input: StepInput, submitted: Moment, result: Result<(), GpuError>) {
         let done = result.is_ok();
         self.commit(&plan, result);
         if done {
