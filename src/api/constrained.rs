@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The last characters of a reply that are kept to find a marker.
-const WATCHED: usize = 64;
+const WATCHED: usize = 256;
 
 /// The end of a reply's text, to find markers in.
 struct Watch {
@@ -29,13 +29,13 @@ impl Watch {
         Self { tokenizer: Arc::clone(tokenizer), decoder: Decoder::default(), text: String::new() }
     }
 
-    /// Adds a token. Returns whether the text now ends with one of `marks`, or a control token is one.
-    fn ends_with(&mut self, token: u32, marks: &[&str]) -> bool {
-        if let Some(name) = self.tokenizer.hidden_name(token) {
-            return marks.contains(&name);
+    /// Adds a token. Returns which of `marks` the text now ends with.
+    fn ends_with(&mut self, token: u32, marks: &[&'static str]) -> Option<&'static str> {
+        match self.tokenizer.hidden_name(token) {
+            Some(name) => self.text.push_str(name),
+            None => self.text.extend(self.decoder.push(&self.tokenizer, token).ok().flatten()),
         }
-        self.text.extend(self.decoder.push(&self.tokenizer, token).ok().flatten());
-        let found = marks.iter().any(|mark| self.text.trim_end().ends_with(mark));
+        let found = marks.iter().find(|mark| self.text.trim_end().ends_with(**mark)).copied();
         if self.text.len() > WATCHED {
             let mut at = self.text.len() - WATCHED;
             while !self.text.is_char_boundary(at) {
@@ -74,7 +74,7 @@ impl Constraint for AfterReasoning {
         if self.begun {
             return self.inner.accept(token);
         }
-        self.begun = self.watch.ends_with(token, &["</think>"]);
+        self.begun = self.watch.ends_with(token, &["</think>"]).is_some();
         Ok(())
     }
 }
@@ -83,16 +83,15 @@ impl Constraint for AfterReasoning {
 pub(super) struct ToolCalls {
     compiler: Arc<GrammarCompiler>,
     watch: Watch,
-    format: ToolFormat,
-    /// The grammar of a call after its opening.
-    grammar: String,
+    calls: CallGrammars,
     state: State,
-    required: bool,
+    /// The reply ends with a call.
+    ends: bool,
     stops: Vec<u32>,
 }
 
 enum State {
-    /// In the reasoning, after which a call is required.
+    /// In the reasoning, after which the constraint begins.
     Reasoning(Box<dyn Constraint>),
     /// Anything, until a call begins.
     Free,
@@ -109,50 +108,57 @@ impl ToolCalls {
         required: bool,
         reasoning: bool,
     ) -> Result<Self, ApiError> {
-        if let Some(at) = tools.iter().position(|tool| tool.strict)
-            && (matches!(format, ToolFormat::QwenXml)
-                || (!required && matches!(format, ToolFormat::Llama3 | ToolFormat::Harmony)))
-        {
-            return Err(ApiError::unsupported(
-                format!("tools[{at}].strict"),
-                "is not supported with the format in which this model writes calls",
-            ));
-        }
-        let opening = match format {
-            ToolFormat::Mistral => match tokenizer.token_id("[TOOL_CALLS]") {
-                Some(id) if tokenizer.hidden_name(id).is_some() => format!("<[{id}]>"),
-                _ => "\"[TOOL_CALLS]\"".to_owned(),
-            },
-            ToolFormat::Hermes | ToolFormat::QwenXml => "\"<tool_call>\"".to_owned(),
-            ToolFormat::Llama3 | ToolFormat::Harmony => "\"\"".to_owned(),
-        };
-        let body = call_grammar(format, tools);
-        let grammar = format!("start: {body}");
+        let calls = CallGrammars::new(tokenizer, format, tools)?;
         let compile = |text: String| {
             compiler
                 .compile(&Grammar::Grammar(text))
                 .map_err(|error| ApiError::field("tools", error).code("invalid_grammar"))
         };
-        let begin = if opening == "\"\"" { grammar.clone() } else { format!("start: {opening} {body}") };
-        let state = match (required, reasoning) {
-            (true, true) => State::Reasoning(compile(begin)?),
-            (true, false) => State::Call(compile(begin)?),
-            (false, _) => {
+        // A reply of Llama 3 is a call or a text as a whole.
+        let whole = match (required, format) {
+            (true, _) => Some(calls.required()),
+            (false, ToolFormat::Llama3) => Some(calls.call_or_text()),
+            (false, _) => None,
+        };
+        let state = match (whole, reasoning) {
+            (Some(grammar), true) => State::Reasoning(compile(grammar)?),
+            (Some(grammar), false) => State::Call(compile(grammar)?),
+            (None, _) => {
                 // An invalid schema is found before the first call.
-                compile(grammar.clone())?;
+                for opening in format.opening() {
+                    compile(calls.after(opening))?;
+                }
+                if format == ToolFormat::Harmony {
+                    tools.iter().try_for_each(|tool| compile(arguments(tool)).map(drop))?;
+                }
                 State::Free
             }
         };
-        let stops = tokenizer.stop_ids().to_vec();
         Ok(Self {
             compiler: Arc::clone(compiler),
             watch: Watch::new(tokenizer),
-            format,
-            grammar,
+            ends: required || format == ToolFormat::Llama3,
+            calls,
             state,
-            required,
-            stops,
+            stops: tokenizer.stop_ids().to_vec(),
         })
+    }
+
+    /// Adds a token of a text. Returns the grammar of the call that it begins, if it does.
+    fn begun(&mut self, token: u32) -> Option<String> {
+        let marks = match self.calls.format {
+            ToolFormat::Harmony => &["<|message|>"],
+            format => format.opening(),
+        };
+        let mark = self.watch.ends_with(token, marks)?;
+        let text = std::mem::take(&mut self.watch.text);
+        if self.calls.format != ToolFormat::Harmony {
+            return Some(self.calls.after(mark));
+        }
+        // The header of a message says whom it is for.
+        let (_, recipient) = text.rsplit_once("to=functions.")?;
+        let name = recipient.split(|c: char| c.is_whitespace() || c == '<').next()?;
+        self.calls.tools.iter().find(|tool| tool.name == name).map(arguments)
     }
 }
 
@@ -164,13 +170,10 @@ impl Constraint for ToolCalls {
             let only_stops = (0u32..)
                 .zip(mask.iter())
                 .all(|(word, bits)| (0..32).filter(|bit| bits >> bit & 1 == 1).all(|bit| is_stop(32 * word + bit)));
-            if !only_stops {
+            if !only_stops || self.ends {
                 return Ok(());
             }
-            // The call is complete. A required one is the whole reply.
-            if self.required {
-                return Ok(());
-            }
+            // The call is complete.
             mask.fill(0);
             self.state = State::Free;
         }
@@ -185,14 +188,12 @@ impl Constraint for ToolCalls {
                 self.state = State::Call(inner);
             }
             State::Reasoning(inner) => {
-                let ended = self.watch.ends_with(token, &["</think>"]);
+                let ended = self.watch.ends_with(token, &["</think>"]).is_some();
                 self.state = if ended { State::Call(inner) } else { State::Reasoning(inner) };
             }
             State::Free => {
-                let opening = self.format.opening();
-                if !opening.is_empty() && self.watch.ends_with(token, opening) {
-                    self.watch.text.clear();
-                    let compiled = self.compiler.compile(&Grammar::Grammar(self.grammar.clone()));
+                if let Some(grammar) = self.begun(token) {
+                    let compiled = self.compiler.compile(&Grammar::Grammar(grammar));
                     self.state = State::Call(compiled.map_err(|error| error.to_string())?);
                 }
             }
@@ -201,47 +202,413 @@ impl Constraint for ToolCalls {
     }
 }
 
-/// Returns the Lark expression of a call behind its opening.
-fn call_grammar(format: ToolFormat, tools: &[Tool]) -> String {
-    let object = |arguments: &str, tool: &Tool| -> Value {
+/// Returns the grammar of a tool's arguments.
+fn arguments(tool: &Tool) -> String {
+    format!("start: json\njson: %json {}\n", bounded_space(tool.parameters.clone()))
+}
+
+/// The grammars of calls of some tools in Lark.
+struct CallGrammars {
+    format: ToolFormat,
+    tools: Vec<Tool>,
+    /// The rules `call`, and those that it uses. In XML it follows `<function=`.
+    rules: String,
+    /// The terminals of control tokens, by their names.
+    controls: Vec<(&'static str, String)>,
+}
+
+impl CallGrammars {
+    fn new(tokenizer: &Tokenizer, format: ToolFormat, tools: &[Tool]) -> Result<Self, ApiError> {
+        const CONTROLS: [&str; 8] = [
+            "<tool_call>",
+            "</tool_call>",
+            "[TOOL_CALLS]",
+            "<|python_tag|>",
+            "<|channel|>",
+            "<|constrain|>",
+            "<|message|>",
+            "<|start|>",
+        ];
+        // A control token is no text.
+        let terminal = |name: &str| match tokenizer.token_id(name) {
+            Some(id) if tokenizer.hidden_name(id).is_some() => format!("<[{id}]>"),
+            _ => json!(name).to_string(),
+        };
+        let controls = CONTROLS.map(|name| (name, terminal(name))).to_vec();
+        let (tools, mut grammars) =
+            (tools.to_vec(), Self { format, tools: Vec::new(), rules: String::new(), controls });
+        grammars.rules = match format {
+            ToolFormat::Hermes => format!("call: json\njson: %json {}\n", bounded_space(any("arguments", &tools))),
+            ToolFormat::Llama3 => format!("call: json\njson: %json {}\n", bounded_space(any("parameters", &tools))),
+            ToolFormat::Mistral => {
+                let list = json!({"type": "array", "items": any("arguments", &tools), "minItems": 1});
+                format!("call: json\njson: %json {}\n", bounded_space(list))
+            }
+            ToolFormat::QwenXml => xml_rules(&tools)?,
+            ToolFormat::Harmony => {
+                let (mut names, mut rules) = (Vec::new(), String::new());
+                for (i, tool) in tools.iter().enumerate() {
+                    let [channel, constrain, message] =
+                        ["<|channel|>", "<|constrain|>", "<|message|>"].map(|name| grammars.control(name));
+                    let to = json!(format!("commentary to=functions.{} ", tool.name));
+                    let schema = bounded_space(tool.parameters.clone());
+                    names.push(format!("call{i}"));
+                    rules.push_str(&format!("call{i}: {channel} {to} {constrain} \"json\" {message} json{i}\n"));
+                    rules.push_str(&format!("json{i}: %json {schema}\n"));
+                }
+                format!("call: {}\n{rules}", names.join(" | "))
+            }
+        };
+        grammars.tools = tools;
+        Ok(grammars)
+    }
+
+    fn control(&self, name: &str) -> &str {
+        self.controls.iter().find(|(known, _)| *known == name).map_or("\"\"", |(_, terminal)| terminal)
+    }
+
+    /// Returns the grammar of a reply that is a call.
+    fn required(&self) -> String {
+        let start = match self.format {
+            ToolFormat::Hermes | ToolFormat::QwenXml => {
+                format!("{} {}", self.control("<tool_call>"), self.tail("<tool_call>"))
+            }
+            ToolFormat::Mistral => format!("{} call", self.control("[TOOL_CALLS]")),
+            ToolFormat::Llama3 | ToolFormat::Harmony => "call".to_owned(),
+        };
+        format!("start: {start}\n{}", self.rules)
+    }
+
+    /// Returns the grammar of a reply that is calls, or a text that does not begin as they do.
+    fn call_or_text(&self) -> String {
+        let tag = self.control("<|python_tag|>");
+        format!("start: {tag}? call (/;? ?\\n?/ call)* | text\ntext: /(?s:\\s*([^\\s\\{{<].*)?)/\n{}", self.rules)
+    }
+
+    /// Returns the grammar of what follows the opening of a call.
+    fn after(&self, opening: &str) -> String {
+        format!("start: {}\n{}", self.tail(opening), self.rules)
+    }
+
+    fn tail(&self, opening: &str) -> String {
+        let end = self.control("</tool_call>");
+        match (self.format, opening) {
+            (ToolFormat::QwenXml, "<function=") => "call".to_owned(),
+            (ToolFormat::QwenXml, _) => format!("/\\n?/ \"<function=\" call /\\n?/ {end}"),
+            (ToolFormat::Hermes, _) => format!("/\\n?/ call /\\n?/ {end}"),
+            _ => "call".to_owned(),
+        }
+    }
+}
+
+/// Returns the schema of a call of one of `tools`, with its arguments in the field `key`.
+fn any(key: &str, tools: &[Tool]) -> Value {
+    let object = |tool: &Tool| -> Value {
         json!({
             "type": "object",
-            "properties": {"name": {"const": tool.name}, arguments: tool.parameters},
-            "required": ["name", arguments],
+            "properties": {"name": {"const": tool.name}, key: tool.parameters},
+            "required": ["name", key],
             "additionalProperties": false,
         })
     };
-    let any = |arguments: &str| match tools {
-        [tool] => object(arguments, tool),
-        tools => json!({"anyOf": tools.iter().map(|tool| object(arguments, tool)).collect::<Vec<_>>()}),
+    match tools {
+        [tool] => object(tool),
+        tools => json!({"anyOf": tools.iter().map(object).collect::<Vec<_>>()}),
+    }
+}
+
+/// Returns the rules of calls in XML behind `<function=`. A tool that is not strict, and whose schema has no form in XML, is
+/// called with any text.
+fn xml_rules(tools: &[Tool]) -> Result<String, ApiError> {
+    let (mut names, mut rules) = (Vec::new(), String::new());
+    for (i, tool) in tools.iter().enumerate() {
+        names.push(format!("f{i}"));
+        match xml_function(i, tool) {
+            Ok(text) => rules.push_str(&text),
+            Err(problem) if tool.strict => {
+                let problem = format!("is not supported with this model's XML and this schema: {problem}");
+                return Err(ApiError::unsupported(format!("tools[{i}].strict"), problem));
+            }
+            Err(_) => {
+                let name = json!(format!("{}>", tool.name));
+                rules.push_str(&format!("f{i}: {name} f{i}r\nf{i}r[lazy]: /(?s:.*)<\\/function>/\n"));
+            }
+        }
+    }
+    Ok(format!("call: {}\n{rules}", names.join(" | ")))
+}
+
+/// Returns the rule of a call of a tool in XML: its parameters in the order of the schema.
+fn xml_function(number: usize, tool: &Tool) -> Result<String, String> {
+    const KNOWN: [&str; 9] = [
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "title",
+        "description",
+        "$defs",
+        "definitions",
+        "$schema",
+    ];
+    let schema = tool.parameters.as_object().ok_or("it is no object")?;
+    if let Some(keyword) = schema.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(format!("the keyword {keyword}"));
+    }
+    if schema.get("type").is_some_and(|ty| ty != "object") {
+        return Err("it is not of type object".to_owned());
+    }
+    let empty = serde_json::Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    let required: Vec<&str> =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    if let Some(name) = required.iter().find(|name| !properties.contains_key(**name)) {
+        return Err(format!("the required property {name} is not described"));
+    }
+    let (mut parts, mut rules) = (String::new(), String::new());
+    for (i, (key, property)) in properties.iter().enumerate() {
+        if key.is_empty() || key.contains(['<', '>', '\n']) || key.trim() != key {
+            return Err(format!("the property name {key:?}"));
+        }
+        let rule = format!("f{number}p{i}");
+        parts.push_str(&format!(" {rule}{}", if required.contains(&key.as_str()) { "" } else { "?" }));
+        let head = json!(format!("<parameter={key}>"));
+        let value = xml_value(&rule, property, schema)?;
+        rules.push_str(&format!("{rule}: {head} {value}"));
+    }
+    let name = json!(format!("{}>", tool.name));
+    Ok(format!("f{number}: {name} /\\n?/{parts} \"</function>\"\n{rules}"))
+}
+
+/// Returns the rest of the rule of a parameter in XML, and further rules: strings are written as they are, other values as JSON.
+fn xml_value(rule: &str, property: &Value, root: &serde_json::Map<String, Value>) -> Result<String, String> {
+    const END: &str = "\"</parameter>\" /\\n?/";
+    if property.get("type").is_none_or(|ty| ty != "string") {
+        let mut schema = property.clone();
+        if let Some(object) = schema.as_object_mut() {
+            for name in ["$defs", "definitions"] {
+                if let (Some(defs), false) = (root.get(name), object.contains_key(name)) {
+                    object.insert(name.to_owned(), defs.clone());
+                }
+            }
+        }
+        return Ok(format!("/\\n?/ {rule}v /\\n?/ {END}\n{rule}v: %json {}\n", bounded_space(schema)));
+    }
+    let string = property.as_object().ok_or("a string")?;
+    let known = ["type", "title", "description", "default", "examples", "enum", "const", "minLength", "maxLength"];
+    if let Some(keyword) = string.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("the keyword {keyword} of a string"));
+    }
+    let values: Option<Vec<&Value>> = match (string.get("const"), string.get("enum").and_then(Value::as_array)) {
+        (Some(value), _) => Some(vec![value]),
+        (None, Some(values)) => Some(values.iter().collect()),
+        (None, None) => None,
     };
-    match format {
-        ToolFormat::Hermes => {
-            format!("/\\n?/ json /\\n?/ \"</tool_call>\"\njson: %json {}\n", bounded_space(any("arguments")))
+    if let Some(values) = values {
+        let is_plain = |value: &&Value| value.as_str().is_some_and(|text| !text.contains(['<', '\n']));
+        if values.is_empty() || !values.iter().all(is_plain) {
+            return Err("values of strings with < or line ends".to_owned());
         }
-        ToolFormat::QwenXml => {
-            let names: Vec<String> = tools.iter().map(|tool| json!(tool.name).to_string()).collect();
+        let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+        return Ok(format!("/\\n?/ ({}) /\\n?/ {END}\n", values.join(" | ")));
+    }
+    let bound = |name: &str| string.get(name).and_then(Value::as_u64);
+    match (bound("minLength"), bound("maxLength")) {
+        // It ends at the first end of a parameter.
+        (None | Some(0), None) => Ok(format!("\"\\n\" {rule}v /\\n?/\n{rule}v[lazy]: /(?s:.*)\\n<\\/parameter>/\n")),
+        (least, most) => {
+            let (least, most) = (least.unwrap_or(0), most.map_or(String::new(), |most| most.to_string()));
+            Ok(format!("\"\\n\" {rule}v \"\\n\" {END}\n{rule}v: /[^<]{{{least},{most}}}/\n"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::output::OutputParser, super::output::Part, *};
+    use crate::{gguf::Gguf, quant::Rng};
+
+    const FORMATS: [ToolFormat; 5] =
+        [ToolFormat::Hermes, ToolFormat::QwenXml, ToolFormat::Llama3, ToolFormat::Mistral, ToolFormat::Harmony];
+
+    fn tokenizer() -> Arc<Tokenizer> {
+        let gguf = Gguf::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf")).expect("the demo model");
+        Arc::new(Tokenizer::from_gguf(&gguf).expect("a tokenizer"))
+    }
+
+    /// Returns tools with arguments that are short.
+    fn tools() -> Vec<Tool> {
+        let weather = json!({
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "enum": ["Bern", "Rome"]},
+                "days": {"type": "integer", "minimum": 0, "maximum": 9},
+                "sure": {"type": "boolean"},
+                "note": {"type": "string", "maxLength": 6},
+            },
+            "required": ["city", "days"], "additionalProperties": false,
+        });
+        let now = json!({"type": "object", "properties": {}, "additionalProperties": false});
+        let tool = |name: &str, parameters| Tool { name: name.to_owned(), description: None, parameters, strict: true };
+        vec![tool("weather", weather), tool("now", now)]
+    }
+
+    fn follows_the_schema(name: &str, arguments: &str) -> bool {
+        let Ok(Value::Object(map)) = serde_json::from_str::<Value>(arguments) else { return false };
+        match name {
+            "now" => map.is_empty(),
+            "weather" => {
+                map.get("city").is_some_and(|city| city == "Bern" || city == "Rome")
+                    && map.get("days").and_then(Value::as_i64).is_some_and(|days| (0..=9).contains(&days))
+                    && map.get("sure").is_none_or(Value::is_boolean)
+                    && map.get("note").is_none_or(|note| note.as_str().is_some_and(|note| note.chars().count() <= 6))
+                    && map.keys().all(|key| ["city", "days", "sure", "note"].contains(&key.as_str()))
+            }
+            _ => false,
+        }
+    }
+
+    fn masked(constraint: &mut ToolCalls, vocab: u32) -> Vec<u32> {
+        let mut mask = vec![0; vocab.div_ceil(32) as usize];
+        constraint.mask(&mut mask).expect("a mask");
+        (0..vocab).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
+    }
+
+    /// Parses a reply, whole and in parts.
+    fn calls(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>) {
+        let mut all = [false, true].map(|streams| {
+            let mut parser = OutputParser::new(format, tools(), false, false).stream_calls(streams);
+            let (mut shown, mut calls) = (String::new(), Vec::new());
+            for part in parser.push(text).into_iter().chain(parser.finish()) {
+                match part {
+                    Part::Text(more) | Part::Reasoning(more) => shown.push_str(&more),
+                    Part::Call(call) => calls.push((call.name, call.arguments)),
+                    Part::CallStart(name) => calls.push((name, String::new())),
+                    Part::Arguments(more) => calls.last_mut().expect("a call").1.push_str(&more),
+                }
+            }
+            (shown, calls)
+        });
+        let json = |calls: &[(String, String)]| -> Vec<(String, Value)> {
+            calls.iter().map(|(name, text)| (name.clone(), serde_json::from_str(text).expect("JSON"))).collect()
+        };
+        assert_eq!(json(&all[0].1), json(&all[1].1), "{text}");
+        std::mem::take(&mut all[0])
+    }
+
+    #[test]
+    fn random_models_call_as_the_schemas_say() {
+        let tokenizer = tokenizer();
+        let compiler = Arc::new(GrammarCompiler::new(&tokenizer).expect("a compiler"));
+        let vocab = tokenizer.vocab_size() as u32;
+        let message = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>";
+        let mut rng = Rng::new(7);
+        for format in FORMATS {
+            // A required call, and one that the model begins itself after some text.
+            let begun = match format {
+                ToolFormat::Hermes | ToolFormat::QwenXml => "Well. <tool_call>",
+                ToolFormat::Mistral => "Well. [TOOL_CALLS]",
+                ToolFormat::Llama3 => "{",
+                ToolFormat::Harmony => message,
+            };
+            for (required, prefix) in [(true, ""), (false, begun), (true, ""), (false, begun)] {
+                let mut constraint = ToolCalls::new(&compiler, &tokenizer, format, &tools(), required, false)
+                    .unwrap_or_else(|error| panic!("{format:?}: {error}"));
+                let mut decoder = tokenizer.decode_stream().show_control(true);
+                let mut text = String::new();
+                for token in tokenizer.encode(prefix, true).expect("tokens") {
+                    assert!(masked(&mut constraint, vocab).contains(&token), "{format:?}: {prefix}");
+                    constraint.accept(token).expect("an allowed token");
+                    text.extend(decoder.push(token).expect("a token"));
+                }
+                for count in 0.. {
+                    assert!(count < 400, "{format:?}: no end of {text}");
+                    let allowed = masked(&mut constraint, vocab);
+                    if allowed.len() as u32 >= vocab || allowed.iter().any(|id| tokenizer.stop_ids().contains(id)) {
+                        break;
+                    }
+                    let token = allowed[rng.below(allowed.len() as u32) as usize];
+                    constraint.accept(token).expect("an allowed token");
+                    text.extend(decoder.push(token).expect("a token"));
+                }
+                text.extend(decoder.finish());
+                let (_, calls) = calls(format, &text);
+                assert!(!calls.is_empty(), "{format:?}: no call in {text}");
+                for (name, arguments) in &calls {
+                    assert!(follows_the_schema(name, arguments), "{format:?}: {name} {arguments} in {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn recorded_calls_are_allowed_and_others_are_not() {
+        let tokenizer = tokenizer();
+        let compiler = Arc::new(GrammarCompiler::new(&tokenizer).expect("a compiler"));
+        let vocab = tokenizer.vocab_size() as u32;
+        let xml = |city: &str, days: &str| {
             format!(
-                "/\\n?/ \"<function=\" name \">\" rest\nname: {}\nrest[lazy]: /(?s:.*)<\\/function>\\s*<\\/tool_call>/\n",
-                names.join(" | ")
+                "Hi\n<tool_call>\n<function=weather>\n<parameter=city>\n{city}\n</parameter>\n<parameter=days>\n{days}\n</parameter>\n</function>\n</tool_call>"
             )
+        };
+        let json = |key: &str, days: &str| {
+            format!("{{\"name\": \"weather\", \"{key}\": {{\"city\": \"Bern\", \"days\": {days}}}}}")
+        };
+        let harmony = |days: &str| {
+            format!(
+                "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{{\"city\": \"Bern\", \"days\": {days}}}"
+            )
+        };
+        let cases = [
+            (ToolFormat::QwenXml, xml("Bern", "3"), true),
+            (ToolFormat::QwenXml, xml("Oslo", "3"), false),
+            (ToolFormat::QwenXml, xml("Bern", "many"), false),
+            (ToolFormat::Llama3, json("parameters", "3"), true),
+            (ToolFormat::Llama3, format!("{}; {}", json("parameters", "3"), json("parameters", "4")), true),
+            (ToolFormat::Llama3, json("parameters", "30"), false),
+            (ToolFormat::Llama3, "It is warm.".to_owned(), true),
+            (ToolFormat::Hermes, format!("Hi <tool_call>\n{}\n</tool_call>", json("arguments", "3")), true),
+            (ToolFormat::Hermes, format!("Hi <tool_call>\n{}\n</tool_call>", json("arguments", "null")), false),
+            (ToolFormat::Mistral, format!("[TOOL_CALLS][{}]", json("arguments", "3")), true),
+            (ToolFormat::Mistral, format!("[TOOL_CALLS][{}]", json("arguments", "3.5")), false),
+            (ToolFormat::Harmony, harmony("3"), true),
+            (ToolFormat::Harmony, harmony("\"3\""), false),
+        ];
+        for (format, reply, wanted) in cases {
+            let mut constraint =
+                ToolCalls::new(&compiler, &tokenizer, format, &tools(), false, false).expect("a constraint");
+            let fine = tokenizer
+                .encode(&reply, true)
+                .expect("tokens")
+                .into_iter()
+                .all(|token| masked(&mut constraint, vocab).contains(&token) && constraint.accept(token).is_ok());
+            assert_eq!(fine, wanted, "{format:?}: {reply}");
         }
-        ToolFormat::Llama3 => format!("json\njson: %json {}\n", bounded_space(any("parameters"))),
-        ToolFormat::Mistral => {
-            let list = bounded_space(json!({"type": "array", "items": any("arguments"), "minItems": 1}));
-            format!("json\njson: %json {list}\n")
+    }
+
+    #[test]
+    fn schemas_without_a_form_in_xml_are_refused_if_strict() {
+        let tool = |parameters: Value, strict| [Tool { name: "x".to_owned(), description: None, parameters, strict }];
+        let of = |property: Value| json!({"type": "object", "properties": {"a": property}, "required": ["a"]});
+        let fine = [
+            of(json!({"type": "string"})),
+            of(json!({"type": ["string", "null"]})),
+            of(json!({"$ref": "#/$defs/n"})),
+            of(json!({"type": "array", "items": {"type": "string"}})),
+            json!({}),
+        ];
+        for schema in fine {
+            assert!(xml_rules(&tool(schema.clone(), true)).is_ok(), "{schema}");
         }
-        ToolFormat::Harmony => {
-            let calls = tools.iter().enumerate().map(|(i, tool)| {
-                let head =
-                    json!(format!("<|channel|>commentary to=functions.{} <|constrain|>json<|message|>", tool.name));
-                (
-                    format!("call{i}"),
-                    format!("call{i}: {head} json{i}\njson{i}: %json {}\n", bounded_space(tool.parameters.clone())),
-                )
-            });
-            let (names, rules): (Vec<_>, Vec<_>) = calls.unzip();
-            format!("call\ncall: {}\n{}", names.join(" | "), rules.concat())
+        for schema in [
+            of(json!({"type": "string", "pattern": "a+"})),
+            of(json!({"type": "string", "enum": ["a<b"]})),
+            json!({"anyOf": []}),
+            json!({"type": "object", "required": ["b"]}),
+            json!({"type": "object", "properties": {"a>b": {}}}),
+        ] {
+            assert!(xml_rules(&tool(schema.clone(), true)).is_err(), "{schema}");
+            assert!(xml_rules(&tool(schema.clone(), false)).is_ok(), "{schema}");
         }
     }
 }

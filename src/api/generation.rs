@@ -76,6 +76,10 @@ pub(super) enum EventKind {
     Reasoning(String),
     /// A call, with its number in the choice.
     Call(u32, Call),
+    /// A call of this tool begins, with its number in the choice; its arguments follow in parts.
+    CallStart(u32, String),
+    /// More of the arguments of the call with this number.
+    Arguments(u32, String),
     Finished(Finish),
 }
 
@@ -84,8 +88,8 @@ pub(super) enum EventKind {
 pub(super) enum Finish {
     /// The model ended its turn.
     EndOfTurn,
-    /// This stop string was found, if it is known.
-    StopString,
+    /// This stop string was found.
+    StopString(String),
     /// The most tokens, or the end of the context.
     Length,
     ToolCalls,
@@ -222,6 +226,11 @@ impl Choice {
                     self.calls += 1;
                     EventKind::Call(self.calls - 1, call)
                 }
+                Part::CallStart(name) => {
+                    self.calls += 1;
+                    EventKind::CallStart(self.calls - 1, name)
+                }
+                Part::Arguments(text) => EventKind::Arguments(self.calls.saturating_sub(1), text),
             };
             self.events.push_back(Event { choice: index, kind, logprobs: std::mem::take(&mut self.logprobs) });
         }
@@ -242,12 +251,13 @@ impl Choice {
                 self.add(index, parts);
             }
         }
+        let is_broken_off = self.parser.is_in_arguments();
         let parts = self.parser.finish();
         self.add(index, parts);
-        let finish = match reason {
-            _ if self.calls > 0 => Finish::ToolCalls,
-            _ if stopped => Finish::StopString,
-            Some(FinishReason::StopToken(_)) => Finish::EndOfTurn,
+        let finish = match (reason, self.stops.found()) {
+            _ if self.calls > 0 && !is_broken_off => Finish::ToolCalls,
+            (_, Some(stop)) => Finish::StopString(stop.to_owned()),
+            (Some(FinishReason::StopToken(_)), _) => Finish::EndOfTurn,
             _ => Finish::Length,
         };
         let logprobs = std::mem::take(&mut self.logprobs);

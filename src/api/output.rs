@@ -11,6 +11,10 @@ pub(super) enum Part {
     Reasoning(String),
     /// A tool call.
     Call(Call),
+    /// A call of this tool begins. Its arguments follow in parts.
+    CallStart(String),
+    /// More of the arguments of the call that has begun.
+    Arguments(String),
 }
 
 /// Finds the parts of a reply. Text that may be a marker is held back until that is decided.
@@ -20,6 +24,8 @@ pub(super) struct OutputParser {
     format: ToolFormat,
     state: State,
     held: String,
+    /// Arguments are given in parts.
+    streams_calls: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +48,41 @@ enum State {
     Header,
     /// In a harmony message.
     Message(Channel),
+    /// In the arguments of a call that is given in parts.
+    Arguments(ObjectScan),
+    /// Behind them.
+    AfterArguments,
+}
+
+/// A scan of the text of a JSON object for its end.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ObjectScan {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl ObjectScan {
+    /// Returns where the object ends in the next piece of its text.
+    fn end(&mut self, piece: &str) -> Option<usize> {
+        for (at, c) in piece.char_indices() {
+            match c {
+                _ if self.escaped => self.escaped = false,
+                '\\' if self.in_string => self.escaped = true,
+                '"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                '{' | '[' => self.depth += 1,
+                '}' | ']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(at + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,13 +97,16 @@ const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 /// What Llama 3 writes before calls of built-in tools.
 const PYTHON_TAG: &str = "<|python_tag|>";
+/// What ends a call of Hermes.
+const TOOL_CALL_END: &str = "</tool_call>";
 /// What ends a message of harmony.
 const MESSAGE_ENDS: [&str; 5] = ["<|end|>", "<|return|>", "<|call|>", "<|start|>", "<|channel|>"];
 
 impl OutputParser {
     /// Returns a parser of nothing: all is text.
     pub(super) fn plain() -> Self {
-        Self { tools: Vec::new(), format: ToolFormat::Hermes, state: State::Plain, held: String::new() }
+        let (tools, format, state) = (Vec::new(), ToolFormat::Hermes, State::Plain);
+        Self { tools, format, state, held: String::new(), streams_calls: false }
     }
 
     /// Returns a parser of replies in a format. With `reasoning`, the template knows reasoning; with `opened`, the prompt has
@@ -73,7 +117,20 @@ impl OutputParser {
             _ if opened => State::Reasoning,
             _ => State::Start { reasoning },
         };
-        Self { tools, format, state, held: String::new() }
+        Self { tools, format, state, held: String::new(), streams_calls: false }
+    }
+
+    /// Gives arguments of calls in JSON in parts, as they come. What does not parse cannot become text then: a constraint must
+    /// exclude it.
+    #[must_use]
+    pub(super) fn stream_calls(mut self, streams: bool) -> Self {
+        self.streams_calls = streams;
+        self
+    }
+
+    /// Returns whether a call has begun that is given in parts, and its arguments are not complete.
+    pub(super) fn is_in_arguments(&self) -> bool {
+        matches!(self.state, State::Arguments(_))
     }
 
     /// Returns whether the reply is in its reasoning.
@@ -115,7 +172,8 @@ impl OutputParser {
                 Some(call) => parts.push(Part::Call(call)),
                 None => push(&mut parts, Part::Text(held)),
             },
-            State::Header => {}
+            State::Header | State::AfterArguments => {}
+            State::Arguments(_) => push(&mut parts, Part::Arguments(held)),
             State::Start { .. } | State::Text | State::Plain | State::Message(Channel::Final) => {
                 push(&mut parts, Part::Text(held));
             }
@@ -161,8 +219,11 @@ impl OutputParser {
             State::Text => self.until(self.format.opening(), parts, Part::Text, |this, opening| {
                 this.state = State::Call { opening };
             }),
-            State::WholeCall => false,
+            State::WholeCall => self.begin_arguments("parameters", parts),
             State::Call { opening } => {
+                if self.format != ToolFormat::QwenXml && self.begin_arguments("arguments", parts) {
+                    return true;
+                }
                 let Some(closing) = self.format.closing(opening) else { return false };
                 let Some((inside, after)) = self.held.split_once(closing) else { return false };
                 let (inside, after) = (inside.to_owned(), after.to_owned());
@@ -181,6 +242,13 @@ impl OutputParser {
                 self.held = after.to_owned();
                 true
             }
+            State::Message(Channel::Call(name))
+                if self.streams_calls && self.tools.iter().any(|tool| tool.name == name) =>
+            {
+                parts.push(Part::CallStart(name));
+                self.state = State::Arguments(ObjectScan::default());
+                true
+            }
             State::Message(Channel::Call(name)) => {
                 let end = MESSAGE_ENDS.iter().filter_map(|end| Some((self.held.find(end)?, *end))).min();
                 let Some((at, end)) = end else { return false };
@@ -196,7 +264,61 @@ impl OutputParser {
                 let part = if channel == Channel::Final { Part::Text } else { Part::Reasoning };
                 self.until(&MESSAGE_ENDS, parts, part, |this, _| this.state = State::Header)
             }
+            State::Arguments(mut scan) => {
+                let end = scan.end(&self.held);
+                let rest = self.held.split_off(end.unwrap_or(self.held.len()));
+                push(parts, Part::Arguments(std::mem::replace(&mut self.held, rest)));
+                self.state = if end.is_some() { State::AfterArguments } else { State::Arguments(scan) };
+                end.is_some()
+            }
+            State::AfterArguments => self.end_arguments(),
         }
+    }
+
+    /// Begins the arguments of a call in JSON, the field `key`, once its name and their beginning are there. Returns whether they
+    /// began.
+    fn begin_arguments(&mut self, key: &str, parts: &mut Vec<Part>) -> bool {
+        let Some((name, at)) = call_header(&self.held, key).filter(|_| self.streams_calls) else { return false };
+        if !self.tools.iter().any(|tool| tool.name == name) {
+            return false;
+        }
+        parts.push(Part::CallStart(name));
+        self.held.drain(..at);
+        self.state = State::Arguments(ObjectScan::default());
+        true
+    }
+
+    /// Parses what follows the arguments of a call. Returns whether there may be more to parse.
+    fn end_arguments(&mut self) -> bool {
+        let (at, state) = match self.format {
+            ToolFormat::Hermes | ToolFormat::QwenXml => {
+                let Some(at) = self.held.find(TOOL_CALL_END) else { return false };
+                (at + TOOL_CALL_END.len(), State::Text)
+            }
+            ToolFormat::Harmony => {
+                let end = MESSAGE_ENDS.iter().filter_map(|end| Some(self.held.find(end)? + end.len())).min();
+                let Some(at) = end else { return false };
+                (at, State::Header)
+            }
+            ToolFormat::Llama3 | ToolFormat::Mistral => {
+                let between = |c: char| c.is_whitespace() || "},;]".contains(c);
+                let rest = self.held.trim_start_matches(between);
+                let state = match (rest.chars().next(), self.format) {
+                    (None, _) => return false,
+                    (Some('{'), ToolFormat::Llama3) => State::WholeCall,
+                    (Some('{'), _) => State::Call { opening: "[TOOL_CALLS]" },
+                    _ => State::Text,
+                };
+                (self.held.len() - rest.len(), state)
+            }
+        };
+        self.held.drain(..at);
+        if self.held.trim().is_empty() {
+            // Space between calls is no text.
+            self.held.clear();
+        }
+        self.state = state;
+        true
     }
 
     /// Adds the text before the first of `marks` as a part, and all of it that can be no beginning of one. `found` takes the
@@ -231,6 +353,17 @@ impl OutputParser {
     }
 }
 
+/// Returns the name in a call that begins with `{"name": NAME, KEY: {`, and where the object behind `key` begins.
+fn call_header(text: &str, key: &str) -> Option<(String, usize)> {
+    let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "[,;".contains(c));
+    let rest = rest.strip_prefix(PYTHON_TAG).unwrap_or(rest).trim_start();
+    let rest = rest.strip_prefix('{')?.trim_start().strip_prefix("\"name\"")?.trim_start();
+    let (name, rest) = rest.strip_prefix(':')?.trim_start().strip_prefix('"')?.split_once('"')?;
+    let rest = rest.trim_start().strip_prefix(',')?.trim_start().strip_prefix('"')?.strip_prefix(key)?;
+    let rest = rest.strip_prefix('"')?.trim_start().strip_prefix(':')?.trim_start();
+    rest.starts_with('{').then(|| (name.to_owned(), text.len() - rest.len()))
+}
+
 /// Returns what a harmony message is for: its header is `<|channel|>CHANNEL to=functions.NAME <|constrain|>json`.
 fn channel(header: &str) -> Channel {
     if let Some((_, recipient)) = header.split_once("to=functions.") {
@@ -243,7 +376,7 @@ fn channel(header: &str) -> Channel {
 /// Adds a part, unless it is empty.
 fn push(parts: &mut Vec<Part>, part: Part) {
     match part {
-        Part::Text(text) | Part::Reasoning(text) if text.is_empty() => {}
+        Part::Text(text) | Part::Reasoning(text) | Part::Arguments(text) if text.is_empty() => {}
         part => parts.push(part),
     }
 }
@@ -262,7 +395,10 @@ mod tests {
 
     /// Returns text, reasoning and calls of a reply cut into pieces of `size` bytes at most.
     fn parse(format: ToolFormat, reply: &str, opened: bool, size: usize) -> (String, String, Vec<(String, String)>) {
-        let mut parser = OutputParser::new(format, tools(), true, opened);
+        parse_by(OutputParser::new(format, tools(), true, opened), reply, size)
+    }
+
+    fn parse_by(mut parser: OutputParser, reply: &str, size: usize) -> (String, String, Vec<(String, String)>) {
         let characters: Vec<char> = reply.chars().collect();
         let mut parts: Vec<Part> =
             characters.chunks(size).flat_map(|piece| parser.push(&piece.iter().collect::<String>())).collect();
@@ -273,6 +409,8 @@ mod tests {
                 Part::Text(more) => text.push_str(&more),
                 Part::Reasoning(more) => reasoning.push_str(&more),
                 Part::Call(Call { name, arguments }) => calls.push((name, arguments)),
+                Part::CallStart(name) => calls.push((name, String::new())),
+                Part::Arguments(more) => calls.last_mut().expect("a call").1.push_str(&more),
             }
         }
         (text, reasoning, calls)
@@ -331,6 +469,41 @@ mod tests {
             &[],
         );
         check(Hermes, "Hm.</think>\n\nHi", true, ("Hi", "Hm."), &[]);
+    }
+
+    #[test]
+    fn arguments_are_given_in_parts() {
+        use ToolFormat::*;
+        let object = r#"{"city": "B}e\"rn", "days": [1, {"x": 2}]}"#;
+        let call = |key: &str| format!("{{\"name\": \"weather\", \"{key}\": {object}}}");
+        let (arguments, parameters) = (call("arguments"), call("parameters"));
+        let message = "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>";
+        for (format, reply, calls) in [
+            (Hermes, format!("Hi\n<tool_call>\n{arguments}\n</tool_call>\n<tool_call>{arguments}</tool_call>"), 2),
+            (Mistral, format!("Hi [TOOL_CALLS][{arguments}, {arguments}]"), 2),
+            (Llama3, format!("<|python_tag|>{parameters}; {parameters}"), 2),
+            (Llama3, parameters.clone(), 1),
+            (Harmony, format!("<|channel|>final<|message|>Hi<|end|>{message}{object}<|call|>"), 1),
+        ] {
+            for size in [1, 2, 3, 7, 1000] {
+                let parser = OutputParser::new(format, tools(), true, false).stream_calls(true);
+                let (text, _, found) = parse_by(parser, &reply, size);
+                let wanted = vec![("weather".to_owned(), object.to_owned()); calls];
+                assert_eq!(
+                    (text.trim(), found),
+                    (if format == Llama3 { "" } else { "Hi" }, wanted),
+                    "{reply} by {size}"
+                );
+            }
+        }
+        // They come before the call is complete, and what is no call of a tool is text.
+        let mut parser = OutputParser::new(Hermes, tools(), true, false).stream_calls(true);
+        let begun = parser.push("<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Be");
+        assert_eq!(begun, [Part::CallStart("weather".to_owned()), Part::Arguments("{\"city\": \"Be".to_owned())]);
+        assert!(parser.is_in_arguments());
+        let unknown = "<tool_call>{\"name\": \"x\", \"arguments\": {}}</tool_call>";
+        let parser = OutputParser::new(Hermes, tools(), true, false).stream_calls(true);
+        assert_eq!(parse_by(parser, unknown, 3), (unknown.to_owned(), String::new(), vec![]));
     }
 
     #[test]

@@ -112,6 +112,8 @@ impl Response {
                         "function": {"name": call.name, "arguments": call.arguments},
                     }));
                 }
+                // Only streams have calls in parts.
+                EventKind::CallStart(..) | EventKind::Arguments(..) => {}
                 EventKind::Finished(finish) => whole.finish = Some(finish),
             }
         }
@@ -162,7 +164,8 @@ impl Response {
         let finish = whole.finish.as_ref().map(stop_reason);
         json!({
             "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": content,
-            "stop_reason": finish, "stop_sequence": null, "usage": anthropic_usage(usage),
+            "stop_reason": finish, "stop_sequence": stop_sequence(whole.finish.as_ref()),
+            "usage": anthropic_usage(usage),
         })
     }
 
@@ -269,6 +272,15 @@ impl Response {
 
     /// Adds the events for an event of the generation.
     fn add(&mut self, event: Event) {
+        let Event { choice, kind, logprobs } = event;
+        let event = match kind {
+            EventKind::Call(index, call) => {
+                // The call, and then its arguments, as clients expect them.
+                self.add(Event { choice, kind: EventKind::CallStart(index, call.name), logprobs: Vec::new() });
+                Event { choice, kind: EventKind::Arguments(index, call.arguments), logprobs }
+            }
+            kind => Event { choice, kind, logprobs },
+        };
         match self.endpoint {
             Endpoint::Chat => {
                 let Event { choice, kind, logprobs } = event;
@@ -276,16 +288,14 @@ impl Response {
                 let delta = match kind {
                     EventKind::Text(text) => json!({"content": text}),
                     EventKind::Reasoning(text) => json!({"reasoning_content": text}),
-                    EventKind::Call(index, call) => {
-                        // The call, and then its arguments, as clients expect them.
+                    EventKind::Call(..) => return,
+                    EventKind::CallStart(index, name) => {
                         let id = self.call_id(choice, index);
-                        let function = json!({"name": call.name, "arguments": ""});
-                        let begun = json!({"index": index, "id": id, "type": "function", "function": function});
-                        let delta = json!({"tool_calls": [begun]});
-                        let choices =
-                            json!([{"index": choice, "delta": delta, "logprobs": null, "finish_reason": null}]);
-                        self.chunk(choices, false);
-                        json!({"tool_calls": [{"index": index, "function": {"arguments": call.arguments}}]})
+                        let function = json!({"name": name, "arguments": ""});
+                        json!({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+                    }
+                    EventKind::Arguments(index, text) => {
+                        json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
                     }
                     EventKind::Finished(reached) => {
                         finish = json!(reason(&reached));
@@ -300,7 +310,7 @@ impl Response {
                 let Event { choice, kind, logprobs } = event;
                 let (text, finish) = match kind {
                     EventKind::Text(text) | EventKind::Reasoning(text) => (text, Value::Null),
-                    EventKind::Call(..) => return,
+                    EventKind::Call(..) | EventKind::CallStart(..) | EventKind::Arguments(..) => return,
                     EventKind::Finished(reached) => (String::new(), json!(reason(&reached))),
                 };
                 let mut offset = self.state.offsets.get(choice as usize).copied().unwrap_or_default();
@@ -329,14 +339,16 @@ impl Response {
                 let delta = json!({"type": "thinking_delta", "thinking": text});
                 self.named("content_block_delta", object([("index", json!(index)), ("delta", delta)]));
             }
-            EventKind::Call(number, call) => {
+            EventKind::Call(..) => {}
+            EventKind::CallStart(number, name) => {
                 self.close_block();
                 let id = self.call_id(0, number);
-                let block = json!({"type": "tool_use", "id": id, "name": call.name, "input": {}});
-                let index = self.open_block("tool_use", || block);
-                let delta = json!({"type": "input_json_delta", "partial_json": call.arguments});
+                self.open_block("tool_use", || json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
+            }
+            EventKind::Arguments(_, text) => {
+                let Some((index, "tool_use")) = self.state.block else { return };
+                let delta = json!({"type": "input_json_delta", "partial_json": text});
                 self.named("content_block_delta", object([("index", json!(index)), ("delta", delta)]));
-                self.close_block();
             }
             EventKind::Finished(finish) => self.state.finish = Some(finish),
         }
@@ -379,7 +391,8 @@ impl Response {
             Endpoint::Messages => {
                 self.close_block();
                 let finish = self.state.finish.as_ref().map(stop_reason);
-                let delta = json!({"stop_reason": finish, "stop_sequence": null});
+                let stop = stop_sequence(self.state.finish.as_ref());
+                let delta = json!({"stop_reason": finish, "stop_sequence": stop});
                 let usage = anthropic_usage(self.generation.usage);
                 self.named("message_delta", object([("delta", delta), ("usage", usage)]));
                 self.named("message_stop", Map::new());
@@ -447,7 +460,7 @@ fn number(logprob: f32) -> Value {
 
 fn reason(finish: &Finish) -> &'static str {
     match finish {
-        Finish::EndOfTurn | Finish::StopString => "stop",
+        Finish::EndOfTurn | Finish::StopString(_) => "stop",
         Finish::Length => "length",
         Finish::ToolCalls => "tool_calls",
     }
@@ -456,9 +469,17 @@ fn reason(finish: &Finish) -> &'static str {
 fn stop_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::EndOfTurn => "end_turn",
-        Finish::StopString => "stop_sequence",
+        Finish::StopString(_) => "stop_sequence",
         Finish::Length => "max_tokens",
         Finish::ToolCalls => "tool_use",
+    }
+}
+
+/// Returns the stop string that ended a reply.
+fn stop_sequence(finish: Option<&Finish>) -> Option<&str> {
+    match finish {
+        Some(Finish::StopString(stop)) => Some(stop),
+        _ => None,
     }
 }
 

@@ -314,7 +314,12 @@ impl Service {
         let replies = self.replies(&ids, &request.sampling, request.logprobs, constraint)?;
         let parser = match request.format {
             // All of the reply is what the format says.
-            ResponseFormat::Text => OutputParser::new(self.tools, tools, self.reasoning, opened),
+            ResponseFormat::Text => {
+                // What a constraint forms can be sent before it is complete.
+                let constrained = request.choice.is_required() || tools.iter().any(|tool| tool.strict);
+                let parser = OutputParser::new(self.tools, tools, self.reasoning, opened);
+                parser.stream_calls(constrained && request.sampling.stream)
+            }
             _ if opened => OutputParser::new(ToolFormat::Hermes, Vec::new(), true, true),
             _ => OutputParser::plain(),
         };
@@ -424,18 +429,21 @@ impl Service {
     fn constraint(
         &self,
         format: &ResponseFormat,
-        _: &[Tool],
+        tools: &[Tool],
         choice: &ToolChoice,
         _: bool,
     ) -> Result<Option<Box<dyn Constraint>>, ApiError> {
         if *format != ResponseFormat::Text {
             return Err(ApiError::unsupported("response_format", "this build has no constrained output"));
         }
-        match choice {
-            ToolChoice::Required | ToolChoice::Named(_) => {
-                Err(ApiError::unsupported("tool_choice", "this build has no constrained output"))
+        if choice.is_required() {
+            return Err(ApiError::unsupported("tool_choice", "this build has no constrained output"));
+        }
+        match tools.iter().position(|tool| tool.strict) {
+            Some(at) => {
+                Err(ApiError::unsupported(format!("tools[{at}].strict"), "this build has no constrained output"))
             }
-            _ => Ok(None),
+            None => Ok(None),
         }
     }
 
@@ -450,7 +458,7 @@ impl Service {
     ) -> Result<Option<Box<dyn Constraint>>, ApiError> {
         use super::constrained::{AfterReasoning, ToolCalls};
         use crate::grammar::Grammar;
-        let required = matches!(choice, ToolChoice::Required | ToolChoice::Named(_));
+        let required = choice.is_required();
         let grammar = match format {
             ResponseFormat::Text if required || tools.iter().any(|tool| tool.strict) => {
                 let calls = ToolCalls::new(self.grammars()?, &self.tokenizer, self.tools, tools, required, opened)?;

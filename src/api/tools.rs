@@ -143,6 +143,11 @@ impl ToolChoice {
         }
     }
 
+    /// Returns whether the reply must be a call.
+    pub(super) fn is_required(&self) -> bool {
+        matches!(self, Self::Required | Self::Named(_))
+    }
+
     /// Returns the tools that the model may call.
     pub(super) fn allowed(&self, tools: &[Tool]) -> Vec<Tool> {
         match self {

@@ -9,20 +9,24 @@ pub struct StopStrings {
     held: String,
     /// The places in `held` of names of control tokens, which are matched but not shown.
     hidden: Vec<std::ops::Range<usize>>,
+    /// The stop string that was found.
+    found: Option<usize>,
 }
 
 impl StopStrings {
     /// Creates a matcher for `stops`. Empty strings are ignored.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let stops = stops.into_iter().map(Into::into).filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new(), hidden: Vec::new() }
+        Self { stops, held: String::new(), hidden: Vec::new(), found: None }
     }
 
     /// Adds a piece. Returns the text that is certain not to be part of a stop string, and whether a stop string was
     /// found; if so, the text ends there.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+        let places = self.stops.iter().enumerate().filter_map(|(i, stop)| Some((self.held.find(stop)?, i)));
+        if let Some((at, stop)) = places.min() {
+            self.found = Some(stop);
             let text = self.release(at);
             self.held.clear();
             self.hidden.clear();
@@ -31,6 +35,11 @@ impl StopStrings {
         let mut starts = self.held.char_indices().map(|(at, _)| at);
         let held = starts.find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])));
         (self.release(held.unwrap_or(self.held.len())), false)
+    }
+
+    /// Returns the stop string that was found.
+    pub fn found(&self) -> Option<&str> {
+        self.found.and_then(|stop| self.stops.get(stop)).map(String::as_str)
     }
 
     /// Adds the name of a control token, which decoding does not show: a stop string can be or contain it.
@@ -99,7 +108,9 @@ mod tests {
         assert_eq!(stops.push_control("<|im_start|>"), (String::new(), false));
         assert_eq!(stops.push("use"), (String::new(), false));
         assert_eq!(stops.push("d <"), ("used ".to_owned(), false));
+        assert_eq!(stops.found(), None);
         assert_eq!(stops.push_control("<x>"), ("<".to_owned(), true));
+        assert_eq!(stops.found(), Some("<x>"));
         assert_eq!(stops.push_control("<|im_start|>"), (String::new(), false));
         assert_eq!(stops.finish(), "");
         assert_eq!((stops.push("b"), stops.finish()), (("b".to_owned(), false), String::new()));
