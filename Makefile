@@ -34,7 +34,7 @@ test: setup lint-tools
 	$(CARGO) test
 
 soak: setup
-	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress:: gguf_mutations::
+	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress:: gguf_mutations:: serve_soak::
 
 test-stacks: setup
 	@tools/stacks/run.sh $(STAGES)

@@ -71,3 +71,28 @@ impl AsyncWrite for StallTimeout {
         self.check(context, polled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_read_is_left() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a client");
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let limit = Duration::from_millis(100);
+            let mut stream = StallTimeout::new(stream, limit);
+            let begun = Instant::now();
+            // More than the system's buffers hold.
+            let written = stream.write_all(&vec![0; 64 << 20]).await;
+            assert_eq!(written.expect_err("it stalls").kind(), io::ErrorKind::TimedOut);
+            assert!(begun.elapsed() >= limit);
+            drop(client);
+        });
+    }
+}

@@ -54,6 +54,7 @@ mod replay;
 mod sampling;
 mod selection;
 mod serve;
+mod serve_soak;
 mod shaders;
 mod shortened;
 mod start;

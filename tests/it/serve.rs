@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use crate::common::engines::{demo_bytes, gpu};
 
 /// A server with its engine.
-struct Running {
-    address: SocketAddr,
-    engine: Engine,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: Engine,
     device: Device,
     server: Server,
 }
@@ -47,7 +47,7 @@ fn engine(device: &Device, gguf: &Gguf) -> Engine {
     })
 }
 
-fn run(options: ServeOptions) -> Running {
+pub(crate) fn run(options: ServeOptions) -> Running {
     let (address, server) = start(options);
     // The model is not there yet.
     let (status, _, body) = request(address, "GET", "/health", "", None);
@@ -64,7 +64,13 @@ fn run(options: ServeOptions) -> Running {
 static SERVER: LazyLock<Running> = LazyLock::new(|| run(ServeOptions::default()));
 
 /// Sends a request and returns status, headers and body: JSON, or a text.
-fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: Option<&Value>) -> (u16, String, Value) {
+pub(crate) fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: Option<&Value>,
+) -> (u16, String, Value) {
     let mut stream = send(address, method, path, headers, body);
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
@@ -74,7 +80,7 @@ fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: O
     (status, head.to_owned(), serde_json::from_str(&body).unwrap_or(Value::String(body)))
 }
 
-fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: Option<&Value>) -> TcpStream {
+pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: Option<&Value>) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -125,7 +131,7 @@ fn ask(text: &str) -> Value {
     json!({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 24})
 }
 
-fn with(mut body: Value, more: Value) -> Value {
+pub(crate) fn with(mut body: Value, more: Value) -> Value {
     let more = more.as_object().expect("an object").clone();
     body.as_object_mut().expect("an object").extend(more);
     body
@@ -138,7 +144,7 @@ fn content(answer: &Value) -> &str {
 const FRANCE: &str = "What is the capital of France?";
 
 /// Waits until no request is left and all blocks are free.
-fn until_idle(engine: &Engine) {
+pub(crate) fn until_idle(engine: &Engine) {
     let start = Instant::now();
     while engine.requests() > 0 || engine.blocks().free != engine.blocks().total {
         assert!(start.elapsed() < Duration::from_secs(20), "{} {:?}", engine.requests(), engine.blocks());
@@ -388,6 +394,7 @@ fn a_required_tool_is_called() {
         .filter(|call| call.is_object())
         .collect();
     assert_eq!(deltas[0]["function"]["name"], "weather");
+    assert!(deltas.len() > 3, "arguments come in parts: {deltas:?}");
     assert!(deltas[0]["id"].as_str().is_some_and(|id| id.starts_with("call_")));
     let streamed: String = deltas.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect();
     assert_eq!(serde_json::from_str::<Value>(&streamed).expect("JSON"), arguments);
@@ -416,6 +423,12 @@ fn anthropics_messages_are_answered() {
         whole["usage"]["input_tokens"].as_u64().expect("a number")
             + whole["usage"]["cache_read_input_tokens"].as_u64().expect("a number")
     );
+    let stops = json!({"stop_sequences": ["zzz", "Par"]});
+    let stopped = fine("/v1/messages", with(body.clone(), stops.clone()));
+    assert_eq!((&stopped["stop_reason"], &stopped["stop_sequence"]), (&json!("stop_sequence"), &json!("Par")));
+    assert_eq!(whole["stop_sequence"], Value::Null);
+    let all = events("/v1/messages", with(with(body.clone(), stops), json!({"stream": true})));
+    assert_eq!(all[all.len() - 2].1["delta"], json!({"stop_reason": "stop_sequence", "stop_sequence": "Par"}));
     let tool = json!({"name": "weather", "input_schema": tools()[0]["function"]["parameters"]});
     let tools = json!({"tools": [tool], "tool_choice": {"type": "any"}, "max_tokens": 80});
     let called = fine("/v1/messages", with(body, tools));
@@ -444,6 +457,22 @@ fn responses_that_take_too_long_end_with_an_error_of_their_api() {
     let messages = messages.as_str().expect("events");
     assert!(messages.contains("event: error") && messages.contains(r#""type":"error""#), "{messages}");
     until_idle(&SERVER.engine);
+}
+
+#[test]
+fn a_client_that_sends_no_whole_header_is_left() {
+    let mut options = ServeOptions::default();
+    options.header_timeout = Duration::from_millis(200);
+    let (address, _) = start(options);
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    stream.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-").expect("it is sent");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_millis(150) && waited < Duration::from_secs(50), "{waited:?}");
+    assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
 }
 
 #[test]
