@@ -1,7 +1,10 @@
 //! The engine: a scheduler and an executor behind locks, shared by sessions.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -38,6 +41,8 @@ struct Shared {
     context: u32,
     scheduler: Arc<SharedScheduler>,
     executor: SharedExecutor<Box<Executor>>,
+    /// The device is the CPU.
+    is_cpu: AtomicBool,
 }
 
 /// The blocks of an engine's KV cache.
@@ -82,6 +87,7 @@ impl Engine {
                 context: shape.context,
                 scheduler: Arc::new(scheduler),
                 executor,
+                is_cpu: AtomicBool::new(model.device().is_cpu()),
             }),
         })
     }
@@ -133,6 +139,11 @@ impl Engine {
         let scheduler = self.scheduler();
         let pool = scheduler.pool().full();
         BlockUsage { total: pool.blocks(), free: pool.free() }
+    }
+
+    /// Returns whether the CPU computes. A future then computes while it is polled, and its thread does nothing else meanwhile.
+    pub fn is_cpu(&self) -> bool {
+        self.shared.is_cpu.load(Ordering::Relaxed)
     }
 
     /// Returns the number of waiting and running requests.
@@ -206,6 +217,7 @@ impl Engine {
             .executor
             .with(|executor| {
                 **executor = new;
+                self.shared.is_cpu.store(device.is_cpu(), Ordering::Relaxed);
                 let mut scheduler = self.scheduler();
                 scheduler.forget_device(&EngineError::DeviceLost);
                 scheduler.set_share_decode_blocks(share_decode_blocks);

@@ -2,8 +2,8 @@
 
 use std::{
     convert::Infallible,
-    future::Future as _,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -23,7 +23,11 @@ use axum::{
 };
 use futures_core::Stream;
 use serde_json::{Value, json};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+    time::{Sleep, sleep, timeout},
+};
 
 use super::{Admission, Shared};
 use crate::api::{ApiError, RequestContext, Response, Service, StreamEvent};
@@ -204,7 +208,10 @@ async fn embeddings(State(shared): Shares, body: Body) -> HttpResponse {
         let mut running = Running::new(shared.admit(&service, (many as u32).clamp(1, sequences))?);
         let embeddings = apart(move || service.embeddings(value)).await;
         let whole = match embeddings {
-            Ok(embeddings) => timeout(shared.options.request_timeout, embeddings.whole()).await,
+            Ok(embeddings) => {
+                let computes = Computes::of(&shared);
+                timeout(shared.options.request_timeout, computes.run(embeddings.whole())).await
+            }
             Err(error) => Ok(Err(error)),
         };
         running.complete = true;
@@ -268,18 +275,19 @@ async fn compute(
 
 /// Answers a request that generates.
 async fn generate(shared: Arc<Shared>, body: Body, anthropic: bool, start: Start) -> HttpResponse {
+    let computes = Computes::of(&shared);
     match begin(&shared, body, start).await {
         Err(error) => failed(&error, anthropic),
         Ok((response, running)) if response.is_stream() => {
             let limit = Box::pin(sleep(shared.options.request_timeout));
-            let events = Events { response: Some(response), running, limit };
+            let events = Events { response: Some(response), computes, running, limit };
             let mut http = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
             // nginx would hold events back.
             http.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
             http
         }
         Ok((response, mut running)) => {
-            let whole = timeout(shared.options.request_timeout, response.whole()).await;
+            let whole = timeout(shared.options.request_timeout, computes.run(response.whole())).await;
             running.complete = true;
             let whole = whole.unwrap_or_else(|_| Err(too_slow()));
             result(whole, anthropic)
@@ -347,9 +355,33 @@ impl Drop for Running {
     }
 }
 
+/// Where futures of the engine are polled: with the CPU as device they compute, and the other tasks of the thread move to another.
+#[derive(Clone, Copy, Debug)]
+struct Computes {
+    apart: bool,
+}
+
+impl Computes {
+    fn of(shared: &Shared) -> Self {
+        let is_cpu = super::read(&shared.service).is_some_and(|service| service.engine().is_cpu());
+        let threads = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        Self { apart: is_cpu && threads }
+    }
+
+    fn poll<R>(self, poll: impl FnOnce() -> R) -> R {
+        if self.apart { block_in_place(poll) } else { poll() }
+    }
+
+    async fn run<F: Future>(self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| self.poll(|| future.as_mut().poll(context))).await
+    }
+}
+
 /// The events of a streamed response. Dropped when the client leaves, which cancels the request.
 struct Events {
     response: Option<Response>,
+    computes: Computes,
     running: Running,
     limit: Pin<Box<Sleep>>,
 }
@@ -360,7 +392,7 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let Some(response) = &mut this.response else { return Poll::Ready(None) };
-        match Pin::new(&mut *response).poll_next(context) {
+        match this.computes.poll(|| Pin::new(&mut *response).poll_next(context)) {
             Poll::Ready(Some(event)) => Poll::Ready(Some(Ok(sse(event)))),
             Poll::Ready(None) => {
                 this.running.complete = true;

@@ -92,6 +92,18 @@ def openai_completions(client):
     assert [model.id for model in client.models.list()] == [NAME]
 
 
+def openai_embeddings(client):
+    # The client asks for base64, unless told.
+    packed = client.embeddings.create(model=NAME, input=["The sea", "The sea is deep"])
+    plain = client.embeddings.create(model=NAME, input="The sea", encoding_format="float")
+    vectors = [entry.embedding for entry in packed.data]
+    assert len(vectors) == 2 and all(abs(sum(x * x for x in vector) - 1) < 1e-5 for vector in vectors)
+    assert all(abs(a - b) < 1e-6 for a, b in zip(vectors[0], plain.data[0].embedding))
+    assert packed.usage.prompt_tokens > plain.usage.prompt_tokens > 0
+    error = failure(openai.BadRequestError, lambda: client.embeddings.create(model=NAME, input="x", dimensions=3))
+    assert error.param == "dimensions"
+
+
 def openai_errors(client):
     create = client.chat.completions.create
     error = failure(openai.BadRequestError, lambda: create(model=NAME, messages=MESSAGES, temperature=9000))
@@ -105,6 +117,8 @@ def anthropic_messages(client):
     more = {"extra_body": {"temperature": 0}}
     whole = client.messages.create(model=NAME, max_tokens=20, messages=MESSAGES, **more)
     assert "Paris" in whole.content[0].text and whole.stop_reason == "end_turn"
+    stopped = client.messages.create(model=NAME, max_tokens=20, messages=MESSAGES, stop_sequences=["Par"], **more)
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "Par")
     with client.messages.stream(model=NAME, max_tokens=20, messages=MESSAGES, **more) as stream:
         text = "".join(stream.text_stream)
     assert text == whole.content[0].text
@@ -119,6 +133,16 @@ def anthropic_tools(client):
         model=NAME, max_tokens=80, messages=MESSAGES, tools=tools, tool_choice={"type": "any"}
     )
     assert answer.stop_reason == "tool_use" and answer.content[0].input["city"] in ("Paris", "Rome")
+    # Arguments come in parts.
+    parts = []
+    with client.messages.stream(
+        model=NAME, max_tokens=80, messages=MESSAGES, tools=tools, tool_choice={"type": "any"}
+    ) as stream:
+        for event in stream:
+            if event.type == "input_json":
+                parts.append(event.partial_json)
+        final = stream.get_final_message()
+    assert len(parts) > 2 and final.content[0].input["city"] in ("Paris", "Rome")
 
 
 def page(address, chromium, folder):
@@ -178,6 +202,7 @@ def main():
             (openai_json_schema, of_openai),
             (openai_tools, of_openai),
             (openai_completions, of_openai),
+            (openai_embeddings, of_openai),
             (openai_errors, of_openai),
             (anthropic_messages, of_anthropic),
             (anthropic_tools, of_anthropic),
