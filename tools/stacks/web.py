@@ -111,7 +111,140 @@ def main_thread(browser):
     answers(browser, False)
 
 
-TESTS = [worker, main_thread]
+def download(tab, url, options="{}"):
+    """Downloads to the store. Returns the file's size and SHA-256, or the error."""
+    return run(tab, """
+        try {
+            const [file] = await f.store.download(argument, """ + options + """);
+            const hash = await crypto.subtle.digest('SHA-256', await file.arrayBuffer());
+            return { size: file.size, sha256: [...new Uint8Array(hash)].map((b) => b.toString(16).padStart(2, '0')).join('') };
+        } catch (error) {
+            return { name: error.name, message: error.message, code: error.code, status: error.status };
+        }
+    """, url)
+
+
+def listed(tab):
+    return run(tab, "return await f.store.list();")
+
+
+def sha256(browser, name):
+    return hashlib.sha256(browser.server.blobs[name]).hexdigest()
+
+
+def store_keeps(browser):
+    """A second load uses what is stored, also without a server, unless the file has changed there."""
+    tab, size = browser.tab(), len(browser.server.blobs["random.bin"])
+    url = f"/blob/random.bin?linked={sha256(browser, 'random.bin')}"
+    before = browser.server.bytes_sent("random.bin")
+    assert download(tab, url) == {"size": size, "sha256": sha256(browser, "random.bin")}
+    once = browser.server.bytes_sent("random.bin") - before
+    assert size <= once <= size + 16, once
+    assert download(tab, url)["size"] == size
+    assert browser.server.bytes_sent("random.bin") - before <= size + 16
+    (file,) = listed(tab)
+    assert file["complete"] and file["bytes"] == file["size"] == size and file["sha256"] == sha256(browser, "random.bin"), file
+    browser.server.down = True
+    offline = download(tab, url)
+    assert offline["size"] == size, offline
+    browser.server.down = False
+    run(tab, "await f.store.delete(new URL(argument, location.href).href)", url)
+    assert listed(tab) == []
+    # Without ranges, and then another file of the same address.
+    assert download(tab, "/blob/random.bin?noranges=1")["sha256"] == sha256(browser, "random.bin")
+    old, browser.server.blobs["changing.bin"] = browser.server.blobs["random.bin"][:5 << 20], b"1" * (3 << 20)
+    browser.server.etags["changing.bin"] = "first"
+    assert download(tab, "/blob/changing.bin")["size"] == 3 << 20
+    browser.server.blobs["changing.bin"], browser.server.etags["changing.bin"] = old, "second"
+    assert download(tab, "/blob/changing.bin")["sha256"] == hashlib.sha256(old).hexdigest()
+
+
+def store_resumes(browser):
+    """A tab is killed in the midst of a download, which the next one continues."""
+    name = "random.bin"
+    size = len(browser.server.blobs[name])
+    url = f"/blob/{name}?slow={size // 4}&linked={sha256(browser, name)}"
+    before = browser.server.bytes_sent(name)
+    tab = browser.tab()
+    tab.evaluate("""(url) => {
+        import('/dist/index.js').then((f) => f.store.download(url, { onProgress: ({ loaded }) => { window.loaded = loaded; } }));
+    }""", url)
+    tab.wait_for_function(f"window.loaded > {size // 2}")
+    tab.close()
+    sent = browser.server.bytes_sent(name) - before
+    again = browser.tab()
+    (file,) = listed(again)
+    assert not file["complete"] and file["bytes"] > 0, file
+    # A download that was aborted is kept too.
+    aborted = download(again, url, "{ signal: AbortSignal.timeout(700) }")
+    assert aborted["name"] in ("TimeoutError", "AbortError"), aborted
+    (file,) = listed(again)
+    before = browser.server.bytes_sent(name)
+    assert download(again, url)["sha256"] == sha256(browser, name)
+    rest = browser.server.bytes_sent(name) - before
+    assert rest <= size - file["bytes"] + 16 < size, (rest, sent, file)
+    print(f"  {file['bytes'] >> 20} of {size >> 20} MiB were kept of a killed tab and an aborted call")
+
+
+def store_broken(browser):
+    """A download that breaks at random points fifty times ends with the right bytes."""
+    tab, name = browser.tab(), "random.bin"
+    url = f"/blob/{name}?breaks=50&linked={sha256(browser, name)}"
+    assert download(tab, url)["sha256"] == sha256(browser, name)
+    assert browser.server.broken[url] == 50, browser.server.broken
+    # A server that does not go on is an error.
+    gone = download(tab, "/blob/none.gguf")
+    assert (gone["name"], gone["status"]) == ("DownloadError", 404), gone
+    assert download(tab, f"/blob/{name}?status=403")["status"] == 403
+
+
+def store_hash(browser):
+    """A file with another hash is refused and deleted, from a header, an option, and the hub's list."""
+    tab, name = browser.tab(), "random.bin"
+    wrong = "0" * 64
+    for url, options in ((f"/blob/{name}?linked={wrong}", "{}"), (f"/blob/{name}?a", f"{{ sha256: '{wrong}' }}")):
+        refused = download(tab, url, options)
+        assert refused["name"] == "HashError" and sha256(browser, name) in refused["message"], refused
+        assert listed(tab) == []
+    hub = f"{{ hub: '{browser.server.address}' }}"
+    size = len(browser.server.blobs[name])
+    entry = {"type": "file", "path": "m-Q4_K_M.gguf", "size": size, "lfs": {"oid": sha256(browser, name), "size": size}}
+    other = {**entry, "path": "m-Q8_0.gguf", "lfs": {"oid": wrong, "size": size}}
+    browser.server.hub["/api/models/org/repo/tree/main"] = [entry, other, {"type": "file", "path": "README.md", "size": 1}]
+    browser.server.links["/org/repo/resolve/main/m-Q4_K_M.gguf"] = name
+    browser.server.links["/org/repo/resolve/main/m-Q8_0.gguf"] = name
+    assert download(tab, "org/repo", hub)["sha256"] == sha256(browser, name)
+    assert download(tab, "org/repo/m-Q4_K_M.gguf", hub)["size"] == size
+    assert download(tab, "org/repo:q8_0", hub)["name"] == "HashError"
+    unknown = download(tab, "org/repo:Q2_K", hub)
+    assert unknown["name"] == "OptionError" and "m-Q8_0.gguf" in unknown["message"], unknown
+
+
+def store_full(browser):
+    """Where there is no space, nothing is downloaded."""
+    tab, name = browser.tab(), "random.bin"
+    before = browser.server.bytes_sent(name)
+    full = download(tab, f"/blob/{name}?claimed={1 << 44}")
+    assert full["name"] == "StorageError" and "MiB free" in full["message"], full
+    assert browser.server.bytes_sent(name) - before == 1
+    assert listed(tab) == []
+
+
+def two_tabs(browser):
+    """Two tabs that want a file download it once."""
+    name = "random.bin"
+    size = len(browser.server.blobs[name])
+    before = browser.server.bytes_sent(name)
+    tabs = [browser.tab(), browser.tab()]
+    for tab in tabs:
+        tab.evaluate(f"""() => {{
+            window.done = import('/dist/index.js').then((f) => f.store.download('/blob/{name}?slow={size}')).then(([file]) => file.size);
+        }}""")
+    assert [tab.evaluate("window.done") for tab in tabs] == [size, size]
+    assert browser.server.bytes_sent(name) - before <= size + 32
+
+
+TESTS = [store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, worker, main_thread]
 
 
 def main():

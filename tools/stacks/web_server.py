@@ -16,16 +16,18 @@ class Server:
     """Serves FOLDERS (URL prefix: folder) and BLOBS (name: bytes) below /blob/. A blob's query asks for failures:
 
     breaks=N  the first N responses end at a random point     slow=N     bytes a second
-    etag=X    the file's ETag                                 noranges=1 ranges are ignored
-    linked=X  the header X-Linked-ETag                        status=N   that status
+    linked=X  the header X-Linked-ETag                        noranges=1 ranges are ignored
+    status=N  that status                                     claimed=N  the size that the server claims
     """
 
     def __init__(self, folders, blobs):
         self.folders, self.blobs = folders, blobs
         # Bytes sent and requests for each blob's path with its query, and breaks done.
         self.sent, self.requests, self.broken = {}, {}, {}
-        # Answers of the hub's API: path to JSON.
-        self.hub = {}
+        # Answers of the hub's API: path to JSON. Paths that are blobs. ETags of blobs, if not "1".
+        self.hub, self.links, self.etags = {}, {}, {}
+        # Whether connections for blobs are refused.
+        self.down = False
         self.lock = threading.Lock()
         server = self
 
@@ -53,6 +55,8 @@ class Server:
         path = unquote(url.path)
         if path in self.hub:
             return self.send(handler, 200, json.dumps(self.hub[path]).encode(), "application/json")
+        if path in self.links:
+            return self.blob(handler, self.links[path], {})
         if path.startswith("/blob/"):
             return self.blob(handler, path[6:], {key: value[-1] for key, value in parse_qs(url.query).items()})
         for prefix, folder in self.folders.items():
@@ -75,6 +79,9 @@ class Server:
 
     def blob(self, handler, name, query):
         data = self.blobs.get(name)
+        if self.down:
+            handler.close_connection = True
+            return handler.connection.shutdown(2)
         if data is None or "status" in query:
             return self.send(handler, int(query.get("status", 404)), b"no", "text/plain")
         key = handler.path
@@ -84,9 +91,9 @@ class Server:
         if ranged:
             first, _, last = span.removeprefix("bytes=").partition("-")
             begin, end = int(first), min(len(data), int(last) + 1) if last else len(data)
-        headers = [("ETag", f'"{query.get("etag", "1")}"'), ("Accept-Ranges", "bytes")]
+        headers = [("ETag", f'"{self.etags.get(name, "1")}"'), ("Accept-Ranges", "bytes")]
         if ranged:
-            headers.append(("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}"))
+            headers.append(("Content-Range", f"bytes {begin}-{end - 1}/{query.get('claimed', len(data))}"))
         if "linked" in query:
             headers.append(("X-Linked-ETag", f'"{query["linked"]}"'))
         stop = end
