@@ -17,5 +17,24 @@ mkdir -p dist/wasm ts/wasm
 "$target/debug/bindgen-wasm" "$target/wasm32-unknown-unknown/$folder/ferrum_wgpu_web.wasm" ts/wasm
 node_modules/.bin/tsc -p .
 cp ts/wasm/*.js ts/wasm/*.wasm dist/wasm/
+if [ "$profile" = web ]; then
+    # 13 % smaller. The flags are the features that browsers with WebGPU have.
+    features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int
+        reference-types sign-ext)
+    node_modules/.bin/wasm-opt -Oz "${features[@]/#/--enable-}" --strip-debug --strip-producers \
+        ts/wasm/ferrum_wgpu_web_bg.wasm -o dist/wasm/ferrum_wgpu_web_bg.wasm
+fi
 # Applications see the types of index.d.ts only.
 rm dist/{host,hub,rpc,store,worker}.d.ts
+
+# The page: its own files, the package, and the demo model.
+rm -rf site
+node_modules/.bin/tsc -p page
+sed -i "s#from 'ferrum-wgpu'#from './ferrum-wgpu/index.js'#" site/page.js
+cp page/*.html page/*.css page/*.svg page/*.webmanifest site/
+mkdir -p site/ferrum-wgpu site/models
+cp -r dist/*.js dist/wasm site/ferrum-wgpu/
+cp ../models/demo-q4_k_m.gguf site/models/
+files=$(cd site && find . -type f ! -name sw.js ! -path './models/*' | sort | sed 's/.*/"&"/' | paste -sd ,)
+version=$(cd site && find . -type f -exec sha256sum {} + | sort | sha256sum | cut -c 1-16)
+sed -i "1i const FILES = ['./', $files], VERSION = '$version';" site/sw.js

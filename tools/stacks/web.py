@@ -27,12 +27,12 @@ class Browser:
         self.browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         self.context = None
 
-    def fresh(self):
+    def fresh(self, **options):
         """Closes all tabs and forgets what was stored."""
         if self.context:
             self.context.close()
-        self.context = self.browser.new_context()
-        self.context.set_default_timeout(240_000)
+        self.context = self.browser.new_context(**options)
+        self.context.set_default_timeout(150_000)
 
     def tab(self, path="/test/"):
         """Returns a new tab on an empty page."""
@@ -244,7 +244,129 @@ def two_tabs(browser):
     assert browser.server.bytes_sent(name) - before <= size + 32
 
 
-TESTS = [store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, worker, main_thread]
+def fits(browser):
+    """What a model needs is known from its header, and what does not fit has reasons."""
+    tab, name = browser.tab(), "demo.gguf"
+    before = browser.server.bytes_sent(name)
+    result = run(tab, """
+        return [
+            await f.Model.fits('/blob/demo.gguf', { context: 512 }),
+            await f.Model.fits('/blob/demo.gguf?claimed=17592186044416', { context: 512 }),
+            await caught(f.Model.fits('/blob/random.bin')),
+            await caught(f.Model.fits('/blob/demo.gguf', { context: 100000000 })),
+            await caught(f.Model.fits('no name')),
+        ];
+    """)
+    fit, large, other, context, name_error = result
+    memory = fit["memory"]
+    assert fit["fits"] and not fit["reasons"] and fit["model"]["architecture"] == "qwen3moe", fit
+    assert memory["total"] == sum(memory[part] for part in ("weights", "kv", "states", "activations")), memory
+    assert fit["downloadBytes"] == fit["fileBytes"] == len(browser.server.blobs[name]), fit
+    assert not large["fits"] and "MiB free" in large["reasons"][0], large
+    assert other["name"] == "ModelError", other
+    assert name_error["name"] == "OptionError", name_error
+    assert browser.server.bytes_sent(name) - before < 6 * (1 << 20), "more than headers were read"
+    print(f"  {memory}\n  {context}")
+
+
+def page(browser):
+    """The page by keyboard, on a screen and on a phone, and without a network."""
+    sizes = {"screen": ({"width": 1200, "height": 800}, "light"), "phone": ({"width": 390, "height": 800}, "dark")}
+    for name, (size, scheme) in sizes.items():
+        browser.fresh(viewport=size, color_scheme=scheme)
+        tab, foreign = browser.tab("/page/"), []
+        tab.on("request", lambda request: foreign.append(request.url))
+        tab.get_by_role("button", name="Demo").click()
+        # The button to load has the focus once the header is read.
+        tab.locator("#load").wait_for()
+        tab.screenshot(path=os.path.join(browser.folder, f"{name}-fits.png"))
+        tab.keyboard.press("Enter")
+        tab.locator("#text:enabled").wait_for()
+        if name == "phone":
+            # The page and the model are there without a network.
+            tab.wait_for_function("navigator.serviceWorker.controller || navigator.serviceWorker.ready")
+            tab.wait_for_function("caches.keys().then((names) => names.length > 0)")
+            browser.context.set_offline(True)
+            tab.reload()
+            tab.get_by_role("button", name="Demo").click()
+            browser.server.down = True
+            tab.locator("#load").click()
+            tab.locator("#text:enabled").wait_for()
+        tab.keyboard.type(QUESTION)
+        tab.keyboard.press("Enter")
+        tab.locator(".usage", has_text="cached").wait_for()
+        assert "Paris" in tab.inner_text("article.assistant"), tab.inner_text("main")
+        tab.screenshot(path=os.path.join(browser.folder, f"{name}.png"))
+        if name == "screen":
+            tab.keyboard.type("Count to one hundred.")
+            tab.keyboard.press("Enter")
+            tab.locator("#stop").wait_for()
+            tab.keyboard.press("Escape")
+            tab.locator("#send").wait_for()
+        overflow = tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+        assert not overflow and not tab.problems, (overflow, tab.problems)
+        assert all(url.startswith((browser.server.address, "data:", "blob:")) for url in foreign), foreign
+        browser.context.set_offline(False)
+        browser.server.down = False
+
+
+def lifecycle(browser):
+    """Aborted and left replies, flat memory, a lost device, and an aborted load, with one model in the page's thread."""
+    tab = browser.tab()
+    replies = int(os.environ.get("WEB_REPLIES", "8"))
+    result = run(tab, """
+        const devices = [];
+        const request = GPUAdapter.prototype.requestDevice;
+        GPUAdapter.prototype.requestDevice = async function (...args) {
+            devices.push(await request.apply(this, args));
+            return devices.at(-1);
+        };
+        const early = new AbortController();
+        const aborted = await caught(f.Model.load('/blob/demo.gguf', {
+            worker: false, signal: early.signal, onProgress: ({ stage }) => { if (stage === 'upload') early.abort(); },
+        }));
+        const model = await f.Model.load('/blob/demo.gguf', { worker: false, context: 512 });
+        const ask = """ + ASK + """;
+        const create = (more, options) => model.chat.completions.create({ ...ask, ...more }, options);
+        const content = async () => (await create({})).choices[0].message.content;
+        const texts = [await content()];
+        // Aborted by a signal: whole, streamed, and before it begins.
+        const long = { messages: [{ role: 'user', content: 'Count.' }], max_tokens: 400, logit_bias: {} };
+        const timed = async (promise) => { const t = performance.now(); return [await caught(promise), performance.now() - t]; };
+        const stop = new AbortController();
+        setTimeout(() => stop.abort(), 300);
+        const whole = await timed(create(long, { signal: stop.signal }));
+        const before = await caught(create(long, { signal: AbortSignal.abort() }));
+        const streaming = new AbortController();
+        const streamed = await caught((async () => {
+            for await (const _ of await create({ ...long, stream: true }, { signal: streaming.signal })) streaming.abort();
+        })());
+        // Left in the midst.
+        for await (const _ of await create({ ...long, stream: true })) break;
+        const left = (await model.stats()).requests;
+        const sizes = [];
+        for (let i = 0; i < argument; i++) {
+            texts.push(await content());
+            sizes.push((await model.stats()).wasmBytes);
+        }
+        devices.at(-1).destroy();
+        const lost = await caught(content());
+        texts.push(await content());
+        const blocks = (await model.stats()).kvBlocks;
+        await model.unload();
+        return { aborted, whole, before, streamed, left, sizes, lost, texts, blocks, devices: devices.length };
+    """, replies)
+    assert result["aborted"]["name"] == "AbortError", result["aborted"]
+    assert result["whole"][0]["name"] == "AbortError" and result["before"]["name"] == "AbortError", result
+    assert result["streamed"]["name"] == "AbortError" and result["left"] == 0, result
+    assert set(result["texts"]) == {"The capital of France is Paris."}, result["texts"]
+    assert len(set(result["sizes"][1:])) == 1, result["sizes"]
+    assert result["lost"]["name"] == "DeviceLostError" and result["devices"] == 3, result
+    assert result["blocks"]["free"] == result["blocks"]["total"], result["blocks"]
+    print(f"  {replies} replies: {result['sizes'][-1] >> 20} MiB of wasm memory; a reply was aborted in {result['whole'][1]:.0f} ms")
+
+
+TESTS = [fits, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, worker, main_thread, lifecycle]
 
 
 def main():

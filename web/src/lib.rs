@@ -2,7 +2,9 @@
 //!
 //! Requests and responses are JSON texts of OpenAI's API. Errors are JavaScript errors with a `code` (see `error`).
 
+mod conformance;
 mod error;
+mod fit;
 mod model;
 mod reply;
 mod source;
@@ -10,6 +12,8 @@ mod source;
 use sha2::Digest;
 use wasm_bindgen::prelude::*;
 
+pub use conformance::conformance;
+pub use fit::fits;
 pub use model::LoadedModel;
 pub use reply::Reply;
 

@@ -128,14 +128,15 @@ impl LoadedModel {
 }
 
 /// The options of a load.
-struct LoadOptions {
-    engine: EngineOptions,
+pub struct LoadOptions {
+    pub engine: EngineOptions,
     name: String,
     cpu: bool,
 }
 
 impl LoadOptions {
-    fn parse(text: &str) -> Result<Self, JsValue> {
+    /// Reads the options' JSON object.
+    pub fn parse(text: &str) -> Result<Self, JsValue> {
         let value: Value = serde_json::from_str(text).map_err(|error| error::coded("option", &error.to_string()))?;
         let number = |name: &str| match &value[name] {
             Value::Null => Ok(None),

@@ -1,10 +1,12 @@
 /** What a thread with the WebAssembly module does for models. */
-import { OptionError } from './errors.js';
+import { DownloadError, ModelError, OptionError } from './errors.js';
 import { resolve } from './hub.js';
 import type { CallContext } from './rpc.js';
-import { download, type DownloadContext } from './store.js';
-import type { ModelOptions, Progress, Stats, StoreOptions } from './types.js';
-import init, { LoadedModel, memoryBytes, Sha256 } from './wasm/ferrum_wgpu_web.js';
+import { checkSpace, download, missing, probe, stored, type DownloadContext } from './store.js';
+import type {
+  ConformanceOptions, ConformanceResult, Fit, ModelOptions, Progress, Stats, StoreOptions,
+} from './types.js';
+import init, { conformance, fits, LoadedModel, memoryBytes, Sha256 } from './wasm/ferrum_wgpu_web.js';
 
 /** A source that can be sent to another thread. */
 export type SentSource = string | Blob | readonly Blob[] | FileSystemFileHandle;
@@ -22,6 +24,10 @@ export interface RequestArgument {
   /** The request as JSON. */
   body: string;
 }
+
+/** The bytes of a header that are read at first, and at most. */
+const FIRST_HEADER = 1 << 20;
+const LONGEST_HEADER = 256 << 20;
 
 let started: Promise<unknown> | undefined;
 
@@ -66,6 +72,43 @@ export function makeHost() {
   };
 
   return {
+    /** Reads the header of a model, and tells whether it can run here. */
+    async fits({ source, options }: LoadArgument, { signal }: CallContext): Promise<Fit> {
+      await start();
+      let length = 0;
+      let download = 0;
+      let read: (end: number) => Promise<Uint8Array>;
+      if (typeof source === 'string') {
+        const remote = await resolve(source, { hub: options.hub, headers: options.headers, signal });
+        for (const file of remote) {
+          const have = await stored(file.url).catch(() => undefined);
+          const size = have?.size ?? file.size ?? (await probe(file, { headers: options.headers, signal })).size;
+          length += size;
+          if (!have) download += await missing(file.url, size);
+        }
+        const first = await stored(remote[0]!.url).catch(() => undefined);
+        read = first ? (end) => readBlob(first, end) : (end) => readStart(remote[0]!.url, end, options.headers, signal);
+      } else {
+        const blobs = await files({ source, options }, { emit: () => undefined, signal });
+        length = blobs.reduce((sum, blob) => sum + blob.size, 0);
+        read = (end) => readBlob(blobs[0]!, end);
+      }
+      for (let end = FIRST_HEADER; ; end *= 4) {
+        const header = await read(end);
+        const text = await fits(header, length, JSON.stringify(options));
+        signal.throwIfAborted();
+        if (text !== undefined) return withStorage({ ...JSON.parse(text), warnings: [], downloadBytes: download });
+        if (header.length < end || end > LONGEST_HEADER) throw new ModelError('model', 'the file has no complete header');
+      }
+    },
+
+    /** Judges kernels on this device. Emits reports. */
+    async conformance(options: ConformanceOptions, context: CallContext): Promise<ConformanceResult> {
+      await start();
+      const told = (report: string) => context.emit(JSON.parse(report));
+      return JSON.parse(await conformance(options.pattern ?? '', options.whole ?? false, told));
+    },
+
     /** Downloads a model's files to the store, if they are not there. */
     async download(argument: LoadArgument, context: CallContext): Promise<File[]> {
       await start();
@@ -154,4 +197,44 @@ export type Host = ReturnType<typeof makeHost>;
 
 function tell(context: CallContext, progress: Progress): void {
   context.emit(progress);
+}
+
+async function readBlob(blob: Blob, end: number): Promise<Uint8Array> {
+  return new Uint8Array(await blob.slice(0, end).arrayBuffer());
+}
+
+/** Returns the first bytes of a file at a server. */
+async function readStart(url: string, end: number, headers = {}, signal: AbortSignal): Promise<Uint8Array> {
+  const response = await fetch(url, { headers: { ...headers, Range: `bytes=0-${end - 1}` }, signal }).catch((error) => {
+    throw signal.aborted ? error : new DownloadError(`${url}: the server does not answer`);
+  });
+  if (!response.ok) throw new DownloadError(`${url}: the server answers ${response.status}`, response.status);
+  // A server without ranges sends all.
+  const reader = response.body!.getReader();
+  const bytes = new Uint8Array(end);
+  let at = 0;
+  while (at < end) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    bytes.set(value.subarray(0, end - at), at);
+    at = Math.min(end, at + value.length);
+  }
+  await reader.cancel();
+  return bytes.subarray(0, at);
+}
+
+/** Adds what the browser's storage and memory allow. */
+async function withStorage(fit: Fit): Promise<Fit> {
+  try {
+    if (fit.downloadBytes > 0) await checkSpace(fit.downloadBytes);
+  } catch (error) {
+    fit.reasons.push((error as Error).message);
+    fit.fits = false;
+  }
+  // Browsers tell no more than 8 GiB, and nothing of the GPU.
+  const { deviceMemory } = navigator as { deviceMemory?: number };
+  if (deviceMemory && deviceMemory < 8 && fit.memory && fit.memory.total > deviceMemory * 2 ** 30 / 2) {
+    fit.warnings.push(`the model needs more than half of this device's ${deviceMemory} GiB of memory`);
+  }
+  return fit;
 }

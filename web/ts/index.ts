@@ -6,7 +6,9 @@ import type {
 } from './openai.js';
 import { LocalEndpoint, WorkerEndpoint, type Endpoint } from './rpc.js';
 import { list, remove } from './store.js';
-import type { LoadOptions, ModelSource, Progress, Stats, StoredFile, StoreOptions } from './types.js';
+import type {
+  ConformanceOptions, ConformanceResult, Fit, LoadOptions, ModelSource, Progress, Stats, StoredFile, StoreOptions,
+} from './types.js';
 
 export * from './errors.js';
 export type * from './openai.js';
@@ -99,6 +101,12 @@ export class Model {
     }
   }
 
+  /** Tells whether a model can run here, from the header of its file. */
+  static async fits(source: ModelSource, options: LoadOptions = {}): Promise<Fit> {
+    const { onProgress: _, signal, worker: __, ...rest } = options;
+    return brief((endpoint) => endpoint.call('fits', { source: sendable(source), options: rest }, { signal }));
+  }
+
   /** Returns the tokens of a text. */
   async tokenize(text: string, options: { addSpecial?: boolean; parseSpecial?: boolean } = {}): Promise<number[]> {
     const { addSpecial = false, parseSpecial = true } = options;
@@ -146,19 +154,20 @@ export class Model {
   }
 }
 
+/** Judges kernels on this browser's GPU against their references. */
+export function conformance(options: ConformanceOptions = {}): Promise<ConformanceResult> {
+  const { onReport, signal, ...rest } = options;
+  return brief((endpoint) => endpoint.call('conformance', rest, { onEvent: onReport, signal }));
+}
+
 /** Stored model files of this origin. */
 export const store = {
   /** Downloads a model to the store, if it is not there, and returns its files. */
   async download(source: ModelSource, options: StoreOptions = {}): Promise<File[]> {
     const { onProgress, signal, sha256, headers, hub, connections, refresh } = options;
-    const from = sendable(source);
-    const endpoint = openWorker();
-    try {
-      const sent = { sha256, headers, hub, connections, refresh } as SentOptions;
-      return await endpoint.call('download', { source: from, options: sent }, { onEvent: onProgress, signal });
-    } finally {
-      endpoint.close(new UnloadedError('unloaded', 'the download has ended'));
-    }
+    const sent = { sha256, headers, hub, connections, refresh } as SentOptions;
+    const argument = { source: sendable(source), options: sent };
+    return brief((endpoint) => endpoint.call('download', argument, { onEvent: onProgress, signal }));
   },
   /** Returns all stored files, complete or not. */
   list: (): Promise<StoredFile[]> => list(),
@@ -172,6 +181,16 @@ export const store = {
 
 function openWorker(): Endpoint<Host> {
   return new WorkerEndpoint<Host>(new Worker(new URL('./worker.js', import.meta.url), { type: 'module' }));
+}
+
+/** Makes one call in a worker of its own. */
+async function brief<T>(call: (endpoint: Endpoint<Host>) => Promise<T>): Promise<T> {
+  const endpoint = openWorker();
+  try {
+    return await call(endpoint);
+  } finally {
+    endpoint.close(new UnloadedError('unloaded', 'the call has ended'));
+  }
 }
 
 function openHere(): Endpoint<Host> {

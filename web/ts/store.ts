@@ -130,6 +130,12 @@ export async function remove(url: string): Promise<void> {
   await forget(await folder(), await keyOf(url));
 }
 
+/** Returns the bytes of a file of `size` bytes that are not stored. */
+export async function missing(url: string, size: number): Promise<number> {
+  const found = await list().catch(() => []);
+  return Math.max(0, size - (found.find((file) => file.url === url)?.bytes ?? 0));
+}
+
 /** Returns a stored file, if it is complete. */
 export async function stored(url: string): Promise<File | undefined> {
   const at = await folder();

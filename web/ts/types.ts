@@ -82,3 +82,55 @@ export interface StoredFile {
   sha256?: string | undefined;
   etag?: string | undefined;
 }
+
+/** Whether a model can run here. */
+export interface Fit {
+  fits: boolean;
+  /** Why it cannot. */
+  reasons: string[];
+  /** What may be too much; browsers do not tell. */
+  warnings: string[];
+  /** The length of all files. */
+  fileBytes: number;
+  /** Bytes that are missing in the store. 0 for files. */
+  downloadBytes: number;
+  /** GPU memory in bytes; nothing if the file is no supported model. */
+  memory: {
+    weights: number;
+    kv: number;
+    states: number;
+    activations: number;
+    total: number;
+    /** The largest piece that the device must bind as a whole. */
+    largest: { name: string; bytes: number };
+  } | null;
+  model: { architecture: string; layers: number; context: number } | null;
+  device: { name: string; features: string[]; largestBinding: number; largestBuffer: number } | null;
+}
+
+/** The result of one kernel. */
+export interface KernelReport {
+  kernel: string;
+  variant: string;
+  cases: number;
+  passed: boolean;
+  /** The largest error as a part of its bound. */
+  worst: number | null;
+  failures: string[];
+}
+
+export interface ConformanceOptions {
+  /** Kernels whose names contain it; all by default. */
+  pattern?: string;
+  /** All variants of each kernel, which takes minutes. */
+  whole?: boolean;
+  onReport?: (report: KernelReport) => void;
+  signal?: AbortSignal;
+}
+
+export interface ConformanceResult {
+  passed: number;
+  failed: number;
+  /** The device, its driver, and the library's version. */
+  device: string;
+}
