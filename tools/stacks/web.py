@@ -5,8 +5,12 @@ WEB_REPLIES=N is the number of replies after which memory must not have grown. N
 """
 
 import hashlib
+import json
 import os
 import random
+import re
+import shutil
+import subprocess
 import sys
 import time
 
@@ -22,8 +26,8 @@ ASK = "{ messages: [{ role: 'user', content: 'What is the capital of France?' }]
 class Browser:
     """A browser with a server; each test has a new profile, and so an empty store."""
 
-    def __init__(self, playwright, chromium, server, folder):
-        self.server, self.folder = server, folder
+    def __init__(self, playwright, chromium, server, web, folder):
+        self.server, self.web, self.folder = server, os.path.abspath(web), os.path.abspath(folder)
         self.browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         self.context = None
 
@@ -84,9 +88,13 @@ def answers(browser, worker):
         const completion = await model.completions.create({ prompt: 'The sea', max_tokens: 3, temperature: 0 });
         const wrong = await caught(model.chat.completions.create({ ...ask, temperature: 9000 }));
         const other = await caught(model.chat.completions.create({ ...ask, stream: true, model: 'other' }));
+        const second = await f.Model.load('/blob/demo.gguf', { worker: argument, context: 256, name: 'second' });
         await model.unload();
         const gone = await caught(model.stats());
-        return { text, chunks, ready, first, whole, again, stats, completion, wrong, other, gone, stages: [...stages] };
+        const names = [model.name, second.name, (await second.stats()).context];
+        await second.tokenize('still here');
+        await second.unload();
+        return { names, text, chunks, ready, first, whole, again, stats, completion, wrong, other, gone, stages: [...stages] };
     """, worker)
     assert "Paris" in result["text"] and result["chunks"] > 3, result
     assert result["whole"]["choices"][0]["message"]["content"] == result["text"], result
@@ -95,6 +103,7 @@ def answers(browser, worker):
     assert result["completion"]["object"] == "text_completion", result
     assert (result["wrong"]["name"], result["wrong"]["param"]) == ("RequestError", "temperature"), result["wrong"]
     assert (result["other"]["name"], result["other"]["status"]) == ("RequestError", 404), result["other"]
+    assert result["names"] == ["demo", "second", 256], result["names"]
     assert result["gone"]["name"] == "UnloadedError", result["gone"]
     stages = dict(map(tuple, ((name, tuple(counts)) for name, counts in result["stages"])))
     assert all(loaded == total > 0 for loaded, total in stages.values()), stages
@@ -310,6 +319,49 @@ def page(browser):
         browser.server.down = False
 
 
+def package(browser):
+    """The packed package in an empty project: types by `tsc --strict`, and its README's example in a browser."""
+    folder = os.path.join(browser.folder, "project")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    npm = ["npm", "--silent", "--no-audit", "--no-fund"]
+    packed = subprocess.check_output([*npm, "pack", "--pack-destination", folder], cwd=browser.web, text=True)
+    with open(os.path.join(folder, "package.json"), "w") as file:
+        json.dump({"private": True, "type": "module"}, file)
+    subprocess.check_call([*npm, "install", "--ignore-scripts", os.path.join(folder, packed.split()[-1])], cwd=folder)
+    with open(os.path.join(browser.web, "README.md")) as file:
+        example = re.search(r"```ts\n(.*?)```", file.read(), re.S)[1]
+    with open(os.path.join(folder, "example.ts"), "w") as file:
+        file.write(example)
+    tsc = [os.path.join(browser.web, "node_modules/.bin/tsc")]
+    target = ["--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
+    types = ["--types", "", "--lib", "es2022,dom,dom.iterable,dom.asynciterable"]
+    subprocess.check_call([*tsc, *target, *types, "example.ts"], cwd=folder)
+    subprocess.check_call([*tsc, "-p", "examples"], cwd=browser.web)
+    # The example's names are those of Hugging Face, which this server stands for.
+    browser.server.folders["/project/"] = folder
+    hub, demo = "https://huggingface.co", browser.server.blobs["demo.gguf"]
+    entry = {"type": "file", "path": "SmolLM2-135M-Instruct-Q4_K_M.gguf", "size": len(demo)}
+    entry["lfs"] = {"oid": hashlib.sha256(demo).hexdigest(), "size": len(demo)}
+    cors = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
+
+    def answer(route):
+        span = route.request.headers.get("range", "bytes=0-")
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", span).groups()
+        begin, end = int(first), int(last) + 1 if last else len(demo)
+        headers = {**cors, "ETag": '"x"', "Content-Range": f"bytes {begin}-{min(end, len(demo)) - 1}/{len(demo)}"}
+        route.fulfill(status=206, headers=headers, body=demo[begin:end])
+
+    browser.context.route(f"{hub}/api/models/*/*/tree/main?recursive=true", lambda route: route.fulfill(json=[entry], headers=cors))
+    browser.context.route(f"{hub}/*/*/resolve/main/*.gguf", answer)
+    with open(os.path.join(folder, "index.html"), "w") as file:
+        names = {"imports": {"ferrum-wgpu": "./node_modules/ferrum-wgpu/dist/index.js"}}
+        file.write(f"<!doctype html><script type=importmap>{json.dumps(names)}</script><script type=module src=example.js></script>")
+    tab = browser.tab("/project/")
+    tab.wait_for_function("document.body.innerText.includes('Paris.')")
+    assert not tab.problems, tab.problems
+
+
 def lifecycle(browser):
     """Aborted and left replies, flat memory, a lost device, and an aborted load, with one model in the page's thread."""
     tab = browser.tab()
@@ -366,7 +418,7 @@ def lifecycle(browser):
     print(f"  {replies} replies: {result['sizes'][-1] >> 20} MiB of wasm memory; a reply was aborted in {result['whole'][1]:.0f} ms")
 
 
-TESTS = [fits, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, worker, main_thread, lifecycle]
+TESTS = [fits, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, package, worker, main_thread, lifecycle]
 
 
 def main():
@@ -383,7 +435,7 @@ def main():
     server = Server({"/dist/": os.path.join(web, "dist"), "/page/": os.path.join(web, "site"), "/test/": empty}, blobs)
     passed = 0
     with sync_playwright() as playwright:
-        browser = Browser(playwright, chromium, server, folder)
+        browser = Browser(playwright, chromium, server, web, folder)
         print(f"Chrome/{browser.browser.version}", flush=True)
         for test in TESTS:
             if pattern and pattern[0] not in test.__name__:
