@@ -4,10 +4,11 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test soak test-stacks gpu-figures setup lint-tools
+.PHONY: help demo web test soak test-stacks gpu-figures setup lint-tools
 
 help:
 	@echo 'make demo    build, and ask the demo model a question'
+	@echo 'make web     build the npm package (web/dist) and its page, and serve the page on this machine (needs Python 3)'
 	@echo 'make test    check formatting, lints and documentation, and run the tests'
 	@echo 'make soak    the long forms of the soak, stress and mutation tests'
 	@echo 'make test-stacks'
@@ -24,6 +25,11 @@ setup:
 demo: setup
 	$(CARGO) build --release
 	$(TARGET)/release/ferrum-wgpu run models/demo-q4_k_m.gguf -p "What is the capital of France?" --temp 0
+
+web: setup
+	web/build.sh
+	@echo 'http://127.0.0.1:$(or $(PORT),8000)/'
+	@python3 -m http.server --bind 127.0.0.1 --directory web/site $(or $(PORT),8000)
 
 test: setup lint-tools
 	$(CARGO) fmt --check

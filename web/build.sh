@@ -8,6 +8,12 @@ profile=${1:-web}
 target=$(realpath -m "${CARGO_TARGET_DIR:-../target}")
 folder=$([ "$profile" = dev ] && echo debug || echo "$profile")
 
+if ! command -v npm >/dev/null; then
+    sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    command -v apt-get >/dev/null && "${sudo[@]}" apt-get install -qq -y --no-install-recommends nodejs npm >/dev/null ||
+        { echo 'please install Node and npm' >&2; exit 1; }
+fi
 rustup target list --installed | grep -qx wasm32-unknown-unknown || rustup target add wasm32-unknown-unknown
 "$cargo" build -p bindgen-wasm
 "$cargo" build -p ferrum-wgpu-web --target wasm32-unknown-unknown --profile "$profile"

@@ -175,13 +175,13 @@ python_packages() {
     alone "$WORK/venv/bin/python" -m pip install -q --disable-pip-version-check "$@"
 }
 
-# The npm package and its page.
+# The npm package and its page. WEB_PROFILE=web builds them as they are published. WEB_TESTS is a part of tests' names.
 web() {
     apt chromium
     want node nodejs
     want npm npm
     python_packages playwright
-    web/build.sh "${WEB_PROFILE:-web}"
+    web/build.sh "${WEB_PROFILE:-dev}"
     "$WORK/venv/bin/python" $here/web.py "${CHROMIUM:-/usr/bin/chromium}" web models/demo-q4_k_m.gguf "$WORK/web" ${WEB_TESTS:-}
 }
 

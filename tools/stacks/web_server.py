@@ -28,6 +28,8 @@ class Server:
         self.hub, self.links, self.etags = {}, {}, {}
         # Whether connections for blobs are refused.
         self.down = False
+        # Is told the bodies of POST requests. Headers of all responses.
+        self.said, self.headers = print, []
         self.lock = threading.Lock()
         server = self
 
@@ -36,6 +38,10 @@ class Server:
 
             def do_GET(self):
                 server.answer(self)
+
+            def do_POST(self):
+                server.said(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                server.send(self, 200, b"", "text/plain")
 
             def log_message(self, *_):
                 pass
@@ -72,7 +78,7 @@ class Server:
 
     def send(self, handler, status, body, kind, headers=()):
         handler.send_response(status)
-        for name, value in [("Content-Type", kind), ("Content-Length", len(body)), *headers]:
+        for name, value in [("Content-Type", kind), ("Content-Length", len(body)), *headers, *self.headers]:
             handler.send_header(name, str(value))
         handler.end_headers()
         handler.wfile.write(body)
@@ -103,7 +109,7 @@ class Server:
                 self.broken[key] = self.broken.get(key, 0) + 1
                 stop = random.randrange(begin, end)
         handler.send_response(206 if ranged else 200)
-        for header, value in [("Content-Type", "application/octet-stream"), ("Content-Length", end - begin), *headers]:
+        for header, value in [("Content-Type", "application/octet-stream"), ("Content-Length", end - begin), *headers, *self.headers]:
             handler.send_header(header, str(value))
         handler.end_headers()
         rate = int(query.get("slow", 0))

@@ -1,26 +1,25 @@
 //! Whether a model can run here, from the header of its file.
 
 use ferrum_wgpu::{
-    Adapter, Config, Engine, EngineError, EngineOptions, Gguf, GgufError, Model,
+    Adapter, Config, Engine, EngineError, EngineOptions, Gguf, Model,
     low_level::{gpu::Caps, kernels::KvType},
 };
 use serde_json::json;
 use wasm_bindgen::prelude::*;
 
-use crate::{error, model::LoadOptions};
+use crate::{
+    model::LoadOptions,
+    source::{Files, Source},
+};
 
-/// Returns what a model needs and why it cannot run here, as a JSON object; nothing if `header` is too short. `header` is the
-/// beginning of the first file, `file_bytes` the length of all files.
+/// Returns what a model needs and why it cannot run here, as a JSON object. Reads the headers of its files.
 ///
 /// # Errors
-/// An error of the file or of the options.
+/// An error of the files or of the options.
 #[wasm_bindgen]
-pub async fn fits(header: Vec<u8>, file_bytes: f64, options: &str) -> Result<Option<String>, JsValue> {
+pub async fn fits(sources: Vec<Source>, options: &str) -> Result<String, JsValue> {
     let options = LoadOptions::parse(options)?;
-    let gguf = match Gguf::from_header(header, file_bytes as u64) {
-        Err(GgufError::Truncated { .. }) => return Ok(None),
-        gguf => gguf.map_err(error::of)?,
-    };
+    let gguf = Files::open(sources).await?.gguf;
     let mut reasons: Vec<String> = Model::unsupported(&gguf).iter().map(ToString::to_string).collect();
     let adapter = Adapter::find(None).await;
     let caps = match &adapter {
@@ -51,10 +50,10 @@ pub async fn fits(header: Vec<u8>, file_bytes: f64, options: &str) -> Result<Opt
         })
     });
     let found = json!({
-        "fits": reasons.is_empty(), "reasons": reasons, "fileBytes": file_bytes, "memory": memory, "model": model,
+        "fits": reasons.is_empty(), "reasons": reasons, "fileBytes": gguf.file_len(), "memory": memory, "model": model,
         "device": device,
     });
-    Ok(Some(found.to_string()))
+    Ok(found.to_string())
 }
 
 /// Returns the memory of an engine, and why the device cannot have it.

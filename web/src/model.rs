@@ -6,7 +6,7 @@ use std::{
 };
 
 use ferrum_wgpu::{
-    Adapter, Device, Engine, EngineOptions, Gguf, Model,
+    Adapter, Device, Engine, EngineOptions, Model,
     api::{ApiError, RequestContext, Response, Service},
 };
 use js_sys::{Date, Function, Math};
@@ -16,7 +16,7 @@ use wasm_bindgen::prelude::*;
 use crate::{
     error,
     reply::Reply,
-    source::{Source, read_all},
+    source::{Files, Source},
 };
 
 /// A model on the browser's GPU, which answers requests.
@@ -25,30 +25,28 @@ pub struct LoadedModel {
     device: RefCell<Device>,
     engine: Engine,
     service: Service,
-    gguf: Gguf,
+    files: Files,
 }
 
 #[wasm_bindgen]
 impl LoadedModel {
     /// Loads a model. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`).
-    /// `told` is called with a stage (`"read"`, `"upload"`), what is done, and all of it.
+    /// `told` is called with the bytes that were sent to the device, and all of them.
     ///
     /// # Errors
     /// An error of the file, of the device or of the options.
-    pub async fn load(source: Source, options: &str, told: Function) -> Result<LoadedModel, JsValue> {
+    pub async fn load(sources: Vec<Source>, options: &str, told: Function) -> Result<LoadedModel, JsValue> {
         let options = LoadOptions::parse(options)?;
-        let tell = |stage: &str, done: f64, total: f64| {
-            // A callback that fails does not stop the work.
-            let _ = told.call3(&JsValue::NULL, &stage.into(), &done.into(), &total.into());
-        };
         let device = options.open_device().await?;
-        let length = source.length();
-        let gguf = Gguf::from_bytes(read_all(&source, |done| tell("read", done, length)).await?).map_err(error::of)?;
-        let upload = |sent: u64, total: u64| tell("upload", sent as f64, total as f64);
-        let model = Model::load(&device, &gguf, upload).await.map_err(error::of)?;
+        let files = Files::read(sources).await?;
+        let upload = |sent: u64, total: u64| {
+            // A callback that fails does not stop the work.
+            let _ = told.call2(&JsValue::NULL, &(sent as f64).into(), &(total as f64).into());
+        };
+        let model = Model::load(&device, &files.gguf, upload).await.map_err(|error| files.error(error))?;
         let engine = Engine::new(&model, &options.engine).await.map_err(error::of)?;
-        let service = Service::new(&engine, &gguf, options.name).map_err(error::of)?;
-        Ok(Self { device: RefCell::new(device), engine, service, gguf })
+        let service = Service::new(&engine, &files.gguf, options.name).map_err(error::of)?;
+        Ok(Self { device: RefCell::new(device), engine, service, files })
     }
 
     /// Starts the response to a request of `/v1/chat/completions`.
@@ -65,6 +63,16 @@ impl LoadedModel {
     /// The error of an invalid request.
     pub fn completion(&self, request: &str) -> Result<Reply, JsValue> {
         self.start(request, Service::completion)
+    }
+
+    /// Returns the response to a request of `/v1/embeddings`.
+    ///
+    /// # Errors
+    /// The error of the request.
+    pub async fn embeddings(&self, request: &str) -> Result<String, JsValue> {
+        let started = self.service.embeddings(parsed(request)?).map_err(|error| error::of_request(&error))?;
+        let response = started.whole().await.map_err(|error| error::of_request(&error))?;
+        Ok(response.to_string())
     }
 
     /// Returns the response to a request of `/tokenize`.
@@ -96,7 +104,7 @@ impl LoadedModel {
             "layers": config.layers,
             "vocabulary": config.vocab,
             "context": self.engine.context(),
-            "fileBytes": self.gguf.file_len(),
+            "fileBytes": self.files.gguf.file_len(),
             "device": {"name": device.name(), "software": device.is_software(), "fingerprint": device.fingerprint()},
             "kvBlocks": {"total": blocks.total, "free": blocks.free},
             "requests": self.engine.requests(),
@@ -111,7 +119,7 @@ impl LoadedModel {
     /// An error of the device or of the file.
     pub async fn recover(&self) -> Result<(), JsValue> {
         let device = open_gpu().await?;
-        self.engine.recover(&device, &self.gguf).await.map_err(error::of)?;
+        self.engine.recover(&device, &self.files.gguf).await.map_err(|error| self.files.error(error))?;
         *self.device.borrow_mut() = device;
         Ok(())
     }

@@ -1,5 +1,11 @@
 //! Files as JavaScript gives them: a length and a function that reads ranges.
 
+use std::{borrow::Cow, cell::RefCell, io, ops::Range, rc::Rc};
+
+use ferrum_wgpu::{
+    Error, Gguf,
+    gguf::{ByteSource, ReadFuture},
+};
 use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -8,11 +14,14 @@ use crate::error;
 
 #[wasm_bindgen]
 extern "C" {
-    /// A file: `{ length: number, read(offset: number, length: number): Promise<Uint8Array> }`.
+    /// A file: `{ name: string, length: number, read(offset: number, length: number): Promise<Uint8Array> }`.
     pub type Source;
 
     #[wasm_bindgen(method, getter)]
-    pub fn length(this: &Source) -> f64;
+    fn name(this: &Source) -> String;
+
+    #[wasm_bindgen(method, getter)]
+    fn length(this: &Source) -> f64;
 
     #[wasm_bindgen(method, catch)]
     fn read(this: &Source, offset: f64, length: f64) -> Result<Promise, JsValue>;
@@ -21,22 +30,78 @@ extern "C" {
 /// The bytes of a read.
 const WINDOW: f64 = (16u32 << 20) as f64;
 
-/// Reads a whole file.
-pub async fn read_all(source: &Source, mut told: impl FnMut(f64)) -> Result<Vec<u8>, JsValue> {
-    let length = source.length();
-    let mut bytes = Vec::new();
-    let room = || error::coded("memory", &format!("a file of {length} bytes does not fit into a page's memory"));
-    bytes.try_reserve_exact(length as usize).map_err(|_| room())?;
-    while (bytes.len() as f64) < length {
-        let at = bytes.len();
-        let wanted = WINDOW.min(length - at as f64);
-        let piece: Uint8Array = JsFuture::from(source.read(at as f64, wanted)?).await?.dyn_into()?;
-        if piece.length() == 0 {
-            return Err(error::coded("storage", &format!("the file ends after {at} of {length} bytes")));
-        }
-        bytes.resize(at + piece.length() as usize, 0);
-        piece.copy_to(&mut bytes[at..]);
-        told(bytes.len() as f64);
+/// What a source threw: it is thrown again as it was, in the place of the library's error.
+pub type Thrown = Rc<RefCell<Option<JsValue>>>;
+
+/// A file that JavaScript reads.
+struct JsSource {
+    source: Source,
+    thrown: Thrown,
+}
+
+impl ByteSource for JsSource {
+    fn name(&self) -> String {
+        self.source.name()
     }
-    Ok(bytes)
+
+    fn byte_len(&self) -> u64 {
+        self.source.length() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> ReadFuture<'_> {
+        let started = self.source.read(range.start as f64, range.end.saturating_sub(range.start) as f64);
+        Box::pin(async move {
+            let read = async { JsFuture::from(started?).await?.dyn_into::<Uint8Array>() };
+            read.await.map(|bytes| Cow::Owned(bytes.to_vec())).map_err(|error| {
+                *self.thrown.borrow_mut() = Some(error);
+                io::Error::other("the source failed")
+            })
+        })
+    }
+}
+
+/// A model's files, and what reading them threw.
+pub struct Files {
+    pub gguf: Gguf,
+    thrown: Thrown,
+}
+
+impl Files {
+    /// Reads the header of a file, or of all parts of a split model.
+    pub async fn open(sources: Vec<Source>) -> Result<Self, JsValue> {
+        let thrown = Thrown::default();
+        let parts = sources.into_iter().map(|source| JsSource { source, thrown: Rc::clone(&thrown) });
+        let opened = Gguf::from_sources(parts).await;
+        match opened {
+            Ok(gguf) => Ok(Self { gguf, thrown }),
+            Err(error) => Err(thrown.take().unwrap_or_else(|| error::of(error))),
+        }
+    }
+
+    /// Reads a whole file. A model of several files is refused.
+    pub async fn read(sources: Vec<Source>) -> Result<Self, JsValue> {
+        let [source] = sources.as_slice() else {
+            return Err(error::coded("model", "a model of several files cannot be loaded in a browser"));
+        };
+        let length = source.length();
+        let mut bytes = Vec::new();
+        let room = || error::coded("memory", &format!("a file of {length} bytes does not fit into a page's memory"));
+        bytes.try_reserve_exact(length as usize).map_err(|_| room())?;
+        while (bytes.len() as f64) < length {
+            let at = bytes.len();
+            let promise = source.read(at as f64, WINDOW.min(length - at as f64))?;
+            let piece: Uint8Array = JsFuture::from(promise).await?.dyn_into()?;
+            if piece.length() == 0 {
+                return Err(error::coded("storage", &format!("the file ends after {at} of {length} bytes")));
+            }
+            bytes.resize(at + piece.length() as usize, 0);
+            piece.copy_to(&mut bytes[at..]);
+        }
+        Ok(Self { gguf: Gguf::from_bytes(bytes).map_err(error::of)?, thrown: Thrown::default() })
+    }
+
+    /// Returns the JavaScript error of a failed use of the files.
+    pub fn error(&self, error: impl Into<Error>) -> JsValue {
+        self.thrown.take().unwrap_or_else(|| error::of(error))
+    }
 }

@@ -1,8 +1,8 @@
 /** What a thread with the WebAssembly module does for models. */
-import { DownloadError, ModelError, OptionError } from './errors.js';
+import { OptionError } from './errors.js';
 import { resolve } from './hub.js';
 import type { CallContext } from './rpc.js';
-import { checkSpace, download, missing, probe, stored, type DownloadContext } from './store.js';
+import { checkSpace, download, missing, probe, readRange, stored, type DownloadContext } from './store.js';
 import type {
   ConformanceOptions, ConformanceResult, Fit, ModelOptions, Progress, Stats, StoreOptions,
 } from './types.js';
@@ -24,10 +24,6 @@ export interface RequestArgument {
   /** The request as JSON. */
   body: string;
 }
-
-/** The bytes of a header that are read at first, and at most. */
-const FIRST_HEADER = 1 << 20;
-const LONGEST_HEADER = 256 << 20;
 
 let started: Promise<unknown> | undefined;
 
@@ -75,31 +71,24 @@ export function makeHost() {
     /** Reads the header of a model, and tells whether it can run here. */
     async fits({ source, options }: LoadArgument, { signal }: CallContext): Promise<Fit> {
       await start();
-      let length = 0;
       let download = 0;
-      let read: (end: number) => Promise<Uint8Array>;
+      let sources: ByteSource[];
       if (typeof source === 'string') {
-        const remote = await resolve(source, { hub: options.hub, headers: options.headers, signal });
-        for (const file of remote) {
+        const { headers } = options;
+        const remote = await resolve(source, { hub: options.hub, headers, signal });
+        sources = await Promise.all(remote.map(async (file) => {
           const have = await stored(file.url).catch(() => undefined);
-          const size = have?.size ?? file.size ?? (await probe(file, { headers: options.headers, signal })).size;
-          length += size;
-          if (!have) download += await missing(file.url, size);
-        }
-        const first = await stored(remote[0]!.url).catch(() => undefined);
-        read = first ? (end) => readBlob(first, end) : (end) => readStart(remote[0]!.url, end, options.headers, signal);
+          if (have) return blobSource(have, signal);
+          const size = file.size ?? (await probe(file, { headers, signal })).size;
+          download += await missing(file.url, size);
+          return remoteSource(file.url, size, headers, signal);
+        }));
       } else {
         const blobs = await files({ source, options }, { emit: () => undefined, signal });
-        length = blobs.reduce((sum, blob) => sum + blob.size, 0);
-        read = (end) => readBlob(blobs[0]!, end);
+        sources = blobs.map((blob) => blobSource(blob, signal));
       }
-      for (let end = FIRST_HEADER; ; end *= 4) {
-        const header = await read(end);
-        const text = await fits(header, length, JSON.stringify(options));
-        signal.throwIfAborted();
-        if (text !== undefined) return withStorage({ ...JSON.parse(text), warnings: [], downloadBytes: download });
-        if (header.length < end || end > LONGEST_HEADER) throw new ModelError('model', 'the file has no complete header');
-      }
+      const text = await fits(sources, JSON.stringify(options));
+      return withStorage({ ...JSON.parse(text), warnings: [], downloadBytes: download });
     },
 
     /** Judges kernels on this device. Emits reports. */
@@ -117,20 +106,11 @@ export function makeHost() {
 
     async load(argument: LoadArgument, context: CallContext): Promise<Stats> {
       await start();
-      const [file] = await files(argument, context);
+      const blobs = await files(argument, context);
       context.signal.throwIfAborted();
-      const told = (stage: Progress['stage'], loaded: number, total: number) => {
-        context.signal.throwIfAborted();
-        tell(context, { stage, loaded, total });
-      };
-      const source = {
-        length: file!.size,
-        read: async (offset: number, length: number) => {
-          context.signal.throwIfAborted();
-          return new Uint8Array(await file!.slice(offset, offset + length).arrayBuffer());
-        },
-      };
-      const made = await LoadedModel.load(source, JSON.stringify(argument.options), told);
+      const told = (loaded: number, total: number) => tell(context, { stage: 'upload', loaded, total });
+      const sources = blobs.map((blob) => blobSource(blob, context.signal));
+      const made = await LoadedModel.load(sources, JSON.stringify(argument.options), told);
       if (context.signal.aborted) {
         made.free();
         context.signal.throwIfAborted();
@@ -169,6 +149,13 @@ export function makeHost() {
       }
     },
 
+    async embeddings(body: string, { signal }: CallContext): Promise<string> {
+      const model = loaded();
+      const response = await model.embeddings(body);
+      signal.throwIfAborted();
+      return response;
+    },
+
     async tokenize(body: string): Promise<string> {
       return loaded().tokenize(body);
     },
@@ -199,28 +186,30 @@ function tell(context: CallContext, progress: Progress): void {
   context.emit(progress);
 }
 
-async function readBlob(blob: Blob, end: number): Promise<Uint8Array> {
-  return new Uint8Array(await blob.slice(0, end).arrayBuffer());
+/** A file that the module reads in ranges. */
+interface ByteSource {
+  name: string;
+  length: number;
+  read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** Returns the first bytes of a file at a server. */
-async function readStart(url: string, end: number, headers = {}, signal: AbortSignal): Promise<Uint8Array> {
-  const response = await fetch(url, { headers: { ...headers, Range: `bytes=0-${end - 1}` }, signal }).catch((error) => {
-    throw signal.aborted ? error : new DownloadError(`${url}: the server does not answer`);
-  });
-  if (!response.ok) throw new DownloadError(`${url}: the server answers ${response.status}`, response.status);
-  // A server without ranges sends all.
-  const reader = response.body!.getReader();
-  const bytes = new Uint8Array(end);
-  let at = 0;
-  while (at < end) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    bytes.set(value.subarray(0, end - at), at);
-    at = Math.min(end, at + value.length);
-  }
-  await reader.cancel();
-  return bytes.subarray(0, at);
+function blobSource(blob: Blob, signal: AbortSignal): ByteSource {
+  return {
+    name: blob instanceof File ? blob.name : 'blob',
+    length: blob.size,
+    async read(offset, length) {
+      signal.throwIfAborted();
+      return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+    },
+  };
+}
+
+function remoteSource(url: string, length: number, headers = {}, signal: AbortSignal): ByteSource {
+  return {
+    name: url,
+    length,
+    read: (offset, length) => readRange(url, offset, offset + length, headers, signal),
+  };
 }
 
 /** Adds what the browser's storage and memory allow. */

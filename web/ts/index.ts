@@ -2,7 +2,7 @@
 import { makeError, UnloadedError } from './errors.js';
 import { makeHost, type Host, type SentOptions, type SentSource } from './host.js';
 import type {
-  ChatCompletion, ChatCompletionChunk, ChatRequest, Completion, CompletionRequest,
+  ChatCompletion, ChatCompletionChunk, ChatRequest, Completion, CompletionRequest, EmbeddingRequest, EmbeddingResponse,
 } from './openai.js';
 import { LocalEndpoint, WorkerEndpoint, type Endpoint } from './rpc.js';
 import { list, remove } from './store.js';
@@ -73,6 +73,8 @@ export class Model {
   readonly #endpoint: Endpoint<Host>;
   /** OpenAI's client in small: `chat.completions.create`. */
   readonly chat: { completions: { create: Create<ChatRequest, ChatCompletion, ChatCompletionChunk> } };
+  /** Embeddings of texts, by a model that has them. */
+  readonly embeddings: { create(request: EmbeddingRequest, options?: RequestOptions): Promise<EmbeddingResponse> };
   readonly completions: { create: Create<CompletionRequest, Completion, Completion> };
 
   private constructor(endpoint: Endpoint<Host>, /** The model's name. */ readonly name: string) {
@@ -80,6 +82,10 @@ export class Model {
     const create = (kind: 'chat' | 'completion') =>
       (request: { stream?: boolean | null }, options?: RequestOptions) => this.#request(kind, request, options);
     this.chat = { completions: { create: create('chat') as Create<ChatRequest, ChatCompletion, ChatCompletionChunk> } };
+    this.embeddings = {
+      create: async (request, options) =>
+        JSON.parse(await this.#endpoint.call('embeddings', JSON.stringify(request), options)),
+    };
     this.completions = { create: create('completion') as Create<CompletionRequest, Completion, Completion> };
   }
 

@@ -140,3 +140,18 @@ export interface Completion {
   usage?: Usage | null;
   timings?: Timings;
 }
+
+export interface EmbeddingRequest {
+  model?: string;
+  input: string | string[] | number[] | number[][];
+  encoding_format?: 'float' | 'base64';
+  dimensions?: number;
+}
+
+export interface EmbeddingResponse {
+  object: 'list';
+  model: string;
+  /** With `encoding_format: 'base64'`, an embedding is a text. */
+  data: { object: 'embedding'; index: number; embedding: number[] | string }[];
+  usage: { prompt_tokens: number; total_tokens: number };
+}

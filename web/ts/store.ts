@@ -178,6 +178,31 @@ async function fetchRange(url: string, begin: number, end: number, headers = {},
   return response;
 }
 
+/** Returns the bytes of a range. */
+export async function readRange(url: string, begin: number, end: number, headers: {}, signal: AbortSignal): Promise<Uint8Array> {
+  return withRetries(signal, async () => {
+    const response = await fetchRange(url, begin, end, headers, signal);
+    // A server without ranges sends all, from the beginning on.
+    let skip = response.status === 206 ? 0 : begin;
+    const bytes = new Uint8Array(end - begin);
+    let at = 0;
+    const reader = response.body!.getReader();
+    while (at < bytes.length) {
+      const { done, value } = await reader.read().catch((error) => {
+        throw signal.aborted ? error : new DownloadError(`${url}: the connection broke`);
+      });
+      if (done) throw new DownloadError(`${url}: the server sent too little`);
+      const from = Math.min(skip, value.length);
+      skip -= from;
+      const part = value.subarray(from, from + bytes.length - at);
+      bytes.set(part, at);
+      at += part.length;
+    }
+    await reader.cancel();
+    return bytes;
+  });
+}
+
 /** Checks that there is room for a file before it is downloaded. */
 export async function checkSpace(bytes: number): Promise<void> {
   const { quota, usage } = await navigator.storage.estimate();
