@@ -53,6 +53,8 @@ pub struct BlockUsage {
     pub total: u32,
     /// Blocks that no sequence holds; they may hold cached prefixes.
     pub free: u32,
+    /// Snapshots of the states of gated delta nets, from which prefixes can be continued.
+    pub snapshots: u32,
 }
 
 impl Engine {
@@ -138,7 +140,7 @@ impl Engine {
     pub fn blocks(&self) -> BlockUsage {
         let scheduler = self.scheduler();
         let pool = scheduler.pool().full();
-        BlockUsage { total: pool.blocks(), free: pool.free() }
+        BlockUsage { total: pool.blocks(), free: pool.free(), snapshots: scheduler.valid_snapshots() }
     }
 
     /// Returns whether the CPU computes. A future then computes while it is polled, and its thread does nothing else meanwhile.

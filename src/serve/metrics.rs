@@ -135,6 +135,7 @@ impl Metrics {
                 ("requests_admitted", "Choices of requests that compute or wait", admitted),
                 ("kv_blocks", "Blocks of the KV cache", blocks.total),
                 ("kv_blocks_used", "Blocks of the KV cache that sequences hold", blocks.total - blocks.free),
+                ("state_snapshots_used", "Snapshots of states of gated delta nets", blocks.snapshots),
             ];
             for (name, help, value) in gauges {
                 head(to, name, help, "gauge");

@@ -150,6 +150,11 @@ impl Scheduler {
         &self.pool
     }
 
+    /// Returns the number of snapshots that prefixes can be continued from.
+    pub(crate) fn valid_snapshots(&self) -> u32 {
+        self.snapshots.valid(self.pool.full())
+    }
+
     /// Returns the known tokens of a sequence: those of prompts, and sampled ones.
     pub(crate) fn tokens(&self, id: SequenceId) -> Option<&[u32]> {
         self.sequences.get(&id).map(|sequence| &*sequence.tokens)
