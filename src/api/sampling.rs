@@ -53,6 +53,11 @@ impl Sampling {
                 return Err(fields.error(name, "must be above 0"));
             }
         }
+        for name in ["penalty_last_n", "repeat_last_n"] {
+            if let Some(tokens) = fields.integer(name, -1, i64::from(i32::MAX))? {
+                options.penalty_last_n = tokens as i32;
+            }
+        }
         if let Some(top_k) = fields.integer("top_k", -1, i64::from(u32::MAX))? {
             options.top_k = top_k.max(0) as u32;
         }

@@ -10,14 +10,12 @@ use super::exit::Failure;
 use super::output::printable;
 
 /// The keys of `general.sampling` that [`SamplingOptions::from_metadata`] reads.
-const APPLIED: [&str; 5] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat"];
+const APPLIED: [&str; 6] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat", "penalty_last_n"];
 
 /// Returns whether a key of `general.sampling` changes nothing in this file, by llama.cpp's definitions.
 fn is_neutral(key: &str, metadata: &Metadata) -> bool {
     let value = |key: &str| metadata.f32(&format!("general.sampling.{key}")).ok().flatten();
     match key {
-        // -1 is the whole conversation, and with 0 there are no penalties: both are applied.
-        "penalty_last_n" => value(key).is_some_and(|tokens| tokens <= 0.0),
         // XTC drops likely tokens with this probability.
         "xtc_probability" | "xtc_threshold" => value("xtc_probability").is_none_or(|probability| probability <= 0.0),
         // Mirostat's version, 1 or 2.
@@ -42,8 +40,8 @@ pub struct SamplingArgs {
     /// Min-p sampling: drop tokens less likely than P times the most likely one; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the whole conversation by
-    /// F; 1 disables it.
+    /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the conversation by F; 1 disables
+    /// it. See --repeat-last-n.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
     /// Presence penalty: subtract P from the logits of tokens in the reply; 0 disables it.
@@ -52,6 +50,9 @@ pub struct SamplingArgs {
     /// Frequency penalty: subtract P from a token's logit for each occurrence in the reply; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
+    /// Penalties see the last N tokens of the conversation only; -1 is all of them, 0 disables the penalties [default: -1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    repeat_last_n: Option<i32>,
     /// Add BIAS to the logit of token ID. May be repeated.
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
@@ -109,6 +110,7 @@ impl SamplingArgs {
             .repetition_penalty(self.repeat_penalty.unwrap_or(base.repetition_penalty))
             .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
             .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
+            .penalty_last_n(self.repeat_last_n.unwrap_or(base.penalty_last_n))
             .logit_bias(self.logit_bias.clone())
             .seed(self.given_seed().unwrap_or(base.seed))
     }
@@ -145,9 +147,14 @@ impl SamplingArgs {
         ];
         parts.extend(cuts.into_iter().filter(|_| !greedy));
         for (name, value, neutral, given, key) in penalties {
-            if value != neutral {
+            if value != neutral && options.penalty_last_n != 0 {
                 parts.push((format!("{name} {value}"), origin(given, key)));
             }
+        }
+        let penalised = penalties.iter().any(|(_, value, neutral, ..)| value != neutral);
+        if penalised && options.penalty_last_n > 0 {
+            let origin = origin(self.repeat_last_n.is_some(), "penalty_last_n");
+            parts.push((format!("repeat-last-n {}", options.penalty_last_n), origin));
         }
         if !greedy {
             let seed = if self.given_seed().is_some() { "given" } else { "from the clock" };

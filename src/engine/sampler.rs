@@ -1,6 +1,6 @@
 //! Sampling: the choice of the next token from logits, on the host, and its options.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::EngineError;
 use crate::{
@@ -28,6 +28,8 @@ pub struct SamplingOptions {
     pub presence_penalty: f32,
     /// Is subtracted from the logit of a token for each of its occurrences in the reply.
     pub frequency_penalty: f32,
+    /// The last tokens of the sequence that the penalties see: -1 is all of them, and 0 is none.
+    pub penalty_last_n: i32,
     /// Is added to the logits of some tokens, by id.
     pub logit_bias: Vec<(u32, f32)>,
     /// The seed of the random numbers: equal seeds give equal tokens.
@@ -43,6 +45,7 @@ setters! {
         repetition_penalty: f32,
         presence_penalty: f32,
         frequency_penalty: f32,
+        penalty_last_n: i32,
         logit_bias: Vec<(u32, f32)>,
         seed: u64,
     }
@@ -61,6 +64,7 @@ impl Default for SamplingOptions {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            penalty_last_n: -1,
             logit_bias: Vec::new(),
             seed: 0,
         }
@@ -80,16 +84,14 @@ impl SamplingOptions {
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufError> {
         let default = Self::default();
         let float = |key: &str| metadata.f32(&format!("general.sampling.{key}"));
-        // A window of no tokens is no penalty.
-        let penalises = float("penalty_last_n")?.is_none_or(|tokens| tokens != 0.0);
-        let repetition = float("penalty_repeat")?.filter(|_| penalises);
         Ok(Self {
             temperature: float("temp")?.unwrap_or(default.temperature),
             // Files write -1, too, for all tokens.
             top_k: float("top_k")?.map_or(default.top_k, |top_k| top_k.max(0.0) as u32),
             top_p: float("top_p")?.unwrap_or(default.top_p),
             min_p: float("min_p")?.unwrap_or(default.min_p),
-            repetition_penalty: repetition.unwrap_or(default.repetition_penalty),
+            repetition_penalty: float("penalty_repeat")?.unwrap_or(default.repetition_penalty),
+            penalty_last_n: float("penalty_last_n")?.map_or(default.penalty_last_n, |tokens| tokens.max(-1.0) as i32),
             ..default
         })
     }
@@ -109,6 +111,8 @@ impl SamplingOptions {
         check("repetition_penalty", repetition, repetition > 0.0 && repetition.is_finite(), "above 0")?;
         check("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite")?;
         check("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite")?;
+        let last_n = self.penalty_last_n;
+        check("penalty_last_n", last_n as f32, last_n >= -1, "at least -1")?;
         for &(id, bias) in &self.logit_bias {
             check("logit_bias", bias, bias.is_finite(), "finite")?;
             if id >= vocab {
@@ -120,18 +124,32 @@ impl SamplingOptions {
 
     /// Returns whether there are penalties or biases.
     pub(crate) fn penalises(&self) -> bool {
+        self.has_penalties() || !self.logit_bias.is_empty()
+    }
+
+    fn has_penalties(&self) -> bool {
         let neutral = Self::default();
-        self.repetition_penalty != neutral.repetition_penalty
-            || self.presence_penalty != neutral.presence_penalty
-            || self.frequency_penalty != neutral.frequency_penalty
-            || !self.logit_bias.is_empty()
+        let all = [
+            (self.repetition_penalty, neutral.repetition_penalty),
+            (self.presence_penalty, neutral.presence_penalty),
+            (self.frequency_penalty, neutral.frequency_penalty),
+        ];
+        self.penalty_last_n != 0 && all.into_iter().any(|(penalty, neutral)| penalty != neutral)
+    }
+
+    /// Returns how many of the last tokens the penalties see; `None`: all, or there are no penalties.
+    fn penalty_window(&self) -> Option<usize> {
+        usize::try_from(self.penalty_last_n).ok().filter(|_| self.has_penalties())
     }
 
     /// Returns the parameters of the kernels: repetition, presence and frequency penalty, and the
     /// [`flags`](penalties::flags) of these and of a mask.
     pub(crate) fn penalties(&self, masked: bool) -> [f32; 4] {
         let flags = penalties::flags(self.penalises(), masked);
-        [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, flags]
+        match self.has_penalties() {
+            true => [self.repetition_penalty, self.presence_penalty, self.frequency_penalty, flags],
+            false => [1.0, 0.0, 0.0, flags],
+        }
     }
 
     /// Returns the parameters of the kernels: temperature, top-k, top-p and min-p.
@@ -150,6 +168,12 @@ pub struct Sampler {
     sampled: u64,
     /// Occurrences of each token in the reply, and whether it is in the prompt, as [`penalties`] counts them.
     counts: HashMap<u32, u32>,
+    /// The tokens in the window of the penalties, if they have one, oldest first; and which are of the reply.
+    window: VecDeque<(u32, bool)>,
+    /// The token that left the window last.
+    left: Option<u32>,
+    /// Tokens of the reply that were in the window.
+    replied: u32,
 }
 
 impl Sampler {
@@ -159,7 +183,8 @@ impl Sampler {
     /// [`EngineError::Option`] for a value out of its range.
     pub fn new(options: SamplingOptions) -> Result<Self, EngineError> {
         options.check(u32::MAX)?;
-        Ok(Self { options, sampled: 0, counts: HashMap::new() })
+        let (counts, window) = (HashMap::new(), VecDeque::new());
+        Ok(Self { options, sampled: 0, counts, window, left: None, replied: 0 })
     }
 
     /// Returns the options.
@@ -170,8 +195,49 @@ impl Sampler {
     /// Adds tokens of the prompt, for the repetition penalty.
     pub fn seen(&mut self, prompt: &[u32]) {
         if self.options.penalises() {
-            prompt.iter().for_each(|id| *self.counts.entry(*id).or_default() |= penalties::IN_PROMPT);
+            let most = self.options.penalty_window().unwrap_or(prompt.len());
+            prompt[prompt.len().saturating_sub(most)..].iter().for_each(|id| self.add(*id, false));
         }
+    }
+
+    /// Counts a token of the prompt or the reply, and takes the oldest one out of a full window.
+    fn add(&mut self, id: u32, of_reply: bool) {
+        let count = self.counts.entry(id).or_default();
+        *count = if of_reply { *count + 1 } else { *count | penalties::IN_PROMPT };
+        let Some(most) = self.options.penalty_window() else { return };
+        self.window.push_back((id, of_reply));
+        self.replied += u32::from(of_reply);
+        self.left = None;
+        if self.window.len() > most
+            && let Some((left, of_reply)) = self.window.pop_front()
+        {
+            let count = self.counts.entry(left).or_default();
+            if of_reply {
+                *count -= 1;
+            } else if !self.window.contains(&(left, false)) {
+                *count &= !penalties::IN_PROMPT;
+            }
+            self.left = Some(left);
+        }
+    }
+
+    /// Returns whether the penalties see the last tokens only. Their counts are known when the last token is.
+    pub(crate) fn has_window(&self) -> bool {
+        self.options.penalty_window().is_some()
+    }
+
+    /// Takes in the token number `number` of the reply, from 1 on, that the device has sampled. It counts tokens itself, but not
+    /// those that leave a window.
+    pub(crate) fn learn(&mut self, token: u32, number: u32) {
+        if self.has_window() && self.replied < number {
+            self.add(token, true);
+        }
+    }
+
+    /// Returns the token that left the window with the last one, and its count.
+    pub(crate) fn left(&self) -> Option<(u32, u32)> {
+        let id = self.left?;
+        Some((id, self.counts.get(&id).copied().unwrap_or(0)))
     }
 
     /// Samples the next token from `logits`, one for each id.
@@ -194,7 +260,7 @@ impl Sampler {
             draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest)
         };
         if self.options.penalises() {
-            *self.counts.entry(id).or_default() += 1;
+            self.add(id, true);
         }
         Ok(id)
     }
@@ -325,6 +391,37 @@ mod tests {
         assert_eq!(choices(SamplingOptions { presence_penalty: 0.3, ..greedy() }), [1, 0, 1, 1]);
         assert_eq!(choices(SamplingOptions { frequency_penalty: 0.3, ..greedy() }), [1, 0, 1, 0]);
         assert_eq!(choices(SamplingOptions { logit_bias: vec![(2, 9.0)], ..greedy() }), [2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn penalties_see_the_last_tokens() {
+        let logits = [1.0, 1.2, 0.9];
+        let choices = |last_n: i32| -> Vec<u32> {
+            let mut s = sampler(SamplingOptions {
+                frequency_penalty: 0.5,
+                penalty_last_n: last_n,
+                ..SamplingOptions::greedy()
+            });
+            s.seen(&[1, 1]);
+            (0..6).filter_map(|_| s.sample(&logits).ok()).collect()
+        };
+        assert_eq!(choices(0), [1; 6]);
+        assert_eq!(choices(1), [1, 0, 1, 0, 1, 0]);
+        assert_eq!(choices(2), [1, 0, 2, 1, 0, 2]);
+        assert_eq!(choices(-1), choices(100));
+        // A token of the prompt counts as long as one of its occurrences is seen.
+        let mut s =
+            sampler(SamplingOptions { repetition_penalty: 2.0, penalty_last_n: 3, ..SamplingOptions::greedy() });
+        s.seen(&[1, 2, 0, 2]);
+        assert_eq!(s.counts(3), [penalties::IN_PROMPT, 0, penalties::IN_PROMPT]);
+        s.learn(1, 1);
+        assert_eq!(
+            (s.counts(3), s.left()),
+            (vec![penalties::IN_PROMPT, 1, penalties::IN_PROMPT], Some((2, penalties::IN_PROMPT)))
+        );
+        s.learn(1, 1);
+        s.learn(1, 2);
+        assert_eq!((s.counts(3), s.left()), (vec![0, 2, penalties::IN_PROMPT], Some((0, 0))));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(in crate::engine) struct StepInput {
     pub(super) sampled: Vec<LogitRow>,
     /// The slots whose state of sampling the device does not have.
     pub(super) loads: Vec<SamplingState>,
+    /// The counts of tokens that left the window of a slot's penalties: slot, token, count.
+    pub(super) counts: Vec<(u32, u32, u32)>,
     /// The masks of constrained rows, with their slots.
     pub(super) masks: Vec<(u32, Vec<u32>)>,
 }
@@ -151,6 +153,7 @@ impl StepInput {
                 if options.loaded.get(slot as usize) != Some(&Some(request)) {
                     input.loads.push(SamplingState { slot, request, sampler: sampler.clone(), masked: mask.is_some() });
                 }
+                input.counts.extend(sampler.left().map(|(id, count)| (slot, id, count)));
                 input.masks.extend(mask.map(|mask| (slot, mask.to_vec())));
                 let sampled = &mut input.passes[phase].sampled;
                 (sampled.sequences, sampled.vocab) = (options.slots, options.vocab);

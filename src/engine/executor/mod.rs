@@ -275,6 +275,10 @@ impl Executor {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
             }
         }
+        let vocab = u64::from(self.model.config().vocab);
+        for (slot, id, count) in &input.counts {
+            device.write_now(&self.sampling.history.counts, u64::from(*slot) * vocab + u64::from(*id), &[*count])?;
+        }
         if !plan.masks_later {
             input.masks.iter().try_for_each(|(slot, mask)| self.write_mask(*slot, mask))?;
         }

@@ -142,9 +142,7 @@ impl Scheduler {
                 request.has_prompt(&sequence.table)
                     && request.sampled < request.max_tokens()
                     && position < self.limits.context
-                    && (request.constrained.is_none()
-                        || self.limits.masks_later
-                        || request.confirmed == request.sampled)
+                    && (!request.needs_tokens(self.limits.masks_later) || request.confirmed == request.sampled)
             };
             if !due {
                 continue;

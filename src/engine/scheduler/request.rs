@@ -99,6 +99,11 @@ impl Request {
         self.prompt_end.saturating_add(self.max_tokens().saturating_sub(1)).min(context)
     }
 
+    /// Returns whether a step with its row is planned only once the host knows the token before.
+    pub(super) fn needs_tokens(&self, masks_later: bool) -> bool {
+        (self.constrained.is_some() && !masks_later) || self.sampler.as_ref().is_some_and(Sampler::has_window)
+    }
+
     /// Returns the end of its prefill rows.
     pub(super) fn prefill_end(&self) -> u32 {
         self.prompt_end - u32::from(self.output == Output::DecodeLogits)

@@ -134,6 +134,9 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let Some(request) = sequence.request.as_mut().filter(|request| request.number == row.request) else { return };
         request.confirmed += 1;
+        if let Some(sampler) = &mut request.sampler {
+            sampler.learn(token, request.confirmed);
+        }
         let stops = matches!(&request.output, Output::Tokens { stop_tokens, .. } if stop_tokens.contains(&token));
         let more = request.confirmed < request.max_tokens();
         if let Some(constrained) = &mut request.constrained {

@@ -7,6 +7,9 @@ pub mod engines;
 pub mod golden;
 pub mod kernels;
 pub mod micro_model;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod raw_gguf;
 pub mod tiny_model;
+pub mod vocabulary;
 pub mod within;
