@@ -1,6 +1,7 @@
 //! The other commands of the program: tokenize, template, logits, info, conformance, plan, kernels.
 #![cfg(feature = "cli")]
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use crate::common::program::{DEMO, Result, ferrum, file, program, refused, stderr, success, untuned};
