@@ -227,6 +227,24 @@ fn stray_and_neutral_keys_change_nothing() {
     assert_eq!(Config::from_gguf(&changed(Arch::Qwen3, &all, &[])).expect("a model"), plain);
 }
 
+/// The attention factor of YaRN: 0.1·ln 4 + 1, or with a published `attn_factor` its product with that, 1 (DeepSeek-R1's
+/// distillation to Qwen3-8B).
+#[test]
+fn yarn_has_its_attention_factor() {
+    let yarn = [
+        ("qwen3.rope.scaling.type", Some(Value::from("yarn"))),
+        ("qwen3.rope.scaling.factor", Some(4.0_f32.into())),
+        ("qwen3.rope.scaling.original_context_length", Some(32_u32.into())),
+    ];
+    let magnitude = |edits: &[(&str, Option<Value>)]| {
+        Config::from_gguf(&changed(Arch::Qwen3, edits, &[])).expect("a model").rope.magnitude
+    };
+    assert!((magnitude(&yarn) - (0.1 * 4.0_f64.ln() + 1.0)).abs() < 1e-12);
+    let with_factor =
+        [&yarn[..], &[("qwen3.rope.scaling.attn_factor", Some(0.878_248_9_f32.into()))]].concat();
+    assert!((magnitude(&with_factor) - 1.0).abs() < 1e-6);
+}
+
 #[test]
 fn every_reason_is_listed() {
     let edits = [
