@@ -240,8 +240,7 @@ fn yarn_has_its_attention_factor() {
         Config::from_gguf(&changed(Arch::Qwen3, edits, &[])).expect("a model").rope.magnitude
     };
     assert!((magnitude(&yarn) - (0.1 * 4.0_f64.ln() + 1.0)).abs() < 1e-12);
-    let with_factor =
-        [&yarn[..], &[("qwen3.rope.scaling.attn_factor", Some(0.878_248_9_f32.into()))]].concat();
+    let with_factor = [&yarn[..], &[("qwen3.rope.scaling.attn_factor", Some(0.878_248_9_f32.into()))]].concat();
     assert!((magnitude(&with_factor) - 1.0).abs() < 1e-6);
 }
 
