@@ -553,7 +553,7 @@ fn idle_sequences_make_room_in_a_windows_pool() {
     for (id, mut expected) in ids.into_iter().zip(prompts) {
         for _ in 0..2 {
             (0..3).for_each(|_| expected.push(next_token(&expected)));
-            expected.push(1);
+            expected.extend([1]);
         }
         assert_eq!(world.tokens(id), &expected[..expected.len() - 1]);
     }
