@@ -3,6 +3,8 @@
 //! A [`Service`] is a model with its engine. It depends on no server, executor or clock, so that a server, a command and a
 //! browser tab can share it. A field that is not supported is refused by name, never ignored.
 
+#[cfg(feature = "constraint")]
+mod call_grammar;
 mod chat;
 #[cfg(feature = "constraint")]
 mod constrained;

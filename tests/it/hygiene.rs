@@ -45,10 +45,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     // `quant` is for random numbers in tests.
     ("engine", &["gguf", "gpu", "kernels", "kv", "model", "quant"]),
     ("setters", &[]),
-    ("names", &["kernels", "model", "text"]),
+    ("names", &["engine", "kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
     ("grammar", &["engine", "text"]),
-    ("api", &["engine", "error", "gguf", "grammar", "text"]),
+    ("api", &["engine", "error", "gguf", "grammar", "quant", "text"]),
     ("serve", &["api", "engine", "gguf", "gpu"]),
     ("error", &["engine", "gguf", "gpu", "model", "text"]),
     ("cli", &["conformance", "engine", "error", "gguf", "gpu", "kernels", "model", "text", "quant"]),
