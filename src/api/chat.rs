@@ -140,6 +140,8 @@ impl ChatRequest {
             inner.finish()?;
         }
         fields.required_present("max_tokens")?;
+        // A message has no choices.
+        fields.only("n", &[json!(1)])?;
         let sampling = Sampling::take(&mut fields, default, seed)?;
         fields.finish()?;
         Ok(Self {
@@ -326,6 +328,7 @@ fn anthropic_message(value: Value, path: &str, messages: &mut Vec<Message>) -> R
         messages.push(Message::new(role, text_of(content, &path)?));
         return Ok(());
     };
+    let before = messages.len();
     let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
     for (i, part) in parts.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -357,7 +360,8 @@ fn anthropic_message(value: Value, path: &str, messages: &mut Vec<Message>) -> R
         }
         part.finish()?;
     }
-    if role == Role::Assistant || !text.is_empty() {
+    // Results of tools need no text beside them.
+    if role == Role::Assistant || !text.is_empty() || messages.len() == before {
         let mut message = Message::new(role, text);
         if !calls.is_empty() {
             message = message.with("tool_calls", to_json(&Value::Array(calls), &path)?);
@@ -416,7 +420,9 @@ pub(super) fn prompts(value: Value, path: &str, most: usize) -> Result<Vec<Promp
         ApiError::field(path, format_args!("must be a string, a list of tokens, or a list of at most {most} of them"))
     };
     let tokens = |list: &[Value]| -> Option<Vec<u32>> {
-        list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+        // Some clients write 1.0.
+        let whole = |id: &Value| id.as_f64().filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id));
+        list.iter().map(|id| whole(id).map(|id| id as u32)).collect()
     };
     match value {
         Value::String(text) => Ok(vec![Prompt::Text(text)]),

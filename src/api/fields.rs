@@ -82,8 +82,9 @@ impl Fields {
     /// Removes a whole number in a range.
     pub(super) fn integer(&mut self, name: &str, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        // Some clients write 1.0.
-        let whole = value.as_i64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0).map(|n| n as i64));
+        // Some clients write 1.0. 2⁶³ and above are no i64.
+        let is_whole = |n: &f64| n.fract() == 0.0 && n.abs() < i64::MAX as f64;
+        let whole = value.as_i64().or_else(|| value.as_f64().filter(is_whole).map(|n| n as i64));
         let range = || format!("must be a whole number from {least} to {most}");
         whole.filter(|n| (least..=most).contains(n)).map(Some).ok_or_else(|| self.error(name, range()))
     }

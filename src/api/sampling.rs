@@ -14,6 +14,8 @@ const MAX_CHOICES: i64 = 16;
 const MAX_STOPS: usize = 16;
 /// The most biased tokens of a request.
 const MAX_BIASES: usize = 1024;
+/// The least repetition penalty: logits are divided by it.
+const LEAST_REPETITION: f32 = 1e-6;
 /// The most log-probabilities at a place.
 pub(super) const MAX_LOGPROBS: i64 = 20;
 
@@ -49,8 +51,8 @@ impl Sampling {
         number(fields, "frequency_penalty", 2.0, &mut options.frequency_penalty)?;
         for name in ["repetition_penalty", "repeat_penalty"] {
             number(fields, name, 10.0, &mut options.repetition_penalty)?;
-            if options.repetition_penalty == 0.0 {
-                return Err(fields.error(name, "must be above 0"));
+            if options.repetition_penalty < LEAST_REPETITION {
+                return Err(fields.error(name, format_args!("must be at least {LEAST_REPETITION}")));
             }
         }
         for name in ["penalty_last_n", "repeat_last_n"] {

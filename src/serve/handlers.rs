@@ -38,6 +38,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The page at `/`.
 const PAGE: &str = include_str!("page.html");
 
+/// The description of the API. Its limits are those of the module `api`; the stage `clients` of the tests compares both.
+const OPENAPI: &str = include_str!("openapi.json");
+
 type Shares = State<Arc<Shared>>;
 
 /// Starts the response to a request.
@@ -49,6 +52,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(page))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
         .route("/v1/chat/completions", post(chat))
@@ -413,7 +417,15 @@ impl Stream for Events {
 
 #[cfg(test)]
 mod tests {
-    use super::same;
+    use serde_json::Value;
+
+    use super::{OPENAPI, same};
+
+    #[test]
+    fn the_description_is_of_this_version() {
+        let document: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
 
     #[test]
     fn keys_are_compared_whole() {
