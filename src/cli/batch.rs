@@ -166,7 +166,10 @@ pub async fn batch(args: &BatchArgs) -> Result<Code, Failure> {
         Ok(None)
     };
     // As many wait as run, so that a sequence never waits for a request.
-    let most = 2 * args.service.parallel as usize;
+    let parallel = args.service.parallel as usize;
+    let most = 2 * parallel;
+    // Seconds times sequences that were computed.
+    let (mut busy, mut last) = (0.0, started);
     let result: Result<(), Failure> = runtime.block_on(async {
         let mut running = JoinSet::new();
         let mut more = true;
@@ -186,7 +189,11 @@ pub async fn batch(args: &BatchArgs) -> Result<Code, Failure> {
                 };
                 running.spawn(compute(Arc::clone(&service), line, context));
             }
-            match running.join_next().await {
+            let computed = running.len().min(parallel) as f64;
+            let ended = running.join_next().await;
+            busy += computed * last.elapsed().as_secs_f64();
+            last = Instant::now();
+            match ended {
                 None => return Ok(()),
                 Some(Ok(text)) => {
                     writeln!(output, "{text}").and_then(|()| output.flush()).map_err(io_error(&args.output))?;
@@ -197,6 +204,8 @@ pub async fn batch(args: &BatchArgs) -> Result<Code, Failure> {
     });
     runtime.shutdown_background();
     result?;
-    note(format_args!("{left} requests in {:.1} s", started.elapsed().as_secs_f64()));
+    let seconds = started.elapsed().as_secs_f64();
+    let occupancy = 100.0 * busy / (seconds * parallel as f64).max(f64::MIN_POSITIVE);
+    note(format_args!("{left} requests in {seconds:.1} s; {occupancy:.0} % of {parallel} sequences were in use"));
     Ok(Code::Success)
 }

@@ -9,6 +9,7 @@ mod markdown;
 #[path = "../../examples/suite/stacks.rs"]
 mod stacks;
 
+mod batch;
 mod budgets;
 mod chat;
 mod cli;

@@ -21,7 +21,7 @@ TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarc
 WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
 # The newest clients, since users have them.
-CLIENTS=(openai anthropic playwright)
+CLIENTS=(openai anthropic playwright schemathesis gguf numpy)
 PYTHON_TOOLS=(maturin mypy pytest typing_extensions jsonschema gguf numpy)
 here=tools/stacks
 
@@ -211,11 +211,13 @@ python() {
     "$WORK/venv/bin/python" -m pytest -q python
 }
 
-# The official clients, and Chromium on the chat page, use a server on the demo model.
+# The official clients, and Chromium on the chat page, use a server on the demo model; schemathesis a server on a random one.
 clients() {
     apt chromium libvulkan1 mesa-vulkan-drivers
     python_packages "${CLIENTS[@]}"
     "$CARGO" build --bin ferrum-wgpu
+    "$WORK/venv/bin/python" tools/make_model.py "$WORK/random.gguf" --preset dense-test >/dev/null
+    "$WORK/venv/bin/python" $here/openapi.py "$TARGET/debug/ferrum-wgpu" "$WORK/random.gguf"
     "$WORK/venv/bin/python" $here/clients.py "$TARGET/debug/ferrum-wgpu" models/demo-q4_k_m.gguf \
         "${CHROMIUM:-/usr/bin/chromium}" "$WORK/clients"
 }

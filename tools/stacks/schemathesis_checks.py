@@ -11,7 +11,7 @@ BEYOND_SCHEMAS = re.compile(
     r"there is no tool named|there are no tools|not in the vocabulary|tokens? id|the input has no tokens"
     r"|longer than the context|do not fit in the context|sequence needs \d+ KV"
     r"|chat template|the format of the response is given twice|with a required tool call|is a JSON schema|JSON schema is"
-    r"|must be the text of a JSON object|too many nested values|strict"
+    r"|must be the text of a JSON object|too many nested values|strict|there is no token|^dimensions: "
 )
 
 
