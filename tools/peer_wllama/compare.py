@@ -72,7 +72,8 @@ RUN = """
     const now = () => performance.timeOrigin + performance.now() - begun;
     await load(argument.url, argument.threads, argument.gpu);
     const result = { ready: now(), runs: [] };
-    for (const prompt of [...argument.prompts, ...argument.prompts]) {
+    // The second time they begin differently, so that no prefix is in a cache.
+    for (const prompt of [...argument.prompts, ...argument.prompts.map((prompt) => `Again: ${prompt}`)]) {
         const start = now();
         let first = 0, last = 0, text = '';
         const [prompts, tokens] = await complete(prompt, argument.tokens, (piece) => { last = now(); first ||= last; text += piece; });
@@ -148,7 +149,10 @@ def row(model, adapter, engine, result):
     if "error" in result:
         return f"| {model} | {adapter} | {engine} | {result['error']!r} |"
     first, last, short = result["runs"][0], result["runs"][3], result["runs"][2]
-    rate = lambda run: (run["tokens"] - 1) / run["rest"] * 1000 if run["rest"] > 0 else 0
+
+    def rate(run):
+        return (run["tokens"] - 1) / run["rest"] * 1000 if run["rest"] > 0 else 0
+
     where = " (CPU)" if engine == "wllama" and not result["gpu"] else ""
     return (
         f"| {model} | {adapter}{where} | {engine} | {result['ready'] / 1000:.1f} | {(result['ready'] + first['first']) / 1000:.1f} "
