@@ -82,10 +82,12 @@ pub mod serve;
 mod text;
 
 mod chat;
+mod check;
 mod error;
 mod names;
 
 pub use chat::{Chat, ChatBuilder, ChatProgress, ChatReply, MakeConstraint};
+pub use conformance::{DeviceCheck, WrongResult};
 pub use engine::{
     BlockUsage, Constraint, EmbedOptions, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions,
     Pooling, Profile, Progress, Reply, SamplingOptions, Session, TokenLogprobs,

@@ -35,29 +35,22 @@ pub trait Observer: Send + Sync {
     }
 }
 
-/// A moment. In a browser there is no clock, and all times are zero.
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
+
+/// A moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    #[cfg(not(target_arch = "wasm32"))]
-    at: std::time::Instant,
-}
+pub(super) struct Moment(Instant);
 
 impl Moment {
     pub(super) fn now() -> Self {
-        Self {
-            #[cfg(not(target_arch = "wasm32"))]
-            at: std::time::Instant::now(),
-        }
+        Self(Instant::now())
     }
 
     pub(super) fn since(self, earlier: Self) -> Duration {
-        #[cfg(not(target_arch = "wasm32"))]
-        return self.at.saturating_duration_since(earlier.at);
-        #[cfg(target_arch = "wasm32")]
-        return {
-            let _ = earlier;
-            Duration::ZERO
-        };
+        self.0.saturating_duration_since(earlier.0)
     }
 }
 

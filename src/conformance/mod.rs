@@ -6,6 +6,7 @@
 //! those *covered*, which the suite runs.
 
 mod catalog;
+mod check;
 mod feature;
 mod replay;
 mod report;
@@ -13,6 +14,7 @@ mod suite;
 
 pub use crate::kernels::trial::Outcome;
 pub use catalog::{KernelEntry, VariantEntry, catalog};
+pub use check::{DeviceCheck, WrongResult};
 pub use feature::Feature;
 pub use replay::{Replayed, replay};
 pub use report::Report;

@@ -9,11 +9,11 @@ use crate::{
 /// A list of kernel variants whose cases are to be run. Only one variant's cases are in memory at a time.
 #[derive(Default)]
 pub struct Suite {
-    subjects: Vec<Box<dyn Subject>>,
+    pub(super) subjects: Vec<Box<dyn Subject>>,
 }
 
 /// A kernel variant without its types.
-trait Subject: Send + Sync {
+pub(super) trait Subject: Send + Sync {
     fn kernel(&self) -> &'static str;
     fn variant(&self) -> String;
     fn trials(&self) -> Box<dyn ExactSizeIterator<Item = Trial> + Send>;
@@ -58,6 +58,24 @@ impl Suite {
             }
         }
         let mut collect = Collect(caps, pattern, Self::default());
+        kernels::visit(&mut collect);
+        collect.2
+    }
+
+    /// Creates a suite of the supported variants of a device with `caps` for which `wanted` returns true, given the kernel's name
+    /// and the variant's `Debug` form.
+    pub fn of(caps: &Caps, wanted: impl Fn(&'static str, &str) -> bool) -> Self {
+        struct Collect<'a, W>(&'a Caps, W, Suite);
+        impl<W: Fn(&'static str, &str) -> bool> Visitor for Collect<'_, W> {
+            fn visit<K: Kernel>(&mut self, _: K) {
+                for variant in K::supported(self.0) {
+                    if self.1(K::NAME, &format!("{variant:?}")) {
+                        self.2.subjects.push(Box::new(Of::<K>(variant)));
+                    }
+                }
+            }
+        }
+        let mut collect = Collect(caps, wanted, Self::default());
         kernels::visit(&mut collect);
         collect.2
     }

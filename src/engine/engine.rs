@@ -21,7 +21,7 @@ use crate::{
     gpu::{Device, Program},
     kernels::KvType,
     kv::{Pool, Pools, Window},
-    model::{CacheShape, Config, MemoryPlan, Model, WindowPool},
+    model::{CacheShape, Config, MemoryPlan, Model, PlannedKernel, WindowPool},
 };
 
 /// Computes many sequences with one model, by continuous batching over a paged KV cache. Clones share it.
@@ -111,8 +111,37 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Model`] when the file is not a model that can be run, [`EngineError::Gpu`]; others for invalid options.
     pub async fn precompile(device: &Device, gguf: &Gguf, options: &EngineOptions) -> Result<(), EngineError> {
+        Self::precompile_with(device, gguf, options, |_, _| ()).await
+    }
+
+    /// Compiles what [`Engine::precompile`] does. Calls `progress` with the number of kernels compiled so far, and of all. Decode's
+    /// kernels and those of small prompts come first. Only the header of `gguf` is read, so that a page can compile while it
+    /// downloads the file. In a browser each kernel is awaited, so that the page goes on between them.
+    ///
+    /// # Errors
+    /// Those of [`Engine::precompile`].
+    pub async fn precompile_with(
+        device: &Device,
+        gguf: &Gguf,
+        options: &EngineOptions,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<(), EngineError> {
         let model = Model::dry_run(device, gguf).await?;
-        Ok(Executor::new(&model, options).await?.precompile(device).await?)
+        Ok(Executor::new(&model, options).await?.precompile(device, progress).await?)
+    }
+
+    /// Returns the kernels that an engine for `gguf` needs on `device`, each once, in the order of [`Engine::precompile_with`].
+    /// Only the header of `gguf` is read.
+    ///
+    /// # Errors
+    /// Those of [`Engine::precompile`].
+    pub async fn planned_kernels(
+        device: &Device,
+        gguf: &Gguf,
+        options: &EngineOptions,
+    ) -> Result<Vec<PlannedKernel>, EngineError> {
+        let model = Model::dry_run(device, gguf).await?;
+        Ok(Executor::new(&model, options).await?.planned_kernels()?)
     }
 
     /// Opens an empty sequence. It takes no memory yet.
@@ -168,7 +197,7 @@ impl Engine {
         let done_by_step = Arc::clone(&done);
         let step = |executor: Box<Executor>| -> StepFuture<Box<Executor>> {
             Box::pin(async move {
-                let result = executor.precompile(executor.device()).await;
+                let result = executor.precompile(executor.device(), |_, _| ()).await;
                 *done_by_step.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 (executor, true)
             })

@@ -229,7 +229,6 @@ impl Gguf {
 
     /// Returns the bytes of a source that may be read at once: an eighth of the window, since loading holds those being sent
     /// and those read ahead, each in the file's layout and another.
-    #[allow(dead_code)]
     pub(crate) fn slice_bytes(&self) -> u64 {
         self.read_window / 8
     }

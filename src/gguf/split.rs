@@ -4,6 +4,7 @@ use super::{Directory, GgufError, Metadata, index::Index};
 use std::path::{Path, PathBuf};
 
 /// The most parts: five digits are in a name.
+#[cfg(not(target_arch = "wasm32"))]
 const MAX_PARTS: u32 = 99_999;
 
 /// A file's place in a split model.
@@ -43,6 +44,7 @@ impl SplitModel {
         self.place.count
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     /// Returns the path of part `number` beside the first, which is at `path`.
     pub(super) fn path(&self, path: &Path, number: u32) -> Result<PathBuf, GgufError> {
         part_path(path, self.place, number).filter(|_| self.count() <= MAX_PARTS).ok_or_else(|| {

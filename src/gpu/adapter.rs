@@ -8,7 +8,7 @@ use super::{Caps, GpuError, Matrices, adapter_memory};
 #[derive(Clone, Debug)]
 pub struct Adapter {
     pub(super) wgpu: wgpu::Adapter,
-    info: wgpu::AdapterInfo,
+    pub(super) info: wgpu::AdapterInfo,
 }
 
 /// A kind of adapter. The best kind comes first.
@@ -62,6 +62,10 @@ impl Adapter {
             descriptor.flags.set(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL, validate_indirect);
             let found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
             let mut adapters: Vec<Self> = found.iter().map(Self::from_wgpu).filter(Self::computes).collect();
+            #[cfg(target_arch = "wasm32")]
+            for adapter in &mut adapters {
+                super::browser::describe(&adapter.wgpu, &mut adapter.info).await;
+            }
             adapters.sort_by_key(Self::kind);
             if !adapters.is_empty() {
                 return adapters;

@@ -133,7 +133,7 @@ impl Device {
             })
             .await
             .map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
-        let (info, hooks) = (adapter.wgpu.get_info(), Arc::<Hooks>::default());
+        let (info, hooks) = (adapter.info.clone(), Arc::<Hooks>::default());
         let software = info.device_type == wgpu::DeviceType::Cpu;
         let context = Context::own(device, queue, software, Arc::clone(&hooks));
         Ok(Self::from_context(context, &info, caps, hooks))
@@ -265,7 +265,7 @@ impl Device {
 
     /// Sets how long the queue may make no progress while a task waits for it; then the device counts as lost
     /// ([`GpuError::Hung`]). `None` disables the deadline. The default is 30 seconds on GPUs and 10 minutes on software
-    /// drivers. Without effect on the CPU kernels, and in a browser, which has no clock.
+    /// drivers. Without effect on the CPU kernels.
     pub fn set_deadline(&self, deadline: Option<Duration>) {
         if let Some(context) = self.context() {
             context.watchdog.set_deadline(deadline);

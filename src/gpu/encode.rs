@@ -116,10 +116,11 @@ enum EncodedGrid {
 /// The maximum of additional parameter slots that a plan needs when it is split into 64 submissions.
 const EXTRA_SLOTS: u64 = 128;
 
-/// Compiles the pipelines of `plan` that are missing.
-pub(super) async fn compile(gpu: &Gpu, plan: &Plan) -> Result<(), GpuError> {
-    let ops = plan.steps.iter().filter(|step| !step.on_host).map(|step| &*step.op);
-    gpu.pipelines.compile(&gpu.context, ops).await.map_err(|error| gpu.context.prefer_loss(error))?;
+/// Compiles the pipelines of `plans` that are missing.
+pub(super) async fn compile(gpu: &Gpu, plans: &[Plan], progress: impl FnMut(usize, usize)) -> Result<(), GpuError> {
+    let steps = plans.iter().flat_map(|plan| &plan.steps);
+    let ops = steps.filter(|step| !step.on_host).map(|step| &*step.op);
+    gpu.pipelines.compile(&gpu.context, ops, progress).await.map_err(|error| gpu.context.prefer_loss(error))?;
     // If all were compiled before, nothing has noticed the loss of the device.
     gpu.context.check()
 }
@@ -139,7 +140,7 @@ impl GpuProgram {
         submissions: usize,
     ) -> Result<(), GpuError> {
         self.steps.clear();
-        compile(gpu, plan).await?;
+        compile(gpu, std::slice::from_ref(plan), |_, _| ()).await?;
         let parts_of_steps = split(plan, submissions);
         let stride = u64::from(caps.uniform_alignment.max(16));
         let slot = |step: &Step| ((step.op.params().len() + FIRST_WORKGROUP_BYTES) as u64).div_ceil(stride) * stride;

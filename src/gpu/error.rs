@@ -8,7 +8,17 @@ pub enum GpuError {
     #[error(transparent)]
     Host(Cause),
     /// No adapter was found.
-    #[error("no GPU adapter was found (a Vulkan, Metal, DX12 or GL driver is needed)")]
+    #[cfg_attr(
+        not(target_arch = "wasm32"),
+        error("no GPU adapter was found (a Vulkan, Metal, DX12 or GL driver is needed)")
+    )]
+    #[cfg_attr(
+        target_arch = "wasm32",
+        error(
+            "no GPU adapter was found: this browser has no WebGPU, does not use this GPU for it, or the page is not in a \
+            secure context (https or localhost)"
+        )
+    )]
     NoAdapter,
     /// No adapter has the requested index or name.
     #[error("no device matches {wanted:?}; available: {available}")]

@@ -11,8 +11,11 @@ mod adapter;
 mod adapter_memory;
 mod backend;
 mod binding;
+#[cfg(target_arch = "wasm32")]
+mod browser;
 mod buffer;
 mod caps;
+mod clock;
 mod context;
 mod counters;
 mod cpu_kernel;
@@ -64,6 +67,7 @@ pub use source::{Constant, Fragment, Shader, Source};
 pub use stage::{Scope, Stage};
 
 pub(crate) use binding::times;
+pub(crate) use clock::Instant;
 pub(crate) use context::lock;
 pub(crate) use declare::{kernel, param_group};
 pub(crate) use kernel::host_slots;

@@ -57,15 +57,30 @@ impl Pipelines {
         *lock(&self.replacement) = Some([old, new]);
     }
 
-    /// Compiles the pipelines of `ops` that are missing: natively on several threads, while the caller's thread waits.
-    pub(super) async fn compile(&self, context: &Context, ops: impl Iterator<Item = &dyn Op>) -> Result<(), GpuError> {
+    /// Compiles the pipelines of `ops` that are missing: natively on several threads, while the caller's thread waits. Calls
+    /// `progress` with the number of those compiled so far, and of all that were missing.
+    pub(super) async fn compile(
+        &self,
+        context: &Context,
+        ops: impl Iterator<Item = &dyn Op>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<(), GpuError> {
         let mut seen: HashSet<_> = self.lock().keys().cloned().collect();
         let missing: Vec<_> = ops.filter(|op| seen.insert(op.pipeline_key())).collect();
         #[cfg(not(target_arch = "wasm32"))]
-        self.compile_in_parallel(context, &missing);
-        // The rest, and those that failed, for their error.
-        for op in missing {
-            self.get(context, op).await?;
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        #[cfg(target_arch = "wasm32")]
+        let at_once = 1;
+        let mut done = 0;
+        for ops in missing.chunks(at_once) {
+            #[cfg(not(target_arch = "wasm32"))]
+            self.compile_in_parallel(context, ops);
+            // The rest, and those that failed, for their error.
+            for op in ops {
+                self.get(context, *op).await?;
+            }
+            done += ops.len();
+            progress(done, missing.len());
         }
         Ok(())
     }

@@ -30,8 +30,22 @@ impl Plan {
     /// # Errors
     /// [`GpuError::Shader`] for a kernel that does not compile, [`GpuError::Lost`].
     pub async fn compile(&self, device: &Device) -> Result<(), GpuError> {
+        Self::compile_all(std::slice::from_ref(self), device, |_, _| ()).await
+    }
+
+    /// Compiles what [`compile`](Self::compile) does for several plans, in their order. Calls `progress` with the number of
+    /// kernels compiled so far, and of all that were missing. In a browser each is awaited, so that the page goes on between
+    /// them.
+    ///
+    /// # Errors
+    /// Those of [`compile`](Self::compile).
+    pub async fn compile_all(
+        plans: &[Self],
+        device: &Device,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<(), GpuError> {
         match device.gpu() {
-            Some(gpu) => encode::compile(gpu, self).await,
+            Some(gpu) => encode::compile(gpu, plans, progress).await,
             None => Ok(()),
         }
     }

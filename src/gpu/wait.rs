@@ -12,24 +12,29 @@ use std::{
 
 use futures_channel::oneshot;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::poller::WaitMode;
 use super::{
     GpuError,
     context::{Context, Loss},
-    poller::{WaitMode, poll},
+    poller::poll,
     watchdog::StallTimer,
 };
+#[cfg(target_arch = "wasm32")]
+use super::{browser, clock::Instant};
+
+/// How often a wait in a browser looks whether the queue hangs.
+#[cfg(target_arch = "wasm32")]
+const CHECK: Duration = Duration::from_secs(1);
 
 impl Context {
     /// Submits commands and has it counted when they are done; among calls whose errors are caught.
     pub(crate) fn submit(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
         let submission = self.queue.submit(commands);
-        // In a browser nobody counts.
-        if cfg!(not(target_arch = "wasm32")) {
-            let completed = Arc::clone(self.watchdog.completed());
-            self.queue.on_submitted_work_done(move || {
-                completed.add(1);
-            });
-        }
+        let completed = Arc::clone(self.watchdog.completed());
+        self.queue.on_submitted_work_done(move || {
+            completed.add(1);
+        });
         submission
     }
 
@@ -65,10 +70,41 @@ impl Context {
         self.check()?;
         self.counters.waits.add(1);
         self.deferred_errors().await?;
-        if cfg!(target_arch = "wasm32") {
-            // The event loop runs callbacks.
-            return receiver.await.map_err(|_| self.dropped());
+        #[cfg(target_arch = "wasm32")]
+        return {
+            let _ = submission;
+            self.answer_in_browser(receiver).await
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        self.answer(receiver, submission).await
+    }
+
+    /// Waits for an answer that the browser's event loop brings.
+    #[cfg(target_arch = "wasm32")]
+    async fn answer_in_browser<T>(&self, receiver: &mut oneshot::Receiver<T>) -> Result<T, GpuError> {
+        let mut timer = StallTimer::new(&self.watchdog);
+        loop {
+            let (started, mut pause) = (Instant::now(), browser::sleep(CHECK));
+            let answer = poll_fn(|context| match Pin::new(&mut *receiver).poll(context) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => Pin::new(&mut pause).poll(context).map(|()| None),
+            })
+            .await;
+            match answer {
+                Some(answer) => return answer.map_err(|_| self.dropped()),
+                // The page was suspended, and so was the queue's answer.
+                None if started.elapsed() > 5 * CHECK => timer = StallTimer::new(&self.watchdog),
+                None => self.give_up(&mut timer)?,
+            }
         }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn answer<T>(
+        &self,
+        receiver: &mut oneshot::Receiver<T>,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<T, GpuError> {
         let mut timer = StallTimer::new(&self.watchdog);
         if self.poller.mode() == WaitMode::Blocking {
             return self.block(receiver, submission, &mut timer).await;
@@ -87,6 +123,7 @@ impl Context {
     }
 
     /// Waits in the driver.
+    #[cfg(not(target_arch = "wasm32"))]
     async fn block<T>(
         &self,
         receiver: &mut oneshot::Receiver<T>,
@@ -104,6 +141,7 @@ impl Context {
         receiver.await.map_err(|_| self.dropped())
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     /// Polls the device and looks for an answer, without blocking.
     fn poll_answer<T>(
         &self,

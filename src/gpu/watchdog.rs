@@ -5,10 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::counters::Counter;
+use super::{clock::Instant, counters::Counter};
 
 /// The deadline of a queue, and the submissions that it has completed.
 #[derive(Debug)]
@@ -54,24 +54,23 @@ impl Watchdog {
 pub(super) struct StallTimer<'a> {
     watchdog: &'a Watchdog,
     completed: u64,
-    /// When `completed` was first seen; `None` in a browser, which has no clock.
-    since: Option<Instant>,
+    /// When `completed` was first seen.
+    since: Instant,
 }
 
 impl<'a> StallTimer<'a> {
     pub(super) fn new(watchdog: &'a Watchdog) -> Self {
-        let since = cfg!(not(target_arch = "wasm32")).then(Instant::now);
-        Self { watchdog, completed: watchdog.completed.get(), since }
+        Self { watchdog, completed: watchdog.completed.get(), since: Instant::now() }
     }
 
     /// Returns whether the queue has completed nothing for the length of the deadline.
     pub(super) fn has_stalled(&mut self) -> bool {
-        let (Some(since), Some(deadline)) = (self.since, self.watchdog.deadline()) else { return false };
+        let Some(deadline) = self.watchdog.deadline() else { return false };
         if self.watchdog.completed.get() != self.completed {
             *self = Self::new(self.watchdog);
             return false;
         }
-        since.elapsed() >= deadline
+        self.since.elapsed() >= deadline
     }
 }
 

@@ -56,6 +56,11 @@ impl Trial {
         })
     }
 
+    /// Returns the words of its buffers.
+    pub(crate) fn words(&self) -> usize {
+        self.words.iter().map(Vec::len).sum()
+    }
+
     /// Returns the case's name.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -5,6 +5,11 @@ use std::{borrow::Cow, ops::Range};
 use super::tensor_rows::{Join, MatrixInfo, RowRange};
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
+/// The bytes of a tensor in memory that are packed and sent at a time.
+const SLICE: u64 = 8 << 20;
+/// The most bytes of a read for each byte that is wanted.
+const MOST_READ: u64 = 2;
+
 /// The rows of a matrix in its file: of one tensor, or of several.
 #[derive(Debug)]
 pub(super) struct FileRows {
@@ -16,15 +21,39 @@ pub(super) struct FileRows {
     row_bytes: u64,
 }
 
+/// Bytes of a tensor, and their place among those of the rows that were asked for.
+struct Piece {
+    tensor: usize,
+    from: Range<u64>,
+    to: usize,
+}
+
 impl FileRows {
-    pub(super) fn new(gguf: &Gguf, info: &MatrixInfo<'_>) -> Self {
+    /// Returns the rows of a matrix. Only its scales are read: not if the rows are only to be `planned`.
+    pub(super) async fn new(gguf: &Gguf, info: &MatrixInfo<'_>, planned: bool) -> Result<Self, GgufError> {
         let tensors = info.rows.iter().map(|rows| (rows.tensor.clone(), rows.range)).collect();
-        let scales = |tensor: &TensorInfo| {
-            let bytes = gguf.data(tensor).as_chunks().0;
-            bytes.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        };
-        let scales = info.rows.iter().map(|rows| rows.scales.map(scales).unwrap_or_default()).collect();
-        Self { gguf: gguf.clone(), tensors, scales, join: info.join, row_bytes: info.planes.file_row_bytes() }
+        let mut scales = Vec::new();
+        for tensor in info.rows.iter().map(|rows| rows.scales.filter(|_| !planned)) {
+            scales.push(match tensor {
+                Some(tensor) => {
+                    let bytes = gguf.read_data(tensor, 0..tensor.bytes).await?;
+                    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+                }
+                None => Vec::new(),
+            });
+        }
+        Ok(Self { gguf: gguf.clone(), tensors, scales, join: info.join, row_bytes: info.planes.file_row_bytes() })
+    }
+
+    /// Returns the number of rows, a multiple of `step`, to read at a time.
+    pub(super) fn rows_at_once(&self, step: u64) -> u64 {
+        let bytes = if self.is_in_memory() { SLICE } else { self.gguf.slice_bytes() };
+        (bytes / self.row_bytes.max(1) / step).max(1) * step
+    }
+
+    /// Returns whether the file is in memory, so that nothing is gained by reading ahead.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.gguf.is_in_memory()
     }
 
     /// Returns the factors of `rows`; none if no tensor has any.
@@ -45,44 +74,80 @@ impl FileRows {
         parts.flat_map(|(i, (_, _, rows))| rows.map(move |row| (i, row))).map(|(i, row)| of(i, row)).collect()
     }
 
-    /// Returns the bytes of `rows`.
+    /// Reads the bytes of `rows`.
     ///
     /// # Errors
-    /// [`GgufError::Shortened`] if the file no longer has all of them.
-    pub(super) fn get(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>, GgufError> {
-        self.gguf.check_length()?;
-        let of = |tensor, rows: Range<u64>| {
-            let bytes = self.bytes(rows);
-            self.gguf.data(tensor).get(bytes.start as usize..bytes.end as usize).unwrap_or_default()
-        };
-        if let [(tensor, range)] = &self.tensors[..]
-            && range.is_whole()
-        {
-            return Ok(of(tensor, rows).into());
+    /// [`GgufError::Shortened`] if a mapped file no longer has all of them; the errors of [`Gguf::read_data`].
+    pub(super) async fn get(&self, rows: Range<u64>) -> Result<Cow<'_, [u8]>, GgufError> {
+        let bytes = (rows.end - rows.start) * self.row_bytes;
+        let mut pieces = self.pieces(rows);
+        if let [piece] = &pieces[..] {
+            return match self.tensors.get(piece.tensor) {
+                Some((tensor, _)) => self.gguf.read_data(tensor, piece.from.clone()).await,
+                None => Ok(Cow::default()),
+            };
         }
-        let mut joined = Vec::with_capacity(((rows.end - rows.start) * self.row_bytes) as usize);
+        let mut joined = vec![0; bytes as usize];
+        // Pieces of a tensor that are near to each other are one read.
+        pieces.sort_unstable_by_key(|piece| (piece.tensor, piece.from.start));
+        let mut rest = &pieces[..];
+        while let Some(first) = rest.first() {
+            let (mut span, mut wanted, mut count) = (first.from.clone(), 0, 0);
+            for piece in rest {
+                let (end, needed) = (span.end.max(piece.from.end), wanted + (piece.from.end - piece.from.start));
+                if piece.tensor != first.tensor || end - span.start > MOST_READ * needed {
+                    break;
+                }
+                (span.end, wanted, count) = (end, needed, count + 1);
+            }
+            let (near, others) = rest.split_at(count);
+            let Some((tensor, _)) = self.tensors.get(first.tensor) else { break };
+            let read = self.gguf.read_data(tensor, span.clone()).await?;
+            for piece in near {
+                let at = (piece.from.start - span.start) as usize;
+                let len = (piece.from.end - piece.from.start) as usize;
+                if let (Some(from), Some(to)) = (read.get(at..at + len), joined.get_mut(piece.to..piece.to + len)) {
+                    to.copy_from_slice(from);
+                }
+            }
+            rest = others;
+        }
+        Ok(joined.into())
+    }
+
+    /// Returns where the bytes of `rows` are, in their order, neighbours as one.
+    fn pieces(&self, rows: Range<u64>) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut to = 0;
+        let mut add = |tensor: usize, rows: Range<u64>| {
+            let from = self.bytes(rows);
+            let len = (from.end - from.start) as usize;
+            match pieces.last_mut().filter(|last| last.tensor == tensor && last.from.end == from.start) {
+                Some(last) => last.from.end = from.end,
+                None => pieces.push(Piece { tensor, from, to }),
+            }
+            to += len;
+        };
         match self.join {
             Join::Concat => {
-                for (tensor, range, rows) in self.parts(rows) {
+                for (i, (_, range, rows)) in self.parts(rows).enumerate().filter(|(_, (_, _, rows))| !rows.is_empty()) {
                     if range.is_whole() {
-                        joined.extend_from_slice(of(tensor, rows));
+                        add(i, rows);
                         continue;
                     }
-                    for row in rows.map(|row| range.in_tensor(row)) {
-                        joined.extend_from_slice(of(tensor, row..row + 1));
-                    }
+                    rows.map(|row| range.in_tensor(row)).for_each(|row| add(i, row..row + 1));
                 }
             }
             Join::Interleaved => {
                 let turns = self.tensors.len().max(1) as u64;
                 for row in rows {
-                    let (tensor, range) = &self.tensors[(row % turns) as usize];
-                    let row = range.in_tensor(row / turns);
-                    joined.extend_from_slice(of(tensor, row..row + 1));
+                    let i = (row % turns) as usize;
+                    let row = self.tensors.get(i).map_or(0, |(_, range)| range.in_tensor(row / turns));
+                    add(i, row..row + 1);
                 }
             }
         }
-        Ok(joined.into())
+        pieces
     }
 
     /// Advises the system that `rows` of a mapped file are not needed soon.

@@ -1,6 +1,13 @@
 //! A model's weights in device memory, quantised as in the file.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use super::{
     Config, ModelError, Rope,
@@ -43,10 +50,18 @@ impl MatrixPart {
         at: u64,
         mut sent: impl FnMut(u64),
     ) -> Result<(), ModelError> {
-        let step = (SLICE / self.planes.file_row_bytes() / ROW_STEP).max(1) * ROW_STEP;
+        let step = rows.rows_at_once(ROW_STEP);
+        let slice_at = |start: u64| start..from.end.min(start + step);
+        let mut ahead = None;
         for start in from.clone().step_by(step as usize) {
-            let slice = start..from.end.min(start + step);
-            let raw = rows.get(slice.clone())?;
+            let slice = slice_at(start);
+            let raw = match ahead.take() {
+                Some(read) => ReadAhead::finish(read).await?,
+                None => rows.get(slice.clone()).await?,
+            };
+            if !rows.is_in_memory() && slice.end < from.end {
+                ahead = Some(ReadAhead::start(Box::pin(rows.get(slice_at(slice.end)))).await);
+            }
             for plane in self.planes.pack_scaled(at + start - from.start, &raw, &rows.scales(slice.clone())) {
                 device.write(&self.words, plane.start, &plane.words).await?;
             }
@@ -102,8 +117,29 @@ pub(crate) struct RopeTable {
     pub(crate) magnitude: f64,
 }
 
-/// The bytes of a tensor that are packed and sent at a time.
-const SLICE: u64 = 8 << 20;
+/// A read that was started before its result is needed.
+enum ReadAhead<F: Future> {
+    Started(F),
+    Done(F::Output),
+}
+
+impl<F: Future + Unpin> ReadAhead<F> {
+    /// Polls a read once.
+    async fn start(mut read: F) -> Self {
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut read).poll(context))).await;
+        match first {
+            Poll::Ready(result) => Self::Done(result),
+            Poll::Pending => Self::Started(read),
+        }
+    }
+
+    async fn finish(self) -> F::Output {
+        match self {
+            Self::Started(read) => read.await,
+            Self::Done(result) => result,
+        }
+    }
+}
 
 /// Uploads tensors to a device, counting bytes.
 pub(crate) struct Upload<'a, P> {
@@ -146,12 +182,13 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
             vectors.push(self.vector(info).await?);
         }
         for key in tree.layers.iter().filter_map(|layer| layer.head_norms()).map(|norm| &norm.key) {
-            copies.push(self.device.upload(key.name(), &self.values(key)?).await?);
+            let values = self.values(key).await?;
+            copies.push(self.device.upload(key.name(), &values).await?);
         }
         let mut uploaded = Uploaded { matrices: matrices.into(), vectors: vectors.into(), copies: copies.into() };
         Ok(Weights {
             tree: tree.try_map(&mut uploaded)?,
-            rope_tables: self.rope_tables(config, tensors.rope_freqs.as_ref())?,
+            rope_tables: self.rope_tables(config, tensors.rope_freqs.as_ref()).await?,
             expert_cache: self.slots.map(|slots| Arc::new(ExpertCache::new(slots, self.offloaded))),
         })
     }
@@ -159,7 +196,7 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     async fn matrix(&mut self, info: &MatrixInfo<'_>) -> Result<Matrix, ModelError> {
         let planes = self.planes(info)?;
         let offloaded = planes != info.planes;
-        let rows = FileRows::new(self.gguf, info);
+        let rows = FileRows::new(self.gguf, info, self.device.is_dry_run()).await?;
         let mut parts = Vec::new();
         for Part { first_row, planes } in self.parts(info, &planes)? {
             let words = match offloaded {
@@ -204,17 +241,17 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     }
 
     /// Returns a vector's elements as f32, which kernels read whatever the file's type. A dry run has zeros.
-    fn values(&self, info: &VectorInfo<'_>) -> Result<Vec<f32>, ModelError> {
+    async fn values(&self, info: &VectorInfo<'_>) -> Result<Vec<f32>, ModelError> {
         let mut values = vec![0.0; info.elements() as usize];
         if self.device.is_dry_run() {
             return Ok(values);
         }
-        self.gguf.check_length()?;
         let mut rest = &mut values[..];
         for TensorRows { tensor, range, .. } in &info.parts {
             let (own, others) = rest.split_at_mut(range.count as usize);
             let mut all = vec![0.0; tensor.elements() as usize];
-            decode(tensor.ty, self.gguf.data(tensor), &mut all).map_err(|error| ModelError::BadValue {
+            let bytes = self.gguf.read_data(tensor, 0..tensor.bytes).await?;
+            decode(tensor.ty, &bytes, &mut all).map_err(|error| ModelError::BadValue {
                 key: tensor.name.clone(),
                 value: tensor.ty.to_string(),
                 reason: error.to_string(),
@@ -229,14 +266,21 @@ impl<'a, P: FnMut(u64)> Upload<'a, P> {
     }
 
     async fn vector(&mut self, info: &VectorInfo<'_>) -> Result<Buffer<f32>, ModelError> {
-        let values = self.values(info)?;
+        let values = self.values(info).await?;
         self.sent += size_of_val(&values[..]) as u64;
         (self.progress)(self.sent);
         Ok(self.device.upload(info.name(), &values).await?)
     }
 
-    fn rope_tables(&self, config: &Config, divisors: Option<&VectorInfo<'_>>) -> Result<Vec<RopeTable>, ModelError> {
-        let divisors = divisors.map(|info| self.values(info)).transpose()?;
+    async fn rope_tables(
+        &self,
+        config: &Config,
+        divisors: Option<&VectorInfo<'_>>,
+    ) -> Result<Vec<RopeTable>, ModelError> {
+        let divisors = match divisors {
+            Some(info) => Some(self.values(info).await?),
+            None => None,
+        };
         let table = |rope: Option<Rope>| match rope {
             Some(rope) => RopeTable { frequencies: rope.frequencies(divisors.as_deref()), magnitude: rope.magnitude },
             None => RopeTable { frequencies: Vec::new(), magnitude: 1.0 },

@@ -2,6 +2,7 @@
 //!
 //! They include the cases of llama.cpp's `test-gguf` and of known bugs in other readers, after which tests are named.
 
+use crate::common::ranges::Ranges;
 use ferrum_wgpu::{Gguf, GgufError};
 
 /// A file assembled from raw fields, so that any of them can be wrong.
@@ -73,6 +74,8 @@ macro_rules! refused {
             let error = Gguf::from_bytes($file.0).expect_err("must be refused");
             assert!(matches!(error, $pattern), "{error:?}");
             assert_eq!(error.to_string(), $message);
+            let streamed = pollster::block_on(Gguf::from_source(Ranges::new($file.0)));
+            assert_eq!(streamed.expect_err("must be refused").to_string(), $message);
         })*
     };
 }

@@ -33,7 +33,7 @@ fn files(below: &str, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// The modules of the crate, and the modules that each may use.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("text", &["gguf"]),
@@ -47,6 +47,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("setters", &[]),
     ("names", &["engine", "kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
+    ("check", &["conformance", "engine", "error", "gguf", "gpu"]),
     ("grammar", &["engine", "text"]),
     ("api", &["engine", "error", "gguf", "grammar", "quant", "text"]),
     ("serve", &["api", "engine", "gguf", "gpu"]),

@@ -50,9 +50,9 @@ impl BlockCopies {
         written.into_iter().try_for_each(|(buffer, copies)| device.write_now(buffer, 0, copies))
     }
 
-    /// Compiles its kernel.
-    pub(super) async fn precompile(&self, device: &Device, model: &Model, kv: &KvCache) -> Result<(), GpuError> {
-        self.plan(model, kv, &vec![1; self.copies.len()])?.compile(device).await
+    /// Records a plan with its kernel.
+    pub(super) fn kernel_plan(&self, model: &Model, kv: &KvCache) -> Result<Plan, GpuError> {
+        self.plan(model, kv, &vec![1; self.copies.len()])
     }
 
     /// Records the copies of each group.

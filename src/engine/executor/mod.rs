@@ -28,7 +28,10 @@ use super::{
 use crate::{
     gpu::{Device, GpuError, Plan, Program, Readback, Stage},
     kernels::attn::CHUNK,
-    model::{ExpertCacheLease, History, KernelSelection, KvCache, Model, Phase, Sampling, WorkspaceSize, weight_bytes},
+    model::{
+        ExpertCacheLease, History, KernelSelection, KvCache, Model, Phase, PlannedKernel, Sampling, WorkspaceSize,
+        weight_bytes,
+    },
 };
 
 /// The order in which a step's passes run, and their indices in arrays by phase.
@@ -396,11 +399,37 @@ impl Executor {
         Ok(self.in_flight.pop_front().map(InFlightStep::output))
     }
 
-    /// Compiles the kernels of all passes, on its device or one that it is a dry run of. Touches no sequence.
-    pub(super) async fn precompile(&self, device: &Device) -> Result<(), GpuError> {
-        for pipeline in &self.pipelines {
-            pipeline.precompile(device, self.plan_context()).await?;
+    /// Compiles the kernels of all passes, on its device or one that it is a dry run of: those of decode and of small prompts
+    /// first. Calls `progress` with the kernels compiled so far and their number. Touches no sequence.
+    pub(super) async fn precompile(&self, device: &Device, progress: impl FnMut(usize, usize)) -> Result<(), GpuError> {
+        Plan::compile_all(&self.all_plans()?, device, progress).await
+    }
+
+    /// Returns the kernels of all passes, each once.
+    pub(super) fn planned_kernels(&self) -> Result<Vec<PlannedKernel>, GpuError> {
+        let mut kernels: Vec<PlannedKernel> = Vec::new();
+        for step in self.all_plans()?.iter().flat_map(Plan::steps) {
+            let planned = PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() };
+            if !kernels.contains(&planned) {
+                kernels.push(planned);
+            }
         }
-        self.block_copies.precompile(device, &self.model, &self.kv).await
+        Ok(kernels)
+    }
+
+    /// Records plans that contain the kernels of all passes: those of decode and of small prompts first.
+    fn all_plans(&self) -> Result<Vec<Plan>, GpuError> {
+        let mut plans = Vec::new();
+        for pipeline in self.pipelines.iter().rev() {
+            plans.push(pipeline.all_plans(self.plan_context())?);
+        }
+        let most = plans.iter().map(Vec::len).max().unwrap_or(0);
+        let mut in_turn: Vec<Plan> = Vec::new();
+        let mut plans: Vec<_> = plans.into_iter().map(Vec::into_iter).collect();
+        for _ in 0..most {
+            in_turn.extend(plans.iter_mut().filter_map(Iterator::next));
+        }
+        in_turn.push(self.block_copies.kernel_plan(&self.model, &self.kv)?);
+        Ok(in_turn)
     }
 }

@@ -93,9 +93,9 @@ impl PhasePipeline {
         plan(&self.activations, context, kernels, pass)
     }
 
-    /// Compiles the kernels of all passes on `device`. Kernels are chosen by thresholds of sizes: the smallest and the largest
-    /// pass, and the smallest one above each threshold, contain them all. Programs stay as they are.
-    pub(super) async fn precompile(&self, device: &Device, context: PlanContext<'_>) -> Result<(), GpuError> {
+    /// Records the plans that contain the kernels of all passes: those of the smallest pass first. Kernels are chosen by
+    /// thresholds of sizes: the smallest and the largest pass, and the smallest one above each threshold, contain them all.
+    pub(super) fn all_plans(&self, context: PlanContext<'_>) -> Result<Vec<Plan>, GpuError> {
         let (size, slots, config) = (self.size, context.kv.shape.slots, context.model.config());
         let draws = |penalised| sample::Rows {
             sequences: slots,
@@ -108,20 +108,22 @@ impl PhasePipeline {
         let kernels = context.kernels();
         let thresholds = kernels.thresholds(config);
         let between = thresholds.into_iter().filter(|rows| (2..size.rows).contains(rows));
-        let passes = [(1, 0, 1, false), (size.rows, size.chunks, size.logit_rows, true)];
-        for (rows, chunks, logit_rows, penalised) in
-            passes.into_iter().chain(between.map(|rows| (rows, 0, rows.min(size.logit_rows), false)))
-        {
+        let largest = (size.rows, size.chunks, size.logit_rows, true);
+        let passes = std::iter::once((1, 0, 1, false))
+            .chain(between.map(|rows| (rows, 0, rows.min(size.logit_rows), false)))
+            .chain([largest]);
+        let mut plans = Vec::new();
+        for (rows, chunks, logit_rows, penalised) in passes {
             // Runs of one row have kernels of their own.
             let runs = if config.delta_net.is_none() { 0 } else { rows };
             let draws = draws(penalised);
             let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws };
-            self.plan(context, kernels, pass)?.compile(device).await?;
+            plans.push(self.plan(context, kernels, pass)?);
             if runs > 1 {
-                self.plan(context, kernels, Pass { runs: 1, ..pass })?.compile(device).await?;
+                plans.push(self.plan(context, kernels, Pass { runs: 1, ..pass })?);
             }
         }
-        Ok(())
+        Ok(plans)
     }
 
     /// Returns the most rows of a pass.

@@ -6,33 +6,23 @@ use std::{
     time::Duration,
 };
 
-/// A moment. In a browser there is no clock.
+use crate::gpu::Instant;
+
+/// A moment.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine) struct Moment {
-    #[cfg(not(target_arch = "wasm32"))]
-    at: std::time::Instant,
-}
+pub(in crate::engine) struct Moment(Instant);
 
 impl Moment {
     pub(in crate::engine) fn now() -> Self {
-        Self {
-            #[cfg(not(target_arch = "wasm32"))]
-            at: std::time::Instant::now(),
-        }
+        Self(Instant::now())
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
-    fn since(self, earlier: Self) -> Option<Duration> {
-        Some(self.at.saturating_duration_since(earlier.at))
-    }
-
-    #[cfg(target_arch = "wasm32")]
-    fn since(self, _: Self) -> Option<Duration> {
-        None
+    fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
     }
 
     fn is_after(self, other: Self) -> bool {
-        self.since(other).is_some_and(|time| !time.is_zero())
+        !self.since(other).is_zero()
     }
 }
 
@@ -52,7 +42,6 @@ pub(super) struct SubmitBudget {
     decode_pass: Option<f64>,
     /// When the last step was seen to be finished, and whether it had finished just then.
     last_finished: Option<(Moment, bool)>,
-    no_clock: bool,
 }
 
 /// The longest prefill step in submissions: decode waits no longer for it.
@@ -77,8 +66,8 @@ pub(super) async fn watched<R>(results: impl Future<Output = R>) -> (R, bool) {
     poll_fn(|context| {
         let now = Moment::now();
         let polled = results.as_mut().poll(context);
-        let blocked = Moment::now().since(now).is_some_and(|time| time >= BLOCKED);
-        let again = polled_at.and_then(|polled_at| now.since(polled_at)).is_some_and(|ago| ago <= POLLED_AGAIN);
+        let blocked = Moment::now().since(now) >= BLOCKED;
+        let again = polled_at.is_some_and(|polled_at| now.since(polled_at) <= POLLED_AGAIN);
         polled_at = Some(Moment::now());
         polled.map(|results| (results, blocked || again))
     })
@@ -97,11 +86,7 @@ impl SubmitBudget {
             // Its time is not known.
             Some((_, false)) => (submitted, false),
         };
-        let Some(taken) = now.since(start) else {
-            self.no_clock = true;
-            return;
-        };
-        let seconds = taken.as_secs_f64();
+        let seconds = now.since(start).as_secs_f64();
         let learn = |known: &mut Option<f64>, new: f64| {
             *known = Some(match *known {
                 Some(old) if exact => 0.5 * (old + new),
@@ -127,8 +112,7 @@ impl SubmitBudget {
 
     /// Returns the number of submissions, of at most `limit` each, for a decode pass.
     pub(super) fn decode_parts(&self, limit: Duration) -> usize {
-        // Without a clock, assume that it is small.
-        parts(self.decode_pass.or(self.no_clock.then_some(0.0)), limit)
+        parts(self.decode_pass, limit)
     }
 
     /// Returns the number of prefill rows for a step, `most` at most.
@@ -136,7 +120,7 @@ impl SubmitBudget {
         let time = limit.as_secs_f64() * MAX_SUBMISSIONS;
         let rows = match self.prefill_row {
             Some(row) if row > 0.0 => (time / row).min(f64::from(most)) as u32,
-            None if !self.no_clock => MIN_PREFILL_ROWS,
+            None => MIN_PREFILL_ROWS,
             _ => most,
         };
         rows.max(MIN_PREFILL_ROWS).min(most)
@@ -193,12 +177,9 @@ mod tests {
 
     #[test]
     fn first_steps_are_small() {
-        let mut budget = SubmitBudget::default();
+        let budget = SubmitBudget::default();
         assert_eq!((budget.prefill_rows(512, LIMIT), budget.prefill_parts(16, LIMIT)), (MIN_PREFILL_ROWS, FIRST_PARTS));
         assert_eq!((budget.prefill_rows(3, LIMIT), budget.decode_parts(LIMIT)), (3, FIRST_PARTS));
-        budget.no_clock = true;
-        assert_eq!((budget.prefill_rows(512, LIMIT), budget.prefill_parts(512, LIMIT)), (512, FIRST_PARTS));
-        assert_eq!(budget.decode_parts(LIMIT), 1);
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -214,8 +195,8 @@ mod tests {
 
         /// Checks an estimate of the time since `start`, which was a sleep.
         fn is(known: Option<f64>, start: Moment) {
-            let most = Moment::now().since(start).map(|time| time.as_secs_f64());
-            assert!(known >= Some(0.02) && known <= most, "{known:?} of {most:?}");
+            let most = Moment::now().since(start).as_secs_f64();
+            assert!(known >= Some(0.02) && known <= Some(most), "{known:?} of {most:?}");
         }
 
         #[test]

@@ -9,6 +9,7 @@ pub mod kernels;
 pub mod micro_model;
 #[cfg(feature = "cli")]
 pub mod program;
+pub mod ranges;
 pub mod raw_gguf;
 pub mod tiny_model;
 pub mod vocabulary;
