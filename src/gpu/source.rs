@@ -122,6 +122,10 @@ impl Source {
         if self.f16 {
             text.push_str("enable f16;\n");
         }
+        // Browsers require the directive, naga refuses it.
+        if self.subgroups && cfg!(target_arch = "wasm32") {
+            text.push_str("enable subgroups;\n");
+        }
         if self.matrices {
             text.push_str("enable wgpu_cooperative_matrix;\n");
         }
