@@ -114,8 +114,8 @@ impl Engine {
         Self::precompile_with(device, gguf, options, |_, _| ()).await
     }
 
-    /// Compiles what [`Engine::precompile`] does. Calls `progress` with the number of kernels compiled so far, and of all. Decode's
-    /// kernels and those of small prompts come first. Only the header of `gguf` is read, so that a page can compile while it
+    /// Compiles what [`Engine::precompile`] does. Calls `progress` with the number of kernels compiled so far, and of all.
+    /// Decode's kernels and those of small prompts come first. Only the header of `gguf` is read, so that a page can compile while it
     /// downloads the file. In a browser each kernel is awaited, so that the page goes on between them.
     ///
     /// # Errors
