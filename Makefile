@@ -37,7 +37,9 @@ test: setup lint-tools
 	@# Each set of features that applications use, without the others.
 	for features in '' blocking serde api constraint serve; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
-	$(CARGO) test
+	@# Clippy has checked the examples and benchmarks.
+	$(CARGO) test --lib --bins --test it
+	$(CARGO) test --doc
 
 soak: setup
 	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress:: gguf_mutations:: serve_soak::

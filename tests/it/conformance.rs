@@ -1,7 +1,10 @@
 //! Every kernel's cases against their f64 references: on the default adapter, on the same with WebGPU's default limits, and by
 //! the CPU kernels; and docs/KERNELS.md against the kernels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use crate::{
     common::kernels::covered_kernels,
@@ -22,7 +25,14 @@ use ferrum_wgpu::{
 const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 45;
 
 async fn check(device: &Device, suite: &Suite) {
-    let reports = suite.run(device, |_| ()).await.expect("the suite runs");
+    let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
+    let mut before = Instant::now();
+    let seen = |report: &Report| {
+        let now = Instant::now();
+        *seconds.entry(report.kernel).or_default() += now.duration_since(before).as_secs_f64();
+        before = now;
+    };
+    let reports = suite.run(device, seen).await.expect("the suite runs");
     assert_eq!(reports.len(), suite.len());
     let mut kernels: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
     for report in &reports {
@@ -31,7 +41,11 @@ async fn check(device: &Device, suite: &Suite) {
     }
     println!("{}", device.fingerprint());
     for (kernel, (variants, cases, worst)) in &kernels {
-        println!("  {kernel:24} {variants:4} variants {cases:4} cases, worst {:5.1} % of its bound", 100.0 * worst);
+        println!(
+            "  {kernel:28} {variants:4} variants {cases:4} cases, worst {:5.1} % of its bound, {:6.1} s",
+            100.0 * worst,
+            seconds[kernel]
+        );
     }
     let failed: Vec<_> = reports.iter().filter(|report| !report.passed()).collect();
     assert!(failed.is_empty(), "{} of {} variants fail: {failed:#?}", failed.len(), reports.len());
