@@ -38,7 +38,7 @@ impl LoadedModel {
     pub async fn load(sources: Vec<Source>, options: &str, told: Function) -> Result<LoadedModel, JsValue> {
         let options = LoadOptions::parse(options)?;
         let device = options.open_device().await?;
-        let files = Files::read(sources).await?;
+        let files = Files::open(sources).await?;
         let upload = |sent: u64, total: u64| {
             // A callback that fails does not stop the work.
             let _ = told.call2(&JsValue::NULL, &(sent as f64).into(), &(total as f64).into());

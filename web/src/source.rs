@@ -27,9 +27,6 @@ extern "C" {
     fn read(this: &Source, offset: f64, length: f64) -> Result<Promise, JsValue>;
 }
 
-/// The bytes of a read.
-const WINDOW: f64 = (16u32 << 20) as f64;
-
 /// What a source threw: it is thrown again as it was, in the place of the library's error.
 pub type Thrown = Rc<RefCell<Option<JsValue>>>;
 
@@ -76,28 +73,6 @@ impl Files {
             Ok(gguf) => Ok(Self { gguf, thrown }),
             Err(error) => Err(thrown.take().unwrap_or_else(|| error::of(error))),
         }
-    }
-
-    /// Reads a whole file. A model of several files is refused.
-    pub async fn read(sources: Vec<Source>) -> Result<Self, JsValue> {
-        let [source] = sources.as_slice() else {
-            return Err(error::coded("model", "a model of several files cannot be loaded in a browser"));
-        };
-        let length = source.length();
-        let mut bytes = Vec::new();
-        let room = || error::coded("memory", &format!("a file of {length} bytes does not fit into a page's memory"));
-        bytes.try_reserve_exact(length as usize).map_err(|_| room())?;
-        while (bytes.len() as f64) < length {
-            let at = bytes.len();
-            let promise = source.read(at as f64, WINDOW.min(length - at as f64))?;
-            let piece: Uint8Array = JsFuture::from(promise).await?.dyn_into()?;
-            if piece.length() == 0 {
-                return Err(error::coded("storage", &format!("the file ends after {at} of {length} bytes")));
-            }
-            bytes.resize(at + piece.length() as usize, 0);
-            piece.copy_to(&mut bytes[at..]);
-        }
-        Ok(Self { gguf: Gguf::from_bytes(bytes).map_err(error::of)?, thrown: Thrown::default() })
     }
 
     /// Returns the JavaScript error of a failed use of the files.
