@@ -90,7 +90,7 @@ pub use chat::{Chat, ChatBuilder, ChatProgress, ChatReply, MakeConstraint};
 pub use conformance::{DeviceCheck, WrongResult};
 pub use engine::{
     BlockUsage, Constraint, EmbedOptions, Engine, EngineError, EngineOptions, FinishReason, Fit, GenerateOptions,
-    Pooling, Profile, Progress, Reply, SamplingOptions, Session, TokenLogprobs,
+    LookupStats, Pooling, Profile, Progress, Reply, SamplingOptions, Session, TokenLogprobs,
 };
 pub use error::Error;
 pub use gguf::{Gguf, GgufError};

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ferrum_wgpu::{KvType, Pooling, UnknownName};
+use ferrum_wgpu::{EngineOptions, KvType, Pooling, UnknownName};
 use ferrum_wgpu::{Precision, low_level::model::PlanOptions};
 
 /// The device option.
@@ -53,6 +53,36 @@ pub struct TuneArg {
 /// Returns the parser of the pooling of hidden states.
 pub fn pooling() -> impl TypedValueParser<Value = Pooling> {
     named(Pooling::ALL.map(Pooling::name))
+}
+
+/// The option of prompt lookup decoding.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LookupArg {
+    /// Compute up to N draft tokens per step, found by looking up the last tokens in the text before (prompt lookup
+    /// decoding): faster where replies repeat parts of the prompt. The tokens stay the same. 0 is off.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    pub lookup: u32,
+}
+
+/// The options of snapshots.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SnapshotArgs {
+    /// Snapshots kept of recurrent states, from which prompts with a known beginning go on (models with gated delta nets).
+    #[arg(long, visible_alias = "ctx-checkpoints", value_name = "N", default_value_t = EngineOptions::default().state_snapshots)]
+    state_snapshots: u32,
+    /// Tokens between snapshots.
+    #[arg(
+        long, visible_alias = "checkpoint-min-step", value_name = "TOKENS",
+        default_value_t = EngineOptions::default().snapshot_spacing, value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    snapshot_spacing: u32,
+}
+
+impl SnapshotArgs {
+    /// Returns engine options with these.
+    pub fn set(&self, options: EngineOptions) -> EngineOptions {
+        options.state_snapshots(self.state_snapshots).snapshot_spacing(self.snapshot_spacing)
+    }
 }
 
 /// Returns the parser of the KV cache's data type.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ferrum_wgpu::FinishReason;
-use ferrum_wgpu::{Chat, ChatProgress, ChatReply};
+use ferrum_wgpu::{Chat, ChatProgress, ChatReply, Engine, LookupStats};
 
 use super::exit::Failure;
 use super::interrupt::Interrupt;
@@ -39,6 +39,7 @@ impl Stop {
 /// A conversation whose replies are printed.
 #[derive(Debug)]
 pub struct Generator {
+    pub engine: Engine,
     pub chat: Chat,
     /// The context size in tokens.
     pub context: u32,
@@ -73,6 +74,7 @@ impl Generator {
     /// Writes the model's reply to standard output, followed by a newline, and statistics to standard error.
     pub async fn reply(&mut self, prompt: String) -> Result<Stop, Failure> {
         self.interrupt.begin();
+        let lookup = self.engine.lookup();
         let mut reply = self.chat.say(prompt);
         let generated = generate(&mut reply, &self.interrupt).await;
         self.interrupt.end();
@@ -86,9 +88,21 @@ impl Generator {
         let ReplyStats { cached, prompt, generation } = stats;
         let cached = if cached > 0 { format!(" ({cached} more cached)") } else { String::new() };
         note(format_args!("prompt: {} tokens{cached}, {}", prompt.tokens, prompt.show()));
-        note(format_args!("generation: {} tokens, {}", generation.tokens, generation.show()));
+        let drafts = drafts(&self.engine.lookup().since(&lookup));
+        note(format_args!("generation: {} tokens, {}{drafts}", generation.tokens, generation.show()));
         Ok(stop)
     }
+}
+
+/// Describes what became of draft tokens, if there were any.
+fn drafts(lookup: &LookupStats) -> String {
+    lookup.acceptance().map_or_else(String::new, |acceptance| {
+        let (steps, accepted, drafted) = (lookup.tokens_per_step(), lookup.accepted, lookup.drafted);
+        format!(
+            ", {steps:.2} tokens per step ({accepted} of {drafted} draft tokens accepted: {:.0} %)",
+            100.0 * acceptance
+        )
+    })
 }
 
 /// Generates a reply and writes it.

@@ -8,7 +8,7 @@ use ferrum_wgpu::KvType;
 use ferrum_wgpu::{Chat, Message};
 use ferrum_wgpu::{Engine, EngineError, EngineOptions, Grammar, GrammarCompiler, Profile};
 
-use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
+use super::args::{DeviceArg, LookupArg, PrecisionArg, SnapshotArgs, TuneArg, kv_type};
 use super::chat::{PromptEncoder, TemplateChoice};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
@@ -80,6 +80,10 @@ pub struct RunArgs {
     #[arg(long)]
     no_mmap: bool,
     #[command(flatten)]
+    lookup: LookupArg,
+    #[command(flatten)]
+    snapshots: SnapshotArgs,
+    #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
     precision: PrecisionArg,
@@ -111,7 +115,9 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         .context(args.ctx)
         .kv_type(args.kv_type)
         .plan(args.precision.plan())
+        .lookup(args.lookup.lookup)
         .profile(args.profile);
+    options = args.snapshots.set(options);
     let mut device_choice = None;
     if args.memory.fit() {
         // The context size depends on the device.
@@ -179,7 +185,7 @@ pub async fn run(args: &RunArgs) -> Result<Code, Failure> {
         let compile = move || compiler.compile(&grammar).map_err(|error| EngineError::Constraint(error.to_string()));
         chat.set_constraint(Some(Box::new(compile)));
     }
-    let mut generator = Generator { chat, context, interrupt };
+    let mut generator = Generator { engine: engine.clone(), chat, context, interrupt };
     let code = match prompt {
         None => repl::repl(&mut generator).await?,
         Some(prompt) => match generator.reply(prompt).await? {

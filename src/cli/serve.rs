@@ -11,7 +11,7 @@ use ferrum_wgpu::low_level::gpu::WaitMode;
 use ferrum_wgpu::serve::{Recover, ServeOptions, Server};
 use ferrum_wgpu::{ChatTemplate, Config, Device, Engine, EngineOptions, Gguf, KvType, Pooling};
 
-use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type, pooling};
+use super::args::{DeviceArg, LookupArg, PrecisionArg, SnapshotArgs, TuneArg, kv_type, pooling};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::memory::MemoryArgs;
@@ -45,6 +45,10 @@ pub struct ServiceArgs {
     /// How hidden states become embeddings [default: as the file says, else mean].
     #[arg(long, value_name = "POOLING", value_parser = pooling())]
     pooling: Option<Pooling>,
+    #[command(flatten)]
+    lookup: LookupArg,
+    #[command(flatten)]
+    snapshots: SnapshotArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -203,7 +207,9 @@ impl ServiceArgs {
             .kv_tokens(tokens)
             .kv_type(self.kv_type)
             .sequences(self.parallel)
+            .lookup(self.lookup.lookup)
             .plan(self.precision.plan());
+        let options = self.snapshots.set(options);
         let fit = self.memory.plan(&choice, &gguf, options)?;
         let device = choice.open().await?;
         self.memory.report(&fit, choice.kv_type());

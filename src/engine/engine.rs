@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    DecodePass, EngineError, EngineOptions, Profile, Session,
+    DecodePass, EngineError, EngineOptions, LookupStats, Profile, Session,
     executor::{Executor, workspace_sizes},
     scheduler::{Limits, Scheduler, SequenceId, SessionEvent, StateLimits},
     shared_executor::{SharedExecutor, StepFuture, Waited},
@@ -75,6 +75,8 @@ impl Engine {
             pipelined: options.pipelined && !options.host_sampling,
             // Programs are timed as a whole.
             masks_later: !options.profile,
+            // A rejected draft could be longer than what a window keeps.
+            drafts: if shape.windowed.is_some() { 0 } else { options.lookup },
             states: model.config().delta_net.is_some().then(|| StateLimits {
                 snapshots: options.state_snapshots,
                 spacing: options.snapshot_spacing.max(1).next_multiple_of(shape.block),
@@ -175,6 +177,16 @@ impl Engine {
     /// Returns whether the CPU computes. A future then computes while it is polled, and its thread does nothing else meanwhile.
     pub fn is_cpu(&self) -> bool {
         self.shared.is_cpu.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many snapshots of the states of gated delta nets are kept at most; 0 for models without them.
+    pub fn snapshot_capacity(&self) -> u32 {
+        self.config().delta_net.as_ref().map_or(0, |_| self.options().state_snapshots)
+    }
+
+    /// Returns the counts of draft tokens so far ([`EngineOptions::lookup`]).
+    pub fn lookup(&self) -> LookupStats {
+        self.scheduler().lookup()
     }
 
     /// Returns the number of waiting and running requests.

@@ -64,6 +64,6 @@ pub use options::{EngineOptions, KvLayout};
 pub use profile::{DecodePass, PassKind, PhaseTotal, Profile, Stage, StageTotal};
 pub use reply::{Progress, Reply};
 pub use sampler::{Sampler, SamplingOptions, argmax};
-pub use scheduler::FinishReason;
+pub use scheduler::{FinishReason, LookupStats};
 pub use session::{GenerateOptions, Session};
 pub use tune::{Timing, Tuned};

@@ -48,6 +48,10 @@ pub struct EngineOptions {
     /// Tuning results of [`Engine::tune`](super::Engine::tune), which refine the selected kernels if they are of this device
     /// and model. They may change the reduction order.
     pub tuning: Tuning,
+    /// Draft tokens of a sequence that a decode step computes at most (prompt lookup decoding): those that followed the last
+    /// tokens, where these occur before. The tokens stay the same. 0: none. Requests with penalties, biases or a constraint
+    /// have none, nor have models with sliding windows; the others are not pipelined.
+    pub lookup: u32,
     /// A step is submitted before the tokens of the last one are read.
     pub pipelined: bool,
     /// Tokens are sampled on the host, from logits that are read back.
@@ -69,6 +73,7 @@ setters! {
         max_submit: Duration,
         plan: PlanOptions,
         tuning: Tuning,
+        lookup: u32,
         pipelined: bool,
         host_sampling: bool,
         profile: bool,
@@ -105,6 +110,8 @@ pub enum KvLayout {
 
 /// The most rows of a sequence that are computed in vain: behind a stop token, while its step is in flight.
 const WASTED_ROWS: u32 = 2;
+/// The most draft tokens of a step. Each has logits and, in hybrids, a state.
+const MAX_LOOKUP: u32 = 64;
 
 /// The longest default context: memory grows with it.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -128,6 +135,7 @@ impl Default for EngineOptions {
             max_submit: Duration::from_millis(100),
             plan: PlanOptions::default(),
             tuning: Tuning::default(),
+            lookup: 0,
             pipelined: true,
             host_sampling: false,
             profile: false,
@@ -146,6 +154,11 @@ impl EngineOptions {
             Some(asked) if asked == 0 || asked > longest => Err(EngineError::Context { asked, longest }),
             Some(asked) => Ok(asked),
         }
+    }
+
+    /// Returns the most rows of a decode step.
+    pub(crate) fn decode_rows(&self) -> u32 {
+        self.sequences.saturating_mul(1 + self.lookup.min(MAX_LOOKUP))
     }
 
     /// Returns the shape of the KV cache for a model, stored as `ty`.
@@ -167,6 +180,10 @@ impl EngineOptions {
         if let Some((option, _)) = zero.iter().find(|(_, value)| *value == 0) {
             return Err(EngineError::Option { option, value: "0".to_owned(), range: "at least 1" });
         }
+        if self.lookup > MAX_LOOKUP {
+            let (value, range) = (self.lookup.to_string(), "at most 64");
+            return Err(EngineError::Option { option: "lookup", value, range });
+        }
         let block = block.min(context);
         let blocks = match self.kv_layout {
             KvLayout::Paged { .. } => self.kv_tokens.unwrap_or(context).div_ceil(block).max(1),
@@ -175,7 +192,7 @@ impl EngineOptions {
         let windowed = config.sliding.as_ref().map(|window| self.window_pool(window.size, block));
         let states = match config.delta_net {
             None => 0,
-            Some(_) => StateLimits::slots(self.state_snapshots, self.sequences),
+            Some(_) => StateLimits::slots(self.state_snapshots, self.sequences, self.lookup),
         };
         let windowed = windowed.filter(|windowed| windowed.blocks < blocks);
         Ok(CacheShape { context, block, blocks, windowed, slots: self.sequences, states, ty })

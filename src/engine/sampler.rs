@@ -265,6 +265,11 @@ impl Sampler {
         Ok(id)
     }
 
+    /// Returns the sampler after so many more draws.
+    pub(crate) fn after(&self, drawn: u64) -> Self {
+        Self { sampled: self.sampled.wrapping_add(drawn), ..self.clone() }
+    }
+
     /// Returns the random state for the kernels: seed and counter, low words first.
     pub(crate) fn seed_and_counter(&self) -> [u32; 4] {
         let [seed, sampled] = [self.options.seed, self.sampled].map(|n| [n as u32, (n >> 32) as u32]);

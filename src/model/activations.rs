@@ -28,6 +28,8 @@ pub(crate) struct Activations {
     pub(crate) ids: Buffer<u32>,
     /// Position and sequence of each row `[rows, 2]`, written by the host.
     pub(crate) positions: Buffer<u32>,
+    /// Position and place of each row's token `[rows, 2]`, written by the host where there are draft tokens.
+    pub(crate) places: Buffer<u32>,
     /// Row and sequence of each row of logits, then of each row whose hidden state is wanted `[max(rows, logit_rows)]`, written by
     /// the host.
     pub(crate) picks: Buffer<[u32; 2]>,
@@ -238,7 +240,7 @@ impl Activations {
             ]
         });
         let words = [
-            ("the rows of a step", 3 * s.rows + 2 * s.picks),
+            ("the rows of a step", 5 * s.rows + 2 * s.picks),
             ("the residual", s.hidden),
             ("the normed residual", s.hidden),
             ("the output of a block", s.block),
@@ -273,6 +275,7 @@ impl Activations {
         Ok(Self {
             ids: device.alloc("token ids", s.rows).await?,
             positions: device.alloc("positions", 2 * s.rows).await?,
+            places: device.alloc("places of tokens", 2 * s.rows).await?,
             picks: device.alloc("picked rows", s.picks).await?,
             residual: device.alloc("residual", s.hidden).await?,
             normed: device.alloc("normed residual", s.hidden).await?,

@@ -40,6 +40,8 @@ pub(crate) struct Pass {
     pub(crate) hidden_rows: u32,
     /// Which of these a token is sampled from, and how.
     pub(crate) draws: sample::Rows,
+    /// Decode: sequences may have several rows, of draft tokens.
+    pub(crate) drafts: bool,
 }
 
 /// Records forward passes of one model.
@@ -59,8 +61,8 @@ pub(crate) struct Decoder<'a> {
 impl Decoder<'_> {
     /// Returns the kernels of the pass.
     pub(super) fn pass_kernels(&self) -> PassKernels {
-        let Pass { phase, rows, chunks, logit_rows, .. } = self.pass;
-        self.kernels.pass(self.config, PassShape { phase, rows, chunks, logit_rows })
+        let Pass { phase, rows, chunks, logit_rows, drafts, .. } = self.pass;
+        self.kernels.pass(self.config, PassShape { phase, rows, chunks, logit_rows, drafts })
     }
 
     /// Records the pass.
@@ -107,8 +109,9 @@ impl Decoder<'_> {
         rec.scope(Stage::Embed);
         let (ids, sequences) = match self.pass.phase {
             Phase::Prefill => (&a.ids, 0),
-            Phase::Decode => (&self.sampling.tokens, self.kv.shape.slots),
+            Phase::Decode => (&self.sampling.tokens, self.sampling.places),
         };
+        let positions = if self.pass.drafts { &a.places } else { &a.positions };
         for part in &table.parts {
             let planes = &part.planes;
             rec.dispatch(
@@ -125,7 +128,7 @@ impl Decoder<'_> {
                     sequences,
                     scale: self.config.scales.embedding as f32,
                 },
-                embed::Binds { w: &part.words, ids, positions: &a.positions, y: &a.residual },
+                embed::Binds { w: &part.words, ids, positions, y: &a.residual },
             )?;
         }
         Ok(())

@@ -110,7 +110,7 @@ impl MemoryPlan {
             kv: cache.bytes(&config),
             kv_windows: cache.windowed.map_or(0, |_| cache.group_bytes(&config, 1)),
             states: cache.state_bytes(&config),
-            activations: activations + Sampling::bytes(draws, cache.slots, config.vocab),
+            activations: activations + Sampling::bytes(draws, workspace_sizes[1].rows, config.vocab),
             largest_whole: matrices.max(largest.1),
             largest,
             matrices: stacks,

@@ -67,7 +67,8 @@ impl DryRun {
         let model = Model::load(&device, gguf, |_, _| ()).await?;
         let (config, weights) = (model.config(), model.weights());
         let block = context.min(32);
-        let states = model.config().delta_net.as_ref().map_or(0, |_| 2 * slots);
+        // No plan depends on their number, and a layer's have one binding.
+        let states = model.config().delta_net.as_ref().map_or(0, |_| 2 * slots.min(16));
         let blocks = blocks(context.div_ceil(block));
         // Windows change sizes, not kernels.
         let cache = CacheShape { context, block, blocks, windowed: None, slots, states, ty };
@@ -128,20 +129,26 @@ pub async fn planned(
                     };
                     for runs in runs_of(config, phase, rows) {
                         let logit_rows = rows.min(most_logit_rows);
-                        let pass = Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws };
-                        all.extend(
-                            dry_run
-                                .record(&activations, pass)?
-                                .steps()
-                                .iter()
-                                .map(|step| PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() }),
-                        );
+                        let pass = Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws, drafts: false };
+                        all.extend(kernels_of(&dry_run.record(&activations, pass)?));
                     }
+                }
+                if phase == Phase::Decode && rows == most {
+                    // Rows of one sequence, of draft tokens.
+                    let runs = runs_of(config, Phase::Prefill, rows)[0];
+                    let draws = sample::Rows { sequences: slots, vocab: config.vocab, greedy: 1, ..Default::default() };
+                    let pass = Pass { phase, rows, runs, chunks, logit_rows: 1, hidden_rows: 0, draws, drafts: true };
+                    all.extend(kernels_of(&dry_run.record(&activations, pass)?));
                 }
             }
         }
     }
     Ok(all)
+}
+
+fn kernels_of(plan: &Plan) -> impl Iterator<Item = PlannedKernel> {
+    let kernel = |step: &Step| PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() };
+    plan.steps().iter().map(kernel)
 }
 
 /// Returns the numbers of runs that a pass of `rows` rows has: those that have kernels of their own.
@@ -183,7 +190,8 @@ pub async fn planned_pass(
     let draws =
         sample::Rows { sequences, vocab: dry_run.config().vocab, greedy: logit_rows, ..sample::Rows::default() };
     let runs = runs_of(dry_run.config(), phase, rows)[0];
-    let plan = dry_run.record(&activations, Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws })?;
+    let plan = dry_run
+        .record(&activations, Pass { phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws, drafts: false })?;
     let experts = MemoryTraffic::of(gguf)?.experts(rows);
     let dispatch = |step| PlannedDispatch { bytes: memory_traffic::bytes_read(&step, experts), step };
     Ok(plan.into_steps().into_iter().map(dispatch).collect())

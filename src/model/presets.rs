@@ -30,9 +30,21 @@ pub struct Preset {
     ffn: u32,
     /// Experts, and those of a token.
     experts: Option<(u32, u32)>,
+    /// Gated delta nets in three layers of four, gated attention in the fourth; a shared expert beside experts.
+    delta: Option<Delta>,
     vocab: u32,
     tied: bool,
     rope_freqs: bool,
+}
+
+/// The gated delta nets of a hybrid.
+#[derive(Clone, Copy, Debug)]
+struct Delta {
+    key_heads: u32,
+    value_heads: u32,
+    head_dim: u32,
+    /// The values of an attention head that RoPE rotates.
+    rope: u32,
 }
 
 const DENSE: Preset = Preset {
@@ -45,16 +57,26 @@ const DENSE: Preset = Preset {
     head_dim: 128,
     ffn: 8192,
     experts: None,
+    delta: None,
     vocab: 0,
     tied: true,
     rope_freqs: false,
 };
 const QWEN3: Preset = Preset { arch: "qwen3", vocab: 151_936, ..DENSE };
 const LLAMA3: Preset = Preset { vocab: 128_256, rope_freqs: true, ..DENSE };
+const QWEN35: Preset = Preset {
+    arch: "qwen35",
+    heads: 16,
+    head_dim: 256,
+    vocab: 248_320,
+    tied: false,
+    delta: Some(Delta { key_heads: 16, value_heads: 32, head_dim: 128, rope: 64 }),
+    ..DENSE
+};
 const SMOLLM2: Preset = Preset { vocab: 49_152, head_dim: 64, ..DENSE };
 
 /// Models of which every planned variant is covered by the conformance suite.
-pub const PRESETS: [Preset; 9] = [
+pub const PRESETS: [Preset; 11] = [
     Preset {
         name: "Qwen3-30B-A3B",
         arch: "qwen3moe",
@@ -66,6 +88,17 @@ pub const PRESETS: [Preset; 9] = [
         tied: false,
         ..QWEN3
     },
+    Preset {
+        name: "Qwen3.6-35B-A3B",
+        arch: "qwen35moe",
+        layers: 40,
+        hidden: 2048,
+        kv_heads: 2,
+        ffn: 512,
+        experts: Some((256, 8)),
+        ..QWEN35
+    },
+    Preset { name: "Qwen3.5-9B", layers: 32, hidden: 4096, kv_heads: 4, ffn: 12_288, ..QWEN35 },
     Preset { name: "Qwen3-0.6B", layers: 28, hidden: 1024, heads: 16, ffn: 3072, ..QWEN3 },
     Preset { name: "Qwen3-8B", layers: 36, hidden: 4096, ffn: 12_288, tied: false, ..QWEN3 },
     Preset { name: "Qwen3-32B", layers: 64, hidden: 5120, heads: 64, ffn: 25_600, tied: false, ..QWEN3 },
@@ -106,15 +139,30 @@ impl Preset {
             // llama.cpp gives these more bits in the first and last eighth of the layers, and in every third between.
             let more_bits = layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
             tensors.vector(name("attn_norm"), hidden);
-            tensors.vector(name("ffn_norm"), hidden);
-            if self.arch != "llama" {
-                tensors.vector(name("attn_q_norm"), self.head_dim);
-                tensors.vector(name("attn_k_norm"), self.head_dim);
+            tensors.vector(name(if self.delta.is_some() { "post_attention_norm" } else { "ffn_norm" }), hidden);
+            if let Some(delta) = self.delta.filter(|_| layer % 4 != 3) {
+                let values = delta.value_heads * delta.head_dim;
+                let channels = 2 * delta.key_heads * delta.head_dim + values;
+                tensors.matrix(name("attn_qkv"), false, &[hidden, channels]);
+                tensors.matrix(name("attn_gate"), false, &[hidden, values]);
+                tensors.matrix(name("ssm_alpha"), false, &[hidden, delta.value_heads]);
+                tensors.matrix(name("ssm_beta"), false, &[hidden, delta.value_heads]);
+                tensors.matrix(name("ssm_out"), false, &[values, hidden]);
+                tensors.add(name("ssm_conv1d"), WeightType::F32, &[4, channels]);
+                tensors.vector(format!("blk.{layer}.ssm_dt.bias"), delta.value_heads);
+                tensors.vector(format!("blk.{layer}.ssm_a"), delta.value_heads);
+                tensors.vector(name("ssm_norm"), delta.head_dim);
+            } else {
+                if self.arch != "llama" {
+                    tensors.vector(name("attn_q_norm"), self.head_dim);
+                    tensors.vector(name("attn_k_norm"), self.head_dim);
+                }
+                // A hybrid's queries have a gate each.
+                tensors.matrix(name("attn_q"), false, &[hidden, if self.delta.is_some() { 2 * q } else { q }]);
+                tensors.matrix(name("attn_k"), false, &[hidden, kv]);
+                tensors.matrix(name("attn_v"), more_bits, &[hidden, kv]);
+                tensors.matrix(name("attn_output"), false, &[q, hidden]);
             }
-            tensors.matrix(name("attn_q"), false, &[hidden, q]);
-            tensors.matrix(name("attn_k"), false, &[hidden, kv]);
-            tensors.matrix(name("attn_v"), more_bits, &[hidden, kv]);
-            tensors.matrix(name("attn_output"), false, &[q, hidden]);
             match self.experts {
                 None => {
                     tensors.matrix(name("ffn_gate"), false, &[hidden, self.ffn]);
@@ -126,6 +174,12 @@ impl Preset {
                     tensors.matrix(name("ffn_gate_exps"), false, &[hidden, self.ffn, experts]);
                     tensors.matrix(name("ffn_up_exps"), false, &[hidden, self.ffn, experts]);
                     tensors.matrix(name("ffn_down_exps"), more_bits, &[self.ffn, hidden, experts]);
+                    if self.delta.is_some() {
+                        tensors.vector(name("ffn_gate_inp_shexp"), hidden);
+                        tensors.matrix(name("ffn_gate_shexp"), false, &[hidden, self.ffn]);
+                        tensors.matrix(name("ffn_up_shexp"), false, &[hidden, self.ffn]);
+                        tensors.matrix(name("ffn_down_shexp"), more_bits, &[self.ffn, hidden]);
+                    }
                 }
             }
         }
@@ -157,6 +211,20 @@ impl Preset {
                 ("expert_count", experts),
                 ("expert_used_count", used),
             ]);
+        }
+        if let Some(Delta { key_heads, value_heads, head_dim, rope }) = self.delta {
+            metadata.extend([
+                ("rope.dimension_count", rope),
+                ("full_attention_interval", 4),
+                ("ssm.group_count", key_heads),
+                ("ssm.time_step_rank", value_heads),
+                ("ssm.state_size", head_dim),
+                ("ssm.inner_size", value_heads * head_dim),
+                ("ssm.conv_kernel", 4),
+            ]);
+            if self.experts.is_some() {
+                metadata.push(("expert_shared_feed_forward_length", self.ffn));
+            }
         }
         out.0.extend(b"GGUF");
         out.u32(3);

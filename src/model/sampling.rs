@@ -6,16 +6,18 @@ use crate::{
     kernels::sample,
 };
 
-/// The state of sampling on the device, by the slot of a sequence.
+/// The state of sampling on the device, by place: the slots of sequences, then those of draft tokens.
 #[derive(Debug)]
 pub(crate) struct Sampling {
-    /// The last sampled token `[slots]`.
+    /// The number of places.
+    pub(crate) places: u32,
+    /// The last sampled token `[places]`.
     pub(crate) tokens: Buffer<u32>,
-    /// Temperature, top-k, top-p and min-p `[slots]`.
+    /// Temperature, top-k, top-p and min-p `[places]`.
     pub(crate) cuts: Buffer<[f32; 4]>,
-    /// Seed and counter `[slots]`.
+    /// Seed and counter `[places]`.
     pub(crate) draws: Buffer<[u32; 4]>,
-    /// Repetition, presence and frequency penalty, and whether there are any `[slots]`.
+    /// Repetition, presence and frequency penalty, and whether there are any `[places]`.
     pub(crate) penalties: Buffer<[f32; 4]>,
     /// Token counts, biases and masks; empty until a sequence has penalties or a constraint.
     pub(crate) history: History,
@@ -23,7 +25,7 @@ pub(crate) struct Sampling {
     candidates: [Buffer<[u32; 2]>; 2],
 }
 
-/// The counts and biases of each token `[slots, vocab]`, and the masks, a bit for each token `[slots, ⌈vocab / 32⌉]`.
+/// The counts and biases of each token `[places, vocab]`, and the masks, a bit for each token `[places, ⌈vocab / 32⌉]`.
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) counts: Buffer<u32>,
@@ -38,10 +40,10 @@ impl History {
         Ok(Self { counts, bias, masks: device.alloc("token masks", words).await? })
     }
 
-    /// Allocates them for `vocab` tokens of each of `slots` sequences.
-    pub(crate) async fn for_all(device: &Device, slots: u32, vocab: u32) -> Result<Self, GpuError> {
-        let [slots, vocab] = [slots, vocab].map(u64::from);
-        Self::new(device, slots * vocab, slots * vocab.div_ceil(32)).await
+    /// Allocates them for `vocab` tokens of each of so many places.
+    pub(crate) async fn for_all(device: &Device, places: u32, vocab: u32) -> Result<Self, GpuError> {
+        let [places, vocab] = [places, vocab].map(u64::from);
+        Self::new(device, places * vocab, places * vocab.div_ceil(32)).await
     }
 
     /// Returns whether there are none.
@@ -52,16 +54,17 @@ impl History {
 
 impl Sampling {
     /// Returns the bytes that [`Sampling::new`] allocates.
-    pub(crate) fn bytes(rows: u32, slots: u32, vocab: u32) -> u64 {
-        let sizes = sample::Sizes::new(rows, slots, vocab);
-        52 * u64::from(slots) + 8 * sizes.candidates.iter().sum::<u64>()
+    pub(crate) fn bytes(rows: u32, places: u32, vocab: u32) -> u64 {
+        let sizes = sample::Sizes::new(rows, places, vocab);
+        52 * u64::from(places) + 8 * sizes.candidates.iter().sum::<u64>()
     }
 
-    /// Allocates the state of `slots` sequences, for `rows` samples at a time.
-    pub(crate) async fn new(device: &Device, rows: u32, slots: u32, vocab: u32) -> Result<Self, GpuError> {
-        let sizes = sample::Sizes::new(rows, slots, vocab);
+    /// Allocates the state of so many places, for `rows` samples at a time.
+    pub(crate) async fn new(device: &Device, rows: u32, places: u32, vocab: u32) -> Result<Self, GpuError> {
+        let sizes = sample::Sizes::new(rows, places, vocab);
         let [first, second] = sizes.candidates;
         Ok(Self {
+            places,
             tokens: device.alloc("sampled tokens", sizes.sequences).await?,
             cuts: device.alloc("sampling options", sizes.sequences).await?,
             draws: device.alloc("seeds and counters", sizes.sequences).await?,

@@ -129,12 +129,21 @@ impl Metrics {
         if let Some(service) = service {
             let engine = service.engine();
             let (blocks, requests, slots) = (engine.blocks(), engine.requests() as u32, engine.options().sequences);
+            let lookup = engine.lookup();
+            for (name, help, value) in [
+                ("draft_tokens_total", "Draft tokens of prompt lookup", lookup.drafted),
+                ("draft_tokens_accepted_total", "Draft tokens that were accepted", lookup.accepted),
+            ] {
+                head(to, name, help, "counter");
+                let _ = writeln!(to, "ferrum_wgpu_{name} {value}");
+            }
             let gauges = [
                 ("requests_running", "Requests that compute", requests.min(slots)),
                 ("requests_waiting", "Requests that wait for a sequence", requests.saturating_sub(slots)),
                 ("requests_admitted", "Choices of requests that compute or wait", admitted),
                 ("kv_blocks", "Blocks of the KV cache", blocks.total),
                 ("kv_blocks_used", "Blocks of the KV cache that sequences hold", blocks.total - blocks.free),
+                ("state_snapshots", "Snapshots of states of gated delta nets, at most", engine.snapshot_capacity()),
                 ("state_snapshots_used", "Snapshots of states of gated delta nets", blocks.snapshots),
             ];
             for (name, help, value) in gauges {

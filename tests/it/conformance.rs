@@ -21,8 +21,9 @@ use ferrum_wgpu::{
 };
 
 /// The largest number of variants that the suite may run on a device: 500 for eleven formats, 15 for each other one, and 25
-/// for attention with sinks and RoPE of Qwen2's kind, 20 for gated delta nets and attention with gates.
-const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 45;
+/// for attention with sinks and RoPE of Qwen2's kind, 20 for gated delta nets and attention with gates, 40 for heads of 256 and
+/// split-KV attention of passes with draft tokens.
+const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 85;
 
 async fn check(device: &Device, suite: &Suite) {
     let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();

@@ -110,3 +110,29 @@ fn sessions_go_on_in_batches() {
         }
     });
 }
+
+/// With room for two experts of four in each layer, loaded on demand, the tokens are those of the resident model.
+#[test]
+fn experts_on_demand_change_no_token() {
+    pollster::block_on(async {
+        let device = shared();
+        for name in ["qwen35moe", "qwen3next"] {
+            let mut tokens = Vec::new();
+            for slots in [None, Some(2)] {
+                let gguf = Gguf::from_bytes(tiny(name).to_bytes().expect("a GGUF")).expect("a GGUF");
+                let model = match slots {
+                    None => Model::load(&device, &gguf, |_, _| ()).await.expect("a model"),
+                    Some(slots) => Model::load_offloaded(&device, &gguf, slots, |_, _| ()).await.expect("a model"),
+                };
+                let engine = Engine::new(&model, &options().lookup(3)).await.expect("an engine");
+                let (first, _) = reply(&engine, &prompt(6, 70), 10).await;
+                let (second, cached) = reply(&engine, &[prompt(6, 70), first.clone(), prompt(7, 5)].concat(), 10).await;
+                assert_eq!(cached, 64);
+                let paged = model.expert_cache().map_or(0, |cache| cache.misses);
+                assert_eq!(paged > 0, slots.is_some());
+                tokens.push([first, second]);
+            }
+            assert_eq!(tokens[0], tokens[1], "{name}");
+        }
+    });
+}

@@ -46,6 +46,7 @@ mod hygiene;
 mod kv;
 mod loading;
 mod logits;
+mod lookup;
 mod model_refusals;
 mod order;
 mod paging;

@@ -17,10 +17,10 @@ use ferrum_wgpu::{
 
 /// The passes of the table: decode of one and of eight sequences in contexts of one and of four chunks, a prompt of 512.
 const PASSES: [(&str, PassShape); 4] = [
-    ("decode 1", PassShape { phase: Phase::Decode, rows: 1, chunks: 1, logit_rows: 1 }),
-    ("decode 1, long", PassShape { phase: Phase::Decode, rows: 1, chunks: 4, logit_rows: 1 }),
-    ("decode 8", PassShape { phase: Phase::Decode, rows: 8, chunks: 1, logit_rows: 8 }),
-    ("prefill 512", PassShape { phase: Phase::Prefill, rows: 512, chunks: 0, logit_rows: 1 }),
+    ("decode 1", PassShape { phase: Phase::Decode, rows: 1, chunks: 1, logit_rows: 1, drafts: false }),
+    ("decode 1, long", PassShape { phase: Phase::Decode, rows: 1, chunks: 4, logit_rows: 1, drafts: false }),
+    ("decode 8", PassShape { phase: Phase::Decode, rows: 8, chunks: 1, logit_rows: 8, drafts: false }),
+    ("prefill 512", PassShape { phase: Phase::Prefill, rows: 512, chunks: 0, logit_rows: 1, drafts: false }),
 ];
 
 fn matmul(kind: MatmulKind) -> String {
@@ -113,7 +113,7 @@ fn a_selection_is_a_function_of_device_and_precision() {
             let config = config(&PRESETS[0]);
             for rows in 1..200 {
                 for phase in [Phase::Prefill, Phase::Decode] {
-                    let shape = PassShape { phase, rows, chunks: rows / CHUNK, logit_rows: rows };
+                    let shape = PassShape { phase, rows, chunks: rows / CHUNK, logit_rows: rows, drafts: false };
                     let pass = kernels.pass(&config, shape);
                     let by_tiles = |kind| matches!(kind, MatmulKind::Gemm(_));
                     let expected = phase == Phase::Prefill && !kernels.one_order();

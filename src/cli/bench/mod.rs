@@ -13,7 +13,7 @@ use ferrum_wgpu::KvType;
 use ferrum_wgpu::{Config, low_level::model::MemoryTraffic};
 use ferrum_wgpu::{Engine, EngineError, EngineOptions, Fit};
 
-use super::args::{DeviceArg, PrecisionArg, TuneArg, kv_type};
+use super::args::{DeviceArg, LookupArg, PrecisionArg, TuneArg, kv_type};
 use super::device::DeviceChoice;
 use super::exit::{Code, Failure};
 use super::interrupt::Interrupt;
@@ -68,6 +68,8 @@ pub struct BenchArgs {
     /// Read the whole file into memory instead of memory-mapping it; safe if the file may be truncated while in use.
     #[arg(long)]
     no_mmap: bool,
+    #[command(flatten)]
+    lookup: LookupArg,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -141,6 +143,7 @@ impl BenchArgs {
             .sequences(batch)
             .prefill_rows(prefill_rows)
             .prefix_sharing(false)
+            .lookup(self.lookup.lookup)
             .plan(self.precision.plan()))
     }
 }

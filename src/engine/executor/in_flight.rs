@@ -16,9 +16,9 @@ pub(super) struct InFlightStep {
     step: StepId,
     rows: StepRows,
     submitted: Moment,
-    /// The rows that tokens are sampled from.
-    sampled: Vec<LogitRow>,
-    /// The tokens of all slots.
+    /// The rows that tokens are sampled from, each with the place of the token.
+    sampled: Vec<(LogitRow, u32)>,
+    /// The tokens of all places.
     tokens: ReadbackOf<u32>,
     rows_read: Vec<RowsReadback>,
 }
@@ -88,8 +88,8 @@ impl InFlightStep {
     /// Returns the results.
     pub(super) fn output(self) -> StepOutput {
         let tokens = self.tokens.read.unwrap_or_default();
-        let token_of = |row: LogitRow| {
-            let token = tokens.get(row.slot as usize).copied().filter(|token| *token != sample::NO_TOKEN);
+        let token_of = |(row, place): (LogitRow, u32)| {
+            let token = tokens.get(place as usize).copied().filter(|token| *token != sample::NO_TOKEN);
             (row, token)
         };
         let mut read_back = Vec::new();

@@ -4,7 +4,7 @@ use super::PHASES;
 use crate::{
     engine::{
         Sampler,
-        scheduler::{LogitRow, LogitsUse, RowSampling, RunStates, StepPlan},
+        scheduler::{DecodeRow, LogitRow, LogitsUse, RowSampling, RunStates, StepPlan},
     },
     kernels::{
         attn::CHUNK,
@@ -14,10 +14,16 @@ use crate::{
     model::{Pass, Phase},
 };
 
-/// The state of sampling that a slot is to get.
+/// Returns the place of a row's token and state of sampling on the device: of a slot's last token the slot, of draft tokens
+/// places behind all slots. A row's token is read there, and replaced by the one sampled from it.
+pub(super) fn draft_place(slots: u32, drafts: u32, slot: u32, number: u32) -> u32 {
+    if number == 0 { slot } else { slots + slot * drafts + number - 1 }
+}
+
+/// A state of sampling that the device is to get.
 #[derive(Clone, Debug)]
 pub(super) struct SamplingState {
-    pub(super) slot: u32,
+    pub(super) place: u32,
     /// The number of the request.
     pub(super) request: u64,
     pub(super) sampler: Sampler,
@@ -33,8 +39,8 @@ pub(in crate::engine) struct StepInput {
     pub(super) read_back: [Vec<(LogitRow, usize)>; 2],
     /// The rows whose hidden states are read back, in the order of [`PassInput::hidden_rows`].
     pub(super) hidden: [Vec<LogitRow>; 2],
-    /// The rows that tokens are sampled from on the device.
-    pub(super) sampled: Vec<LogitRow>,
+    /// The rows that tokens are sampled from on the device, each with the place of the token.
+    pub(super) sampled: Vec<(LogitRow, u32)>,
     /// The slots whose state of sampling the device does not have.
     pub(super) loads: Vec<SamplingState>,
     /// The counts of tokens that left the window of a slot's penalties: slot, token, count.
@@ -50,6 +56,8 @@ pub(super) struct PassInput {
     pub(super) ids: Vec<u32>,
     /// Position and slot of each row.
     pub(super) positions: Vec<[u32; 2]>,
+    /// Position and place of each row's token, for passes with draft tokens.
+    pub(super) places: Vec<[u32; 2]>,
     /// The runs of rows, for models with gated delta nets.
     pub(super) runs: Runs,
     /// Row and slot of each row of logits: those that tokens are sampled from, by path, then those only to read back.
@@ -95,7 +103,8 @@ impl PassInput {
         let chunks = if phase == Phase::Decode { longest.div_ceil(CHUNK) } else { 0 };
         let runs = self.runs.first.len() as u32;
         let [logit_rows, hidden_rows] = [&self.logit_rows, &self.hidden_rows].map(|rows| rows.len() as u32);
-        Pass { phase, rows: self.len(), runs, chunks, logit_rows, hidden_rows, draws: self.sampled }
+        let (rows, draws, drafts) = (self.len(), self.sampled, !self.places.is_empty());
+        Pass { phase, rows, runs, chunks, logit_rows, hidden_rows, draws, drafts }
     }
 }
 
@@ -103,6 +112,8 @@ impl PassInput {
 pub(super) struct InputOptions<'a> {
     pub(super) host_sampling: bool,
     pub(super) slots: u32,
+    /// The most draft tokens of a sequence in a step.
+    pub(super) drafts: u32,
     pub(super) vocab: u32,
     /// Whether there are states.
     pub(super) has_states: bool,
@@ -128,11 +139,17 @@ impl StepInput {
             }
         }
         if options.has_states {
-            plan.decode.iter().for_each(|row| decode.runs.add(1, &row.states));
+            plan.decode.iter().for_each(|row| decode.runs.add(row.rows(), &row.states));
         }
-        decode.positions.extend(plan.decode.iter().map(|row| [row.position, row.slot]));
+        let rows_of = |row: &DecodeRow| (0..row.rows()).map(|i| (row.position + i, row.slot, i)).collect::<Vec<_>>();
+        let place = |slot, number| draft_place(options.slots, options.drafts, slot, number);
+        let rows: Vec<_> = plan.decode.iter().flat_map(rows_of).collect();
+        decode.positions.extend(rows.iter().map(|(position, slot, _)| [*position, *slot]));
+        if rows.len() > plan.decode.len() {
+            decode.places.extend(rows.iter().map(|(position, slot, number)| [*position, place(*slot, *number)]));
+        }
         // The plan numbers decode rows first.
-        let first_prefill = plan.decode.len() as u32;
+        let first_prefill = plan.decode_rows();
         let mut sorted: [Vec<_>; PHASES.len()] = Default::default();
         for logits in &plan.logit_rows {
             let (phase, row) = match logits.row.checked_sub(first_prefill) {
@@ -147,32 +164,41 @@ impl StepInput {
             let on_device = logits.usage == LogitsUse::Sample && !options.host_sampling;
             let sampling = sampling_of(logits).filter(|_| on_device);
             let logprobs = sampling.is_some_and(|sampling| sampling.logprobs);
-            let path = sampling.map(|RowSampling { sampler, mask, .. }| {
+            let place = place(logits.slot, logits.draft_number());
+            let path = sampling.map(|RowSampling { sampler, mask, drawn, .. }| {
                 let (slot, request) = (logits.slot, logits.request);
-                input.sampled.push(*logits);
-                if options.loaded.get(slot as usize) != Some(&Some(request)) {
-                    input.loads.push(SamplingState { slot, request, sampler: sampler.clone(), masked: mask.is_some() });
+                input.sampled.push((*logits, place));
+                let path = sample::SamplingPath::new(sampler.options().cuts());
+                // Nothing of the state is read for the most likely token.
+                let loaded = match (path, drawn) {
+                    (sample::SamplingPath::Greedy, Some(_)) if place != slot => true,
+                    (sample::SamplingPath::TopK | sample::SamplingPath::FullVocab, Some(_)) => false,
+                    _ => options.loaded.get(slot as usize) == Some(&Some(request)),
+                };
+                if !loaded {
+                    let sampler = drawn.map_or_else(|| sampler.clone(), |drawn| sampler.after(drawn));
+                    input.loads.push(SamplingState { place, request, sampler, masked: mask.is_some() });
                 }
                 input.counts.extend(sampler.left().map(|(id, count)| (slot, id, count)));
                 input.masks.extend(mask.map(|mask| (slot, mask.to_vec())));
                 let sampled = &mut input.passes[phase].sampled;
-                (sampled.sequences, sampled.vocab) = (options.slots, options.vocab);
+                (sampled.sequences, sampled.vocab) = (options.slots * (1 + options.drafts), options.vocab);
                 sampled.penalised |= sampler.options().penalises() || mask.is_some();
-                sample::SamplingPath::new(sampler.options().cuts())
+                path
             });
-            sorted[phase].push((path, row, logits, logprobs));
+            sorted[phase].push((path, row, (logits, place), logprobs));
         }
         for (phase, mut rows) in sorted.into_iter().enumerate() {
             // Rows only to read back come last.
             rows.sort_by_key(|(path, row, ..)| (path.is_none(), *path, *row));
             let pass = &mut input.passes[phase];
-            for (place, (path, row, logits, logprobs)) in rows.into_iter().enumerate() {
-                pass.logit_rows.push([row, logits.slot]);
+            for (at, (path, row, (logits, place), logprobs)) in rows.into_iter().enumerate() {
+                pass.logit_rows.push([row, place]);
                 if let Some(path) = path {
                     pass.sampled.add(path);
                 }
                 if path.is_none() || logprobs {
-                    input.read_back[phase].push((*logits, place));
+                    input.read_back[phase].push((*logits, at));
                 }
             }
         }

@@ -15,7 +15,7 @@ use std::{collections::VecDeque, ops::Range};
 use block_copies::BlockCopies;
 use in_flight::InFlightStep;
 pub(super) use input::StepInput;
-use input::{InputOptions, SamplingState};
+use input::{InputOptions, SamplingState, draft_place};
 use pipeline::{PhasePipeline, PlanContext};
 pub(super) use submit_budget::Moment;
 use submit_budget::SubmitBudget;
@@ -97,7 +97,7 @@ pub(super) struct Executor {
 
 /// Returns the sizes of passes, by phase as [`PHASES`].
 pub(super) fn workspace_sizes(options: &EngineOptions, context: u32) -> [WorkspaceSize; 2] {
-    let slots = options.sequences;
+    let (slots, decode) = (options.sequences, options.decode_rows());
     let (fused, int8) = (options.plan.fused, options.plan.int8());
     // A token is a row once at most.
     let rows = options.prefill_rows.min(context.saturating_mul(slots));
@@ -106,7 +106,7 @@ pub(super) fn workspace_sizes(options: &EngineOptions, context: u32) -> [Workspa
     let chunks = if context > CHUNK { context.div_ceil(CHUNK) } else { 0 };
     [
         WorkspaceSize { rows, logit_rows, chunks: 0, fused, int8 },
-        WorkspaceSize { rows: slots, logit_rows: slots, chunks, fused, int8 },
+        WorkspaceSize { rows: decode, logit_rows: decode, chunks, fused, int8 },
     ]
 }
 
@@ -129,9 +129,9 @@ impl Executor {
                 PhasePipeline::new(model, Phase::Decode, decode).await?,
             ],
             block_copies: BlockCopies::new(device, shape.groups(), slots).await?,
-            sampling: Sampling::new(device, logit_rows, slots, config.vocab).await?,
+            sampling: Sampling::new(device, logit_rows, options.decode_rows(), config.vocab).await?,
             loaded: vec![None; slots as usize],
-            tokens: Readback::new::<u32>(device, slots.into(), STEPS_IN_FLIGHT).await?,
+            tokens: Readback::new::<u32>(device, options.decode_rows().into(), STEPS_IN_FLIGHT).await?,
             _experts: experts,
             budget: SubmitBudget::default(),
             in_flight: VecDeque::new(),
@@ -148,7 +148,10 @@ impl Executor {
 
     /// Returns `rows`, or the most that a pass can have.
     pub(super) fn trial_rows(&self, phase: Phase, rows: u32) -> u32 {
-        rows.min(self.pipelines[phase as usize].max_rows())
+        match phase {
+            Phase::Prefill => rows.min(self.pipelines[phase as usize].max_rows()),
+            Phase::Decode => rows.min(self.options.sequences),
+        }
     }
 
     /// Records the plan of a pass that tuning measures with.
@@ -228,6 +231,7 @@ impl Executor {
         let options = InputOptions {
             host_sampling: self.options.host_sampling,
             slots: self.options.sequences,
+            drafts: self.options.lookup,
             vocab: self.model.config().vocab,
             has_states: self.model.config().delta_net.is_some(),
             loaded: &self.loaded,
@@ -240,7 +244,7 @@ impl Executor {
         let penalised = input.passes.iter().any(|pass| pass.sampled.penalised);
         if penalised && self.sampling.history.is_empty() {
             let (device, vocab) = (self.model.device(), self.model.config().vocab);
-            self.sampling.history = History::for_all(device, self.options.sequences, vocab).await?;
+            self.sampling.history = History::for_all(device, self.options.decode_rows(), vocab).await?;
             self.pipelines.iter_mut().for_each(PhasePipeline::invalidate_programs);
         }
         let limit = self.options.max_submit;
@@ -273,9 +277,12 @@ impl Executor {
             }
         }
         for row in &plan.decode {
-            // The device does not know tokens that were sampled on the host or forced.
-            if let (true, Some(token)) = (self.options.host_sampling || row.forced, row.token) {
+            if let (true, Some(token)) = (self.options.host_sampling || row.from_host, row.token) {
                 device.write_now(&self.sampling.tokens, row.slot.into(), &[token])?;
+            }
+            if !row.drafts.is_empty() {
+                let first = draft_place(self.options.sequences, self.options.lookup, row.slot, 1);
+                device.write_now(&self.sampling.tokens, first.into(), &row.drafts)?;
             }
         }
         let vocab = u64::from(self.model.config().vocab);
@@ -294,10 +301,10 @@ impl Executor {
         self.model.device().write_now(&self.sampling.history.masks, u64::from(slot) * words, mask)
     }
 
-    /// Writes the state of sampling of a slot.
+    /// Writes a state of sampling.
     fn load(&mut self, state: &SamplingState) -> Result<(), GpuError> {
         let (device, vocab) = (self.model.device(), self.model.config().vocab);
-        let (sampling, sampler, at) = (&self.sampling, &state.sampler, u64::from(state.slot));
+        let (sampling, sampler, at) = (&self.sampling, &state.sampler, u64::from(state.place));
         let options = sampler.options();
         device.write_now(&sampling.cuts, at, &[options.cuts()])?;
         device.write_now(&sampling.draws, at, &[sampler.seed_and_counter()])?;
@@ -307,7 +314,7 @@ impl Executor {
             device.write_now(&sampling.history.counts, start, &sampler.counts(vocab))?;
             device.write_now(&sampling.history.bias, start, &sampler.biases(vocab))?;
         }
-        if let Some(loaded) = self.loaded.get_mut(state.slot as usize) {
+        if let Some(loaded) = self.loaded.get_mut(state.place as usize) {
             *loaded = Some(state.request);
         }
         Ok(())
@@ -369,7 +376,7 @@ impl Executor {
         submitted: Moment,
     ) -> Result<(), GpuError> {
         let device = self.model.device();
-        let tokens = self.tokens.start(device, &self.sampling.tokens, self.options.sequences.into())?;
+        let tokens = self.tokens.start(device, &self.sampling.tokens, self.options.decode_rows().into())?;
         let [vocab, width] = [self.model.config().vocab, self.model.config().hidden].map(u64::from);
         let (read_back, hidden) = (std::mem::take(&mut input.read_back), std::mem::take(&mut input.hidden));
         let mut step = InFlightStep::new(plan.id, &input, submitted, tokens);

@@ -96,9 +96,9 @@ impl PhasePipeline {
     /// Records the plans that contain the kernels of all passes: those of the smallest pass first. Kernels are chosen by
     /// thresholds of sizes: the smallest and the largest pass, and the smallest one above each threshold, contain them all.
     pub(super) fn all_plans(&self, context: PlanContext<'_>) -> Result<Vec<Plan>, GpuError> {
-        let (size, slots, config) = (self.size, context.kv.shape.slots, context.model.config());
+        let (size, config) = (self.size, context.model.config());
         let draws = |penalised| sample::Rows {
-            sequences: slots,
+            sequences: context.options.decode_rows(),
             vocab: config.vocab,
             greedy: 1,
             top_k: 1,
@@ -117,10 +117,19 @@ impl PhasePipeline {
             // Runs of one row have kernels of their own.
             let runs = if config.delta_net.is_none() { 0 } else { rows };
             let draws = draws(penalised);
-            let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws };
+            let pass = Pass { phase: self.phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws, drafts: false };
             plans.push(self.plan(context, kernels, pass)?);
             if runs > 1 {
                 plans.push(self.plan(context, kernels, Pass { runs: 1, ..pass })?);
+            }
+        }
+        if self.phase == Phase::Decode && context.options.lookup > 0 {
+            for chunks in [0, size.chunks] {
+                let (rows, logit_rows, runs) = (size.rows, size.logit_rows, u32::from(config.delta_net.is_some()));
+                let draws = draws(false);
+                let pass =
+                    Pass { phase: self.phase, rows, runs, chunks, logit_rows, hidden_rows: 0, draws, drafts: true };
+                plans.push(self.plan(context, kernels, pass)?);
             }
         }
         Ok(plans)
@@ -140,7 +149,7 @@ impl PhasePipeline {
             (Some(_), Phase::Decode) => rows,
         };
         let draws = sample::Rows::default();
-        Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows, hidden_rows: 0, draws }
+        Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows, hidden_rows: 0, draws, drafts: false }
     }
 
     /// Writes the input of a trial: rows of many tokens at the start of a sequence.
@@ -159,6 +168,7 @@ impl PhasePipeline {
             runs,
             ids: tokens.clone(),
             positions: (0..pass.rows).map(position_of).collect(),
+            places: Vec::new(),
             logit_rows: (0..pass.logit_rows).map(|row| [row, row]).collect(),
             hidden_rows: Vec::new(),
             sampled: pass.draws,
@@ -179,6 +189,9 @@ impl PhasePipeline {
             device.write_now(&a.ids, 0, &input.ids)?;
         }
         device.write_now(&a.positions, 0, input.positions.as_flattened())?;
+        if !input.places.is_empty() {
+            device.write_now(&a.places, 0, input.places.as_flattened())?;
+        }
         if let Some(net) = &a.delta_net {
             device.write_now(&net.rows, 0, &input.runs.rows)?;
             device.write_now(&net.runs, 0, &input.runs.first)?;

@@ -83,7 +83,7 @@ mod tests {
 
     fn pass(rows: u32) -> Pass {
         let draws = sample::Rows::default();
-        Pass { phase: Phase::Decode, rows, runs: 0, chunks: 0, logit_rows: rows, hidden_rows: 0, draws }
+        Pass { phase: Phase::Decode, rows, runs: 0, chunks: 0, logit_rows: rows, hidden_rows: 0, draws, drafts: false }
     }
 
     /// Prepares the programs of some passes, and returns those whose plans were recorded.

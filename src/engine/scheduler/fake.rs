@@ -156,9 +156,10 @@ impl Device {
         let mut rows = Vec::new();
         for row in &step.decode {
             let (_, last) = self.slots[&row.slot];
-            let token = if row.forced { row.token.expect("a forced token") } else { last };
+            let token = if row.from_host { row.token.expect("a token") } else { last };
             assert!(row.token.is_none_or(|known| known == token), "the host knows another token");
             rows.push((row.slot, row.position, token, true));
+            rows.extend((row.position + 1..).zip(&row.drafts).map(|(at, token)| (row.slot, at, *token, true)));
             *self.decode_rows.entry(row.request).or_default() += 1;
         }
         for prompt in &step.prefill {
@@ -203,7 +204,7 @@ impl Device {
         if self.states.is_empty() {
             return;
         }
-        let decode = step.decode.iter().map(|row| (row.slot, row.position, 1, &row.states));
+        let decode = step.decode.iter().map(|row| (row.slot, row.position, row.rows(), &row.states));
         let prefill =
             step.prefill.iter().map(|rows| (rows.slot, rows.position, rows.tokens.len() as u32, &rows.states));
         let runs: Vec<_> = decode.chain(prefill).collect();

@@ -18,6 +18,7 @@
 
 #[cfg(test)]
 mod fake;
+mod lookup;
 mod mailbox;
 mod plan;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
+pub use lookup::LookupStats;
 use mailbox::Mailbox;
 pub(crate) use mailbox::SessionEvent;
 pub use request::FinishReason;
@@ -68,6 +70,8 @@ pub(crate) struct Limits {
     /// A step is planned while the masks of its tokens are unknown: its forward pass is computed before, and its sampling after
     /// the step before it is read.
     pub(crate) masks_later: bool,
+    /// The most draft tokens of a sequence in a step, which prompt lookup finds; 0: none.
+    pub(crate) drafts: u32,
     /// The states of recurrent layers, for models that have them.
     pub(crate) states: Option<StateLimits>,
 }
@@ -90,6 +94,7 @@ pub(crate) struct Scheduler {
     retry_alone: VecDeque<SequenceId>,
     /// A sequence for each event sent since the last [`Scheduler::take_notified`].
     notified: Vec<SequenceId>,
+    lookup: LookupStats,
     /// The number of the next sequence, request or step.
     next_number: u64,
 }
@@ -131,6 +136,7 @@ impl Scheduler {
             in_flight: VecDeque::new(),
             retry_alone: VecDeque::new(),
             notified: Vec::new(),
+            lookup: LookupStats::default(),
             next_number: 0,
         }
     }
@@ -168,7 +174,18 @@ impl Scheduler {
             return None;
         }
         let mask = request.constrained.as_ref().map(|constrained| constrained.mask());
-        Some(RowSampling { sampler: request.sampler.as_ref()?, mask, logprobs: request.logprobs.is_some() })
+        let tokens_before = row.draft_number();
+        Some(RowSampling {
+            sampler: request.sampler.as_ref()?,
+            mask,
+            logprobs: request.logprobs.is_some(),
+            drawn: (request.drafts > 0).then(|| u64::from(request.confirmed + tokens_before)),
+        })
+    }
+
+    /// Returns the counts of draft tokens so far.
+    pub(crate) fn lookup(&self) -> LookupStats {
+        self.lookup
     }
 
     /// Returns whether a sequence has a request, or events of one that the session has not taken.

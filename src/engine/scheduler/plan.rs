@@ -2,7 +2,7 @@
 
 use super::{
     BlockTableUpdate, DecodeRow, LogitRow, LogitsUse, Output, PlannedStep, PrefillRows, Scheduler, SequenceId,
-    SessionEvent, Slot, StepId, StepPlan, sequence::Sequence, states::Planned,
+    SessionEvent, Slot, StepId, StepPlan, lookup, sequence::Sequence, states::Planned,
 };
 use crate::{
     engine::EngineError,
@@ -124,7 +124,8 @@ impl Scheduler {
         }
     }
 
-    /// Plans a row for each sequence in its decode phase that gets a block for it. One without a block pauses.
+    /// Plans a row for each sequence in its decode phase that gets a block for it, and rows for its draft. One without a block
+    /// pauses.
     fn plan_decode(&mut self, step: &mut StepPlan, snapshots: &mut Planned, only: Option<SequenceId>) {
         let requests: Vec<_> = self.requests.iter().map(|(number, id)| (*number, *id)).collect();
         for (number, id) in requests {
@@ -135,6 +136,7 @@ impl Scheduler {
                 continue;
             }
             let position = sequence.table.len();
+            let drafts = request.drafts;
             let forced = request.output == Output::DecodeLogits;
             let due = if forced {
                 request.is_prefilled(&sequence.table) && !request.has_prompt(&sequence.table)
@@ -147,18 +149,46 @@ impl Scheduler {
             if !due {
                 continue;
             }
+            let most = drafts.min(request.max_tokens().saturating_sub(request.sampled + 1));
+            let may_draft = drafts > 0;
             self.reclaim(id, 1, 0);
+            let drafts = match self.draft_room(id, most) {
+                0 => Vec::new(),
+                room => self.sequences.get(&id).map_or_else(Vec::new, |of| lookup::draft(&of.tokens, room as usize)),
+            };
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
-            let Ok(copies) = self.pool.grow(&mut sequence.table, 1) else { continue };
+            let rows = 1 + drafts.len() as u32;
+            let Ok(copies) = self.pool.grow(&mut sequence.table, rows) else { continue };
             let token = sequence.tokens.get(position as usize).copied();
             step.block_copies.extend(copies);
             step.block_tables.extend(changed_blocks(slot, &self.slots[slot as usize].blocks, &sequence.table));
-            let row = step.decode.len() as u32;
+            let row = step.decode_rows();
             let usage = if forced { LogitsUse::Return { last: true } } else { LogitsUse::Sample };
-            step.logit_rows.push(LogitRow { row, sequence: id, request: number, slot, usage });
-            let states = self.plan_states(id, slot, 1, snapshots);
-            step.decode.push(DecodeRow { sequence: id, request: number, slot, position, token, forced, states });
+            let of_row = LogitRow { row, sequence: id, request: number, slot, usage, draft: None };
+            step.logit_rows.push(of_row);
+            step.logit_rows.extend((1..).zip(&drafts).map(|(i, draft)| {
+                let draft = Some((i, *draft));
+                LogitRow { row: row + i, draft, ..of_row }
+            }));
+            let states = self.plan_states(id, slot, rows, true, snapshots);
+            let from_host = forced || may_draft;
+            let (sequence, request) = (id, number);
+            step.decode.push(DecodeRow { sequence, request, slot, position, token, from_host, drafts, states });
         }
+    }
+
+    /// Returns how many draft tokens a sequence may have, at most `most`: they take no blocks that other sequences may need.
+    fn draft_room(&self, id: SequenceId, most: u32) -> u32 {
+        let Some(Sequence { table, .. }) = self.sequences.get(&id).filter(|_| most > 0) else { return 0 };
+        let position = table.len();
+        let mut room = most.min(self.pool.fits(table, self.reserve(id, true)).saturating_sub(1));
+        room = room.min(self.limits.context.saturating_sub(position + 1));
+        if let Some(states) = self.limits.states.filter(|states| states.snapshots > 0) {
+            // A snapshot is of a known prefix: it is taken after the first row of a step.
+            let border = (position / states.spacing + 1).saturating_mul(states.spacing);
+            room = room.min((border - position - 1).saturating_sub(1));
+        }
+        room
     }
 
     /// Plans prefill rows, in order of arrival. A request that lacks blocks has taken all but those reserved for decoding,
@@ -228,11 +258,11 @@ impl Scheduler {
                 };
                 logits_left -= u32::from(all_logits);
                 let row = first_row + at - position;
-                step.logit_rows.push(LogitRow { row, sequence: id, request: number, slot, usage });
+                step.logit_rows.push(LogitRow { row, sequence: id, request: number, slot, usage, draft: None });
             }
             rows_left -= rows;
             let tokens = sequence.tokens[position as usize..end as usize].to_vec();
-            let states = self.plan_states(id, slot, rows, snapshots);
+            let states = self.plan_states(id, slot, rows, false, snapshots);
             step.prefill.push(PrefillRows { sequence: id, request: number, slot, position, tokens, states });
         }
     }

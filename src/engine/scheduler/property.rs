@@ -82,6 +82,8 @@ struct Counts {
     slid: u32,
     /// Sequences that lost their blocks to others' windows.
     reclaimed: u32,
+    drafted: u64,
+    accepted: u64,
 }
 
 struct World {
@@ -100,7 +102,8 @@ impl World {
         let (blocks, block) = (1 + rng.below(30), 1 + rng.below(5));
         let states =
             (rng.below(2) > 0).then(|| StateLimits { snapshots: rng.below(5), spacing: block * (1 + rng.below(3)) });
-        let limits = Limits {
+        let drafts = rng.below(2) * rng.below(6);
+        let mut limits = Limits {
             context: 1 + rng.below(40),
             slots: 1 + rng.below(5),
             prefill_rows: 1 + rng.below(12),
@@ -109,6 +112,7 @@ impl World {
             prefix_sharing: rng.below(4) > 0,
             share_decode_blocks: rng.below(2) > 0,
             pipelined: rng.below(3) > 0,
+            drafts,
             states,
         };
         let pools = Pools::from(Pool::new(blocks, block));
@@ -120,11 +124,15 @@ impl World {
                 pools.with_window(2 + rng.below(28), window)
             }
         };
-        let device = Device::new(&pools);
+        if pools.groups().len() > 1 {
+            limits.drafts = 0;
+        }
+        let (device, drafts) = (Device::new(&pools), limits.drafts);
         Self {
             limits,
             scheduler: Scheduler::new(limits, pools),
-            device: device.with_states(states.map_or(0, |states| StateLimits::slots(states.snapshots, limits.slots))),
+            device: device
+                .with_states(states.map_or(0, |states| StateLimits::slots(states.snapshots, limits.slots, drafts))),
             alone: BTreeMap::new(),
             in_flight: VecDeque::new(),
             bounds: BTreeMap::new(),
@@ -383,7 +391,7 @@ impl World {
         self.audit();
         let Some(step) = planned else { return false };
         assert!(step.decode.len() <= self.limits.slots as usize && step.rows() > 0);
-        assert!(step.rows() - step.decode.len() as u32 <= self.limits.prefill_rows);
+        assert!(step.rows() - step.decode_rows() <= self.limits.prefill_rows);
         let decoding = self.scheduler.sequences.values().filter(|sequence| {
             let request = sequence.request.as_ref();
             request.is_some_and(|request| request.sampled > 0 && request.sampled < request.max_tokens())
@@ -449,6 +457,10 @@ fn schedule(seed: u64, counts: &mut Counts) {
         counts.wasted += u32::from(rows == *bound && rows > 0);
     }
     counts.copies += world.device.copies;
+    let lookup = world.scheduler.lookup();
+    counts.drafted += lookup.drafted;
+    counts.accepted += lookup.accepted;
+    assert!(lookup.accepted <= lookup.drafted && (lookup.drafted == 0 || world.limits.drafts > 0));
     assert_eq!(world.scheduler.in_flight(), 0);
     for id in std::mem::take(&mut world.alone).into_keys() {
         world.scheduler.release(id);
@@ -473,5 +485,6 @@ fn sequences_get_the_tokens_that_they_get_alone() {
         [forks, copies, abandoned, stale, paused],
         [alone, resumed, behind_window, slid, reclaimed],
     ];
+    assert!(counts.accepted > 100 && counts.drafted > counts.accepted, "{counts:?}");
     assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
 }

@@ -69,11 +69,14 @@ pub(super) struct Request {
     pub(super) constrained: Option<Constrained>,
     /// How many log-probabilities are returned with each token.
     pub(super) logprobs: Option<u32>,
+    /// The most draft tokens that prompt lookup finds for a step. With any, a token is sampled once the one before it is
+    /// known, and the host gives the device all tokens.
+    pub(super) drafts: u32,
     /// Its slot, while it runs.
     pub(super) slot: Option<u32>,
     /// The snapshot of states that its next row begins from; else a state of its slot.
     pub(super) snapshot: Option<u32>,
-    /// Tokens sampled by submitted rows.
+    /// Tokens sampled by submitted rows; those behind a rejected draft token are not counted any more.
     pub(super) sampled: u32,
     /// Those of them that the host knows.
     pub(super) confirmed: u32,
@@ -101,7 +104,9 @@ impl Request {
 
     /// Returns whether a step with its row is planned only once the host knows the token before.
     pub(super) fn needs_tokens(&self, masks_later: bool) -> bool {
-        (self.constrained.is_some() && !masks_later) || self.sampler.as_ref().is_some_and(Sampler::has_window)
+        self.drafts > 0
+            || (self.constrained.is_some() && !masks_later)
+            || self.sampler.as_ref().is_some_and(Sampler::has_window)
     }
 
     /// Returns the end of its prefill rows.

@@ -22,7 +22,7 @@ impl Scheduler {
             }
         }
         for row in &step.decode {
-            self.advance(row.sequence, row.request, 1, false);
+            self.advance(row.sequence, row.request, row.rows(), false);
         }
         for rows in &step.prefill {
             self.advance(rows.sequence, rows.request, rows.tokens.len() as u32, true);
@@ -79,7 +79,8 @@ impl Scheduler {
     /// # Errors
     /// [`StaleStep`] when the step is not the oldest in flight, or samples nothing; no token is appended then.
     pub(crate) fn finish_step(&mut self, output: StepOutput) -> Result<(), StaleStep> {
-        let mut tokens = output.tokens;
+        // `None`: sampled on the host.
+        let mut tokens: Vec<_> = output.tokens.into_iter().map(|(row, token)| (row, Some(token))).collect();
         let mut of_logprobs = Vec::new();
         for (row, logits) in output.read_back {
             match row.usage {
@@ -89,17 +90,10 @@ impl Scheduler {
                         self.send(row.sequence, SessionEvent::Row { values: logits, last });
                     }
                 }
-                LogitsUse::Sample if tokens.iter().any(|(sampled, _)| *sampled == row) => {
-                    of_logprobs.push((row, logits))
-                }
                 LogitsUse::Sample => {
-                    let mut logits = logits;
-                    if let Some(constrained) = self.request_mut(&row).and_then(|request| request.constrained.as_ref()) {
-                        let forbidden = (0u32..).zip(&mut logits).filter(|(id, _)| !constrained.allows(*id));
-                        forbidden.for_each(|(_, logit)| *logit = MASKED);
+                    if tokens.iter().all(|(sampled, _)| *sampled != row) {
+                        tokens.push((row, None));
                     }
-                    let token = self.request_mut(&row).and_then(|request| request.sampler.as_mut());
-                    tokens.push((row, token.and_then(|sampler| sampler.sample(&logits).ok())));
                     of_logprobs.push((row, logits));
                 }
             }
@@ -108,7 +102,23 @@ impl Scheduler {
             return Err(StaleStep);
         }
         self.in_flight.pop_front();
+        let mut accepted: Vec<(LogitRow, Option<u32>)> = Vec::new();
         for (row, token) in tokens {
+            // What is sampled behind another token than was drafted is dropped.
+            let follows =
+                |(_, draft)| accepted.last().is_some_and(|(of, token)| of.row + 1 == row.row && *token == Some(draft));
+            if row.draft.is_none_or(follows) {
+                let token = token.unwrap_or_else(|| {
+                    let (_, logits) = of_logprobs.iter_mut().find(|(of, _)| *of == row)?;
+                    self.sample_on_host(&row, logits)
+                });
+                accepted.push((row, token));
+            }
+        }
+        for run in accepted.chunk_by(|_, row| row.0.draft.is_some()) {
+            self.accept_drafts(&run[0].0, run.len() as u32);
+        }
+        for (row, token) in accepted {
             match token {
                 Some(token) => {
                     let logits = of_logprobs.iter().find(|(of, _)| *of == row).map(|(_, logits)| &**logits);
@@ -120,6 +130,36 @@ impl Scheduler {
             }
         }
         Ok(())
+    }
+
+    /// Samples a row's token on the host, and masks its logits.
+    fn sample_on_host(&mut self, row: &LogitRow, logits: &mut [f32]) -> Option<u32> {
+        let request = self.request_mut(row)?;
+        if let Some(constrained) = &request.constrained {
+            let forbidden = (0u32..).zip(&mut *logits).filter(|(id, _)| !constrained.allows(*id));
+            forbidden.for_each(|(_, logit)| *logit = MASKED);
+        }
+        request.sampler.as_mut()?.sample(logits).ok()
+    }
+
+    /// Takes in that `rows` rows of a sequence count from `first` on: its last token's and those of accepted draft tokens. The
+    /// positions of rejected ones are given back.
+    fn accept_drafts(&mut self, first: &LogitRow, rows: u32) {
+        let Some(request) = self.request_mut(first).filter(|request| request.drafts > 0) else { return };
+        let drafted = request.sampled.saturating_sub(request.confirmed + 1);
+        request.sampled = request.confirmed + rows;
+        let decodes = request.confirmed > 0;
+        let Some(sequence) = self.sequences.get_mut(&first.sequence) else { return };
+        let len = sequence.tokens.len() as u32 + rows - 1;
+        if drafted + 1 > rows {
+            sequence.truncate(&mut self.pool, len);
+            self.keep_states(first.sequence, len);
+        }
+        if decodes {
+            self.lookup.steps += 1;
+            self.lookup.drafted += u64::from(drafted);
+            self.lookup.accepted += u64::from(rows - 1);
+        }
     }
 
     /// Returns the request of a row, unless it is over.

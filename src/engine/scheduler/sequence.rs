@@ -105,7 +105,7 @@ impl Scheduler {
     ) -> Result<(), EngineError> {
         // A window's pool has room for a sequence of any length.
         let (context, block, blocks) = (self.limits.context, self.pool.block(), self.pool.full().blocks());
-        let number = self.number();
+        let (number, drafts) = (self.number(), self.limits.drafts);
         let sequence = self.idle(id)?;
         let (start, computed_before) = (sequence.tokens.len() as u32, sequence.table.len());
         if tokens.is_empty() && (computed_before == start || matches!(output, Output::AllLogits | Output::AllHidden)) {
@@ -127,9 +127,11 @@ impl Scheduler {
             computed_before,
             prompt_end: needed as u32,
             output,
-            sampler,
             constrained: None,
             logprobs: None,
+            // Penalties and masks depend on the tokens before.
+            drafts: if sampler.as_ref().is_some_and(|sampler| sampler.options().penalises()) { 0 } else { drafts },
+            sampler,
             slot: None,
             snapshot: None,
             sampled: 0,
@@ -142,6 +144,9 @@ impl Scheduler {
     /// Adds a constraint and log-probabilities to a request that was just submitted.
     pub(crate) fn extend_request(&mut self, id: SequenceId, constrained: Option<Constrained>, logprobs: Option<u32>) {
         if let Some(request) = self.sequences.get_mut(&id).and_then(|sequence| sequence.request.as_mut()) {
+            if constrained.is_some() {
+                request.drafts = 0;
+            }
             (request.constrained, request.logprobs) = (constrained, logprobs);
         }
     }

@@ -1,7 +1,8 @@
 //! The states of recurrent layers: which slot of states each run of rows begins from, and where it stores its own.
 //!
 //! A running sequence has two slots of states, which it writes in turn: a step that is abandoned, fails, or was computed in
-//! vain leaves the state before it. A sequence that finds neither begins from the last snapshot of its prefix: its table is
+//! vain leaves the state before it. It has one more for each draft token of a step, and goes on from that of the last one
+//! accepted: storing a state costs a fraction of computing a token again. A sequence that finds neither begins from the last snapshot of its prefix: its table is
 //! shortened to it, and what follows is computed again.
 
 use super::{RunStates, Scheduler, SequenceId, Slot, StepPlan};
@@ -16,19 +17,24 @@ pub(crate) struct StateLimits {
 }
 
 impl StateLimits {
-    /// Returns the slots of states, for so many sequences that run at once.
-    pub(crate) fn slots(snapshots: u32, sequences: u32) -> u32 {
-        sequences.saturating_mul(2).saturating_add(snapshots)
+    /// Returns the slots of states, for so many sequences that run at once, with so many draft tokens in a step.
+    pub(crate) fn slots(snapshots: u32, sequences: u32, drafts: u32) -> u32 {
+        sequences.saturating_mul(of_sequence(drafts)).saturating_add(snapshots)
     }
 }
 
-/// The two slots of states of a running sequence.
-#[derive(Clone, Copy, Debug, Default)]
+/// Returns the slots of states of a running sequence.
+fn of_sequence(drafts: u32) -> u32 {
+    drafts.saturating_add(2)
+}
+
+/// The slots of states of a running sequence.
+#[derive(Clone, Debug, Default)]
 pub(super) struct SlotStates {
     /// The sequence whose states they are, which may be idle.
     owner: Option<SequenceId>,
     /// The position of each state; `None`: it is of no use.
-    positions: [Option<u32>; 2],
+    positions: Vec<Option<u32>>,
 }
 
 impl SlotStates {
@@ -69,7 +75,7 @@ impl Scheduler {
             states.forget();
         }
         let states = &mut self.slots[slot].states;
-        *states = SlotStates { owner: Some(id), positions: [None; 2] };
+        *states = SlotStates { owner: Some(id), positions: vec![None; of_sequence(self.limits.drafts) as usize] };
         if let Some(own) = own {
             states.positions[own] = Some(len);
             return;
@@ -97,8 +103,16 @@ impl Scheduler {
         }
     }
 
-    /// Plans the states of a run of `rows` rows of a sequence in `slot`.
-    pub(super) fn plan_states(&mut self, id: SequenceId, slot: u32, rows: u32, snapshots: &mut Planned) -> RunStates {
+    /// Plans the states of a run of `rows` rows of a sequence in `slot`: the state after the last row is stored, or those after
+    /// `each`.
+    pub(super) fn plan_states(
+        &mut self,
+        id: SequenceId,
+        slot: u32,
+        rows: u32,
+        each: bool,
+        snapshots: &mut Planned,
+    ) -> RunStates {
         let (Some(limits), Some(sequence)) = (self.limits.states, self.sequences.get(&id)) else {
             return RunStates::default();
         };
@@ -107,18 +121,23 @@ impl Scheduler {
         let end = first + rows;
         // Prompts are often continued in another way than they end: by the next turn of a conversation.
         let last_of_prompt = (request.prompt_end - 1) / block * block;
-        let (first_snapshot, states) = (2 * self.slots.len() as u32, &mut self.slots[slot as usize].states);
+        let count = of_sequence(self.limits.drafts);
+        let (first_snapshot, states) = (count * self.slots.len() as u32, &mut self.slots[slot as usize].states);
         let own = states.find(id, first);
         let from = match (request.snapshot, own) {
             _ if first == 0 => None,
             (Some(snapshot), _) => Some(first_snapshot + snapshot),
-            (None, Some(own)) => Some(2 * slot + own as u32),
+            (None, Some(own)) => Some(count * slot + own as u32),
             // It was resumed from one of them.
             (None, None) => return RunStates::default(),
         };
-        let other = own.map_or(0, |own| 1 - own);
-        states.positions[other] = None;
-        let mut to = vec![(rows - 1, 2 * slot + other as u32)];
+        let others = (0..).zip(&mut states.positions).filter(|(i, _)| Some(*i) != own);
+        let stored = if each { 0..rows } else { rows - 1..rows };
+        let mut to = Vec::new();
+        for (row, (other, position)) in stored.zip(others) {
+            *position = None;
+            to.push((row, count * slot + other as u32));
+        }
         let borders = (first / block + 1)..=(end / block);
         for position in borders.map(|border| border * block) {
             if position % limits.spacing != 0 && position != last_of_prompt {
@@ -139,20 +158,23 @@ impl Scheduler {
         if self.limits.states.is_none() {
             return;
         }
-        let decode = step.decode.iter().map(|row| (row.sequence, row.request, row.slot, row.position, 1, &row.states));
+        let decode =
+            step.decode.iter().map(|row| (row.sequence, row.request, row.slot, row.position, row.rows(), &row.states));
         let prefill = step
             .prefill
             .iter()
             .map(|run| (run.sequence, run.request, run.slot, run.position, run.tokens.len() as u32, &run.states));
+        let count = of_sequence(self.limits.drafts);
         let mut attached = Vec::new();
         for (id, number, slot, position, rows, states) in decode.chain(prefill) {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Some(request) = sequence.request.as_mut().filter(|request| request.number == number) else { continue };
             let end = position + rows;
             for (row, to) in &states.to {
-                let own = to.checked_sub(2 * slot).filter(|own| *own < 2);
-                if let (Some(own), true) = (own, row + 1 == rows) {
-                    self.slots[slot as usize].states.positions[own as usize] = Some(end);
+                let own = to.checked_sub(count * slot).filter(|own| *own < count);
+                let states = &mut self.slots[slot as usize].states;
+                if let Some(own) = own.and_then(|own| states.positions.get_mut(own as usize)) {
+                    *own = Some(position + row + 1);
                 }
             }
             if let Some(snapshot) = request.snapshot.take() {

@@ -12,7 +12,7 @@ pub(crate) struct StepId(pub(super) u64);
 #[error("the step is out of date")]
 pub(crate) struct StaleStep;
 
-/// The rows of one batch. They are numbered: first those of `decode`, then those of `prefill`, in order.
+/// The rows of one batch. They are numbered: first those of `decode`, each with its drafts, then those of `prefill`, in order.
 #[derive(Debug)]
 pub(crate) struct StepPlan {
     pub(crate) id: StepId,
@@ -48,18 +48,27 @@ pub(crate) struct RunStates {
     pub(crate) to: Vec<(u32, u32)>,
 }
 
-/// The row of a sampled token.
+/// The row of a sampled token, and the rows of the draft that follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeRow {
     pub(crate) sequence: SequenceId,
     pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) position: u32,
-    /// The token, if the host knows it. Unless it is forced, it is the last one sampled for the slot.
+    /// The token, if the host knows it. Unless it is from the host, it is the last one sampled for the slot.
     pub(crate) token: Option<u32>,
-    /// The caller chose the token: the device does not know it.
-    pub(crate) forced: bool,
+    /// The host gives the device the token: the caller chose it, or it may be that of a draft.
+    pub(crate) from_host: bool,
+    /// The draft tokens, at the positions behind.
+    pub(crate) drafts: Vec<u32>,
     pub(crate) states: RunStates,
+}
+
+impl DecodeRow {
+    /// Returns the number of rows, those of the draft included.
+    pub(crate) fn rows(&self) -> u32 {
+        1 + self.drafts.len() as u32
+    }
 }
 
 /// A chunk of a prompt.
@@ -82,6 +91,15 @@ pub(crate) struct LogitRow {
     pub(crate) request: u64,
     pub(crate) slot: u32,
     pub(crate) usage: LogitsUse,
+    /// For the row of a draft token its number, from 1 on, and the token: what is sampled counts if the row before sampled it.
+    pub(crate) draft: Option<(u32, u32)>,
+}
+
+impl LogitRow {
+    /// Returns the number of draft tokens from the last known token to the row's own.
+    pub(crate) fn draft_number(&self) -> u32 {
+        self.draft.map_or(0, |(number, _)| number)
+    }
 }
 
 /// The use of a row.
@@ -109,6 +127,8 @@ pub(crate) struct RowSampling<'a> {
     pub(crate) mask: Option<&'a [u32]>,
     /// The logits are read back too, for log-probabilities.
     pub(crate) logprobs: bool,
+    /// For requests with drafts, the tokens of the request that are sampled before: the device does not count their draws.
+    pub(crate) drawn: Option<u64>,
 }
 
 /// What the executor computed for a step.
@@ -125,7 +145,12 @@ pub(crate) struct StepOutput {
 impl StepPlan {
     /// Returns the number of rows.
     pub(crate) fn rows(&self) -> u32 {
-        (self.decode.len() + self.prefill.iter().map(|rows| rows.tokens.len()).sum::<usize>()) as u32
+        self.decode_rows() + self.prefill.iter().map(|rows| rows.tokens.len() as u32).sum::<u32>()
+    }
+
+    /// Returns the number of rows of `decode`.
+    pub(crate) fn decode_rows(&self) -> u32 {
+        self.decode.iter().map(DecodeRow::rows).sum()
     }
 
     /// Returns the requests with rows in the step.

@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     prefix_sharing: true,
     share_decode_blocks: false,
     pipelined: true,
+    drafts: 0,
     states: None,
 };
 

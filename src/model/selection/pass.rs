@@ -77,6 +77,8 @@ pub struct PassShape {
     pub chunks: u32,
     /// Rows of logits.
     pub logit_rows: u32,
+    /// Decode: sequences may have several rows, of draft tokens.
+    pub drafts: bool,
 }
 
 /// The kernels of a pass.
@@ -102,7 +104,7 @@ pub struct PassKernels {
 impl KernelSelection {
     /// Returns the kernels of a pass of a model.
     pub fn pass(&self, config: &Config, pass: PassShape) -> PassKernels {
-        let PassShape { phase, rows, chunks, logit_rows } = pass;
+        let PassShape { phase, rows, chunks, logit_rows, drafts } = pass;
         let dense = self.matmul(phase, rows, 1, self.batched_from);
         let experts = match config.feed_forward {
             FeedForward::Dense { .. } => dense,
@@ -120,7 +122,7 @@ impl KernelSelection {
             experts,
             // Prompts have few rows of logits, with decode's order of sums.
             head: self.matmul(Phase::Decode, logit_rows, 1, self.batched_from),
-            attention: self.attention(config, phase, chunks),
+            attention: self.attention(config, phase, chunks, drafts),
             attn_norm: norm(by_gemv),
             // The router is multiplied with what the experts are.
             ffn_norm: norm(by_gemv && experts_by_gemv),
@@ -141,13 +143,14 @@ impl KernelSelection {
         }
     }
 
-    fn attention(&self, config: &Config, phase: Phase, chunks: u32) -> AttentionKind {
+    fn attention(&self, config: &Config, phase: Phase, chunks: u32, drafts: bool) -> AttentionKind {
         // A prompt has rows enough to fill a device, and rows of one sequence see each other's keys.
         if phase == Phase::Prefill {
             return AttentionKind::Attention;
         }
-        // Sinks are in attention from query heads only.
+        // Sinks are in attention from query heads only. A fused kernel has no keys of other rows of the pass.
         let fused = self.fused_rope
+            && !drafts
             && !config.sinks
             && can_fuse_rope(config.head_dim, config.heads / config.kv_heads, self.reduction);
         match (fused, chunks >= self.split_kv_from) {

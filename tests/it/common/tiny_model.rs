@@ -672,7 +672,7 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
         ..TinyModel::default()
     };
     let of = |arch, metadata| TinyModel { arch, metadata, ..small() };
-    vec![
+    let mut models = vec![
         ("qwen2", TinyModel { biases: true, ..of(Arch::Qwen2, vec![]) }),
         ("qwen2moe", TinyModel { biases: true, shared_ffn: 224, ..of(Arch::Qwen2Moe, vec![]) }),
         // Fused tensors.
@@ -746,7 +746,9 @@ pub fn architecture_models() -> Vec<(&'static str, TinyModel)> {
                 ],
             ),
         ),
-    ]
+    ];
+    models.extend(hybrid_models());
+    models
 }
 
 /// Returns a named small model of each architecture with gated delta nets.
