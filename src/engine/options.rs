@@ -201,8 +201,10 @@ impl EngineOptions {
     /// Returns the pool of layers with a window of `size` positions. It has the blocks that all running sequences need, of any
     /// length, and those of another window, for a prefix to be found.
     fn window_pool(&self, size: u32, block: u32) -> WindowPool {
-        let slack = WASTED_ROWS;
-        let kept = (size.saturating_sub(1).saturating_add(slack)).div_ceil(block);
+        // Drafts are appended before they are accepted.
+        let drafts = self.lookup.min(MAX_LOOKUP);
+        let slack = WASTED_ROWS + drafts;
+        let kept = (size.saturating_sub(1).saturating_add(slack + drafts)).div_ceil(block);
         // Each has three more: windows and rows need not begin with a block, and a shared block is copied.
         let running = self.sequences.saturating_mul(kept.saturating_add(3));
         let blocks = running.saturating_add(self.prefill_rows.div_ceil(block)).saturating_add(size.div_ceil(block));
