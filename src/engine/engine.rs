@@ -76,7 +76,7 @@ impl Engine {
             // Programs are timed as a whole.
             masks_later: !options.profile,
             // A rejected draft could be longer than what a window keeps.
-            drafts: if shape.windowed.is_some() { 0 } else { options.lookup },
+            drafts: options.lookup,
             states: model.config().delta_net.is_some().then(|| StateLimits {
                 snapshots: options.state_snapshots,
                 spacing: options.snapshot_spacing.max(1).next_multiple_of(shape.block),

@@ -4,9 +4,12 @@ use crate::common::{
     device::shared,
     engines::{greedy, replies, replies_alone, sampled, sampling},
     micro_model::{gguf, load, micro_model, options},
-    tiny_model::{Arch, TinyModel, hybrid_models},
+    tiny_model::{Arch, TinyModel, architecture_models, hybrid_models},
 };
-use ferrum_wgpu::{Constraint, Device, Engine, EngineOptions, GenerateOptions, LookupStats, Model, SamplingOptions};
+use ferrum_wgpu::{
+    Constraint, Device, Engine, EngineOptions, GenerateOptions, LookupStats, Model, SamplingOptions,
+    low_level::engine::KvLayout,
+};
 
 /// A prompt that repeats itself, so that there are drafts.
 fn prompt(seed: u32, len: u32) -> Vec<u32> {
@@ -66,6 +69,19 @@ fn drafts_change_no_token() {
             let model = load(&device, &gguf(&TinyModel { context: 512, ..repeating(micro_model(arch)) })).await;
             // The context is longer than a chunk of keys: attention is split.
             check(&model, options(3, 384).kv_tokens(8192), 250, 5).await;
+        }
+    });
+}
+
+/// A window of eight positions, fewer than a step's drafts and what they may take back.
+#[test]
+fn windows_keep_what_rejected_drafts_take_back() {
+    pollster::block_on(async {
+        let (_, model) = architecture_models().into_iter().find(|(name, _)| *name == "gemma3").expect("a model");
+        let model = load(&shared(), &gguf(&TinyModel { context: 512, ..repeating(model) })).await;
+        for block in [8, 32] {
+            let options = options(3, 384).kv_tokens(8192).kv_layout(KvLayout::Paged { block });
+            check(&model, options, 100, 5).await;
         }
     });
 }

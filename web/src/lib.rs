@@ -14,7 +14,7 @@ use wasm_bindgen::prelude::*;
 
 pub use conformance::conformance;
 pub use fit::fits;
-pub use model::LoadedModel;
+pub use model::{LoadedModel, ModelDevice};
 pub use reply::Reply;
 
 #[wasm_bindgen]

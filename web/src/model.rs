@@ -19,6 +19,41 @@ use crate::{
     source::{Files, Source},
 };
 
+/// A device for a model.
+#[wasm_bindgen]
+pub struct ModelDevice(Device);
+
+#[wasm_bindgen]
+impl ModelDevice {
+    /// Opens the device that `options` name, a JSON object as for [`LoadedModel::load`].
+    ///
+    /// # Errors
+    /// An error of the device or of the options.
+    pub async fn open(options: &str) -> Result<ModelDevice, JsValue> {
+        LoadOptions::parse(options)?.open_device().await.map(Self)
+    }
+
+    /// Compiles the kernels of a model, of which it reads the headers only. `told` is called with the number of kernels compiled so
+    /// far, and of all.
+    ///
+    /// # Errors
+    /// An error of the files, of the device or of the options.
+    pub async fn compile(&self, sources: Vec<Source>, options: &str, told: Function) -> Result<(), JsValue> {
+        let options = LoadOptions::parse(options)?;
+        let device = self.0.clone();
+        let files = Files::open(sources).await?;
+        let progress = |done: usize, all: usize| tell(&told, done as f64, all as f64);
+        let compiled = Engine::precompile_with(&device, &files.gguf, &options.engine, progress).await;
+        compiled.map_err(|error| files.error(error))
+    }
+}
+
+/// Calls a function with what is done and with all of it.
+fn tell(told: &Function, done: f64, all: f64) {
+    // A callback that fails does not stop the work.
+    let _ = told.call2(&JsValue::NULL, &done.into(), &all.into());
+}
+
 /// A model on the browser's GPU, which answers requests.
 #[wasm_bindgen]
 pub struct LoadedModel {
@@ -30,19 +65,21 @@ pub struct LoadedModel {
 
 #[wasm_bindgen]
 impl LoadedModel {
-    /// Loads a model. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`).
+    /// Loads a model on a device. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`).
     /// `told` is called with the bytes that were sent to the device, and all of them.
     ///
     /// # Errors
     /// An error of the file, of the device or of the options.
-    pub async fn load(sources: Vec<Source>, options: &str, told: Function) -> Result<LoadedModel, JsValue> {
+    pub async fn load(
+        device: &ModelDevice,
+        sources: Vec<Source>,
+        options: &str,
+        told: Function,
+    ) -> Result<LoadedModel, JsValue> {
         let options = LoadOptions::parse(options)?;
-        let device = options.open_device().await?;
+        let device = device.0.clone();
         let files = Files::open(sources).await?;
-        let upload = |sent: u64, total: u64| {
-            // A callback that fails does not stop the work.
-            let _ = told.call2(&JsValue::NULL, &(sent as f64).into(), &(total as f64).into());
-        };
+        let upload = |sent: u64, total: u64| tell(&told, sent as f64, total as f64);
         let model = Model::load(&device, &files.gguf, upload).await.map_err(|error| files.error(error))?;
         let engine = Engine::new(&model, &options.engine).await.map_err(error::of)?;
         let service = Service::new(&engine, &files.gguf, options.name).map_err(error::of)?;

@@ -6,7 +6,7 @@ import { checkSpace, download, missing, probe, readRange, stored, type DownloadC
 import type {
   ConformanceOptions, ConformanceResult, Fit, ModelOptions, Progress, Stats, StoreOptions,
 } from './types.js';
-import init, { conformance, fits, LoadedModel, memoryBytes, Sha256 } from './wasm/ferrum_wgpu_web.js';
+import init, { conformance, fits, LoadedModel, memoryBytes, ModelDevice, Sha256 } from './wasm/ferrum_wgpu_web.js';
 
 /** A source that can be sent to another thread. */
 export type SentSource = string | Blob | readonly Blob[] | FileSystemFileHandle;
@@ -31,6 +31,18 @@ let started: Promise<unknown> | undefined;
 function start(): Promise<unknown> {
   started ??= init({ module_or_path: new URL('./wasm/ferrum_wgpu_web_bg.wasm', import.meta.url) });
   return started;
+}
+
+/** Returns the files of a model by its address or name, which are read from the store or by requests of ranges. */
+async function remoteSources(from: string, { hub, headers }: SentOptions, signal: AbortSignal) {
+  const remote = await resolve(from, { hub, headers, signal });
+  return Promise.all(remote.map(async (file) => {
+    const { url } = file;
+    const have = await stored(url).catch(() => undefined);
+    if (have) return { url, size: have.size, stored: true, source: blobSource(have, signal) };
+    const size = file.size ?? (await probe(file, { headers, signal })).size;
+    return { url, size, stored: false, source: remoteSource(url, size, headers, signal) };
+  }));
 }
 
 /** Returns the methods of a host: of one model, and of the store. */
@@ -74,15 +86,9 @@ export function makeHost() {
       let download = 0;
       let sources: ByteSource[];
       if (typeof source === 'string') {
-        const { headers } = options;
-        const remote = await resolve(source, { hub: options.hub, headers, signal });
-        sources = await Promise.all(remote.map(async (file) => {
-          const have = await stored(file.url).catch(() => undefined);
-          if (have) return blobSource(have, signal);
-          const size = file.size ?? (await probe(file, { headers, signal })).size;
-          download += await missing(file.url, size);
-          return remoteSource(file.url, size, headers, signal);
-        }));
+        const remote = await remoteSources(source, options, signal);
+        for (const { url, size, stored } of remote) if (!stored) download += await missing(url, size);
+        sources = remote.map(({ source }) => source);
       } else {
         const blobs = await files({ source, options }, { emit: () => undefined, signal });
         sources = blobs.map((blob) => blobSource(blob, signal));
@@ -106,11 +112,24 @@ export function makeHost() {
 
     async load(argument: LoadArgument, context: CallContext): Promise<Stats> {
       await start();
+      const { signal } = context;
+      const options = JSON.stringify(argument.options);
+      const told = (stage: Progress['stage']) => (loaded: number, total: number) => tell(context, { stage, loaded, total });
+      const device = await ModelDevice.open(options);
+      const compile = (sources: ByteSource[]) => device.compile(sources, options, told('compile'));
+      // The headers are enough to compile the kernels while the files are downloaded. What fails then fails again below.
+      const early = typeof argument.source === 'string'
+        ? remoteSources(argument.source, argument.options, signal)
+          .then((remote) => compile(remote.map(({ source }) => source)))
+          .catch(() => undefined)
+        : undefined;
       const blobs = await files(argument, context);
-      context.signal.throwIfAborted();
-      const told = (loaded: number, total: number) => tell(context, { stage: 'upload', loaded, total });
-      const sources = blobs.map((blob) => blobSource(blob, context.signal));
-      const made = await LoadedModel.load(sources, JSON.stringify(argument.options), told);
+      signal.throwIfAborted();
+      const sources = blobs.map((blob) => blobSource(blob, signal));
+      const [made] = await Promise.all([
+        LoadedModel.load(device, sources, options, told('upload')),
+        early ?? compile(sources),
+      ]);
       if (context.signal.aborted) {
         made.free();
         context.signal.throwIfAborted();

@@ -120,13 +120,10 @@ impl World {
             0 => pools,
             _ => {
                 let size = 1 + rng.below(12);
-                let window = Window { size: 1 + rng.below(size), slack: rng.below(4) };
+                let window = Window { size: 1 + rng.below(size), slack: limits.drafts + rng.below(4) };
                 pools.with_window(2 + rng.below(28), window)
             }
         };
-        if pools.groups().len() > 1 {
-            limits.drafts = 0;
-        }
         let (device, drafts) = (Device::new(&pools), limits.drafts);
         Self {
             limits,
