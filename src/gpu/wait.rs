@@ -5,12 +5,15 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{self, Poll},
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use futures_channel::oneshot;
+
+#[cfg(not(target_arch = "wasm32"))]
+use std::task;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::poller::WaitMode;
