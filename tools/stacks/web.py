@@ -86,6 +86,11 @@ def answers(browser, worker):
         const again = await model.detokenize(tokens);
         const stats = await model.stats();
         const completion = await model.completions.create({ prompt: 'The sea', max_tokens: 3, temperature: 0 });
+        const schema = {
+            type: 'object', properties: { city: { enum: ['Paris', 'Rome'] } }, required: ['city'], additionalProperties: false,
+        };
+        const format = { type: 'json_schema', json_schema: { name: 'city', strict: true, schema } };
+        const shaped = await model.chat.completions.create({ ...ask, response_format: format });
         const wrong = await caught(model.chat.completions.create({ ...ask, temperature: 9000 }));
         const other = await caught(model.chat.completions.create({ ...ask, stream: true, model: 'other' }));
         const second = await f.Model.load('/blob/demo.gguf', { worker: argument, context: 256, name: 'second' });
@@ -94,12 +99,13 @@ def answers(browser, worker):
         const names = [model.name, second.name, (await second.stats()).context];
         await second.tokenize('still here');
         await second.unload();
-        return { names, text, chunks, ready, first, whole, again, stats, completion, wrong, other, gone, stages: [...stages] };
+        return { names, text, chunks, ready, first, whole, shaped, again, stats, completion, wrong, other, gone, stages: [...stages] };
     """, worker)
     assert "Paris" in result["text"] and result["chunks"] > 3, result
     assert result["whole"]["choices"][0]["message"]["content"] == result["text"], result
     assert result["whole"]["choices"][0]["finish_reason"] == "stop" and result["whole"]["model"] == "demo", result
     assert result["again"] == "Hello, world" and result["stats"]["context"] == 512, result
+    assert json.loads(result["shaped"]["choices"][0]["message"]["content"])["city"] in ("Paris", "Rome"), result["shaped"]
     assert result["completion"]["object"] == "text_completion", result
     assert (result["wrong"]["name"], result["wrong"]["param"]) == ("RequestError", "temperature"), result["wrong"]
     assert (result["other"]["name"], result["other"]["status"]) == ("RequestError", 404), result["other"]
@@ -107,7 +113,7 @@ def answers(browser, worker):
     assert result["gone"]["name"] == "UnloadedError", result["gone"]
     stages = dict(map(tuple, ((name, tuple(counts)) for name, counts in result["stages"])))
     assert all(loaded == total > 0 for loaded, total in stages.values()), stages
-    assert {"download", "upload"} <= set(stages), stages
+    assert {"download", "upload", "compile"} <= set(stages), stages
     assert not tab.problems, tab.problems
     print(f"  ready after {result['ready']:.0f} ms, first reply after {result['first']:.0f} ms")
 
