@@ -1,14 +1,6 @@
 //! Waiting for a queue, and giving up one that hangs.
 
-use std::{
-    future::poll_fn,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-    thread,
-    time::Duration,
-};
+use std::{future::poll_fn, mem, pin::Pin, sync::Arc, task::Poll, thread, time::Duration};
 
 use futures_channel::oneshot;
 

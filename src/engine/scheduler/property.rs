@@ -103,7 +103,7 @@ impl World {
         let states =
             (rng.below(2) > 0).then(|| StateLimits { snapshots: rng.below(5), spacing: block * (1 + rng.below(3)) });
         let drafts = rng.below(2) * rng.below(6);
-        let mut limits = Limits {
+        let limits = Limits {
             context: 1 + rng.below(40),
             slots: 1 + rng.below(5),
             prefill_rows: 1 + rng.below(12),
