@@ -114,14 +114,9 @@ impl Engine {
             return Err(EngineError::NotANumber);
         }
         let divisor = match (options.normalise, options.pooling) {
+            (true, _) if norm > 0.0 => norm,
             // A vector of zeros stays.
-            (true, _) => {
-                if norm > 0.0 {
-                    norm
-                } else {
-                    1.0
-                }
-            }
+            (true, _) => 1.0,
             (false, Pooling::Mean) => tokens.len() as f64,
             (false, _) => 1.0,
         };

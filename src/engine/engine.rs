@@ -75,7 +75,6 @@ impl Engine {
             pipelined: options.pipelined && !options.host_sampling,
             // Programs are timed as a whole.
             masks_later: !options.profile,
-            // A rejected draft could be longer than what a window keeps.
             drafts: options.lookup,
             states: model.config().delta_net.is_some().then(|| StateLimits {
                 snapshots: options.state_snapshots,
