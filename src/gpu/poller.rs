@@ -6,13 +6,15 @@
 use std::{
     any::Any,
     collections::BTreeMap,
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
     },
     task::Waker,
-    thread,
+    thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -67,6 +69,15 @@ struct State {
     next: u64,
     is_running: bool,
     is_closed: bool,
+    thread: Option<PollThread>,
+}
+
+/// The thread that was started last.
+#[derive(Debug)]
+struct PollThread {
+    id: ThreadId,
+    /// Disconnected when the thread no longer holds the device.
+    ended: Receiver<Infallible>,
 }
 
 #[derive(Debug)]
@@ -129,7 +140,8 @@ impl Poller {
         let shared = &self.shared;
         let mut state = shared.lock();
         if !state.is_running {
-            state.is_running = start(shared);
+            state.thread = start(shared);
+            state.is_running = state.thread.is_some();
             if !state.is_running {
                 return false;
             }
@@ -155,9 +167,18 @@ impl Poller {
 }
 
 impl Drop for Poller {
+    /// Ends the thread and waits until it no longer holds the device: otherwise it could be the one that destroys the device,
+    /// perhaps while the process exits. It waits in vain, for [`LINGER`], if a waker of the application blocks the thread.
     fn drop(&mut self) {
-        self.shared.lock().is_closed = true;
+        let mut state = self.shared.lock();
+        state.is_closed = true;
+        let thread = state.thread.take();
+        drop(state);
         self.shared.changed.notify_one();
+        // A waker of the application can drop the device on the thread itself.
+        if let Some(thread) = thread.filter(|other| other.id != thread::current().id()) {
+            let _ = thread.ended.recv_timeout(LINGER);
+        }
     }
 }
 
@@ -174,17 +195,24 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Starts the thread; returns whether it could be started.
+/// Starts the thread, if one can be started.
 #[cfg(not(target_arch = "wasm32"))]
-fn start(shared: &Arc<Shared>) -> bool {
+fn start(shared: &Arc<Shared>) -> Option<PollThread> {
     let shared = Arc::clone(shared);
-    thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(move || run(&shared)).is_ok()
+    let (ends, ended) = std::sync::mpsc::channel();
+    let work = move || {
+        run(&shared);
+        drop(shared);
+        drop(ends);
+    };
+    let thread = thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(work).ok()?;
+    Some(PollThread { id: thread.thread().id(), ended })
 }
 
-/// Returns that there are no threads in a browser.
+/// Starts no thread: a browser has none.
 #[cfg(target_arch = "wasm32")]
-fn start(_: &Arc<Shared>) -> bool {
-    false
+fn start(_: &Arc<Shared>) -> Option<PollThread> {
+    None
 }
 
 fn run(shared: &Shared) {

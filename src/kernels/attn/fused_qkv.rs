@@ -4,11 +4,11 @@ use super::{
     AttnTile, KvIndex, Reduction, RopeHead, attention,
     heads::{HeadRole, QkvRows, random, rounded, test_rotations},
     kv_index::{ExpectedCache, KvKind, KvTables},
-    reference::{InputError, KvReader},
+    reference::InputError,
     tile::{Keys, flash_source},
 };
 use crate::{
-    gpu::{Expect, Fragment, Source, wgsl},
+    gpu::{Fragment, Source, wgsl},
     kernels::KvType,
     quant::Rng,
 };
@@ -52,37 +52,28 @@ impl RopeVariant {
     }
 }
 
-/// The query heads of a dispatch's rows after norm and rotation, and the cache with their keys and values.
+/// The heads of a dispatch's rows after norm and rotation, exact with their bounds and rounded.
 pub(super) struct RotatedRows {
-    /// `[rows, heads, HD]`, rounded.
+    /// Query heads, `[rows, heads, HD]`, rounded.
     q: Vec<f32>,
     /// The error that each may have.
     q_errors: Vec<f64>,
+    /// Each row's keys and values.
+    kv: Vec<((KvKind, usize, u32), Vec<(f64, f64)>)>,
     /// The errors that the elements of each row's and key head's key and value may have.
     kv_errors: Vec<[Vec<f64>; 2]>,
-    /// The cache.
-    pub(super) words: Vec<u32>,
-    expected: ExpectedCache,
     heads: usize,
     kv_heads: usize,
 }
 
 impl RotatedRows {
-    /// Rotates `rows` of projections, over a cache of these words.
-    pub(super) fn new(
-        qkv: &QkvRows<'_>,
-        rows: u32,
-        index: KvIndex,
-        tables: &KvTables<'_>,
-        kv: KvType,
-        words: &[u32],
-    ) -> Self {
+    /// Rotates `rows` of projections.
+    pub(super) fn new(qkv: &QkvRows<'_>, rows: u32, index: KvIndex, tables: &KvTables<'_>, ty: KvType) -> Self {
         let mut rotated = Self {
             q: Vec::new(),
             q_errors: Vec::new(),
+            kv: Vec::new(),
             kv_errors: vec![Default::default(); (rows * qkv.kv_heads) as usize],
-            words: words.to_vec(),
-            expected: ExpectedCache::new(index, kv, qkv.head_dim, words),
             heads: qkv.heads as usize,
             kv_heads: qkv.kv_heads as usize,
         };
@@ -97,14 +88,20 @@ impl RotatedRows {
                     HeadRole::Key(i) => (KvKind::Key, i),
                     HeadRole::Value(i) => (KvKind::Value, i),
                 };
-                index.store(tables, kv, &mut rotated.words, (kind, row, i), &rounded(&head));
-                rotated.expected.set(tables, (kind, row, i), &head);
                 // A kernel's stored head and the one stored here are each within the bound of the exact head.
-                let errors = kv.stored(&head).into_iter().map(|(_, bound)| 2.0 * bound).collect();
+                let errors = ty.stored(&head).into_iter().map(|(_, bound)| 2.0 * bound).collect();
                 rotated.kv_errors[row * rotated.kv_heads + i as usize][usize::from(kind == KvKind::Value)] = errors;
+                rotated.kv.push(((kind, row, i), head));
             }
         }
         rotated
+    }
+
+    /// Stores the keys and values in the cache `words`.
+    pub(super) fn store(&self, index: KvIndex, tables: &KvTables<'_>, ty: KvType, words: &mut [u32]) {
+        for (at, head) in &self.kv {
+            index.store(tables, ty, words, *at, &rounded(head));
+        }
     }
 
     /// Returns query head `i`, with its errors and those of the key and value at its own position.
@@ -115,14 +112,11 @@ impl RotatedRows {
         (&self.q[i * hd..][..hd], InputError { query: &self.q_errors[i * hd..][..hd], key, value })
     }
 
-    /// Returns what the cache must hold.
-    pub(super) fn expected(self) -> Expect {
-        self.expected.expected()
-    }
-
-    /// Returns the cache to attend over.
-    pub(super) fn reader<'a>(&'a self, index: KvIndex, tables: KvTables<'a>, kv: KvType, scale: f32) -> KvReader<'a> {
-        KvReader { index, tables, kv, words: &self.words, scale }
+    /// Sets what a cache must hold after the dispatch.
+    pub(super) fn expect(&self, tables: &KvTables<'_>, cache: &mut ExpectedCache) {
+        for (at, head) in &self.kv {
+            cache.set(tables, *at, head);
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use super::{
     AttnTile, KvIndex, RopeHead, RopeVariant,
     attention::test_gate,
     fused_qkv::{RotatedRows, Trial, rows_of},
-    kv_index::KvTables,
-    reference::{apply_gate, gated, visible_keys},
+    kv_index::{ExpectedCache, KvTables},
+    reference::{KvReader, apply_gate, gated, visible_keys},
     sample,
     tile::Keys,
 };
@@ -80,22 +80,27 @@ impl Kernel for RopeAttention {
     fn cpu(v: RopeVariant, p: &Params, host: Host<'_>) {
         let (index, kv, AttnTile { rows, heads, q_per_kv, window, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: host.positions, table: host.table };
-        let rotated = RotatedRows::new(&rows_of!(v, p, host), rows, index, &tables, kv, host.kv.as_flattened());
-        let reader = rotated.reader(index, tables, kv, scale);
+        let rotated = RotatedRows::new(&rows_of!(v, p, host), rows, index, &tables, kv);
+        let words = host.kv.as_flattened_mut();
+        rotated.store(index, &tables, kv, words);
+        let reader = KvReader { index, tables, kv, words, scale };
         let outputs = host.y.as_flattened_mut().chunks_exact_mut(v.attention.head_dim as usize);
         for (i, y) in outputs.take((rows * heads) as usize).enumerate() {
             let (row, kv_head) = (i / heads as usize, i as u32 % heads / q_per_kv);
             reader.attend_by_chunks(row, kv_head, rotated.query(i).0, window, None, y);
             apply_gate(y, host.gate.as_flattened(), i * y.len());
         }
-        host.kv.as_flattened_mut().copy_from_slice(&rotated.words);
     }
 
     fn reference(v: RopeVariant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (index, kv, AttnTile { rows, heads, q_per_kv, window, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: before.positions, table: before.table };
-        let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv, before.kv.as_flattened());
-        let reader = rotated.reader(index, tables, kv, scale);
+        let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv);
+        let mut words = before.kv.as_flattened().to_vec();
+        let mut cache = ExpectedCache::new(index, kv, v.attention.head_dim, &words);
+        rotated.expect(&tables, &mut cache);
+        rotated.store(index, &tables, kv, &mut words);
+        let reader = KvReader { index, tables, kv, words: &words, scale };
         let mut y = Expect::unchanged(before.y.as_flattened());
         let outputs = y.chunks_exact_mut(v.attention.head_dim as usize);
         for (i, y) in outputs.take((rows * heads) as usize).enumerate() {
@@ -106,7 +111,7 @@ impl Kernel for RopeAttention {
             y.copy_from_slice(&sums.normalised(None).collect::<Vec<_>>());
             gated(y, before.gate.as_flattened(), i * y.len());
         }
-        Some(Expected { y: Some(Expect::Near(y)), kv: Some(rotated.expected()), ..Default::default() })
+        Some(Expected { y: Some(Expect::Near(y)), kv: Some(cache.expected()), ..Default::default() })
     }
 
     fn cases(v: RopeVariant) -> Vec<Case<Self>> {

@@ -4,8 +4,10 @@ use super::{
     AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant,
     attention_split_kv::seen_chunks,
     fused_qkv::{RotatedRows, Trial, rows_of},
-    kv_index::KvTables,
-    partial_words, sample,
+    kv_index::{ExpectedCache, KvTables},
+    partial_words,
+    reference::KvReader,
+    sample,
     tile::Keys,
 };
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
@@ -78,8 +80,10 @@ impl Kernel for RopeAttentionSplitKv {
     fn cpu(v: RopeVariant, p: &Params, host: Host<'_>) {
         let (index, kv, AttnTile { rows, heads, q_per_kv, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: host.positions, table: host.table };
-        let rotated = RotatedRows::new(&rows_of!(v, p, host), rows, index, &tables, kv, host.kv.as_flattened());
-        let reader = rotated.reader(index, tables, kv, scale);
+        let rotated = RotatedRows::new(&rows_of!(v, p, host), rows, index, &tables, kv);
+        let words = host.kv.as_flattened_mut();
+        rotated.store(index, &tables, kv, words);
+        let reader = KvReader { index, tables, kv, words, scale };
         let to = host.partials.as_flattened_mut();
         for (partial, i, keys) in seen_chunks(&p.tile, p.chunks, |row| index.position(&tables, row)) {
             let (row, kv_head) = (i / heads as usize, i as u32 % heads / q_per_kv);
@@ -87,14 +91,17 @@ impl Kernel for RopeAttentionSplitKv {
             let first = partial * partial_words(v.attention.head_dim) as usize;
             to[first..].iter_mut().zip(sums.rounded()).for_each(|(to, sum)| *to = sum);
         }
-        host.kv.as_flattened_mut().copy_from_slice(&rotated.words);
     }
 
     fn reference(v: RopeVariant, p: &Params, before: Host<'_>) -> Option<Expected> {
         let (index, kv, AttnTile { rows, heads, q_per_kv, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: before.positions, table: before.table };
-        let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv, before.kv.as_flattened());
-        let reader = rotated.reader(index, tables, kv, scale);
+        let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv);
+        let mut words = before.kv.as_flattened().to_vec();
+        let mut cache = ExpectedCache::new(index, kv, v.attention.head_dim, &words);
+        rotated.expect(&tables, &mut cache);
+        rotated.store(index, &tables, kv, &mut words);
+        let reader = KvReader { index, tables, kv, words: &words, scale };
         let mut expected = Expect::unchanged(before.partials.as_flattened());
         for (partial, i, keys) in seen_chunks(&p.tile, p.chunks, |row| index.position(&tables, row)) {
             let (row, kv_head) = (i / heads as usize, i as u32 % heads / q_per_kv);
@@ -103,7 +110,7 @@ impl Kernel for RopeAttentionSplitKv {
             let first = partial * partial_words(v.attention.head_dim) as usize;
             expected[first..].iter_mut().zip(sums.unnormalised()).for_each(|(to, exact)| *to = exact);
         }
-        let (partials, kv) = (Some(Expect::Near(expected)), Some(rotated.expected()));
+        let (partials, kv) = (Some(Expect::Near(expected)), Some(cache.expected()));
         Some(Expected { partials, kv, ..Default::default() })
     }
 
