@@ -38,7 +38,8 @@ test: setup lint-tools
 	for features in '' blocking serde api constraint serve; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
 	@# Clippy has checked the examples and benchmarks.
-	$(CARGO) test --lib --bins --test it
+	@# Some tests wait for servers, so there are more threads than processors.
+	RUST_TEST_THREADS=$$(($$(getconf _NPROCESSORS_ONLN) + 2)) $(CARGO) test --lib --bins --test it
 	$(CARGO) test --doc
 
 soak: setup

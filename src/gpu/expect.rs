@@ -1,6 +1,6 @@
 //! Expected contents of buffers, with their error bounds.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// The expected contents of a written buffer.
 #[derive(Clone, Debug)]
@@ -16,7 +16,14 @@ pub enum Expect {
         nmse: f64,
     },
     /// Packed numbers, judged as [`Near`](Self::Near).
-    Packed(Packing, Vec<(f64, f64)>),
+    Packed {
+        /// The format.
+        packing: Packing,
+        /// What the buffer held before. Blocks that are not written keep their numbers.
+        before: Vec<u32>,
+        /// The numbers of each written block.
+        written: BTreeMap<usize, Vec<(f64, f64)>>,
+    },
     /// Words, exactly.
     Exact(Vec<u32>),
 }
@@ -38,8 +45,13 @@ impl Packing {
     /// Decodes a block of a buffer.
     pub(crate) fn unpacked(&self, buffer: &[u32], block: usize) -> Vec<f64> {
         let mut numbers = vec![0.0; self.numbers];
-        (self.unpack)(&buffer[block * self.words..][..self.words], &mut numbers);
+        self.unpack_block(buffer, block, &mut numbers);
         numbers
+    }
+
+    /// Decodes a block of a buffer to `numbers`.
+    pub(crate) fn unpack_block(&self, buffer: &[u32], block: usize, numbers: &mut [f64]) {
+        (self.unpack)(&buffer[block * self.words..][..self.words], numbers);
     }
 
     /// Encodes numbers as a block of a buffer.
@@ -120,12 +132,11 @@ impl Expect {
             Self::Near(values) | Self::NearInMean { values, .. } => {
                 values.iter().map(|(exact, _)| (*exact as f32).to_bits()).collect()
             }
-            Self::Packed(packing, values) => {
-                let blocks = values.chunks_exact(packing.numbers);
-                let mut words = vec![0; blocks.len() * packing.words];
-                for (i, block) in blocks.enumerate() {
-                    let exact: Vec<f64> = block.iter().map(|(exact, _)| *exact).collect();
-                    packing.repack(&mut words, i, &exact);
+            Self::Packed { packing, before, written } => {
+                let mut words = before.clone();
+                for (block, numbers) in written {
+                    let exact: Vec<f64> = numbers.iter().map(|(exact, _)| *exact).collect();
+                    packing.repack(&mut words, *block, &exact);
                 }
                 words
             }
@@ -155,13 +166,25 @@ impl Expect {
                 }
                 values.len()
             }
-            Self::Packed(packing, values) => {
-                let there = words.len() / packing.words;
-                let found = (0..there).flat_map(|block| packing.unpacked(words, block));
-                for (i, ((exact, bound), found)) in values.iter().zip(found).enumerate() {
-                    see(i, found, *exact, *bound);
+            Self::Packed { packing, before, written } => {
+                for (block, (found, kept)) in
+                    words.chunks_exact(packing.words).zip(before.chunks_exact(packing.words)).enumerate()
+                {
+                    let kept_numbers: Vec<_>;
+                    let numbers = match written.get(&block) {
+                        Some(numbers) => numbers,
+                        None if found == kept => continue,
+                        None => {
+                            kept_numbers =
+                                packing.unpacked(before, block).iter().map(|number| (*number, 0.0)).collect();
+                            &kept_numbers
+                        }
+                    };
+                    for (i, ((exact, bound), found)) in numbers.iter().zip(packing.unpacked(words, block)).enumerate() {
+                        see(block * packing.numbers + i, found, *exact, *bound);
+                    }
                 }
-                values.len() / packing.numbers * packing.words
+                before.len()
             }
             Self::Exact(values) => {
                 for (i, (exact, word)) in values.iter().zip(words).enumerate() {
@@ -173,7 +196,7 @@ impl Expect {
         if wanted == words.len() {
             return match self {
                 Self::NearInMean { values, nmse } => worst.map(|worst| worst.or_in_mean(values, words, *nmse)),
-                Self::Near(_) | Self::Packed(..) | Self::Exact(_) => worst,
+                Self::Near(_) | Self::Packed { .. } | Self::Exact(_) => worst,
             };
         }
         let index = wanted.min(words.len());
@@ -201,6 +224,11 @@ mod tests {
         unpack: |words, numbers| numbers.iter_mut().zip(words).for_each(|(n, w)| *n = f64::from(*w as i32) / 100.0),
     };
 
+    fn hundredths(before: &[u32], block: usize, numbers: &[(f64, f64)]) -> Expect {
+        let written = BTreeMap::from([(block, numbers.to_vec())]);
+        Expect::Packed { packing: HUNDREDTHS, before: before.to_vec(), written }
+    }
+
     #[test]
     fn errors_are_measured_by_their_bounds() {
         let near = Expect::Near(vec![(1.0, 0.5), (-2.0, 0.0), (f64::NAN, 0.0)]);
@@ -221,16 +249,20 @@ mod tests {
         assert_eq!(ratio(&Expect::Near(vec![(1.0, f64::NAN)]), &bits(&[2.0])), f64::INFINITY);
         assert_eq!(ratio(&Expect::Exact(vec![3, 4]), &[3, 4]), 0.0);
         assert_eq!(ratio(&Expect::Exact(vec![3, 4]), &[3, 5]), f64::INFINITY);
-        let packed = Expect::Packed(HUNDREDTHS, vec![(1.0, 0.5), (-2.0, 0.0)]);
-        assert_eq!((ratio(&packed, &[125, !199]), ratio(&packed, &[100, !198])), (0.5, f64::INFINITY));
-        assert_eq!(ratio(&packed, &[100]), f64::INFINITY);
+        // The first block is kept, the second is written.
+        let packed = hundredths(&[300, 400, 0, 0], 1, &[(1.0, 0.5), (-2.0, 0.0)]);
+        assert_eq!(ratio(&packed, &[300, 400, 125, !199]), 0.5);
+        for wrong in [&[300, 400, 100, !198][..], &[300, 401, 100, !199], &[300, 400], &[300, 400, 100]] {
+            assert_eq!(ratio(&packed, wrong), f64::INFINITY, "{wrong:?}");
+        }
     }
 
     #[test]
     fn exact_values_are_within_their_bounds() {
         for expect in [
             Expect::Near(vec![(0.1, 1e-8), (f64::NAN, 0.0)]),
-            Expect::Packed(HUNDREDTHS, vec![(0.1, 0.0), (-3.0, 0.0), (0.004, 0.004), (0.0, 0.0)]),
+            hundredths(&[7, 7, 7, 7], 0, &[(0.1, 0.0), (-3.0, 0.0)]),
+            hundredths(&[7, 7, 7, 7], 1, &[(0.004, 0.004), (0.0, 0.0)]),
             Expect::Exact(vec![7, 8]),
         ] {
             assert!(ratio(&expect, &expect.words()) <= 1.0, "{expect:?}");

@@ -11,10 +11,10 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::Receiver,
+        mpsc::{Receiver, RecvTimeoutError},
     },
     task::Waker,
-    thread::{self, ThreadId},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -75,7 +75,7 @@ struct State {
 /// The thread that was started last.
 #[derive(Debug)]
 struct PollThread {
-    id: ThreadId,
+    handle: JoinHandle<()>,
     /// Disconnected when the thread no longer holds the device.
     ended: Receiver<Infallible>,
 }
@@ -167,8 +167,8 @@ impl Poller {
 }
 
 impl Drop for Poller {
-    /// Ends the thread and waits until it no longer holds the device: otherwise it could be the one that destroys the device,
-    /// perhaps while the process exits. It waits in vain, for [`LINGER`], if a waker of the application blocks the thread.
+    /// Ends the thread and waits for it: otherwise it could be the one that destroys the device, perhaps while the process
+    /// exits. Waits for [`LINGER`] at most, for a waker of the application may block the thread.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_closed = true;
@@ -176,8 +176,12 @@ impl Drop for Poller {
         drop(state);
         self.shared.changed.notify_one();
         // A waker of the application can drop the device on the thread itself.
-        if let Some(thread) = thread.filter(|other| other.id != thread::current().id()) {
-            let _ = thread.ended.recv_timeout(LINGER);
+        if let Some(PollThread { handle, ended }) = thread
+            && handle.thread().id() != thread::current().id()
+            && ended.recv_timeout(LINGER) == Err(RecvTimeoutError::Disconnected)
+        {
+            // A panic of an application's callback has been reported.
+            let _ = handle.join();
         }
     }
 }
@@ -205,8 +209,8 @@ fn start(shared: &Arc<Shared>) -> Option<PollThread> {
         drop(shared);
         drop(ends);
     };
-    let thread = thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(work).ok()?;
-    Some(PollThread { id: thread.thread().id(), ended })
+    let handle = thread::Builder::new().name("ferrum-wgpu poll".to_owned()).spawn(work).ok()?;
+    Some(PollThread { handle, ended })
 }
 
 /// Starts no thread: a browser has none.

@@ -1,5 +1,7 @@
 //! The slot `kv`: how a KV cache stores the elements of a head, in WGSL and for CPU kernels and cases.
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+
 use crate::gpu::{Caps, Packing, Source, wgsl};
 
 /// How a KV cache stores the elements of a head. Kernels load 16 bytes at once, to which heads are padded.
@@ -120,9 +122,8 @@ fn pack_halves(values: &[f64], words: &mut [u32]) {
 }
 
 fn unpack_halves(words: &[u32], values: &mut [f64]) {
-    for (pair, word) in values.chunks_exact_mut(2).zip(words) {
-        pair.copy_from_slice(&[*word as u16, (*word >> 16) as u16].map(|bits| half::f16::from_bits(bits).to_f64()));
-    }
+    let halves: &[u16] = bytemuck::cast_slice(words);
+    halves[..values.len()].reinterpret_cast::<half::f16>().convert_to_f64_slice(values);
 }
 
 fn pack_floats(values: &[f64], words: &mut [u32]) {

@@ -67,7 +67,7 @@ want() {
 # dump_shaders.
 prepare() {
     [[ " $* " =~ \ (lavapipe|mesa|swiftshader|gl|translations|tint|dxc|gpu-compilers)\  ]] || return 0
-    "$CARGO" build --examples
+    "$CARGO" build --example suite --example dump_shaders --example gpu_shaders
     rm -rf "$WORK/shaders"
     "$TARGET/debug/examples/dump_shaders" "$WORK/shaders"
 }

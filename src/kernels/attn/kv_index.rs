@@ -1,5 +1,7 @@
 //! Where a KV cache keeps keys and values: parameters, CPU code and cases.
 
+use std::collections::BTreeMap;
+
 use super::reference::visible_keys;
 use crate::{
     gpu::{Expect, Packing, param_group},
@@ -28,6 +30,9 @@ param_group! {
         blocks: u32,
     }
 }
+
+/// A word of a cache that is not to be read: a NaN as f32, and two as halves.
+const POISON: u32 = 0x7FC0_7FC0;
 
 /// The buffers that say where a row's keys and values are.
 #[derive(Clone, Copy, Debug)]
@@ -130,15 +135,13 @@ impl KvIndex {
         rng: &mut Rng,
     ) -> Vec<u32> {
         let packing = kv.packing(head_dim);
-        // A NaN as f32, and two as halves.
-        const POISON: u32 = 0x7FC0_7FC0;
         let mut words = vec![POISON; self.heads() * packing.words];
         for row in 0..tables.positions.len() / 2 {
             for position in visible_keys(self.position(tables, row) + 1, window) {
                 for kv_head in 0..self.kv_heads {
                     let key = self.key(tables, row, kv_head, position);
                     for head in [key, key + self.value_offset()] {
-                        if packing.unpacked(&words, head)[0].is_nan() {
+                        if words[head * packing.words] == POISON {
                             let values: Vec<f64> = (0..head_dim).map(|_| f64::from(rng.normal())).collect();
                             packing.repack(&mut words, head, &values);
                         }
@@ -161,38 +164,39 @@ impl KvIndex {
     ) -> Vec<[u32; 4]> {
         let packing = kv.packing(head_dim);
         let mut words = self.random(tables, kv, head_dim, window, rng);
-        for head in 0..self.heads() {
-            if packing.unpacked(&words, head)[0].is_nan() {
-                packing.repack(&mut words, head, &vec![1.5; packing.numbers]);
-            }
-        }
+        let mut number = vec![0; packing.words];
+        packing.repack(&mut number, 0, &vec![1.5; packing.numbers]);
+        words
+            .chunks_exact_mut(packing.words)
+            .filter(|head| head[0] == POISON)
+            .for_each(|head| head.copy_from_slice(&number));
         bytemuck::cast_slice(&words).to_vec()
     }
 
     /// Returns a cache for a test that writes it.
     pub(super) fn untouched(&self, kv: KvType, head_dim: u32) -> Vec<[u32; 4]> {
         let packing = kv.packing(head_dim);
-        let mut words = vec![0; self.heads() * packing.words];
-        (0..self.heads()).for_each(|head| packing.repack(&mut words, head, &vec![1.5; packing.numbers]));
-        bytemuck::cast_slice(&words).to_vec()
+        let mut number = vec![0; packing.words];
+        packing.repack(&mut number, 0, &vec![1.5; packing.numbers]);
+        bytemuck::cast_slice(&number.repeat(self.heads())).to_vec()
     }
 }
 
-/// A cache that is written, and what it must hold then.
+/// What a cache must hold after a dispatch.
 #[derive(Debug)]
 pub(super) struct ExpectedCache {
     index: KvIndex,
     kv: KvType,
     packing: Packing,
-    heads: Vec<(f64, f64)>,
+    before: Vec<u32>,
+    written: BTreeMap<usize, Vec<(f64, f64)>>,
 }
 
 impl ExpectedCache {
     /// Expects what `words` hold.
     pub(super) fn new(index: KvIndex, kv: KvType, head_dim: u32, words: &[u32]) -> Self {
         let packing = kv.packing(head_dim);
-        let heads = (0..index.heads()).flat_map(|head| packing.unpacked(words, head));
-        Self { index, kv, packing, heads: heads.map(|value| (value, 0.0)).collect() }
+        Self { index, kv, packing, before: words.to_vec(), written: BTreeMap::new() }
     }
 
     /// Expects a head of a row at the row's position: exact values with their bounds, to which rounding adds its own.
@@ -203,11 +207,11 @@ impl ExpectedCache {
         head: &[(f64, f64)],
     ) {
         let to = self.index.head(tables, kind, row, kv_head, self.index.position(tables, row));
-        self.heads[to * head.len()..][..head.len()].copy_from_slice(&self.kv.stored(head));
+        self.written.insert(to, self.kv.stored(head));
     }
 
     /// Returns the expectation.
     pub(super) fn expected(self) -> Expect {
-        Expect::Packed(self.packing, self.heads)
+        Expect::Packed { packing: self.packing, before: self.before, written: self.written }
     }
 }

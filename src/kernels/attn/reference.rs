@@ -76,15 +76,18 @@ impl KvReader<'_> {
     ) -> SoftmaxSums {
         let current = self.index.position(&self.tables, row);
         let packing = self.kv.packing(q.len() as u32);
-        let head =
-            |kind, position| packing.unpacked(self.words, self.index.head(&self.tables, kind, row, kv_head, position));
+        let mut numbers = vec![0.0; q.len()];
+        let unpack = |kind, position, numbers: &mut [f64]| {
+            packing.unpack_block(self.words, self.index.head(&self.tables, kind, row, kv_head, position), numbers);
+        };
         let mut score_terms: f64 = 0.0;
         // Each score and its error.
         let scores: Vec<(f64, f64)> = positions
             .clone()
             .map(|position| {
                 let (mut score, mut sizes, mut error) = (0.0, 0.0, 0.0);
-                for (i, (q, k)) in q.iter().zip(head(KvKind::Key, position)).enumerate() {
+                unpack(KvKind::Key, position, &mut numbers);
+                for (i, (q, k)) in q.iter().zip(&numbers).enumerate() {
                     let product = f64::from(*q) * k;
                     score += product;
                     sizes += product.abs();
@@ -113,7 +116,8 @@ impl KvReader<'_> {
             let weight_error = weight * (error + max_error).exp_m1();
             sums.exp_sum += weight;
             sums.input_errors.1 += weight_error;
-            for (i, value) in head(KvKind::Value, position).into_iter().enumerate() {
+            unpack(KvKind::Value, position, &mut numbers);
+            for (i, value) in numbers.iter().enumerate() {
                 let sum = &mut sums.values[i];
                 sum.0 += weight * value;
                 sum.1 += weight * value.abs();
