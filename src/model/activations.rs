@@ -184,7 +184,7 @@ impl Sizes {
         };
         let inner = rows * inner;
         // A GEMV's epilogue has SwiGLU alone.
-        let fused_gate = size.fused && config.activation == Activation::SwiGlu;
+        let fused_gate = size.fused && config.activation != Activation::SwiGluOai;
         // The normed residual also has the rows of logits.
         let hidden = rows.max(size.logit_rows.into()) * u64::from(config.hidden);
         let values = config.delta_net.as_ref().map_or(0, |net| rows * u64::from(net.heads().values()));

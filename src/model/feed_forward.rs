@@ -240,7 +240,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// Records the gate and up projections with SwiGLU's activation.
+    /// Records the gate and up projections with the activation.
     fn gate_up(
         &self,
         rec: &mut Recorder,
@@ -249,16 +249,23 @@ impl Decoder<'_> {
         input: Input<'_>,
     ) -> Result<(), GpuError> {
         let (a, activation) = (self.activations, self.config.activation);
+        let epilogue = match activation {
+            Activation::SwiGlu => Some(Epilogue::Gate),
+            Activation::GeGlu => Some(Epilogue::GateGelu),
+            // Its models have biases between the products and the activation.
+            Activation::SwiGluOai => None,
+        };
         match gate_up {
-            // An epilogue has SwiGLU alone.
-            GateUp::Fused(matrix) if self.options.fused && activation == Activation::SwiGlu => {
-                let out = Output { epilogue: Epilogue::Gate, ..Output::new(&a.gate, matrix.n / 2) };
-                self.linear(rec, matrix, rows, input, out)
-            }
-            GateUp::Fused(matrix) => {
-                self.linear(rec, matrix, rows, input, Output::new(&a.up, matrix.n))?;
-                self.activation(rec, Layout::Interleaved, rows.count(), matrix.n / 2)
-            }
+            GateUp::Fused(matrix) => match epilogue.filter(|_| self.options.fused) {
+                Some(epilogue) => {
+                    let out = Output { epilogue, ..Output::new(&a.gate, matrix.n / 2) };
+                    self.linear(rec, matrix, rows, input, out)
+                }
+                None => {
+                    self.linear(rec, matrix, rows, input, Output::new(&a.up, matrix.n))?;
+                    self.activation(rec, Layout::Interleaved, rows.count(), matrix.n / 2)
+                }
+            },
             GateUp::Separate { gate, up } => {
                 let inner = gate.matrix.n;
                 for (linear, y) in [(gate, &a.gate), (up, &a.up)] {

@@ -158,11 +158,14 @@ pub enum Epilogue {
     /// A matrix's rows are gate and up alternately, and `silu(gate) · up` is stored (SwiGLU; Shazeer 2020,
     /// arXiv:2002.05202).
     Gate,
+    /// A matrix's rows are gate and up alternately, and `gelu(gate) · up` is stored (GeGLU), with the approximation of GELU
+    /// by the hyperbolic tangent.
+    GateGelu,
 }
 
 impl Epilogue {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Store, Self::Accumulate, Self::Gate];
+    pub const ALL: [Self; 4] = [Self::Store, Self::Accumulate, Self::Gate, Self::GateGelu];
 
     /// Returns the number that stands for it in the parameter `epilogue` and in WGSL.
     pub const fn code(self) -> u32 {
@@ -174,42 +177,48 @@ impl Epilogue {
         Self::ALL.into_iter().find(|epilogue| epilogue.code() == code).unwrap_or_default()
     }
 
+    /// Returns whether an output is made of two weight rows, gate and up.
+    fn is_gated(self) -> bool {
+        matches!(self, Self::Gate | Self::GateGelu)
+    }
+
     /// Returns the rows of a matrix with `n` outputs.
     pub fn weight_rows(self, n: u32) -> u32 {
-        if self == Self::Gate { 2 * n } else { n }
+        if self.is_gated() { 2 * n } else { n }
     }
 
     /// Returns the outputs of `rows` rows of a matrix.
     pub fn outputs(self, rows: u32) -> u32 {
-        if self == Self::Gate { rows / 2 } else { rows }
+        if self.is_gated() { rows / 2 } else { rows }
     }
 
     /// Returns the weight rows of output `out` of the matrix whose first row is `first`: gate and up, or the same row twice.
     fn rows_of_output(self, first: u32, out: u32) -> [u32; 2] {
-        if self == Self::Gate { [first + 2 * out, first + 2 * out + 1] } else { [first + out; 2] }
+        if self.is_gated() { [first + 2 * out, first + 2 * out + 1] } else { [first + out; 2] }
     }
 
     /// Decodes the weight rows of output `out` of the matrix whose first row is `first`.
     fn decode(self, planes: &Planes, words: &[[u32; 4]], first: u32, out: u32, weights: &mut [Vec<f32>; 2]) {
         let [row, up_row] = self.rows_of_output(first, out);
         planes.decode_row(words, u64::from(row), &mut weights[0]);
-        if self == Self::Gate {
+        if self.is_gated() {
             planes.decode_row(words, u64::from(up_row), &mut weights[1]);
         }
     }
 
     /// Returns [`Epilogue::apply`] of products with their bounds `b`, and its bound. Accumulate: `b + 1e-7·(|y| + |p|)`,
     /// since the sum is rounded once more. Gate: `1.1·|up|·b_gate + |silu(gate)|·b_up + 5e-6·|gate·up|`, where 1.1 bounds
-    /// the slope of silu and 5e-6 is its own error.
+    /// the slope of silu and 5e-6 is its own error; GateGelu: the same of gelu, whose slope is at most 1.13.
     fn bounded(self, before: f64, products: [(f64, f64); 2]) -> (f64, f64) {
         let [(product, bound), (up, up_bound)] = products;
         let exact = self.apply(before, [product, up]);
         match self {
             Self::Store => (exact, bound),
             Self::Accumulate => (exact, bound + 1e-7 * (before.abs() + product.abs())),
-            Self::Gate => {
-                let silu = self.apply(before, [product, 1.0]);
-                (exact, up.abs() * 1.1 * bound + silu.abs() * up_bound + 5e-6 * (product * up).abs())
+            Self::Gate | Self::GateGelu => {
+                let slope = if self == Self::Gate { 1.1 } else { 1.13 };
+                let activated = self.apply(before, [product, 1.0]);
+                (exact, up.abs() * slope * bound + activated.abs() * up_bound + 5e-6 * (product * up).abs())
             }
         }
     }
@@ -220,13 +229,18 @@ impl Epilogue {
             Self::Store => products[0],
             Self::Accumulate => before + products[0],
             Self::Gate => products[0] / (1.0 + (-products[0]).exp()) * products[1],
+            Self::GateGelu => {
+                let [gate, up] = products;
+                let z = (2.0 / std::f64::consts::PI).sqrt() * gate * (1.0 + 0.044_715 * gate * gate);
+                gate / (1.0 + (-2.0 * z).exp()) * up
+            }
         }
     }
 }
 
 /// Adds the epilogue to the source of a product.
 fn epilogue(source: Source) -> Source {
-    source.with(wgsl!("lib/silu.wgsl")).with(wgsl!("linear/epilogue.wgsl"))
+    source.with(wgsl!("linear/epilogue.wgsl"))
 }
 
 /// Random weights of a test case: packed, and decoded.
