@@ -49,6 +49,8 @@ impl ReplyOptions {
             "top_k" => sampling.top_k = value.extract()?,
             "top_p" => sampling.top_p = value.extract()?,
             "min_p" => sampling.min_p = value.extract()?,
+            "xtc_probability" => sampling.xtc_probability = value.extract()?,
+            "xtc_threshold" => sampling.xtc_threshold = value.extract()?,
             "repetition_penalty" => sampling.repetition_penalty = value.extract()?,
             "presence_penalty" => sampling.presence_penalty = value.extract()?,
             "frequency_penalty" => sampling.frequency_penalty = value.extract()?,

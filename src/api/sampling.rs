@@ -47,6 +47,8 @@ impl Sampling {
             (options.top_p, options.top_k) = (1.0, 1);
         }
         number(fields, "min_p", 1.0, &mut options.min_p)?;
+        number(fields, "xtc_probability", 1.0, &mut options.xtc_probability)?;
+        number(fields, "xtc_threshold", 1.0, &mut options.xtc_threshold)?;
         number(fields, "presence_penalty", 2.0, &mut options.presence_penalty)?;
         number(fields, "frequency_penalty", 2.0, &mut options.frequency_penalty)?;
         for name in ["repetition_penalty", "repeat_penalty"] {

@@ -10,14 +10,22 @@ use super::exit::Failure;
 use super::output::printable;
 
 /// The keys of `general.sampling` that [`SamplingOptions::from_metadata`] reads.
-const APPLIED: [&str; 6] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat", "penalty_last_n"];
+const APPLIED: [&str; 8] =
+    ["temp", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "penalty_repeat", "penalty_last_n"];
+
+/// The order in which options are applied, by llama.cpp's names.
+const SEQUENCE: [&str; 6] = ["penalties", "temperature", "top_k", "top_p", "min_p", "xtc"];
 
 /// Returns whether a key of `general.sampling` changes nothing in this file, by llama.cpp's definitions.
 fn is_neutral(key: &str, metadata: &Metadata) -> bool {
     let value = |key: &str| metadata.f32(&format!("general.sampling.{key}")).ok().flatten();
     match key {
-        // XTC drops likely tokens with this probability.
-        "xtc_probability" | "xtc_threshold" => value("xtc_probability").is_none_or(|probability| probability <= 0.0),
+        // Names, separated by semicolons.
+        "sequence" => metadata.str("general.sampling.sequence").ok().flatten().is_some_and(|names| {
+            let names: Vec<&str> = names.split(';').collect();
+            let ours: Vec<&str> = SEQUENCE.into_iter().filter(|name| names.contains(name)).collect();
+            names == ours
+        }),
         // Mirostat's version, 1 or 2.
         "mirostat" | "mirostat_tau" | "mirostat_eta" => value("mirostat").is_none_or(|version| version == 0.0),
         _ => false,
@@ -40,6 +48,12 @@ pub struct SamplingArgs {
     /// Min-p sampling: drop tokens less likely than P times the most likely one; 0 disables it.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
+    /// XTC sampling: with probability P, drop the tokens above --xtc-threshold but the least likely of them; 0 disables it.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    xtc_probability: Option<f32>,
+    /// The probability from which XTC drops tokens; above 0.5 none are [default: 0.1].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    xtc_threshold: Option<f32>,
     /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the conversation by F; 1 disables
     /// it. See --repeat-last-n.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -107,6 +121,8 @@ impl SamplingArgs {
             .top_k(self.top_k.unwrap_or(base.top_k))
             .top_p(self.top_p.unwrap_or(base.top_p))
             .min_p(self.min_p.unwrap_or(base.min_p))
+            .xtc_probability(self.xtc_probability.unwrap_or(base.xtc_probability))
+            .xtc_threshold(self.xtc_threshold.unwrap_or(base.xtc_threshold))
             .repetition_penalty(self.repeat_penalty.unwrap_or(base.repetition_penalty))
             .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
             .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
@@ -146,6 +162,16 @@ impl SamplingArgs {
             ("frequency-penalty", options.frequency_penalty, 0.0, self.frequency_penalty.is_some(), "penalty_freq"),
         ];
         parts.extend(cuts.into_iter().filter(|_| !greedy));
+        if options.xtc_probability > 0.0 && !greedy {
+            let probability = origin(self.xtc_probability.is_some(), "xtc_probability");
+            parts.push((format!("xtc-probability {}", options.xtc_probability), probability));
+            let given = self.xtc_threshold.is_some();
+            let threshold = match origin(given, "xtc_threshold") {
+                "Qwen3's default" => "default",
+                origin => origin,
+            };
+            parts.push((format!("xtc-threshold {}", options.xtc_threshold), threshold));
+        }
         for (name, value, neutral, given, key) in penalties {
             if value != neutral && options.penalty_last_n != 0 {
                 parts.push((format!("{name} {value}"), origin(given, key)));

@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::EngineError;
 use crate::{
     gguf::{GgufError, Metadata},
-    kernels::sample::{draw, penalties, philox},
+    kernels::sample::{Cuts, draw, penalties, philox},
 };
 
 /// The options of sampling, applied in the order of Hugging Face's generation, for which model authors recommend values: the
-/// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p` and `min_p`.
+/// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p`, `min_p` and XTC.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
@@ -22,6 +22,10 @@ pub struct SamplingOptions {
     pub top_p: f32,
     /// Drops tokens less likely than `min_p` times the most likely one; 0 drops none.
     pub min_p: f32,
+    /// The probability with which XTC ("exclude top choices") drops the likely tokens but the least likely of them; 0 drops none.
+    pub xtc_probability: f32,
+    /// The least probability of a token among those kept so far that XTC calls likely; above 0.5 it drops none.
+    pub xtc_threshold: f32,
     /// Divides positive logits of tokens in the prompt or the reply, and multiplies negative ones; 1 changes none.
     pub repetition_penalty: f32,
     /// Is subtracted from the logits of tokens in the reply.
@@ -42,6 +46,8 @@ setters! {
         top_k: u32,
         top_p: f32,
         min_p: f32,
+        xtc_probability: f32,
+        xtc_threshold: f32,
         repetition_penalty: f32,
         presence_penalty: f32,
         frequency_penalty: f32,
@@ -61,6 +67,8 @@ impl Default for SamplingOptions {
             top_k: 20,
             top_p: 0.95,
             min_p: 0.0,
+            xtc_probability: 0.0,
+            xtc_threshold: 0.1,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -90,6 +98,8 @@ impl SamplingOptions {
             top_k: float("top_k")?.map_or(default.top_k, |top_k| top_k.max(0.0) as u32),
             top_p: float("top_p")?.unwrap_or(default.top_p),
             min_p: float("min_p")?.unwrap_or(default.min_p),
+            xtc_probability: float("xtc_probability")?.unwrap_or(default.xtc_probability),
+            xtc_threshold: float("xtc_threshold")?.unwrap_or(default.xtc_threshold),
             repetition_penalty: float("penalty_repeat")?.unwrap_or(default.repetition_penalty),
             penalty_last_n: float("penalty_last_n")?.map_or(default.penalty_last_n, |tokens| tokens.max(-1.0) as i32),
             ..default
@@ -107,7 +117,11 @@ impl SamplingOptions {
         let (repetition, top_p, min_p) = (self.repetition_penalty, self.top_p, self.min_p);
         check("temperature", self.temperature, self.temperature >= 0.0 && self.temperature.is_finite(), "at least 0")?;
         check("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1")?;
-        check("min_p", min_p, (0.0..=1.0).contains(&min_p), "between 0 and 1")?;
+        for (option, value) in
+            [("min_p", min_p), ("xtc_probability", self.xtc_probability), ("xtc_threshold", self.xtc_threshold)]
+        {
+            check(option, value, (0.0..=1.0).contains(&value), "between 0 and 1")?;
+        }
         check("repetition_penalty", repetition, repetition > 0.0 && repetition.is_finite(), "above 0")?;
         check("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite")?;
         check("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite")?;
@@ -152,11 +166,12 @@ impl SamplingOptions {
         }
     }
 
-    /// Returns the parameters of the kernels: temperature, top-k, top-p and min-p.
-    pub(crate) fn cuts(&self) -> [f32; 4] {
+    /// Returns the parameters of the kernels.
+    pub(crate) fn cuts(&self) -> Cuts {
         // Smaller temperatures are greedy anyway, and so the kernels' divisions stay finite.
         let temperature = if self.temperature < 1e-30 { 0.0 } else { self.temperature };
-        [temperature, self.top_k as f32, self.top_p, self.min_p]
+        let xtc = [self.xtc_probability, self.xtc_threshold, 0.0, 0.0];
+        [[temperature, self.top_k as f32, self.top_p, self.min_p], xtc]
     }
 }
 
@@ -251,13 +266,15 @@ impl Sampler {
             return Err(EngineError::NotANumber);
         }
         let likeliest = argmax(logits).ok_or(EngineError::NoTokens)?;
-        let [temperature, ..] = self.options.cuts();
+        let [[temperature, ..], [probability, threshold, ..]] = self.options.cuts();
         let id = if temperature == 0.0 {
             likeliest
         } else {
-            let number = philox::uniform(self.options.seed, self.sampled);
+            let [number, second] = philox::uniform(self.options.seed, self.sampled);
             self.sampled += 1;
-            draw::pick(&self.candidates(logits, likeliest), number).unwrap_or(likeliest)
+            let mut candidates = self.candidates(logits, likeliest);
+            draw::exclude_top(&mut candidates, [probability, threshold], second);
+            draw::pick(&candidates, number).unwrap_or(likeliest)
         };
         if self.options.penalises() {
             self.add(id, true);
@@ -379,6 +396,30 @@ mod tests {
         assert!((1100..1300).contains(&ones), "{ones} of 4000 at a probability of 0.3");
         assert_eq!(sampled, draw(sampler(options.clone())));
         assert_ne!(sampled, draw(sampler(SamplingOptions { seed: 43, ..options })));
+    }
+
+    #[test]
+    fn xtc_drops_likely_tokens_with_its_probability() {
+        let logits: Vec<f32> = [0.4f32, 0.3, 0.2, 0.1].map(f32::ln).to_vec();
+        let shares = |probability: f32, threshold: f32| -> [f64; 4] {
+            let options = SamplingOptions { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 3, ..Default::default() };
+            let mut s = sampler(options.xtc_probability(probability).xtc_threshold(threshold));
+            let mut counts = [0.0; 4];
+            (0..8000).filter_map(|_| s.sample(&logits).ok()).for_each(|id| counts[id as usize] += 1.0 / 8000.0);
+            counts
+        };
+        // Of the three tokens of at least 0.15 the last stays, with 2/3 of what is left.
+        let (all, dropped) = ([0.4, 0.3, 0.2, 0.1], [0.0, 0.0, 2.0 / 3.0, 1.0 / 3.0]);
+        for (probability, threshold) in [(0.0, 0.15), (0.25, 0.15), (1.0, 0.15), (1.0, 0.51), (1.0, 0.35)] {
+            // One likely token stays, and none above a threshold of 0.5 is.
+            let share = if threshold == 0.15 { f64::from(probability) } else { 0.0 };
+            for ((got, all), dropped) in shares(probability, threshold).into_iter().zip(all).zip(dropped) {
+                let wanted = (1.0 - share) * all + share * dropped;
+                // Five standard deviations at most.
+                assert!((got - wanted).abs() < 0.028, "{probability} {threshold}: {got}, expected {wanted}");
+                assert!(wanted > 0.0 || got == 0.0);
+            }
+        }
     }
 
     #[test]

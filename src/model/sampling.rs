@@ -13,7 +13,7 @@ pub(crate) struct Sampling {
     pub(crate) places: u32,
     /// The last sampled token `[places]`.
     pub(crate) tokens: Buffer<u32>,
-    /// Temperature, top-k, top-p and min-p `[places]`.
+    /// [`sample::Cuts`] `[places, 2]`.
     pub(crate) cuts: Buffer<[f32; 4]>,
     /// Seed and counter `[places]`.
     pub(crate) draws: Buffer<[u32; 4]>,
@@ -56,7 +56,7 @@ impl Sampling {
     /// Returns the bytes that [`Sampling::new`] allocates.
     pub(crate) fn bytes(rows: u32, places: u32, vocab: u32) -> u64 {
         let sizes = sample::Sizes::new(rows, places, vocab);
-        52 * u64::from(places) + 8 * sizes.candidates.iter().sum::<u64>()
+        68 * u64::from(places) + 8 * sizes.candidates.iter().sum::<u64>()
     }
 
     /// Allocates the state of so many places, for `rows` samples at a time.
@@ -66,7 +66,7 @@ impl Sampling {
         Ok(Self {
             places,
             tokens: device.alloc("sampled tokens", sizes.sequences).await?,
-            cuts: device.alloc("sampling options", sizes.sequences).await?,
+            cuts: device.alloc("sampling options", sizes.cuts).await?,
             draws: device.alloc("seeds and counters", sizes.sequences).await?,
             penalties: device.alloc("penalties", sizes.sequences).await?,
             history: History::new(device, 1, 1).await?,

@@ -94,6 +94,7 @@ fn invalid_arguments_are_refused() -> Result {
     run(&["--top-p", "0"], 2, &["top_p"])?;
     run(&["--top-p", "1.5"], 2, &["top_p"])?;
     run(&["--min-p", "2"], 2, &["min_p"])?;
+    run(&["--xtc-probability", "-1"], 2, &["xtc_probability"])?;
     run(&["--repeat-penalty", "0"], 2, &["repetition_penalty", "0"])?;
     run(&["--presence-penalty", "nan"], 2, &["presence_penalty", "NaN"])?;
     run(&["--frequency-penalty", "inf"], 2, &["frequency_penalty", "inf"])?;

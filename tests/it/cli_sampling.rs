@@ -49,19 +49,24 @@ fn files_that_recommend_sampling_or_have_no_template() -> Result {
     writer.metadata("general.sampling.xtc_probability", 0.25_f32).metadata("general.sampling.xtc_threshold", 0.5_f32);
     writer.metadata("general.sampling.mirostat", 0_i32).metadata("general.sampling.mirostat_tau", 5_f32);
     writer.metadata("general.sampling.penalty_last_n", -1_i32);
+    writer.metadata("general.sampling.sequence", "penalties;temperature;top_k;min_p;xtc".to_owned());
     let penalised = file("penalised.gguf", &writer.to_bytes()?)?;
     let args = ["-p", "Count from 3 to 9.", "--temp", "0", "--device", "cpu", "-n", "24"];
     let of_file = ferrum(&[&["run", &penalised], &args[..]].concat())?;
     let given = ferrum(&[&["run", DEMO, "--repeat-penalty", "1.3"], &args[..]].concat())?;
     assert_eq!(success(&of_file)?, success(&given)?);
-    let not_applied = "xtc_probability 0.25, xtc_threshold 0.5 (from the file, not applied)";
-    for part in ["repeat-penalty 1.3 (from the file)", not_applied] {
-        assert!(stderr(&of_file).contains(part), "{}", stderr(&of_file));
-    }
-    // These change nothing.
-    for key in ["mirostat", "penalty_last_n"] {
+    assert!(stderr(&of_file).contains("repeat-penalty 1.3 (from the file)"), "{}", stderr(&of_file));
+    // These change nothing; XTC is a part of sampling, which greedy decoding is not.
+    for key in ["mirostat", "penalty_last_n", "sequence", "xtc"] {
         assert!(!stderr(&of_file).contains(key), "{}", stderr(&of_file));
     }
+    let sampled = ["-p", "Count from 3 to 9.", "--temp", "2", "--seed", "5", "--device", "cpu", "-n", "24"];
+    let of_file = ferrum(&[&["run", &penalised], &sampled[..]].concat())?;
+    let xtc = "xtc-probability 0.25, xtc-threshold 0.5 (from the file)";
+    assert!(stderr(&of_file).contains(xtc), "{}", stderr(&of_file));
+    let xtc = ["--repeat-penalty", "1.3", "--top-k", "-1", "--xtc-probability", "0.25", "--xtc-threshold", "0.5"];
+    let given = ferrum(&[&["run", DEMO], &xtc[..], &sampled[..]].concat())?;
+    assert_eq!(success(&of_file)?, success(&given)?);
     let mut writer = demo_with(|_, value| Some(value.clone()))?;
     writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.penalty_last_n", 0_i32);
     writer.metadata("general.sampling.mirostat", 2_i32);

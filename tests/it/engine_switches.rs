@@ -230,7 +230,8 @@ async fn check_reply(
         for ((logit, bias), count) in logits.iter_mut().zip(&bias).zip(&counts) {
             *logit = penalties::penalised(*logit, *bias, *count, strengths);
         }
-        let cuts = [o.temperature, o.top_k as f32, o.top_p, o.min_p];
+        let xtc = [o.xtc_probability, o.xtc_threshold, 0.0, 0.0];
+        let cuts = [[o.temperature, o.top_k as f32, o.top_p, o.min_p], xtc];
         let draws = [o.seed as u32, (o.seed >> 32) as u32, sampled as u32, (sampled >> 32) as u32];
         // A device's penalised logits are off by a few roundings.
         let border = if penalises { 1e-4 } else { 1e-5 };

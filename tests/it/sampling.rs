@@ -7,7 +7,7 @@ use ferrum_wgpu::{
         engine::Sampler,
         gpu::{Buffer, Program, Readback, Recorder},
         kernels::sample::{
-            Buffers, NO_TOKEN, Rows, SamplingPath, Sizes, draw,
+            Buffers, Cuts, NO_TOKEN, Rows, SamplingPath, Sizes, draw,
             penalties::{self, IN_PROMPT},
             record,
         },
@@ -39,9 +39,10 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn cuts(&self) -> [f32; 4] {
+    fn cuts(&self) -> Cuts {
         let o = &self.options;
-        [o.temperature, o.top_k as f32, o.top_p, o.min_p]
+        let xtc = [o.xtc_probability, o.xtc_threshold, 0.0, 0.0];
+        [[o.temperature, o.top_k as f32, o.top_p, o.min_p], xtc]
     }
 
     fn draws(&self) -> [u32; 4] {
@@ -96,8 +97,12 @@ fn sequences(vocab: u32) -> Vec<Sequence> {
         (5, greedy.clone(), none),
         (0, greedy, [1.1, 0.5, 0.25, 1.0]),
         (9, SamplingOptions::default().seed(u64::MAX), none),
-        (2, all.clone().top_k(64).min_p(0.05).seed(1 << 40), [1.0, 0.0, 0.5, 1.0]),
-        (3, all.clone().top_p(0.9).seed(6), none),
+        (
+            2,
+            all.clone().top_k(64).min_p(0.05).xtc_probability(0.7).xtc_threshold(0.05).seed(1 << 40),
+            [1.0, 0.0, 0.5, 1.0],
+        ),
+        (3, all.clone().top_p(0.9).xtc_probability(0.5).seed(6), none),
         (7, all.clone().temperature(0.7).top_k(1000).top_p(0.97).seed(5), [1.3, 1.0, 0.0, 1.0]),
         (1, all.clone().top_k(1), none),
         (6, all.clone().seed(7), [1.0, 2.0, 1.0, 1.0]),
@@ -139,12 +144,13 @@ impl Sampling {
     async fn new(device: &Device, vocab: u32, sequences: &[Sequence]) -> Self {
         let sizes = Sizes::new(sequences.len() as u32, SEQUENCES, vocab);
         let mut tokens = vec![FREE; SEQUENCES as usize];
-        let mut cuts = vec![[f32::NAN; 4]; SEQUENCES as usize];
-        let (mut draws, mut penalties) = (vec![[9; 4]; SEQUENCES as usize], cuts.clone());
+        let mut cuts = vec![[f32::NAN; 4]; 2 * SEQUENCES as usize];
+        let (mut draws, mut penalties) = (vec![[9; 4]; SEQUENCES as usize], vec![[f32::NAN; 4]; SEQUENCES as usize]);
         let (mut bias, mut counts) = (vec![f32::NAN; sizes.tokens as usize], vec![77; sizes.tokens as usize]);
         for s in sequences {
             let slot = s.slot as usize;
-            (tokens[slot], cuts[slot], draws[slot], penalties[slot]) = (0, s.cuts(), s.draws(), s.penalties);
+            (tokens[slot], draws[slot], penalties[slot]) = (0, s.draws(), s.penalties);
+            cuts[2 * slot..][..2].copy_from_slice(&s.cuts());
             let place = slot * vocab as usize..(slot + 1) * vocab as usize;
             // Sequences without penalties do not read theirs.
             if s.is_penalised() {

@@ -32,6 +32,8 @@ export interface SamplingRequest {
   top_p?: number | null;
   top_k?: number | null;
   min_p?: number | null;
+  xtc_probability?: number | null;
+  xtc_threshold?: number | null;
   presence_penalty?: number | null;
   frequency_penalty?: number | null;
   repetition_penalty?: number | null;

@@ -1,12 +1,12 @@
-// Samples from a row's candidates, a workgroup per row: temperature, top-k, top-p (nucleus) and min-p. Weights are computed in
-// parallel; one invocation does what depends on their order.
+// Samples from a row's candidates, a workgroup per row: temperature, top-k, top-p (nucleus), min-p and XTC. Weights are computed
+// in parallel; one invocation does what depends on their order.
 const KEPT = 64u;
 
 var<workgroup> weight: array<f32, KEPT>;
 
 fn draw(row: u32, sequence: u32) -> u32 {
     let first = row * KEPT;
-    let cut = cuts[sequence];
+    let cut = cuts[2u * sequence];
     if candidates[first].x == 0u {
         return NO_TOKEN;
     }
@@ -40,9 +40,21 @@ fn draw(row: u32, sequence: u32) -> u32 {
     }
     let state = draws[sequence];
     draws[sequence] = draw_next(state);
-    let drawn_mass = draw_number(state) * mass;
-    var reached = weight[0];
+    // XTC: of the tokens that are likely enough, the last stays.
+    let xtc = cuts[2u * sequence + 1u];
     var drawn = 0u;
+    if xtc.y <= 0.5 && draw_second_number(state) < xtc.x {
+        let least = xtc.y * mass;
+        while drawn + 1u < count && weight[drawn + 1u] >= least {
+            drawn += 1u;
+        }
+        mass = 0.0;
+        for (var i = drawn; i < count; i += 1u) {
+            mass += weight[i];
+        }
+    }
+    let drawn_mass = draw_number(state) * mass;
+    var reached = weight[drawn];
     while drawn + 1u < count && drawn_mass >= reached {
         drawn += 1u;
         reached += weight[drawn];
@@ -55,7 +67,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let sequence = pick_sequence(row);
     let mine = candidates[row * KEPT + invocation].x;
     let best = candidates[row * KEPT].x;
-    let temperature = max(cuts[sequence].x, 1e-30);
+    let temperature = max(cuts[2u * sequence].x, 1e-30);
     // Beyond 100 the weight is zero in f32. Without the limit the quotient could be infinite.
     let below = max(order_logit(mine) - order_logit(best), -100.0 * temperature);
     weight[invocation] = select(exp(below / temperature), 1.0, invocation == 0u);

@@ -15,6 +15,8 @@ var<workgroup> before: u32;
 var<workgroup> before_mass: vec2<u32>;
 // The mass of the kept tokens, and which of the tokens with equal keys is sampled.
 var<workgroup> kept: f32;
+// The mass of the first of them, which XTC drops.
+var<workgroup> dropped: f32;
 var<workgroup> tie: u32;
 
 // Where the row's logits start, and its sequence's temperature.
@@ -146,15 +148,30 @@ fn all_cut(cut: vec4<f32>, invocation: u32) {
     workgroupBarrier();
 }
 
+// Excludes top choices (XTC): of the kept tokens with at least the share `xtc.y` of the mass, the last stays.
+fn all_exclude(xtc: vec4<f32>, number: f32, invocation: u32) {
+    let least = xtc.y * kept;
+    all_above(least, invocation);
+    let likely = min(all_mass(all_of(0u)), kept);
+    workgroupBarrier();
+    // The last one holds more of the mass than the rounding of the sums.
+    all_search(NO_TOKEN, likely * 0.999999, false, invocation);
+    if invocation == 0u && number < xtc.x {
+        dropped = max(likely - all_weight(key), 0.0);
+    }
+    workgroupBarrier();
+}
+
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let row = grid_id(workgroup).x;
     let sequence = pick_sequence(row);
-    let cut = cuts[sequence];
+    let cut = cuts[2u * sequence];
     start = (p.first + row) * p.vocab;
     temperature = max(cut.x, 1e-30);
     if invocation == 0u {
         atomicStore(&best, 0u);
         tie = 0u;
+        dropped = 0.0;
     }
     workgroupBarrier();
     var largest = 0u;
@@ -170,7 +187,11 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     } else {
         all_cut(cut, invocation);
         let state = draws[sequence];
-        let mass = draw_number(state) * kept;
+        let xtc = cuts[2u * sequence + 1u];
+        if xtc.x > 0.0 && xtc.y <= 0.5 {
+            all_exclude(xtc, draw_second_number(state), invocation);
+        }
+        let mass = dropped + draw_number(state) * (kept - dropped);
         all_search(NO_TOKEN, mass, true, invocation);
         if invocation == 0u {
             if atomicLoad(&best) > 0u {

@@ -15,6 +15,10 @@ class ReplyOptions(TypedDict, total=False):
     """Keeps the most likely tokens until their probabilities sum up to it."""
     min_p: float | None
     """Drops tokens less likely than `min_p` times the most likely one."""
+    xtc_probability: float | None
+    """The probability with which XTC drops the likely tokens but the least likely of them."""
+    xtc_threshold: float | None
+    """The least probability of a token that XTC calls likely (default: 0.1)."""
     repetition_penalty: float | None
     presence_penalty: float | None
     frequency_penalty: float | None

@@ -306,7 +306,7 @@ impl Executor {
         let (device, vocab) = (self.model.device(), self.model.config().vocab);
         let (sampling, sampler, at) = (&self.sampling, &state.sampler, u64::from(state.place));
         let options = sampler.options();
-        device.write_now(&sampling.cuts, at, &[options.cuts()])?;
+        device.write_now(&sampling.cuts, 2 * at, &options.cuts())?;
         device.write_now(&sampling.draws, at, &[sampler.seed_and_counter()])?;
         device.write_now(&sampling.penalties, at, &[options.penalties(state.masked)])?;
         if options.penalises() {

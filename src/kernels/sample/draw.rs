@@ -1,6 +1,8 @@
-//! Samples a token by temperature, top-k, top-p and min-p.
+//! Samples a token by temperature, top-k, top-p, min-p and XTC.
 
-use super::{LAST, MAX_TOP_K, NO_TOKEN, count, key, logit, order, philox, sequence_of, some_penalised, some_picks};
+use super::{
+    Cuts, LAST, MAX_TOP_K, NO_TOKEN, count, key, logit, order, philox, sequence_of, some_penalised, some_picks,
+};
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
@@ -8,13 +10,14 @@ use crate::{
 
 kernel! {
     /// Samples the id of a row's sequence from the row's candidates or from all its tokens. Logits are divided by the temperature,
-    /// then cut by top-k, top-p (nucleus sampling; Holtzman et al. 2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024,
-    /// arXiv:2407.01082), in this order. The random number is Philox's of seed and counter, and the counter is incremented. A
-    /// temperature of 0 takes the largest logit and leaves the counter. The token can be counted for [`super::penalties`].
+    /// then cut by top-k, top-p (nucleus sampling; Holtzman et al. 2020, arXiv:1904.09751), min-p (Nguyen et al. 2024,
+    /// arXiv:2407.01082) and XTC ([`exclude_top`]), in this order. The random numbers are Philox's of seed and counter, and the
+    /// counter is incremented. A temperature of 0 takes the largest logit and leaves the counter. The token can be counted for
+    /// [`super::penalties`].
     ///
     /// Shapes: `candidates` `[rows, 64]` as [`super::top_k`] leaves them, or rows `first ..` of `logits` `[_, vocab]` f32;
     /// entries `first ..` of `picks` `[_, 2]`, whose second number is the sequence (clamped), no two of them the same;
-    /// `cuts` `[sequences]` of temperature (0, or at least 1e-30), top-k, top-p and min-p, `draws` `[sequences]` of seed
+    /// `cuts` `[sequences, 2]` as in [`Cuts`], with a temperature of 0 or at least 1e-30, `draws` `[sequences]` of seed
     /// and counter, low words first, `ids` and `penalties` `[sequences]`, `counts` `[sequences, vocab]`. A top-k of 0
     /// keeps all; there are [`MAX_TOP_K`] candidates, so that a larger top-k needs `logits`. Logits are clamped to ±1e30. A row
     /// of NaNs gives [`NO_TOKEN`], which is not counted, and leaves the counter. Bounds: random numbers exact; tokens exact if
@@ -37,7 +40,7 @@ kernel! {
         logits: read [f32] if |v| v.from == From::Logits,
         /// The rows' sequences.
         picks: read [[u32; 2]],
-        /// Temperature, top-k, top-p and min-p of each sequence.
+        /// [`Cuts`] of each sequence.
         cuts: read [[f32; 4]],
         /// Which sequences are penalised.
         penalties: read [[f32; 4]] if |v| v.count,
@@ -85,6 +88,16 @@ pub fn cut(tokens: &mut Vec<(u32, f64)>, top_p: f32, min_p: f32) {
     tokens.retain(|(_, weight)| *weight >= f64::from(min_p));
 }
 
+/// Excludes top choices (XTC, as llama.cpp defines it) from tokens that are sorted by weight, with a probability: of those with at
+/// least a share `threshold` of the mass, only the last stays. `number` in [0, 1) decides. A threshold above 0.5 excludes none.
+pub fn exclude_top(tokens: &mut Vec<(u32, f64)>, [probability, threshold]: [f32; 2], number: f64) {
+    if threshold <= 0.5 && number < f64::from(probability) {
+        let least = f64::from(threshold) * tokens.iter().map(|(_, weight)| weight).sum::<f64>();
+        let likely = tokens.iter().take_while(|(_, weight)| *weight >= least).count();
+        tokens.drain(..likely.saturating_sub(1));
+    }
+}
+
 /// Returns the token that `number` in [0, 1) selects: the one in which this share of the mass lies.
 pub fn pick(tokens: &[(u32, f64)], number: f64) -> Option<u32> {
     let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
@@ -129,7 +142,8 @@ impl Kernel for Draw {
             };
             let draws = &mut host.draws[sequence];
             let id;
-            (id, *draws) = draw(&sorted, host.cuts[sequence], *draws);
+            let cuts = [host.cuts[2 * sequence], host.cuts[2 * sequence + 1]];
+            (id, *draws) = draw(&sorted, cuts, *draws);
             host.ids[sequence] = id;
             if v.count {
                 count(host.counts, host.penalties, (sequence, p.vocab), id);
@@ -150,19 +164,25 @@ impl Kernel for Draw {
 
 /// Returns rows of `n` logits of about `size` with many cuts, with seeds whose draws are far enough from a boundary.
 fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
-    let many_cuts = [
+    let many_cuts: [Cuts; 14] = [
         // Qwen3's; no cut; each cut alone; all; greedy; hot and cold.
-        [0.6, 20.0, 0.95, 0.0],
-        [1.0, 0.0, 1.0, 0.0],
-        [1.0, 7.0, 1.0, 0.0],
-        [1.0, 64.0, 0.71, 0.0],
-        [1.0, 1000.0, 1.0, 0.093],
-        [0.8, 40.0, 0.93, 0.047],
-        [0.0, 20.0, 0.95, 0.0],
-        [30.0, 50.0, 0.88, 0.0],
-        [1e-3, 3.0, 0.5, 0.5],
-        [1.0, 1.0, 1.0, 1.0],
-    ];
+        ([0.6, 20.0, 0.95, 0.0], [0.0, 0.1]),
+        ([1.0, 0.0, 1.0, 0.0], [0.0, 0.1]),
+        ([1.0, 7.0, 1.0, 0.0], [0.0, 0.1]),
+        ([1.0, 64.0, 0.71, 0.0], [0.0, 0.1]),
+        ([1.0, 1000.0, 1.0, 0.093], [0.0, 0.1]),
+        ([0.8, 40.0, 0.93, 0.047], [0.0, 0.1]),
+        ([0.0, 20.0, 0.95, 0.0], [1.0, 0.0]),
+        ([30.0, 50.0, 0.88, 0.0], [0.0, 0.1]),
+        ([1e-3, 3.0, 0.5, 0.5], [0.0, 0.1]),
+        ([1.0, 1.0, 1.0, 1.0], [1.0, 0.1]),
+        // XTC: alone, behind cuts, half of the time; all kept tokens are likely enough; a threshold that excludes none.
+        ([1.0, 0.0, 1.0, 0.0], [1.0, 0.1]),
+        ([0.8, 40.0, 0.93, 0.047], [0.5, 0.05]),
+        ([2.0, 70.0, 0.4, 0.0], [1.0, 0.0]),
+        ([1.0, 20.0, 1.0, 0.0], [1.0, 0.51]),
+    ]
+    .map(|(cuts, [probability, threshold])| [cuts, [probability, threshold, 0.0, 0.0]]);
     let mut rng = Rng::new(u64::from(n));
     let mut trials = Vec::new();
     for cuts in many_cuts.into_iter().cycle().take(rows) {
@@ -185,7 +205,7 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
         });
         trials.extend(found.map(|(logits, sorted, state)| (logits, sorted, cuts, state)));
     }
-    for cuts in [[1.0, 20.0, 0.9, 0.1], [0.0, 0.0, 1.0, 0.0]] {
+    for cuts in [[1.0, 20.0, 0.9, 0.1], [0.0, 0.0, 1.0, 0.0]].map(|cuts| [cuts, [1.0, 0.1, 0.0, 0.0]]) {
         let logits = vec![f32::NAN; n as usize];
         let mut sorted = sorted(&logits);
         sorted.resize(LIST.max(sorted.len()), LAST);
@@ -196,7 +216,7 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
     // Elements of sequences without a row must stay, and those behind the last one.
     let mut data = Data {
         picks,
-        cuts: vec![[f32::NAN; 4]; sequences as usize],
+        cuts: vec![[f32::NAN; 4]; 2 * sequences as usize],
         draws: vec![[9; 4]; sequences as usize],
         ids: vec![7; sequences as usize + 1],
         ..Default::default()
@@ -217,7 +237,8 @@ fn case(v: Variant, name: &str, n: u32, size: f32, rows: usize) -> Case<Draw> {
         if v.count && id != NO_TOKEN && data.penalties[sequence][3] != 0.0 {
             counts[sequence * n as usize + id as usize] += 1;
         }
-        (data.cuts[sequence], data.draws[sequence]) = (cuts, state);
+        data.cuts[2 * sequence..][..2].copy_from_slice(&cuts);
+        data.draws[sequence] = state;
         match v.from {
             From::Candidates => data.candidates.extend(&sorted[..LIST]),
             From::Logits => data.logits.extend(logits),
@@ -244,20 +265,22 @@ fn sorted(logits: &[f32]) -> Vec<[u32; 2]> {
 }
 
 /// Returns the sampled token, and seed and counter after it.
-fn draw(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> (u32, [u32; 4]) {
+fn draw(candidates: &[[u32; 2]], cuts: Cuts, draws: [u32; 4]) -> (u32, [u32; 4]) {
     let [best, likeliest] = candidates[0];
     if best == 0 {
         return (NO_TOKEN, draws);
     }
-    let [temperature, _, top_p, min_p] = cuts;
+    let [[temperature, _, top_p, min_p], [probability, threshold, ..]] = cuts;
     if temperature == 0.0 {
         return (likeliest, draws);
     }
     let (seed, counter) = seed_and_counter(draws);
-    let mut tokens = weighted(candidates, cuts);
+    let mut tokens = weighted(candidates, cuts[0]);
     cut(&mut tokens, top_p, min_p);
+    let [number, second] = philox::uniform(seed, counter);
+    exclude_top(&mut tokens, [probability, threshold], second);
     let next = counter.wrapping_add(1);
-    let id = pick(&tokens, philox::uniform(seed, counter)).unwrap_or(likeliest);
+    let id = pick(&tokens, number).unwrap_or(likeliest);
     (id, [draws[0], draws[1], next as u32, (next >> 32) as u32])
 }
 
@@ -278,18 +301,18 @@ fn weighted(candidates: &[[u32; 2]], [temperature, top_k, ..]: [f32; 4]) -> Vec<
 /// Returns how far the cuts and the draw are from the nearest boundary between tokens, as a share of the mass of a row of
 /// `logits`. A device may sample another token than the reference if this is within the rounding of its sums. `cuts` and
 /// `draws` are those of [`Draw`].
-pub fn margin(logits: &[f32], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
+pub fn margin(logits: &[f32], cuts: Cuts, draws: [u32; 4]) -> f64 {
     if logits.is_empty() { f64::INFINITY } else { distance(&sorted(logits), cuts, draws) }
 }
 
 /// Returns the [`margin`] of sorted candidates.
-fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
-    let [temperature, _, top_p, min_p] = cuts;
+fn distance(candidates: &[[u32; 2]], cuts: Cuts, draws: [u32; 4]) -> f64 {
+    let [[temperature, _, top_p, min_p], [probability, threshold, ..]] = cuts;
     let mut nearest = f64::INFINITY;
     if temperature == 0.0 {
         return nearest;
     }
-    let mut tokens = weighted(candidates, cuts);
+    let mut tokens = weighted(candidates, cuts[0]);
     let boundaries = |tokens: &[(u32, f64)]| -> Vec<f64> {
         let mass: f64 = tokens.iter().map(|(_, weight)| weight).sum();
         let mut reached = 0.0;
@@ -315,5 +338,16 @@ fn distance(candidates: &[[u32; 2]], cuts: [f32; 4], draws: [u32; 4]) -> f64 {
         cut(&mut tokens, 1.0, min_p);
     }
     let (seed, counter) = seed_and_counter(draws);
-    nearest.min(nearest_to(boundaries(&tokens), philox::uniform(seed, counter)))
+    let [number, second] = philox::uniform(seed, counter);
+    let mass = |tokens: &[(u32, f64)]| tokens.iter().map(|(_, weight)| weight).sum::<f64>();
+    let (kept, count) = (mass(&tokens), tokens.len());
+    let shares: Vec<f64> = tokens.iter().map(|(_, weight)| weight / kept).collect();
+    exclude_top(&mut tokens, [probability, threshold], second);
+    let share = mass(&tokens) / kept;
+    if threshold <= 0.5 && second < f64::from(probability) {
+        nearest = nearest.min(nearest_to(shares, f64::from(threshold)));
+    }
+    // The first token that XTC keeps begins at 0.
+    let dropped = if tokens.len() < count { number } else { f64::INFINITY };
+    nearest.min(share * nearest_to(boundaries(&tokens), number).min(dropped))
 }

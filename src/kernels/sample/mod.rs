@@ -4,7 +4,7 @@
 //! The state of a sequence (cuts, seed and counter, counts, bias, last token) is at the sequence's index in the buffers; `picks`
 //! gives the sequence of a row of logits. So the next step can be submitted before the host has seen a token.
 //!
-//! Cuts are temperature, top-k, top-p (nucleus sampling; Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
+//! [`Cuts`] are temperature, top-k, top-p (nucleus sampling; Holtzman et al. 2020), min-p (Nguyen et al. 2024) and XTC.
 //!
 //! A candidate is `[key, id]`. The key is an integer in the order of the logits, so that the choice is exact: larger keys come
 //! first, of equal keys the lower id. A NaN comes last.
@@ -27,6 +27,10 @@ use penalties::Penalties;
 /// The candidates of a row that [`top_k`] keeps, and the largest number that [`draw`] samples from.
 pub const MAX_TOP_K: u32 = 64;
 
+/// How a sequence's tokens are sampled: temperature, top-k, top-p and min-p; XTC's probability and threshold, and two unused
+/// numbers.
+pub type Cuts = [[f32; 4]; 2];
+
 /// The id of a row whose logits are all NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
 
@@ -48,8 +52,8 @@ pub enum SamplingPath {
 }
 
 impl SamplingPath {
-    /// Returns the path for cuts: temperature, top-k, top-p and min-p.
-    pub fn new([temperature, top_k, ..]: [f32; 4]) -> Self {
+    /// Returns the path for cuts.
+    pub fn new([[temperature, top_k, ..], _]: Cuts) -> Self {
         if temperature == 0.0 {
             Self::Greedy
         } else if (1.0..=MAX_TOP_K as f32).contains(&top_k) {
@@ -100,7 +104,7 @@ pub struct Buffers<'a> {
     pub logits: &'a Buffer<f32>,
     /// `[rows, 2]`: the second number is the row's sequence. No sequence has two rows.
     pub picks: &'a Buffer<[u32; 2]>,
-    /// `[sequences]`: temperature, top-k, top-p and min-p.
+    /// `[sequences, 2]`: [`Cuts`].
     pub cuts: &'a Buffer<[f32; 4]>,
     /// `[sequences]`: seed and counter, low words first. A draw increments its counter.
     pub draws: &'a Buffer<[u32; 4]>,
@@ -126,7 +130,9 @@ pub struct Sizes {
     pub logits: u64,
     /// Of the picks.
     pub picks: u64,
-    /// Of cuts, draws, tokens and penalties, each.
+    /// Of the cuts.
+    pub cuts: u64,
+    /// Of draws, tokens and penalties, each.
     pub sequences: u64,
     /// Of bias and counts, each; without penalties they may be of any size.
     pub tokens: u64,
@@ -144,6 +150,7 @@ impl Sizes {
         Self {
             logits: rows * tokens,
             picks: rows,
+            cuts: 2 * sequences,
             sequences,
             tokens: sequences * tokens,
             masks: sequences * tokens.div_ceil(32),
@@ -156,7 +163,7 @@ impl Sizes {
 /// sequences. The token of a sequence depends only on its own logits and state.
 ///
 /// Bias, penalties and masks are applied to the logits if `rows.penalised`. Then the logits are divided by the temperature, and cut by
-/// top-k, top-p and min-p, in this order.
+/// top-k, top-p, min-p and XTC, in this order.
 ///
 /// # Errors
 /// [`GpuError::Aliased`] when buffers are bound twice.

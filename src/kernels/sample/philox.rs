@@ -107,11 +107,11 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     c
 }
 
-/// Draw number `counter` of `seed`, in [0, 1).
-pub fn uniform(seed: u64, counter: u64) -> f64 {
+/// Returns the two numbers of draw `counter` of `seed`, in [0, 1): that of the token, and that of XTC.
+pub fn uniform(seed: u64, counter: u64) -> [f64; 2] {
     let words = |n: u64| [n as u32, (n >> 32) as u32];
     let [low, high] = words(counter);
-    let [first, ..] = philox([low, high, 0, 0], words(seed));
+    let [first, second, ..] = philox([low, high, 0, 0], words(seed));
     // 24 bits: what an f32 holds exactly.
-    f64::from(first >> 8) / f64::from(1 << 24)
+    [first, second].map(|word| f64::from(word >> 8) / f64::from(1 << 24))
 }

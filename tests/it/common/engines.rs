@@ -74,7 +74,7 @@ pub fn sampling(kind: usize) -> SamplingOptions {
     match kind % 8 {
         0 => SamplingOptions::greedy(),
         1 => SamplingOptions::default().seed(u64::MAX),
-        2 => all.top_k(64).min_p(0.05).frequency_penalty(0.5),
+        2 => all.top_k(64).min_p(0.05).xtc_probability(0.5).frequency_penalty(0.5),
         3 => all.top_p(0.9),
         4 => SamplingOptions::greedy().repetition_penalty(1.3).presence_penalty(0.5).penalty_last_n(12),
         5 => all.temperature(0.7).top_k(200).top_p(0.97).presence_penalty(1.0),
