@@ -62,7 +62,7 @@ fn files_that_recommend_sampling_or_have_no_template() -> Result {
     }
     let sampled = ["-p", "Count from 3 to 9.", "--temp", "2", "--seed", "5", "--device", "cpu", "-n", "24"];
     let of_file = ferrum(&[&["run", &penalised], &sampled[..]].concat())?;
-    let xtc = "xtc-probability 0.25, xtc-threshold 0.5 (from the file)";
+    let xtc = "xtc-probability 0.25, xtc-threshold 0.5, repeat-penalty 1.3 (from the file)";
     assert!(stderr(&of_file).contains(xtc), "{}", stderr(&of_file));
     let xtc = ["--repeat-penalty", "1.3", "--top-k", "-1", "--xtc-probability", "0.25", "--xtc-threshold", "0.5"];
     let given = ferrum(&[&["run", DEMO], &xtc[..], &sampled[..]].concat())?;
