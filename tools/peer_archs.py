@@ -9,7 +9,10 @@ PEER is a folder with `peer_logits`, a program that prints llama.cpp's logits on
 
 as one line of JSON {"top": [[[id, logit], ..] per position], "greedy": [ids]}. FILES are models with f32 weights. Prints
 for each file the worst difference of a logit, relative to max(10, max |logit|) of its row, and fails if one is above 1e-4
-or the greedy tokens differ where the two largest logits differ by more than that.
+or the greedy tokens differ where the two largest logits differ by more than that. Hybrids are compared in batches, chunks and with
+snapshots by a test, on the CPU and a GPU:
+
+    PEER_LOGITS=PEER/peer_logits PEER_MODELS="A.gguf B.gguf" cargo test --test it -- --ignored --nocapture peers::
 """
 import argparse
 import json

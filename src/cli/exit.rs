@@ -132,7 +132,7 @@ failure_from! {
         EngineError::Gpu(gpu) => gpu_code(gpu),
         EngineError::Model(_) | EngineError::OtherModel => Code::Model,
         EngineError::KvType { .. } => Code::Device,
-        EngineError::DoesNotFit { .. } => Code::Memory,
+        EngineError::DoesNotFit { .. } | EngineError::States { .. } => Code::Memory,
         EngineError::DeviceLost => Code::Lost,
         EngineError::NoTokens
         | EngineError::TokenId { .. }

@@ -229,8 +229,11 @@ fn fits(device_choice: &DeviceChoice, plan: &MemoryPlan) -> String {
     if limit == u64::MAX {
         return format!("each buffer fits {device}, which has no limit\n");
     }
+    let states = plan.states_within(limit).map_or_else(String::new, |(states, most)| {
+        format!("{states} states, of sequences and snapshots; the device has room for {most} in a binding\n")
+    });
     format!(
-        "{}each buffer fits {device}, whose largest storage binding is {}\n",
+        "{}each buffer fits {device}, whose largest storage binding is {}\n{states}",
         in_several(plan.splits(limit)),
         size(limit)
     )

@@ -67,6 +67,17 @@ pub enum EngineError {
         /// The budget in bytes.
         budget: u64,
     },
+    /// A layer's states of gated delta nets share a binding, which the device limits.
+    #[error(
+        "{needed} states of sequences, drafts and snapshots are needed, but a binding of this device holds {most}: \
+         lower `sequences` or `state_snapshots`"
+    )]
+    States {
+        /// The states needed.
+        needed: u32,
+        /// The most that the device can bind.
+        most: u64,
+    },
     /// An option is out of range.
     #[error("{option} = {value} is out of range: must be {range}")]
     Option {

@@ -66,7 +66,6 @@ registry![
     moe::sort::MoeSort,
     moe::combine::MoeCombine,
     moe::add_expert_bias::AddExpertBias,
-    moe::gated_add::GatedAdd,
     sample::philox::Philox,
     sample::penalties::Penalties,
     sample::argmax::Argmax,

@@ -101,9 +101,9 @@ pub(crate) struct Int8 {
 /// The router's choice.
 #[derive(Debug)]
 pub(crate) struct Routing {
-    /// `[rows, experts]`.
+    /// `[rows, experts]`, with a gated shared expert `[rows, experts + 1]`.
     pub(crate) logits: Buffer<f32>,
-    /// `[rows, used]`.
+    /// `[rows, used]`, here and below with a shared expert as a token's last.
     pub(crate) ids: Buffer<u32>,
     /// `[rows, used]`.
     pub(crate) weights: Buffer<f32>,
@@ -170,6 +170,8 @@ impl Sizes {
         let (inner, routed) = match config.feed_forward {
             FeedForward::Dense { inner } => (u64::from(inner), None),
             FeedForward::Experts { count, used, inner, shared, .. } => {
+                let and_shared = u32::from(shared.is_some());
+                let (count, used) = (count + and_shared, used + and_shared);
                 let assignments = rows * u64::from(used);
                 let routed = RoutedSizes {
                     experts: u64::from(count),

@@ -441,11 +441,7 @@ impl Config {
 
     /// Returns whether blocks add their output to the residual as it is.
     pub(super) fn adds_directly(&self) -> bool {
-        let shared = match self.feed_forward {
-            FeedForward::Experts { shared, .. } => shared.is_some_and(|shared| shared.gated),
-            FeedForward::Dense { .. } => false,
-        };
-        !self.post_norms && !shared && self.scales.residual == 1.0
+        !self.post_norms && self.scales.residual == 1.0
     }
 
     fn window(&self, layer: u32) -> Option<&SlidingWindow> {

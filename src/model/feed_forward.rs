@@ -1,12 +1,12 @@
 //! The feed-forward block of a layer, dense or of experts.
 
 use super::{
-    Activation, Config, DownProj, FeedForward, MatmulKind, NormPlacement,
+    Activation, Config, DownProj, FeedForward, MatmulKind,
     activations::Routing,
     decoder::Decoder,
     expert_cache::LoadExperts,
     matmul::{ExpertIds, Input, MatmulRows, Output},
-    tree::{GateUp, SharedTree},
+    tree::{GateUp, SharedExpert},
     weights::{FeedForwardWeights, LayerWeights, Linear, Matrix, MatrixPart},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     kernels::{
         elementwise::gated_activation::{self, Layout},
         linear::{Epilogue, gemv_moe_combine},
-        moe::{combine, gated_add, router_topk, sort},
+        moe::{combine, router_topk, sort},
     },
 };
 
@@ -30,17 +30,39 @@ struct ExpertPass<'a> {
 /// The experts of a layer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Experts {
+    /// Those that the router chooses from.
     pub(super) count: u32,
-    used: u32,
+    /// Those of a token that the router chooses.
+    chosen: u32,
     normalise: bool,
+    shared: router_topk::Shared,
 }
 
 impl Experts {
     pub(super) fn of(config: &Config) -> Option<Self> {
         match config.feed_forward {
             FeedForward::Dense { .. } => None,
-            FeedForward::Experts { count, used, normalise, .. } => Some(Self { count, used, normalise }),
+            FeedForward::Experts { count, used, normalise, shared, .. } => Some(Self {
+                count,
+                chosen: used,
+                normalise,
+                shared: match shared {
+                    None => router_topk::Shared::None,
+                    Some(shared) if shared.gated => router_topk::Shared::Gated,
+                    Some(_) => router_topk::Shared::Ungated,
+                },
+            }),
         }
+    }
+
+    /// Returns the number of a token's experts: with a shared one as the last.
+    fn used(self) -> u32 {
+        self.chosen + self.shared.count()
+    }
+
+    /// Returns the number of ids of experts: the shared one has the last.
+    fn ids(self) -> u32 {
+        self.count + self.shared.count()
     }
 }
 
@@ -57,7 +79,7 @@ impl Decoder<'_> {
         let scope = |stage| Scope::layer(number as u32, stage);
         let (a, rows, block, kernels) = (self.activations, self.pass.rows, &layer.feed_forward, self.pass_kernels());
         // Activations are made for the same shape as the weights: all three are there, or none.
-        let (Some(router), Some(routing), Some(experts)) = (&block.router, &a.routing, Experts::of(self.config)) else {
+        let (Some(routing), Some(experts)) = (&a.routing, Experts::of(self.config)) else {
             rec.scope(scope(Stage::GateUp));
             let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
             self.gate_up(rec, &block.gate_up, MatmulRows::Tokens(rows), input)?;
@@ -65,17 +87,22 @@ impl Decoder<'_> {
             self.add_block(rec, &block.down, Input::plain(&a.gate), layer.ffn_post_norm.as_ref())?;
             return Ok(false);
         };
-        let (count, hidden, kind) = (rows * experts.used, self.config.hidden, kernels.experts);
+        let (used, hidden, kind) = (experts.used(), self.config.hidden, kernels.experts);
+        let count = rows * used;
         rec.scope(scope(Stage::Router));
-        // A shared expert's output is added to the residual before the others read their input.
-        let placement = if block.shared.is_some() { NormPlacement::Separate } else { kernels.ffn_norm };
-        let input = self.normed(rec, &layer.ffn_norm, placement)?;
-        if let Some(shared) = &block.shared {
-            rec.scope(scope(Stage::GateUp));
-            self.shared_expert(rec, shared, input)?;
-            rec.scope(scope(Stage::Router));
-        }
-        self.route(rec, router, routing, experts, input)?;
+        let input = self.normed(rec, &layer.ffn_norm, kernels.ffn_norm)?;
+        self.route(rec, &block.router, routing, experts, input)?;
+        let separate = match &block.shared {
+            SharedExpert::Separate { gate_up, down } => {
+                rec.scope(scope(Stage::GateUp));
+                self.gate_up(rec, gate_up, MatmulRows::Tokens(rows), input)?;
+                rec.scope(scope(Stage::DownProj));
+                let out = Output { offset: experts.chosen * hidden, ..Output::new(&routing.outputs, used * hidden) };
+                self.biased(rec, down, Input::plain(&a.gate), out)?;
+                true
+            }
+            SharedExpert::None | SharedExpert::Stacked => false,
+        };
         for ExpertPass { load, experts: ids, passes } in self.expert_passes(number, routing, count, experts) {
             if let Some(load) = load {
                 rec.before(load);
@@ -92,11 +119,12 @@ impl Decoder<'_> {
                 experts: ids,
                 routing,
             };
-            self.gate_up(rec, &block.gate_up, rows(experts.used, 0), input)?;
+            self.gate_up(rec, &block.gate_up, rows(used, 0), input)?;
             rec.scope(scope(Stage::DownProj));
             // The sum needs all of a token's experts at once, in one binding.
+            let fused = self.options.fused && !separate;
             if let (DownProj::Combined, true, 1, [down], None) =
-                (kernels.down_proj, self.options.fused, passes, &block.down.matrix.parts[..], &block.down.bias)
+                (kernels.down_proj, fused, passes, &block.down.matrix.parts[..], &block.down.bias)
             {
                 self.combined_down_proj(rec, &block.down.matrix, down, ids, routing)?;
                 return Ok(false);
@@ -113,7 +141,7 @@ impl Decoder<'_> {
                 Some(_) => combine::Variant::AddNorm,
                 None => combine::Variant::Add,
             },
-            combine::Params { rows, n: hidden, top_k: experts.used, eps: self.config.eps },
+            combine::Params { rows, n: hidden, top_k: used, eps: self.config.eps },
             combine::Binds {
                 weights: &routing.weights,
                 outputs: &routing.outputs,
@@ -133,12 +161,12 @@ impl Decoder<'_> {
         count: u32,
         experts: Experts,
     ) -> Vec<ExpertPass<'a>> {
-        let used = experts.used;
+        let used = experts.used();
         let (Some(cache), Some(slots)) = (&self.weights.expert_cache, &routing.slots) else {
-            let experts = ExpertIds { ids: &routing.ids, count: experts.count, used };
+            let experts = ExpertIds { ids: &routing.ids, count: experts.ids(), used };
             return vec![ExpertPass { load: None, experts, passes: 1 }];
         };
-        let passes = cache.passes(count, experts.count);
+        let passes = cache.passes(count, experts.ids());
         // Of several passes an assignment whose turn it is not has an index beyond the slots.
         let experts = ExpertIds { ids: &slots.slots, count: cache.slots() + u32::from(passes > 1), used };
         let loads = slots.loads(cache, layer, &routing.ids, count, passes);
@@ -182,18 +210,22 @@ impl Decoder<'_> {
     fn route(
         &self,
         rec: &mut Recorder,
-        router: &Linear,
+        router: &[Linear],
         routing: &Routing,
         experts: Experts,
         input: Input<'_>,
     ) -> Result<(), GpuError> {
-        let (rows, Experts { count, used, normalise }) = (self.pass.rows, experts);
-        self.biased(rec, router, input, Output::new(&routing.logits, count))?;
+        let (rows, Experts { count, chosen, normalise, shared }) = (self.pass.rows, experts);
+        let (stride, mut offset) = (router.iter().map(|linear| linear.matrix.n).sum(), 0);
+        for linear in router {
+            self.biased(rec, linear, input, Output { offset, ..Output::new(&routing.logits, stride) })?;
+            offset += linear.matrix.n;
+        }
         rec.on_host(self.options.host_routing);
         rec.dispatch(
             router_topk::RouterTopk,
-            router_topk::Variant { normalise },
-            router_topk::Params { rows, experts: count, top_k: used, scale: self.config.scales.residual as f32 },
+            router_topk::Variant { normalise, shared },
+            router_topk::Params { rows, experts: count, top_k: chosen, scale: self.config.scales.residual as f32 },
             router_topk::Binds { logits: &routing.logits, ids: &routing.ids, weights: &routing.weights },
         )?;
         rec.on_host(false);
@@ -284,29 +316,5 @@ impl Decoder<'_> {
             gated_activation::Params { rows, n },
             gated_activation::Binds { x: &a.up, y: &a.gate },
         )
-    }
-
-    /// Records the expert that every token uses, which adds to the residual.
-    fn shared_expert(
-        &self,
-        rec: &mut Recorder,
-        shared: &SharedTree<Matrix, Buffer<f32>>,
-        input: Input<'_>,
-    ) -> Result<(), GpuError> {
-        let (a, rows, n) = (self.activations, self.pass.rows, self.config.hidden);
-        self.gate_up(rec, &shared.gate_up, MatmulRows::Tokens(rows), input)?;
-        let x = Input::plain(&a.gate);
-        match (&shared.gate, &a.block) {
-            (Some(w), Some(block)) => {
-                self.biased(rec, &shared.down, x, Output::new(block, n))?;
-                rec.dispatch(
-                    gated_add::GatedAdd,
-                    (),
-                    gated_add::Params { rows, n },
-                    gated_add::Binds { x: input.x, w, shared_output: block, residual: &a.residual },
-                )
-            }
-            _ => self.add_block(rec, &shared.down, x, None),
-        }
     }
 }

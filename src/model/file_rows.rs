@@ -66,9 +66,8 @@ impl FileRows {
             let of_expert = (tensor.rows() / (self.scales[i].len() as u64).max(1)).max(1);
             self.scales[i].get((range.in_tensor(row) / of_expert) as usize).copied().unwrap_or(1.0)
         };
-        let turns = self.tensors.len().max(1) as u64;
         if self.join == Join::Interleaved {
-            return rows.map(|row| of((row % turns) as usize, row / turns)).collect();
+            return rows.map(|row| self.interleaved(row)).map(|(i, row)| of(i, row)).collect();
         }
         let parts = self.parts(rows).enumerate();
         parts.flat_map(|(i, (_, _, rows))| rows.map(move |row| (i, row))).map(|(i, row)| of(i, row)).collect()
@@ -139,10 +138,8 @@ impl FileRows {
                 }
             }
             Join::Interleaved => {
-                let turns = self.tensors.len().max(1) as u64;
-                for row in rows {
-                    let i = (row % turns) as usize;
-                    let row = self.tensors.get(i).map_or(0, |(_, range)| range.in_tensor(row / turns));
+                for (i, row) in rows.map(|row| self.interleaved(row)) {
+                    let row = self.tensors.get(i).map_or(0, |(_, range)| range.in_tensor(row));
                     add(i, row..row + 1);
                 }
             }
@@ -172,19 +169,40 @@ impl FileRows {
         self.bytes(range.in_tensor(rows.start)..range.in_tensor(rows.end - 1) + 1)
     }
 
+    /// Returns the rows of tensor `i` that belong to the matrix.
+    fn count(&self, i: usize) -> u64 {
+        let rows = |(tensor, range): &(TensorInfo, RowRange)| {
+            tensor.bytes / self.row_bytes.max(1) / range.stride.max(1) * range.count
+        };
+        self.tensors.get(i).map_or(0, rows)
+    }
+
+    /// Returns the tensor that has row `row` of an interleaved matrix, and which of its rows that is.
+    fn interleaved(&self, row: u64) -> (usize, u64) {
+        let half = self.tensors.len() / 2;
+        let (mut i, mut row) = ((row % 2) as usize * half, row / 2);
+        while !(i + 1).is_multiple_of(half.max(1)) && row >= self.count(i) {
+            row -= self.count(i);
+            i += 1;
+        }
+        (i, row)
+    }
+
     /// Returns the rows of each tensor's range that are among `rows`.
     fn parts(&self, rows: Range<u64>) -> impl Iterator<Item = (&TensorInfo, RowRange, Range<u64>)> {
-        let turns = self.tensors.len().max(1) as u64;
+        let turns = if self.join == Join::Interleaved { 2 } else { 1 };
+        let rows = rows.start / turns..rows.end.div_ceil(turns);
+        let half = (self.tensors.len() / turns as usize).max(1);
         let mut begins = 0;
-        self.tensors.iter().map(move |(tensor, range)| match self.join {
-            Join::Interleaved => (tensor, *range, rows.start / turns..rows.end.div_ceil(turns)),
-            Join::Concat => {
-                let count = tensor.bytes / self.row_bytes.max(1) / range.stride.max(1) * range.count;
-                let within = |row: u64| row.saturating_sub(begins).min(count);
-                let part = within(rows.start)..within(rows.end);
-                begins += count;
-                (tensor, *range, part)
+        self.tensors.iter().enumerate().map(move |(i, (tensor, range))| {
+            if i.is_multiple_of(half) {
+                begins = 0;
             }
+            let count = self.count(i);
+            let within = |row: u64| row.saturating_sub(begins).min(count);
+            let part = within(rows.start)..within(rows.end);
+            begins += count;
+            (tensor, *range, part)
         })
     }
 }

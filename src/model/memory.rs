@@ -1,7 +1,7 @@
 //! The device memory of a model, before anything is allocated.
 
 use super::{
-    Activations, CacheShape, Config, FeedForward, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors,
+    Activations, CacheShape, Config, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors,
 };
 use crate::{gguf::Gguf, quant::Planes};
 
@@ -13,9 +13,9 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// One expert of every layer; 0 for dense models.
     pub expert: u64,
-    /// Experts of a layer.
+    /// Experts of a layer, with a shared one that is in the same stacks.
     pub experts: u32,
-    /// Experts that a token uses.
+    /// Experts of these that a token uses.
     pub experts_used: u32,
     /// Experts of a layer that are on the device at once: the slots of the expert cache, or all.
     pub expert_slots: u32,
@@ -33,6 +33,8 @@ pub struct MemoryPlan {
     /// The largest buffer on a device that can bind every matrix whole.
     pub largest_whole: u64,
     pub(crate) matrices: Vec<Stack>,
+    /// The bytes of a state of one layer, and the number of states of sequences, drafts and snapshots.
+    pub(crate) layer_states: (u64, u32),
 }
 
 /// A matrix, or one for each expert.
@@ -89,7 +91,7 @@ impl MemoryPlan {
         weights += tensors.vectors().map(|vector| vector.elements() * 4).sum::<u64>();
         piece("the KV cache of a layer", cache.layer_bytes(&config));
         let net = config.delta_net.as_ref().map_or(0, |net| 4 * u64::from(net.heads().state()));
-        piece("the states of a layer", u64::from(cache.states) * net);
+        piece(&format!("the {} states of a layer", cache.states), u64::from(cache.states) * net);
         piece("the table of rotations", cache.rotation_bytes(&config));
         for (name, bytes) in workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)) {
             piece(name, bytes);
@@ -97,10 +99,7 @@ impl MemoryPlan {
         let draws = workspace_sizes.iter().map(|room| room.logit_rows).max().unwrap_or(0);
         let activations: u64 =
             workspace_sizes.iter().flat_map(|room| Activations::buffers(&config, *room)).map(|(_, bytes)| bytes).sum();
-        let (experts, used) = match config.feed_forward {
-            FeedForward::Dense { .. } => (0, 0),
-            FeedForward::Experts { count, used, .. } => (count, used),
-        };
+        let (experts, used) = tensors.experts(&config);
         Ok(Self {
             weights,
             expert,
@@ -114,6 +113,7 @@ impl MemoryPlan {
             largest_whole: matrices.max(largest.1),
             largest,
             matrices: stacks,
+            layer_states: (net, cache.states),
         })
     }
 
@@ -130,6 +130,13 @@ impl MemoryPlan {
             (parts.len() > 1).then(|| SplitMatrix { name: stack.name.clone(), parts })
         };
         self.matrices.iter().filter_map(split).collect()
+    }
+
+    /// Returns the number of states of gated delta nets, and the largest that a device which binds at most `limit` bytes has: a
+    /// layer's states share a binding. `None` for models without them.
+    pub fn states_within(&self, limit: u64) -> Option<(u32, u64)> {
+        let (bytes, states) = self.layer_states;
+        Some((states, limit.checked_div(bytes)?))
     }
 
     /// Returns the plan with expert caches of `slots` ([`Model::load_offloaded`](super::Model::load_offloaded)).

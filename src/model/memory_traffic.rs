@@ -18,6 +18,8 @@ pub struct MemoryTraffic {
     pub expert: u64,
     /// A token's row of the embedding; zero where the embedding is the head too.
     pub row: u64,
+    /// Experts of a layer, and those that a token uses, without and with a shared expert in the same stacks.
+    experts: [(u32, u32); 2],
     config: Config,
 }
 
@@ -46,15 +48,21 @@ impl MemoryTraffic {
             row = tensors.tree.embedding.planes.file_row_bytes();
             dense -= row * tensors.tree.embedding.planes.rows();
         }
-        Ok(Self { dense, expert, row, config })
+        let routed = match config.feed_forward {
+            FeedForward::Dense { .. } => (0, 0),
+            FeedForward::Experts { count, used, .. } => (count, used),
+        };
+        Ok(Self { dense, expert, row, experts: [routed, tensors.experts(&config)], config })
     }
 
     /// Returns the expected number of different experts of a layer for `rows` tokens with uniformly random choices:
-    /// `count · (1 − (1 − used / count)^rows)`. Zero for dense models.
+    /// `count · (1 − (1 − used / count)^rows)`, and one for a shared expert in the same stacks. Zero for dense models.
     pub fn experts(&self, rows: u32) -> f64 {
-        let FeedForward::Experts { count, used, .. } = self.config.feed_forward else { return 0.0 };
-        let (count, used) = (f64::from(count), f64::from(used));
-        if rows == 1 { used } else { count * (1.0 - (1.0 - used / count).powf(f64::from(rows))) }
+        let [(count, used), (_, all_used)] = self.experts.map(|(count, used)| (f64::from(count), f64::from(used)));
+        if rows == 1 || count == 0.0 {
+            return all_used;
+        }
+        count * (1.0 - (1.0 - used / count).powf(f64::from(rows))) + (all_used - used)
     }
 
     /// Returns the bytes of weights for `rows` tokens with `experts` different experts in each layer.

@@ -106,16 +106,13 @@ impl Model {
     ) -> Result<Self, ModelError> {
         check_device(device).await?;
         let config = Config::from_gguf(gguf)?;
-        let (least, most) = match config.feed_forward {
-            FeedForward::Dense { .. } => (0, 0),
-            FeedForward::Experts { count, used, .. } => (used, count),
-        };
+        let tensors = tensors::Tensors::find(gguf, &config)?;
+        let (most, least) = tensors.experts(&config);
         if let Some(slots) = slots.filter(|slots| *slots == 0 || !(least..=most).contains(slots)) {
             return Err(ModelError::ExpertSlots { slots, least, most });
         }
         // With a slot for each, all are loaded.
         let slots = slots.filter(|slots| *slots < most);
-        let tensors = tensors::Tensors::find(gguf, &config)?;
         let sent_later = |matrix: &&tensor_rows::MatrixInfo<'_>| slots.is_some() && matrix.experts > 1;
         let later: u64 = tensors.matrices().into_iter().filter(sent_later).map(tensor_rows::MatrixInfo::bytes).sum();
         let unused: u64 = tensors.unused.iter().map(|tensor| tensor.bytes).sum();

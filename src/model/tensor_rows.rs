@@ -54,7 +54,7 @@ impl RowRange {
 pub(crate) enum Join {
     /// One tensor after the other.
     Concat,
-    /// Rows of the tensors in turn.
+    /// A row of the first half of the tensors and one of the second in turn; those of a half one after the other.
     Interleaved,
 }
 
@@ -74,7 +74,7 @@ impl MatrixInfo<'_> {
         match self.join {
             _ if self.experts > 1 => self.n,
             Join::Concat => 1,
-            Join::Interleaved => self.rows.len() as u32,
+            Join::Interleaved => 2,
         }
     }
 }
@@ -211,4 +211,39 @@ pub(super) fn gate_up<'a>(gate: Linear<'a>, up: Linear<'a>) -> GateUp<'a> {
         }
         None => GateUp::Separate { gate, up },
     }
+}
+
+/// Adds a matrix to a stack as its last expert, if it has the experts' shape and format.
+fn stacked<'a>(stack: &MatrixInfo<'a>, last: &MatrixInfo<'a>) -> Option<MatrixInfo<'a>> {
+    let (planes, of_last) = (stack.planes, last.planes);
+    if (planes.ty(), planes.k(), stack.n, stack.join) != (of_last.ty(), of_last.k(), last.n, last.join) {
+        return None;
+    }
+    let rows = match stack.join {
+        Join::Concat => [&stack.rows[..], &last.rows[..]].concat(),
+        Join::Interleaved => {
+            let ((gate, up), (last_gate, last_up)) =
+                (stack.rows.split_at(stack.rows.len() / 2), last.rows.split_at(last.rows.len() / 2));
+            [gate, last_gate, up, last_up].concat()
+        }
+    };
+    let planes = Planes::new(planes.ty(), planes.rows() + of_last.rows(), planes.k())?;
+    Some(MatrixInfo { rows, join: stack.join, planes, n: stack.n, experts: stack.experts + 1 })
+}
+
+/// Adds a matrix without a bias to a stack without biases as its last expert, as [`stacked`] does.
+pub(super) fn stacked_linear<'a>(stack: &Linear<'a>, last: &Linear<'a>) -> Option<Linear<'a>> {
+    let matrix = stacked(&stack.matrix, &last.matrix)?;
+    (stack.bias.is_none() && last.bias.is_none()).then_some(Linear { matrix, bias: None })
+}
+
+/// Adds gate and up of an expert to those of a stack, as [`stacked`] does.
+pub(super) fn stacked_gate_up<'a>(stack: &GateUp<'a>, last: &GateUp<'a>) -> Option<GateUp<'a>> {
+    Some(match (stack, last) {
+        (GateUp::Fused(stack), GateUp::Fused(last)) => GateUp::Fused(stacked(stack, last)?),
+        (GateUp::Separate { gate, up }, GateUp::Separate { gate: last_gate, up: last_up }) => {
+            GateUp::Separate { gate: stacked_linear(gate, last_gate)?, up: stacked_linear(up, last_up)? }
+        }
+        _ => return None,
+    })
 }

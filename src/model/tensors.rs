@@ -7,6 +7,7 @@ use super::{
     config::SharedExpert,
     tensor_rows::{
         GateUp, Join, Linear, MatrixInfo, RowRange, TensorRows, VectorInfo, gate_up, joined, ranged, rows_of, segments,
+        stacked_gate_up, stacked_linear,
     },
     tree::{self, AttentionTree, DeltaNetTree, Mixer, ModelTree, QkNormTree},
 };
@@ -18,7 +19,7 @@ use crate::{
 
 type Layer<'a> = tree::Layer<MatrixInfo<'a>, VectorInfo<'a>>;
 type FeedForwardTree<'a> = tree::FeedForwardTree<MatrixInfo<'a>, VectorInfo<'a>>;
-type SharedTree<'a> = tree::SharedTree<MatrixInfo<'a>, VectorInfo<'a>>;
+type SharedTensors<'a> = tree::SharedExpert<MatrixInfo<'a>, VectorInfo<'a>>;
 
 /// The tensors of a file.
 #[derive(Debug)]
@@ -65,6 +66,17 @@ impl<'a> Tensors<'a> {
         }
     }
 
+    /// Returns the number of a layer's experts and of those that a token uses, with a shared expert in the same stacks; zeros for
+    /// dense models.
+    pub(crate) fn experts(&self, config: &Config) -> (u32, u32) {
+        let shared = self.tree.layers.first().map(|layer| &layer.feed_forward.shared);
+        let stacked = u32::from(matches!(shared, Some(SharedTensors::Stacked)));
+        match config.feed_forward {
+            FeedForward::Dense { .. } => (0, 0),
+            FeedForward::Experts { count, used, .. } => (count + stacked, used + stacked),
+        }
+    }
+
     /// Returns every matrix.
     pub(crate) fn matrices(&self) -> Vec<&MatrixInfo<'a>> {
         self.tree.matrices()
@@ -102,6 +114,9 @@ impl<'a> Find<'a, '_> {
                 break;
             }
         }
+        if let Some(layers) = &mut layers {
+            Self::stack_shared(layers);
+        }
         let output_norm =
             self.vector("output_norm.weight", c.hidden).map(|norm| VectorInfo { scale: c.scales.logits, ..norm });
         let output = self.has("output.weight").then(|| self.linear("output", c.vocab, c.hidden));
@@ -138,8 +153,8 @@ impl<'a> Find<'a, '_> {
         let ffn_post_norm = post_norm("post_ffw_norm");
         let feed_forward = match c.feed_forward {
             FeedForward::Dense { inner } => self.dense(p, "", inner).map(|(gate_up, down)| FeedForwardTree {
-                router: None,
-                shared: None,
+                router: Vec::new(),
+                shared: SharedTensors::None,
                 gate_up,
                 down,
             }),
@@ -333,24 +348,44 @@ impl<'a> Find<'a, '_> {
     fn experts(&self, p: &str, count: u32, inner: u32, shared: Option<SharedExpert>) -> Option<FeedForwardTree<'a>> {
         let hidden = self.config.hidden;
         let name = |rest: &str| format!("{p}{rest}");
-        let router = self.linear(&name("ffn_gate_inp"), count, hidden);
+        let mut router = vec![self.linear(&name("ffn_gate_inp"), count, hidden)];
+        if shared.is_some_and(|shared| shared.gated) {
+            router.push(self.linear(&name("ffn_gate_inp_shexp"), 1, hidden));
+        }
+        let router = router.into_iter().collect::<Option<_>>().map(joined);
         let gate_up = self.gate_and_up(&name("ffn_gate_up_exps"), count, inner, || {
             let gate = self.stack(&name("ffn_gate_exps"), count, inner, hidden);
             gate.zip(self.stack(&name("ffn_up_exps"), count, inner, hidden))
         });
         let down = self.stack(&name("ffn_down_exps"), count, hidden, inner);
         let shared = match shared {
-            None => Some(None),
-            Some(SharedExpert { inner, gated }) => {
-                let gate = match gated {
-                    true => self.vector(&name("ffn_gate_inp_shexp.weight"), hidden).map(Some),
-                    false => Some(None),
-                };
-                let block = self.dense(p, "_shexp", inner);
-                gate.zip(block).map(|(gate, (gate_up, down))| Some(SharedTree { gate, gate_up, down }))
+            None => Some(SharedTensors::None),
+            Some(SharedExpert { inner, .. }) => {
+                self.dense(p, "_shexp", inner).map(|(gate_up, down)| SharedTensors::Separate { gate_up, down })
             }
         };
-        Some(FeedForwardTree { router: Some(router?), shared: shared?, gate_up: gate_up?, down: down? })
+        let (gate_up, down, shared) = (gate_up?, down?, shared?);
+        // The shared expert is one of a token's assignments, which all get a bias.
+        if let (SharedTensors::Separate { .. }, Some(bias)) = (&shared, &down.bias) {
+            self.error(ModelError::UnknownTensor(bias.name().to_owned()));
+        }
+        Some(FeedForwardTree { router: router?, shared, gate_up, down })
+    }
+
+    /// Makes the shared experts the last ones of their stacks, if all layers allow it.
+    fn stack_shared(layers: &mut [Layer<'a>]) {
+        let stacks = layers.iter().map(|layer| {
+            let block = &layer.feed_forward;
+            let SharedTensors::Separate { gate_up, down } = &block.shared else { return None };
+            let gate_up = stacked_gate_up(&block.gate_up, gate_up)?;
+            Some((gate_up, stacked_linear(&block.down, down)?))
+        });
+        let Some(stacks) = stacks.collect::<Option<Vec<_>>>() else { return };
+        for (layer, (gate_up, down)) in layers.iter_mut().zip(stacks) {
+            let FeedForwardTree { router, .. } = &mut layer.feed_forward;
+            let router = std::mem::take(router);
+            layer.feed_forward = FeedForwardTree { router, shared: SharedTensors::Stacked, gate_up, down };
+        }
     }
 
     /// Returns gate and up: of one tensor `fused`, the gate's rows before up's, or the two that `separate` finds.

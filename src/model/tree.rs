@@ -103,20 +103,23 @@ pub(crate) struct QkNorm<V> {
 /// The tensors of a feed-forward block.
 #[derive(Debug)]
 pub(crate) struct FeedForwardTree<M, V> {
-    /// `None` for a dense block.
-    pub(crate) router: Option<Linear<M, V>>,
-    pub(crate) shared: Option<SharedTree<M, V>>,
+    /// The projections of the experts' logits and of the shared expert's, in this order; none for a dense block. Those of one
+    /// format are one matrix.
+    pub(crate) router: Vec<Linear<M, V>>,
+    pub(crate) shared: SharedExpert<M, V>,
     pub(crate) gate_up: GateUp<M, V>,
     pub(crate) down: Linear<M, V>,
 }
 
-/// The tensors of an expert that every token uses.
+/// An expert that every token uses.
 #[derive(Debug)]
-pub(crate) struct SharedTree<M, V> {
-    /// `[hidden]`: the sigmoid of its product with the input is the expert's weight.
-    pub(crate) gate: Option<V>,
-    pub(crate) gate_up: GateUp<M, V>,
-    pub(crate) down: Linear<M, V>,
+pub(crate) enum SharedExpert<M, V> {
+    /// None.
+    None,
+    /// The last expert of the stacks.
+    Stacked,
+    /// One with tensors of its own, where formats or sizes differ.
+    Separate { gate_up: GateUp<M, V>, down: Linear<M, V> },
 }
 
 /// The gate and up projections.
@@ -237,15 +240,14 @@ impl<M, V> FeedForwardTree<M, V> {
         map: &mut T,
     ) -> Result<FeedForwardTree<T::Matrix, T::Vector>, T::Error> {
         let shared = match &self.shared {
-            Some(SharedTree { gate, gate_up, down }) => Some(SharedTree {
-                gate: optional(gate, map)?,
-                gate_up: gate_up.try_map(map)?,
-                down: down.try_map(map)?,
-            }),
-            None => None,
+            SharedExpert::None => SharedExpert::None,
+            SharedExpert::Stacked => SharedExpert::Stacked,
+            SharedExpert::Separate { gate_up, down } => {
+                SharedExpert::Separate { gate_up: gate_up.try_map(map)?, down: down.try_map(map)? }
+            }
         };
         Ok(FeedForwardTree {
-            router: self.router.as_ref().map(|router| router.try_map(map)).transpose()?,
+            router: self.router.iter().map(|linear| linear.try_map(map)).collect::<Result<_, _>>()?,
             shared,
             gate_up: self.gate_up.try_map(map)?,
             down: self.down.try_map(map)?,

@@ -114,7 +114,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 57] = [
     ("elementwise/gated_activation", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("moe/add_expert_bias", "min(ids[tile.y], p.experts - 1u)", "min(ids[tile.y] + 1u, p.experts - 1u)", "y["),
     ("attn/attention_reduce", "const SINK_WEIGHT = 1.0", "const SINK_WEIGHT = 0.0", "y["),
-    ("moe/gated_add", "+= gate *", "+= 1.001 * gate *", "residual["),
+    ("moe/router_topk", "= p.scale * gate", "= 1.001 * p.scale * gate", "weights["),
     ("attn/query_temperature", "log(1.0 + f32(periods))", "log(f32(periods))", "q["),
     ("elementwise/add_rows", "+= p.factor", "+= 1.001 * p.factor", "y["),
     ("elementwise/rms_norm", "+ p.eps", "", "y["),

@@ -45,7 +45,7 @@ fn kernels_that_compute_wrongly_are_named() {
         assert!(compiled.is_empty(), "{compiled:?}");
 
         let device = gpu().await;
-        device.edit_shaders("moe/router_topk", "= p.scale *", "= 1.001 * p.scale *");
+        device.edit_shaders("moe/router_topk", "= p.scale * (exp", "= 1.001 * p.scale * (exp");
         let check = DeviceCheck::run(&device, &gguf, &options, |_, _| ()).await.expect("a check");
         assert!(!check.passed());
         for wrong in &check.wrong {

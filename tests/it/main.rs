@@ -50,6 +50,7 @@ mod lookup;
 mod model_refusals;
 mod order;
 mod paging;
+mod peers;
 mod precision;
 mod programs;
 mod pull;

@@ -1,7 +1,7 @@
 // Sorts the assignments of tokens to experts by expert, in one workgroup. An invocation has the experts whose number is its
 // own modulo WG: it counts their assignments and writes them in ascending order. It also writes the list of tiles of at most
 // `p.tile_rows` assignments of one expert, and the grids of the two expert products over the tiles.
-const MAX_EXPERTS = 512u;
+const MAX_EXPERTS = 513u;
 const PIECE = 2048u;
 
 var<workgroup> piece: array<u32, PIECE>;
@@ -71,8 +71,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         grids[5] = 1u;
     }
     // The next free index of each of the invocation's experts.
-    var next = array<u32, 2>(0u, 0u);
-    for (var own = 0u; own < 2u; own += 1u) {
+    var next = array<u32, 3>(0u, 0u, 0u);
+    for (var own = 0u; own < 3u; own += 1u) {
         for (var other = 0u; other < min(invocation + own * WG, p.experts); other += 1u) {
             next[own] += count[other];
         }
@@ -87,6 +87,9 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             } else if piece[i] == invocation + WG {
                 sorted[next[1]] = first + i;
                 next[1] += 1u;
+            } else if piece[i] == invocation + 2u * WG {
+                sorted[next[2]] = first + i;
+                next[2] += 1u;
             }
         }
     }

@@ -2,6 +2,5 @@
 
 pub mod add_expert_bias;
 pub mod combine;
-pub mod gated_add;
 pub mod router_topk;
 pub mod sort;

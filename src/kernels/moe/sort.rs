@@ -1,6 +1,6 @@
 //! Sorts the assignments of tokens to experts by expert, for the expert products that take several rows at once.
 
-use super::router_topk::MAX_EXPERTS;
+use super::router_topk;
 use crate::{
     gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
     quant::Rng,
@@ -44,6 +44,9 @@ kernel! {
         grids: write [u32],
     }
 }
+
+/// The largest number of experts: those that a router chooses from, and a shared one.
+pub const MAX_EXPERTS: u32 = router_topk::MAX_EXPERTS + 1;
 
 const WG: u32 = 256;
 
@@ -95,6 +98,7 @@ impl Kernel for MoeSort {
         let mut rng = Rng::new(16);
         let tile = 32;
         let mut random = |count: u32, experts: u32| (0..count).map(|_| rng.below(experts)).collect();
+        let shared = (0..90).flat_map(|i| [i * 37 % 512, i * 11 % 512, 512]).collect();
         // Experts with no assignments, one, a whole tile, and one more.
         let edges = [(1, 1), (2, tile), (3, tile + 1), (5, 2 * tile)];
         let edges = edges.into_iter().flat_map(|(expert, count)| (0..count).map(move |_| expert)).collect();
@@ -102,6 +106,7 @@ impl Kernel for MoeSort {
             ("Qwen3-30B-A3B, 300 tokens", 128, tile, random(2400, 128)),
             ("Qwen3-30B-A3B, 20 tokens", 128, 4, random(160, 128)),
             ("512 experts", 512, 4, random(777, 512)),
+            ("512 experts and a shared one", 513, 4, shared),
             ("around a tile", 8, tile, edges),
             ("all on one expert", 60, 3, vec![59; 100]),
             ("the largest number of tiles", 3, 4, vec![0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2]),

@@ -772,7 +772,7 @@ pub fn hybrid_models() -> Vec<(&'static str, TinyModel)> {
             "qwen35moe",
             TinyModel {
                 layers: 5,
-                shared_ffn: 64,
+                shared_ffn: 96,
                 fused: true,
                 ..of(
                     Arch::Qwen35Moe,
