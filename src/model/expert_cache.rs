@@ -208,13 +208,14 @@ impl ExpertSlots {
     }
 
     /// Returns the host's action before each pass over a layer's assignments, of which the experts are the first elements of
-    /// `ids`.
+    /// `ids`. Those that are not among the stack's `experts` are left out.
     pub(super) fn loads(
         &self,
         cache: &Arc<ExpertCache>,
         layer: usize,
         ids: &Buffer<u32>,
         assignments: u32,
+        experts: u32,
         passes: u32,
     ) -> impl Iterator<Item = LoadExperts> {
         let first = LoadExperts {
@@ -224,6 +225,7 @@ impl ExpertSlots {
             ids: ids.cast(),
             slots: self.slots.cast(),
             assignments,
+            experts,
             readback: Arc::clone(&self.ids),
             routed: Arc::default(),
         };
@@ -240,6 +242,7 @@ pub(super) struct LoadExperts {
     ids: Buffer<u32>,
     slots: Buffer<u32>,
     assignments: u32,
+    experts: u32,
     readback: Arc<Readback>,
     /// The router's choice, read by the first pass.
     routed: Arc<Mutex<RoutedExperts>>,
@@ -256,7 +259,8 @@ impl LoadExperts {
         let Some(layer) = self.cache.layers.get(self.layer) else { return Ok(()) };
         if self.pass == 0 {
             let ids = self.readback.read(device, &self.ids, self.assignments.into()).await?;
-            let passes = lock(&layer.slots).passes(&ids);
+            let stacked: Vec<u32> = ids.iter().copied().filter(|id| *id < self.experts).collect();
+            let passes = lock(&layer.slots).passes(&stacked);
             *lock(&self.routed) = RoutedExperts { ids, passes };
         }
         let experts = lock(&self.routed).passes.get(self.pass).cloned().unwrap_or_default();

@@ -103,7 +103,7 @@ impl Decoder<'_> {
             }
             SharedExpert::None | SharedExpert::Stacked => false,
         };
-        for ExpertPass { load, experts: ids, passes } in self.expert_passes(number, routing, count, experts) {
+        for ExpertPass { load, experts: ids, passes } in self.expert_passes(number, routing, count, experts, separate) {
             if let Some(load) = load {
                 rec.before(load);
             }
@@ -153,23 +153,25 @@ impl Decoder<'_> {
         Ok(next_norm.is_some())
     }
 
-    /// Returns the passes over a layer's `count` assignments.
+    /// Returns the passes over a layer's `count` assignments. Those of a `separate` shared expert are left out.
     fn expert_passes<'a>(
         &'a self,
         layer: usize,
         routing: &'a Routing,
         count: u32,
         experts: Experts,
+        separate: bool,
     ) -> Vec<ExpertPass<'a>> {
         let used = experts.used();
         let (Some(cache), Some(slots)) = (&self.weights.expert_cache, &routing.slots) else {
             let experts = ExpertIds { ids: &routing.ids, count: experts.ids(), used };
             return vec![ExpertPass { load: None, experts, passes: 1 }];
         };
-        let passes = cache.passes(count, experts.ids());
+        let stacked = experts.ids() - u32::from(separate);
+        let passes = cache.passes(count / used * (used - u32::from(separate)), stacked);
         // Of several passes an assignment whose turn it is not has an index beyond the slots.
-        let experts = ExpertIds { ids: &slots.slots, count: cache.slots() + u32::from(passes > 1), used };
-        let loads = slots.loads(cache, layer, &routing.ids, count, passes);
+        let experts = ExpertIds { ids: &slots.slots, count: cache.slots() + u32::from(passes > 1 || separate), used };
+        let loads = slots.loads(cache, layer, &routing.ids, count, stacked, passes);
         loads.map(|load| ExpertPass { load: Some(load), experts, passes }).collect()
     }
 

@@ -1,8 +1,6 @@
 //! The device memory of a model, before anything is allocated.
 
-use super::{
-    Activations, CacheShape, Config, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors,
-};
+use super::{Activations, CacheShape, Config, ModelError, Sampling, WorkspaceSize, split::split, tensors::Tensors};
 use crate::{gguf::Gguf, quant::Planes};
 
 /// Device memory of a model and an engine for it, in bytes.

@@ -40,7 +40,12 @@ impl Peer {
         Self {
             prompt,
             rows: json["top"].as_array().expect("rows").iter().map(row).collect(),
-            greedy: json["greedy"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect(),
+            greedy: json["greedy"]
+                .as_array()
+                .expect("ids")
+                .iter()
+                .map(|id| id.as_u64().expect("an id") as u32)
+                .collect(),
         }
     }
 
@@ -122,7 +127,10 @@ fn hybrids_agree_in_any_batch_and_chunking() {
                         }
                     }
                 }
-                println!("{file} on {on}: {:.1e} alone, {:.1e} in a batch, greedy equal, bits equal", worst[0], worst[1]);
+                println!(
+                    "{file} on {on}: {:.1e} alone, {:.1e} in a batch, greedy equal, bits equal",
+                    worst[0], worst[1]
+                );
             }
         }
     });

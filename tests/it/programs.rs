@@ -107,7 +107,13 @@ impl Layer {
         rec.on_host(how.host_router);
         let params = router_topk::Params { rows: TOKENS, experts: EXPERTS, top_k: USED, scale: 1.0 };
         let binds = router_topk::Binds { logits: &self.logits, ids: &self.ids, weights: &self.weights };
-        rec.dispatch(router_topk::RouterTopk, router_topk::Variant { normalise: true, shared: router_topk::Shared::None }, params, binds).expect("a step");
+        rec.dispatch(
+            router_topk::RouterTopk,
+            router_topk::Variant { normalise: true, shared: router_topk::Shared::None },
+            params,
+            binds,
+        )
+        .expect("a step");
         rec.on_host(how.host_sort);
         let max_tiles = sort::max_tiles(ASSIGNMENTS, EXPERTS, gemm::TileRows::ThirtyTwo.count());
         let columns = N.div_ceil(64);

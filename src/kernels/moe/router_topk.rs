@@ -11,7 +11,8 @@ kernel! {
     /// token: its id is `experts`, its weight `scale`, times the sigmoid of its logit if it is gated.
     ///
     /// Shapes: `logits` `[rows, experts]` f32, with a gated shared expert `[rows, experts + 1]`; `ids` and `weights`
-    /// `[rows, top_k]`, with a shared expert `[rows, top_k + 1]`; at most [`MAX_EXPERTS`] and [`MAX_K`]. A NaN counts as the lowest float, so that there are always `top_k` ids below `experts`. Bounds: `ids` exact; `weights`
+    /// `[rows, top_k]`, with a shared expert `[rows, top_k + 1]`; at most [`MAX_EXPERTS`] and [`MAX_K`]. A NaN
+    /// counts as the lowest float, so that there are always `top_k` ids below `experts`. Bounds: `ids` exact; `weights`
     /// `1e-5·weight + 1e-34`. Measured worst on lavapipe: 0.15 of it.
     pub struct RouterTopk("moe/router_topk") for Variant;
     params {
