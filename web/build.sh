@@ -31,7 +31,7 @@ if [ "$profile" = web ]; then
         ts/wasm/ferrum_wgpu_web_bg.wasm -o dist/wasm/ferrum_wgpu_web_bg.wasm
 fi
 # Applications see the types of index.d.ts only.
-rm dist/{host,hub,rpc,store,worker}.d.ts
+rm dist/{checks,host,hub,rpc,store,worker}.d.ts
 
 # The page: its own files, the package, and the demo model.
 rm -rf site

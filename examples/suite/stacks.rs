@@ -77,7 +77,7 @@ pub const STACKS: &[Stack] = &[
         what: "WebGPU in Chromium on SwiftShader",
         test: Test::Runs,
         lacks: &[
-            (&[Feature::Subgroups], "wgpu does not expose them in a browser (docs/UPSTREAM.md)"),
+            (&[Feature::SoftwareSubgroup8], "SwiftShader's subgroups have 4 invocations"),
             (&[Feature::F16], "not in SwiftShader"),
             WEB_MATRICES,
         ],

@@ -138,7 +138,7 @@ impl Adapter {
 
     /// Returns the capabilities of a device of it.
     pub fn caps(&self) -> Caps {
-        caps_of(&self.wgpu, self.wgpu.features(), &self.wgpu.limits())
+        caps_of(&self.wgpu, features_of(&self.wgpu), &self.wgpu.limits())
     }
 
     /// Returns the bytes of device memory that are free for this process: of Vulkan's device-local heaps the most, its budget
@@ -162,7 +162,7 @@ impl Adapter {
 
     /// Returns the names of the features that kernels use.
     pub fn features(&self) -> Vec<&'static str> {
-        let has = self.wgpu.features();
+        let has = features_of(&self.wgpu);
         let flags = self.wgpu.get_downlevel_capabilities().flags;
         [
             ("f16", has.contains(wgpu::Features::SHADER_F16)),
@@ -181,6 +181,16 @@ impl Adapter {
     pub fn subgroup_sizes(&self) -> (u32, u32) {
         (self.info.subgroup_min_size, self.info.subgroup_max_size)
     }
+}
+
+/// Returns the features that a device of `adapter` can have. wgpu does not report subgroups in browsers.
+pub(super) fn features_of(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let features = adapter.features();
+    #[cfg(target_arch = "wasm32")]
+    if super::browser::has_subgroups(adapter) {
+        return features | wgpu::Features::SUBGROUP;
+    }
+    features
 }
 
 /// Returns whether a device shares the processor's memory, so that mapped buffers cost kernels nothing. D3D12 keeps mapped
@@ -210,7 +220,7 @@ pub(super) fn caps_of(adapter: &wgpu::Adapter, features: wgpu::Features, limits:
 
 /// Checks that a device has the limits that every kernel needs: WebGPU's defaults, as far as its adapter has them.
 pub(super) fn kernels_need(adapter: &wgpu::Adapter, device: &Caps) -> Result<(), GpuError> {
-    let best = caps_of(adapter, adapter.features(), &adapter.limits()).and(&Caps::portable());
+    let best = caps_of(adapter, features_of(adapter), &adapter.limits()).and(&Caps::portable());
     let counts = |caps: &Caps| {
         [
             ("storage buffers", caps.max_storage_buffers),

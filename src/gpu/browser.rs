@@ -1,15 +1,17 @@
-//! What a browser tells beside wgpu: its adapter's properties, and timers.
+//! What a browser tells beside wgpu: its adapter's properties, subgroups, and timers.
 
 use std::{
+    cell::RefCell,
     future::Future,
     hash::{DefaultHasher, Hash, Hasher},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_channel::oneshot;
-use js_sys::{Function, Promise, Reflect};
+use js_sys::{Array, Function, Object, Promise, Proxy, Reflect};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::JsFuture;
 
@@ -22,7 +24,7 @@ pub(super) async fn describe(adapter: &wgpu::Adapter, info: &mut wgpu::AdapterIn
         info.name = if known.is_empty() { "WebGPU adapter".to_owned() } else { known.clone() };
     }
     let mut hasher = DefaultHasher::new();
-    format!("{:?} {:?}", adapter.features(), adapter.limits()).hash(&mut hasher);
+    format!("{:?} {:?}", super::adapter::features_of(adapter), adapter.limits()).hash(&mut hasher);
     info.driver = known;
     info.driver_info = format!("{:016x}", hasher.finish());
 }
@@ -38,6 +40,77 @@ async fn parts() -> Option<[String; 3]> {
         ["vendor", "architecture", "device"]
             .map(|name| get(&info, name).and_then(|v| v.as_string()).unwrap_or_default()),
     )
+}
+
+/// The name of the feature in WebGPU.
+const SUBGROUPS: &str = "subgroups";
+
+/// Returns whether the browser's adapter has subgroup operations and the builtin values that kernels use. wgpu does not report
+/// the feature.
+pub(super) fn has_subgroups(adapter: &wgpu::Adapter) -> bool {
+    let language = || get(&get(&get(&js_sys::global(), "navigator")?, "gpu")?, "wgslLanguageFeatures");
+    // `subgroup_id` and `num_subgroups` came later than the feature.
+    let builtins = language().is_some_and(|features| has(&features, "subgroup_id"));
+    builtins
+        && inner(adapter)
+            .and_then(|adapter| get(&adapter, "features"))
+            .is_some_and(|features| has(&features, SUBGROUPS))
+}
+
+/// Calls `request`, which requests a device of `adapter` through wgpu, and adds subgroups to the features that it requests.
+/// wgpu does not pass the feature on. A request that fails to be changed remains as it was.
+pub(super) fn with_subgroups<T>(adapter: &wgpu::Adapter, request: impl FnOnce() -> T) -> T {
+    const METHOD: &str = "requestDevice";
+    let Some((adapter, original)) =
+        inner(adapter).and_then(|adapter| Some((adapter.clone(), get(&adapter, METHOD)?.dyn_into::<Function>().ok()?)))
+    else {
+        return request();
+    };
+    let this = adapter.clone();
+    let changed = Closure::<dyn FnMut(JsValue) -> Result<JsValue, JsValue>>::new(move |descriptor: JsValue| {
+        let wanted = get(&descriptor, "requiredFeatures").map(|features| Array::from(&features)).unwrap_or_default();
+        if !wanted.includes(&SUBGROUPS.into(), 0) {
+            wanted.push(&SUBGROUPS.into());
+        }
+        Reflect::set(&descriptor, &"requiredFeatures".into(), &wanted)?;
+        original.call1(&this, &descriptor)
+    });
+    // A property of this adapter alone hides the method while wgpu calls it.
+    let _ = Reflect::set(&adapter, &METHOD.into(), changed.as_ref());
+    let result = request();
+    let _ = Reflect::delete_property(adapter.unchecked_ref::<Object>(), &METHOD.into());
+    result
+}
+
+/// Returns the browser's own object of an adapter. wgpu keeps it private, so a proxy of the getter of `features` takes it from
+/// the call that wgpu makes.
+fn inner(adapter: &wgpu::Adapter) -> Option<JsValue> {
+    const GETTER: &str = "features";
+    let prototype: Object = get(&get(&js_sys::global(), "GPUAdapter")?, "prototype")?.dyn_into().ok()?;
+    let original: Object = Object::get_own_property_descriptor(&prototype, &GETTER.into()).dyn_into().ok()?;
+    let getter = get(&original, "get")?;
+    let found = Rc::new(RefCell::new(None));
+    let seen = Rc::clone(&found);
+    let apply = Closure::<dyn FnMut(Function, JsValue, Array) -> Result<JsValue, JsValue>>::new(
+        move |getter: Function, this: JsValue, _arguments: Array| {
+            *seen.borrow_mut() = Some(this.clone());
+            getter.call0(&this)
+        },
+    );
+    let handler = Object::new();
+    Reflect::set(&handler, &"apply".into(), apply.as_ref()).ok()?;
+    let replaced = Object::assign(&Object::new(), &original);
+    Reflect::set(&replaced, &"get".into(), &Proxy::new(&getter, &handler)).ok()?;
+    Reflect::define_property(&prototype, &GETTER.into(), &replaced).ok().filter(|defined| *defined)?;
+    adapter.features();
+    let _ = Reflect::define_property(&prototype, &GETTER.into(), &original);
+    found.take()
+}
+
+/// Returns whether a set of the browser has a name.
+fn has(set: &JsValue, name: &str) -> bool {
+    let method = get(set, "has").and_then(|method| method.dyn_into::<Function>().ok());
+    method.and_then(|method| method.call1(set, &name.into()).ok()).is_some_and(|found| found.is_truthy())
 }
 
 fn get(object: &JsValue, name: &str) -> Option<JsValue> {

@@ -121,18 +121,21 @@ impl Device {
                 experimental_features = wgpu::ExperimentalFeatures::enabled();
             }
         }
-        let (device, queue) = adapter
-            .wgpu
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("ferrum-wgpu"),
-                required_features: features,
-                required_limits: limits,
-                memory_hints: wgpu::MemoryHints::MemoryUsage,
-                experimental_features,
-                ..Default::default()
-            })
-            .await
-            .map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("ferrum-wgpu"),
+            required_features: features,
+            required_limits: limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
+            ..Default::default()
+        };
+        let request = || adapter.wgpu.request_device(&descriptor);
+        #[cfg(target_arch = "wasm32")]
+        let requested = if caps.subgroups { super::browser::with_subgroups(&adapter.wgpu, request) } else { request() };
+        #[cfg(not(target_arch = "wasm32"))]
+        let requested = request();
+        let (device, queue) =
+            requested.await.map_err(|source| GpuError::RequestDevice { adapter: adapter.name().to_owned(), source })?;
         let (info, hooks) = (adapter.info.clone(), Arc::<Hooks>::default());
         let software = info.device_type == wgpu::DeviceType::Cpu;
         let context = Context::own(device, queue, software, Arc::clone(&hooks));

@@ -113,7 +113,9 @@ def answers(browser, worker):
     assert result["gone"]["name"] == "UnloadedError", result["gone"]
     stages = dict(map(tuple, ((name, tuple(counts)) for name, counts in result["stages"])))
     assert all(loaded == total > 0 for loaded, total in stages.values()), stages
-    assert {"download", "upload", "compile"} <= set(stages), stages
+    # The check has compiled all kernels.
+    assert {"download", "upload", "check"} <= set(stages), stages
+    assert result["stats"]["check"]["passed"] and result["stats"]["check"]["cases"] > 0, result["stats"]
     assert not tab.problems, tab.problems
     print(f"  ready after {result['ready']:.0f} ms, first reply after {result['first']:.0f} ms")
 
@@ -314,6 +316,8 @@ def page(browser):
         tab.locator(".usage", has_text="cached").wait_for()
         assert "Paris" in tab.inner_text("article.assistant"), tab.inner_text("main")
         tab.screenshot(path=os.path.join(browser.folder, f"{name}.png"))
+        verdict = tab.locator("#verdict").text_content()
+        assert verdict.startswith("Right: ") and "kernels of demo" in verdict, verdict
         if name == "screen":
             tab.keyboard.type("Count to one hundred.")
             tab.keyboard.press("Enter")
@@ -426,7 +430,55 @@ def lifecycle(browser):
     print(f"  {replies} replies: {result['sizes'][-1] >> 20} MiB of wasm memory; a reply was aborted in {result['whole'][1]:.0f} ms")
 
 
-TESTS = [fits, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, package, worker, main_thread, lifecycle]
+def wrong_device(browser):
+    """A device that computes wrongly: without subgroups if only kernels with them are wrong, else refused before the download.
+    The shaders of a device are edited as the browser gets them."""
+    tab, name = browser.tab(), "demo.gguf"
+    before = browser.server.bytes_sent(name)
+    result = run(tab, """
+        const [has, create] = [new Set(), GPUDevice.prototype.createShaderModule];
+        const edit = (wanted) => {
+            GPUDevice.prototype.createShaderModule = function (descriptor) {
+                const { code } = descriptor;
+                has.add(code.includes('enable subgroups;'));
+                const wrong = wanted(code) ? code.replaceAll('1.0 / sqrt(', '1.01 / sqrt(').replaceAll('subgroupShuffle(', '1.01 * subgroupShuffle(') : code;
+                return create.call(this, { ...descriptor, code: wrong });
+            };
+        };
+        const options = { worker: false, context: 256 };
+        edit(() => true);
+        const refused = await caught(f.Model.load('/blob/demo.gguf', options));
+        const stored = await f.store.list();
+        // The result is kept: no shader is compiled.
+        has.clear();
+        const begun = performance.now();
+        const again = await caught(f.Model.load('/blob/demo.gguf', options));
+        const [kept, compiled] = [performance.now() - begun, has.size];
+        await f.Model.forgetChecks();
+        edit((code) => code.includes('enable subgroups;'));
+        const model = await f.Model.load('/blob/demo.gguf', options);
+        const { device } = await model.stats();
+        const subgroups = has.has(true);
+        await model.unload();
+        has.clear();
+        const without = await f.Model.load('/blob/demo.gguf', { ...options, subgroups: false });
+        const reply = await without.chat.completions.create(""" + ASK + """);
+        const none = (await without.stats()).device.subgroups;
+        return { refused, stored, again, kept, compiled, device, subgroups, none, used: has.has(true), reply };
+    """)
+    headers = browser.server.bytes_sent(name) - before
+    refused = result["refused"]
+    assert refused["name"] == "DeviceCheckError" and "kernel " in refused["message"], refused
+    assert result["stored"] == [], result["stored"]
+    assert result["again"] == refused and result["compiled"] == 0, result
+    # Kernels with subgroup operations are wrong now, where the planned ones have any.
+    assert result["device"]["subgroups"] != result["subgroups"], result
+    assert not result["none"] and not result["used"], result
+    assert "Paris" in result["reply"]["choices"][0]["message"]["content"], result["reply"]
+    print(f"  {refused['message']}\n  subgroups in kernels: {result['subgroups']}; refused again after {result['kept']:.0f} ms; {headers} bytes")
+
+
+TESTS = [fits, wrong_device, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, package, worker, main_thread, lifecycle]
 
 
 def main():

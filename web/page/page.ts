@@ -1,6 +1,6 @@
 /** The page: choose a model, load it, talk to it. */
 import {
-  conformance, Model, store, type ChatMessage, type Fit, type ModelSource, type Progress,
+  conformance, DeviceCheckError, Model, store, type ChatMessage, type Fit, type ModelSource, type Progress,
 } from 'ferrum-wgpu';
 
 const $ = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
@@ -116,6 +116,7 @@ async function check(source: ModelSource, title: string): Promise<void> {
 
 const STAGES: Record<Progress['stage'], string> = {
   download: 'Downloading', verify: 'Checking the hash', read: 'Reading', upload: 'Sending to the GPU', compile: 'Compiling kernels',
+  check: 'Checking this GPU',
 };
 
 async function start(source: ModelSource): Promise<void> {
@@ -129,7 +130,7 @@ async function start(source: ModelSource): Promise<void> {
     const now = performance.now();
     if (stage !== begun.stage) Object.assign(begun, { stage, at: now, from: loaded });
     const rate = now - begun.at > 1000 ? (loaded - begun.from) / (now - begun.at) * 1000 : 0;
-    const counts = stage === 'compile' ? `${loaded} of ${total}` : `${size(loaded)} of ${size(total)}`;
+    const counts = stage === 'compile' || stage === 'check' ? `${loaded} of ${total}` : `${size(loaded)} of ${size(total)}`;
     const speed = stage === 'download' && rate ? `, ${size(rate)}/s` : '';
     $('stage').textContent = `${STAGES[stage]}: ${counts}${speed}`;
     $<HTMLProgressElement>('bar').value = total ? loaded / total : 0;
@@ -142,11 +143,25 @@ async function start(source: ModelSource): Promise<void> {
     // So that the browser keeps what was downloaded; it may refuse.
     if (typeof source === 'string') await store.persist().catch(() => false);
     model = await Model.load(source, { ...options(), onProgress, signal });
-    const { context } = await model.stats();
+    const { context, check, device } = await model.stats();
     $('model').textContent = `${model.name}, context of ${context} tokens`;
+    if (check) {
+      const withOrNot = device.subgroups ? 'with' : 'without';
+      verdict(`Right: ${check.kernels} kernels of ${model.name}, ${check.cases} cases, ${withOrNot} subgroups`, true);
+    }
     reset();
     togglePanel(false);
   } catch (error) {
+    if (error instanceof DeviceCheckError) {
+      verdict(`Wrong: ${new Set(error.wrong.map(({ kernel }) => kernel)).size} kernels`, false);
+      $('kernels').hidden = false;
+      $('kernels').querySelector('tbody')!.replaceChildren(...error.wrong.map(({ kernel, variant, message }) => {
+        const row = make('tr', '', 'bad');
+        for (const cell of [kernel, variant, '1', message]) row.append(make('td', cell));
+        return row;
+      }));
+      $<HTMLDetailsElement>('conformance').open = true;
+    }
     $('fit').hidden = false;
     const stopped = signal.aborted ? 'Stopped. What was downloaded is kept.' : messageOf(error);
     $('fit').replaceChildren(make('p', stopped, signal.aborted ? 'dim' : 'bad'));
@@ -184,6 +199,11 @@ async function listStored(): Promise<void> {
 
 // The GPU's results.
 
+function verdict(content: string, right: boolean): void {
+  $('verdict').textContent = content;
+  $('verdict').className = right ? 'good' : 'bad';
+}
+
 $('judge').onclick = async () => {
   const button = $<HTMLButtonElement>('judge');
   const body = $('kernels').querySelector('tbody')!;
@@ -202,11 +222,9 @@ $('judge').onclick = async () => {
       },
     });
     const { passed, failed } = result;
-    $('verdict').textContent = failed ? `Wrong: ${failed} of ${passed + failed}` : `Right: ${passed} of ${passed}`;
-    $('verdict').className = failed ? 'bad' : 'good';
+    verdict(failed ? `Wrong: ${failed} of ${passed + failed}` : `Right: ${passed} of ${passed}`, !failed);
   } catch (error) {
-    $('verdict').textContent = messageOf(error);
-    $('verdict').className = 'bad';
+    verdict(messageOf(error), false);
   }
   button.disabled = false;
 };

@@ -2,11 +2,12 @@
 
 use std::{
     cell::RefCell,
+    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, SystemTime},
 };
 
 use ferrum_wgpu::{
-    Adapter, Device, Engine, EngineOptions, Model,
+    Adapter, Device, DeviceCheck, Engine, EngineOptions, Model,
     api::{ApiError, RequestContext, Response, Service},
 };
 use js_sys::{Date, Function, Math};
@@ -21,7 +22,10 @@ use crate::{
 
 /// A device for a model.
 #[wasm_bindgen]
-pub struct ModelDevice(Device);
+pub struct ModelDevice {
+    device: RefCell<Device>,
+    options: LoadOptions,
+}
 
 #[wasm_bindgen]
 impl ModelDevice {
@@ -30,7 +34,65 @@ impl ModelDevice {
     /// # Errors
     /// An error of the device or of the options.
     pub async fn open(options: &str) -> Result<ModelDevice, JsValue> {
-        LoadOptions::parse(options)?.open_device().await.map(Self)
+        let options = LoadOptions::parse(options)?;
+        Ok(Self { device: RefCell::new(options.open_device().await?), options })
+    }
+
+    /// Returns whether kernels use subgroup operations.
+    #[wasm_bindgen(getter)]
+    pub fn subgroups(&self) -> bool {
+        self.device.borrow().caps().subgroups
+    }
+
+    /// Replaces the device by one without subgroup operations.
+    ///
+    /// # Errors
+    /// An error of the device.
+    #[wasm_bindgen(js_name = leaveOutSubgroups)]
+    pub async fn leave_out_subgroups(&self) -> Result<(), JsValue> {
+        let device = open_gpu(false).await?;
+        *self.device.borrow_mut() = device;
+        Ok(())
+    }
+
+    /// Returns a key of the device and of the kernels that a model needs on it, of which it reads the headers only. A check's result
+    /// is valid for one key and one version of the browser.
+    ///
+    /// # Errors
+    /// An error of the files, of the device or of the options.
+    #[wasm_bindgen(js_name = checkKey)]
+    pub async fn check_key(&self, sources: Vec<Source>) -> Result<String, JsValue> {
+        let device = self.device.borrow().clone();
+        let files = Files::open(sources).await?;
+        let planned = Engine::planned_kernels(&device, &files.gguf, &self.options.engine).await;
+        let mut hasher = DefaultHasher::new();
+        for kernel in planned.map_err(|error| files.error(error))? {
+            (kernel.kernel, kernel.variant).hash(&mut hasher);
+        }
+        Ok(format!("{}; subgroups {}; {:016x}", device.fingerprint(), device.caps().subgroups, hasher.finish()))
+    }
+
+    /// Runs a few cases of every kernel that a model needs, of which it reads the headers only, and compares them with references.
+    /// `told` is called with the number of kernels that were run, and of all. Returns a JSON object.
+    ///
+    /// # Errors
+    /// An error of the files, of the device or of the options. Wrong results are part of the result.
+    pub async fn check(&self, sources: Vec<Source>, told: Function) -> Result<String, JsValue> {
+        let device = self.device.borrow().clone();
+        let files = Files::open(sources).await?;
+        let progress = |done: usize, all: usize| tell(&told, done as f64, all as f64);
+        let check = DeviceCheck::run(&device, &files.gguf, &self.options.engine, progress).await;
+        let check = check.map_err(|error| files.error(error))?;
+        let wrong: Vec<_> = check
+            .wrong
+            .iter()
+            .map(|wrong| json!({"kernel": wrong.kernel, "variant": wrong.variant, "case": wrong.case, "message": wrong.to_string()}))
+            .collect();
+        Ok(json!({
+            "device": device.name(), "subgroups": device.caps().subgroups, "kernels": check.kernels, "cases": check.cases,
+            "passed": check.passed(), "wrong": wrong,
+        })
+        .to_string())
     }
 
     /// Compiles the kernels of a model, of which it reads the headers only. `told` is called with the number of kernels compiled so
@@ -38,12 +100,11 @@ impl ModelDevice {
     ///
     /// # Errors
     /// An error of the files, of the device or of the options.
-    pub async fn compile(&self, sources: Vec<Source>, options: &str, told: Function) -> Result<(), JsValue> {
-        let options = LoadOptions::parse(options)?;
-        let device = self.0.clone();
+    pub async fn compile(&self, sources: Vec<Source>, told: Function) -> Result<(), JsValue> {
+        let device = self.device.borrow().clone();
         let files = Files::open(sources).await?;
         let progress = |done: usize, all: usize| tell(&told, done as f64, all as f64);
-        let compiled = Engine::precompile_with(&device, &files.gguf, &options.engine, progress).await;
+        let compiled = Engine::precompile_with(&device, &files.gguf, &self.options.engine, progress).await;
         compiled.map_err(|error| files.error(error))
     }
 }
@@ -65,7 +126,8 @@ pub struct LoadedModel {
 
 #[wasm_bindgen]
 impl LoadedModel {
-    /// Loads a model on a device. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`).
+    /// Loads a model on a device. `options` is a JSON object: `context`, `sequences`, `name`, `device` (`"gpu"` or `"cpu"`),
+    /// `subgroups` (`false` leaves them out).
     /// `told` is called with the bytes that were sent to the device, and all of them.
     ///
     /// # Errors
@@ -77,7 +139,7 @@ impl LoadedModel {
         told: Function,
     ) -> Result<LoadedModel, JsValue> {
         let options = LoadOptions::parse(options)?;
-        let device = device.0.clone();
+        let device = device.device.borrow().clone();
         let files = Files::open(sources).await?;
         let upload = |sent: u64, total: u64| tell(&told, sent as f64, total as f64);
         let model = Model::load(&device, &files.gguf, upload).await.map_err(|error| files.error(error))?;
@@ -142,7 +204,8 @@ impl LoadedModel {
             "vocabulary": config.vocab,
             "context": self.engine.context(),
             "fileBytes": self.files.gguf.file_len(),
-            "device": {"name": device.name(), "software": device.is_software(), "fingerprint": device.fingerprint()},
+            "device": {"name": device.name(), "software": device.is_software(), "fingerprint": device.fingerprint(),
+                "subgroups": device.caps().subgroups},
             "kvBlocks": {"total": blocks.total, "free": blocks.free},
             "requests": self.engine.requests(),
             "wasmBytes": crate::memory_bytes(),
@@ -155,7 +218,8 @@ impl LoadedModel {
     /// # Errors
     /// An error of the device or of the file.
     pub async fn recover(&self) -> Result<(), JsValue> {
-        let device = open_gpu().await?;
+        let subgroups = self.device.borrow().caps().subgroups;
+        let device = open_gpu(subgroups).await?;
         self.engine.recover(&device, &self.files.gguf).await.map_err(|error| self.files.error(error))?;
         *self.device.borrow_mut() = device;
         Ok(())
@@ -177,6 +241,7 @@ pub struct LoadOptions {
     pub engine: EngineOptions,
     name: String,
     cpu: bool,
+    subgroups: bool,
 }
 
 impl LoadOptions {
@@ -199,17 +264,22 @@ impl LoadOptions {
             Some("cpu") => true,
             Some(_) => return Err(error::coded("option", "device must be \"gpu\" or \"cpu\"")),
         };
-        Ok(Self { engine, name: value["name"].as_str().unwrap_or("model").to_owned(), cpu })
+        Ok(Self { engine, name: value["name"].as_str().unwrap_or("model").to_owned(), cpu, subgroups: value["subgroups"] != false })
     }
 
     async fn open_device(&self) -> Result<Device, JsValue> {
-        if self.cpu { Ok(Device::cpu()) } else { open_gpu().await }
+        if self.cpu { Ok(Device::cpu()) } else { open_gpu(self.subgroups).await }
     }
 }
 
-async fn open_gpu() -> Result<Device, JsValue> {
+async fn open_gpu(subgroups: bool) -> Result<Device, JsValue> {
     let adapter = Adapter::find(None).await.map_err(error::of)?;
-    Device::new(&adapter).await.map_err(error::of)
+    let mut caps = adapter.caps();
+    if !subgroups {
+        // The kernels for software drivers use them.
+        (caps.subgroups, caps.software_subgroup_8) = (false, false);
+    }
+    Device::masked(&adapter, &caps).await.map_err(error::of)
 }
 
 fn parsed(request: &str) -> Result<Value, JsValue> {

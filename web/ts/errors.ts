@@ -1,7 +1,11 @@
+import type { DeviceCheck } from './types.js';
+
 /** What went wrong, for programs: each has a class of its own. */
 export type ErrorCode =
   /** The browser has no WebGPU adapter, or a kernel does not run on it. */
   | 'gpu'
+  /** The browser's GPU computes a kernel wrongly. */
+  | 'device_check'
   /** The GPU's device was lost. The next request uses a new one. */
   | 'device_lost'
   /** The model does not fit into memory or the device's limits. */
@@ -31,6 +35,7 @@ export interface ErrorData {
   type?: string | undefined;
   param?: string | undefined;
   reason?: string | undefined;
+  wrong?: DeviceCheck['wrong'] | undefined;
 }
 
 /** An error of this package. `code` says of which kind. */
@@ -61,6 +66,13 @@ export class HashError extends FerrumError {}
 export class UnloadedError extends FerrumError {}
 /** The WebAssembly module failed. */
 export class CrashError extends FerrumError {}
+
+/** The browser's GPU computes a kernel wrongly: the message names both. */
+export class DeviceCheckError extends FerrumError {
+  constructor(message: string, /** The cases with wrong results. */ readonly wrong: DeviceCheck['wrong']) {
+    super('device_check', message);
+  }
+}
 
 /** A server did not send the file. `status` is the HTTP status, if there was a response. */
 export class DownloadError extends FerrumError {
@@ -103,6 +115,7 @@ export function makeError(data: ErrorData): Error {
   const { code, message } = data;
   switch (code) {
     case 'abort': return new DOMException(message, 'AbortError');
+    case 'device_check': return new DeviceCheckError(message, data.wrong ?? []);
     case 'download': return new DownloadError(message, data.status);
     case 'request':
       return new RequestError(message, data.status ?? 400, data.type ?? 'invalid_request_error', data.param, data.reason);
@@ -117,8 +130,15 @@ export function errorData(thrown: unknown): ErrorData {
     if (code) return { code, message: thrown.message };
   }
   if (thrown instanceof Error) {
-    const { code, status, type, param, reason } = thrown as Error & Partial<ErrorData>;
-    return { code: typeof code === 'string' ? code : 'crash', message: thrown.message, status, type, param, reason };
+    const { code, status, type, param, reason, wrong } = thrown as Error & Partial<ErrorData>;
+    return { code: typeof code === 'string' ? code : 'crash', message: thrown.message, status, type, param, reason, wrong };
   }
   return { code: 'crash', message: String(thrown) };
+}
+
+/** Throws the error of a device that computes wrongly, if it does. @internal */
+export function refuseWrong({ device, passed, wrong }: DeviceCheck): void {
+  if (passed) return;
+  const more = wrong.length > 1 ? ` (and ${wrong.length - 1} more)` : '';
+  throw new DeviceCheckError(`this browser's GPU (${device}) computes wrongly: ${wrong[0]?.message}${more}`, wrong);
 }

@@ -1,10 +1,11 @@
 /** What a thread with the WebAssembly module does for models. */
-import { OptionError } from './errors.js';
+import { keep, kept } from './checks.js';
+import { OptionError, refuseWrong } from './errors.js';
 import { resolve } from './hub.js';
 import type { CallContext } from './rpc.js';
 import { checkSpace, download, missing, probe, readRange, stored, type DownloadContext } from './store.js';
 import type {
-  ConformanceOptions, ConformanceResult, Fit, ModelOptions, Progress, Stats, StoreOptions,
+  ConformanceOptions, ConformanceResult, DeviceCheck, Fit, ModelOptions, Progress, Stats, StoreOptions,
 } from './types.js';
 import init, { conformance, fits, LoadedModel, memoryBytes, ModelDevice, Sha256 } from './wasm/ferrum_wgpu_web.js';
 
@@ -49,6 +50,7 @@ async function remoteSources(from: string, { hub, headers }: SentOptions, signal
 export function makeHost() {
   let model: LoadedModel | undefined;
   let lost = false;
+  let check: DeviceCheck | undefined;
 
   const loaded = () => {
     if (!model) throw new OptionError('option', 'no model is loaded');
@@ -104,6 +106,17 @@ export function makeHost() {
       return JSON.parse(await conformance(options.pattern ?? '', options.whole ?? false, told));
     },
 
+    /** Checks the kernels that a model needs on this device, from the model's header. */
+    async check({ source, options }: LoadArgument, context: CallContext): Promise<DeviceCheck> {
+      await start();
+      const { signal } = context;
+      const device = await ModelDevice.open(JSON.stringify(options));
+      const sources = typeof source === 'string'
+        ? (await remoteSources(source, options, signal)).map(({ source }) => source)
+        : (await files({ source, options }, context)).map((blob) => blobSource(blob, signal));
+      return checked(device, sources, (loaded, total) => tell(context, { stage: 'check', loaded, total }), signal);
+    },
+
     /** Downloads a model's files to the store, if they are not there. */
     async download(argument: LoadArgument, context: CallContext): Promise<File[]> {
       await start();
@@ -116,16 +129,19 @@ export function makeHost() {
       const options = JSON.stringify(argument.options);
       const told = (stage: Progress['stage']) => (loaded: number, total: number) => tell(context, { stage, loaded, total });
       const device = await ModelDevice.open(options);
-      const compile = (sources: ByteSource[]) => device.compile(sources, options, told('compile'));
-      // The headers are enough to compile the kernels while the files are downloaded. What fails then fails again below.
-      const early = typeof argument.source === 'string'
-        ? remoteSources(argument.source, argument.options, signal)
-          .then((remote) => compile(remote.map(({ source }) => source)))
-          .catch(() => undefined)
+      const compile = (sources: ByteSource[]) => device.compile(sources, told('compile'));
+      const remote = typeof argument.source === 'string'
+        ? (await remoteSources(argument.source, argument.options, signal)).map(({ source }) => source)
         : undefined;
-      const blobs = await files(argument, context);
+      const local = remote ? [] : (await files(argument, context)).map((blob) => blobSource(blob, signal));
+      if (argument.options.check !== false && argument.options.device !== 'cpu') {
+        check = await checked(device, remote ?? local, told('check'), signal);
+        refuseWrong(check);
+      }
+      // The headers are enough to compile the kernels while the files are downloaded. What fails then fails again below.
+      const early = remote && compile(remote).catch(() => undefined);
+      const sources = remote ? (await files(argument, context)).map((blob) => blobSource(blob, signal)) : local;
       signal.throwIfAborted();
-      const sources = blobs.map((blob) => blobSource(blob, signal));
       const [made] = await Promise.all([
         LoadedModel.load(device, sources, options, told('upload')),
         early ?? compile(sources),
@@ -135,7 +151,7 @@ export function makeHost() {
         context.signal.throwIfAborted();
       }
       model = made;
-      return JSON.parse(model.stats());
+      return { ...JSON.parse(model.stats()), check };
     },
 
     /** Answers a request. Emits `null` once it has begun, then the chunks of a stream. Returns a whole response. */
@@ -184,7 +200,7 @@ export function makeHost() {
     },
 
     async stats(): Promise<Stats> {
-      return JSON.parse(loaded().stats());
+      return { ...JSON.parse(loaded().stats()), check };
     },
 
     async memory(): Promise<number> {
@@ -203,6 +219,26 @@ export type Host = ReturnType<typeof makeHost>;
 
 function tell(context: CallContext, progress: Progress): void {
   context.emit(progress);
+}
+
+/** Checks a device, unless a result was kept. A device whose kernels with subgroup operations are wrong goes on without them. */
+async function checked(
+  device: ModelDevice,
+  sources: ByteSource[],
+  told: (done: number, all: number) => void,
+  signal: AbortSignal,
+): Promise<DeviceCheck> {
+  for (;;) {
+    const key = await device.checkKey(sources);
+    let check = await kept(key);
+    if (!check) {
+      check = JSON.parse(await device.check(sources, told)) as DeviceCheck;
+      await keep(key, check);
+    }
+    signal.throwIfAborted();
+    if (check.passed || !device.subgroups) return check;
+    await device.leaveOutSubgroups();
+  }
 }
 
 /** A file that the module reads in ranges. */

@@ -1,5 +1,6 @@
 /** Language models from GGUF files in a browser tab, on its GPU. */
-import { makeError, UnloadedError } from './errors.js';
+import { forget } from './checks.js';
+import { makeError, refuseWrong, UnloadedError } from './errors.js';
 import { makeHost, type Host, type SentOptions, type SentSource } from './host.js';
 import type {
   ChatCompletion, ChatCompletionChunk, ChatRequest, Completion, CompletionRequest, EmbeddingRequest, EmbeddingResponse,
@@ -7,7 +8,7 @@ import type {
 import { LocalEndpoint, WorkerEndpoint, type Endpoint } from './rpc.js';
 import { list, remove } from './store.js';
 import type {
-  ConformanceOptions, ConformanceResult, Fit, LoadOptions, ModelSource, Progress, Stats, StoredFile, StoreOptions,
+  ConformanceOptions, ConformanceResult, DeviceCheck, Fit, LoadOptions, ModelSource, Progress, Stats, StoredFile, StoreOptions,
 } from './types.js';
 
 export * from './errors.js';
@@ -98,7 +99,13 @@ export class Model {
     const endpoint = worker ? openWorker() : openHere();
     try {
       // A page's own thread cannot write to the store as a download must.
-      const files = !worker && typeof from === 'string' ? await store.download(source, options) : from;
+      const download = !worker && typeof from === 'string';
+      if (download && (sent.check ?? true) && sent.device !== 'cpu') {
+        const check = await endpoint.call('check', { source: from, options: sent }, call);
+        refuseWrong(check);
+        Object.assign(sent, { check: false, subgroups: check.subgroups });
+      }
+      const files = download ? await store.download(source, options) : from;
       const { model } = await endpoint.call('load', { source: files, options: sent }, call);
       return new Model(endpoint, model);
     } catch (error) {
@@ -111,6 +118,18 @@ export class Model {
   static async fits(source: ModelSource, options: LoadOptions = {}): Promise<Fit> {
     const { onProgress: _, signal, worker: __, ...rest } = options;
     return brief((endpoint) => endpoint.call('fits', { source: sendable(source), options: rest }, { signal }));
+  }
+
+  /** Checks the kernels that a model needs on this browser's GPU, from the header of its file, as `load` does. */
+  static async check(source: ModelSource, options: LoadOptions = {}): Promise<DeviceCheck> {
+    const { onProgress, signal, worker: _, ...rest } = options;
+    const argument = { source: sendable(source), options: rest };
+    return brief((endpoint) => endpoint.call('check', argument, { onEvent: onProgress, signal }));
+  }
+
+  /** Forgets the results of checks, so that they are run again. */
+  static forgetChecks(): Promise<void> {
+    return forget();
   }
 
   /** Returns the tokens of a text. */

@@ -13,11 +13,13 @@ export type Stage =
   /** Bytes go to the GPU. */
   | 'upload'
   /** Kernels are compiled. */
-  | 'compile';
+  | 'compile'
+  /** Kernels are compiled, run, and compared with references. */
+  | 'check';
 
 export interface Progress {
   stage: Stage;
-  /** What is done, in bytes; in kernels for `compile`. */
+  /** What is done, in bytes; in kernels for `compile` and `check`. */
   loaded: number;
   /** All of it; 0 where it is not known. */
   total: number;
@@ -47,6 +49,11 @@ export interface ModelOptions {
   sequences?: number;
   /** `gpu`, or `cpu` for the reference kernels, which are slow. */
   device?: 'gpu' | 'cpu';
+  /** Whether the kernels that the model needs are checked on this GPU before the download, once for each GPU and version of the
+   * browser. A GPU that computes wrongly is refused with a `DeviceCheckError`. `true` by default. */
+  check?: boolean;
+  /** `false` leaves out subgroup operations. By default they are used where the browser has them and they pass the check. */
+  subgroups?: boolean;
   /** The model's name in responses; by default that of the file. */
   name?: string;
 }
@@ -64,7 +71,9 @@ export interface Stats {
   vocabulary: number;
   context: number;
   fileBytes: number;
-  device: { name: string; software: boolean; fingerprint: string };
+  device: { name: string; software: boolean; fingerprint: string; subgroups: boolean };
+  /** The check of the GPU that came before the model; none if it was left out. */
+  check?: DeviceCheck | undefined;
   kvBlocks: { total: number; free: number };
   requests: number;
   /** Bytes of the WebAssembly module's memory. */
@@ -106,6 +115,19 @@ export interface Fit {
   } | null;
   model: { architecture: string; layers: number; context: number } | null;
   device: { name: string; features: string[]; largestBinding: number; largestBuffer: number } | null;
+}
+
+/** The result of a check of the kernels that a model needs. */
+export interface DeviceCheck {
+  /** The device's name. */
+  device: string;
+  /** Whether the kernels use subgroup operations. */
+  subgroups: boolean;
+  /** The kernels that were run. */
+  kernels: number;
+  cases: number;
+  passed: boolean;
+  wrong: { kernel: string; variant: string; case: string; message: string }[];
 }
 
 /** The result of one kernel. */
