@@ -86,6 +86,7 @@ def answers(browser, worker):
         const again = await model.detokenize(tokens);
         const stats = await model.stats();
         const completion = await model.completions.create({ prompt: 'The sea', max_tokens: 3, temperature: 0 });
+        const embedded = await model.embeddings.create({ input: ['The sea', 'The sea', 'Paris'] });
         const schema = {
             type: 'object', properties: { city: { enum: ['Paris', 'Rome'] } }, required: ['city'], additionalProperties: false,
         };
@@ -99,13 +100,16 @@ def answers(browser, worker):
         const names = [model.name, second.name, (await second.stats()).context];
         await second.tokenize('still here');
         await second.unload();
-        return { names, text, chunks, ready, first, whole, shaped, again, stats, completion, wrong, other, gone, stages: [...stages] };
+        return { embedded, names, text, chunks, ready, first, whole, shaped, again, stats, completion, wrong, other, gone, stages: [...stages] };
     """, worker)
     assert "Paris" in result["text"] and result["chunks"] > 3, result
     assert result["whole"]["choices"][0]["message"]["content"] == result["text"], result
     assert result["whole"]["choices"][0]["finish_reason"] == "stop" and result["whole"]["model"] == "demo", result
     assert result["again"] == "Hello, world" and result["stats"]["context"] == 512, result
     assert json.loads(result["shaped"]["choices"][0]["message"]["content"])["city"] in ("Paris", "Rome"), result["shaped"]
+    vectors = [entry["embedding"] for entry in result["embedded"]["data"]]
+    assert vectors[0] == vectors[1] != vectors[2], [vector[:4] for vector in vectors]
+    assert all(abs(sum(value * value for value in vector) - 1) < 1e-4 for vector in vectors), result["embedded"]["usage"]
     assert result["completion"]["object"] == "text_completion", result
     assert (result["wrong"]["name"], result["wrong"]["param"]) == ("RequestError", "temperature"), result["wrong"]
     assert (result["other"]["name"], result["other"]["status"]) == ("RequestError", 404), result["other"]
@@ -247,6 +251,30 @@ def store_full(browser):
     assert full["name"] == "StorageError" and "MiB free" in full["message"], full
     assert browser.server.bytes_sent(name) - before == 1
     assert listed(tab) == []
+
+
+def store_quota(browser):
+    """The browser's quota sinks in the midst of a download. Its space was reserved before: it ends, or fails and goes on later."""
+    tab, name = browser.tab(), "random.bin"
+    size = len(browser.server.blobs[name])
+    url = f"/blob/{name}?slow={size // 2}&linked={sha256(browser, name)}"
+    tab.evaluate("""(url) => {
+        window.done = import('/dist/index.js')
+            .then((f) => f.store.download(url, { onProgress: ({ loaded }) => { window.loaded = loaded; } }))
+            .then(([file]) => file.size, ({ name, message }) => ({ name, message }));
+    }""", url)
+    tab.wait_for_function(f"window.loaded > {size // 8}")
+    session = browser.context.new_cdp_session(tab)
+    session.send("Storage.overrideQuotaForOrigin", {"origin": browser.server.address, "quotaSize": 1 << 20})
+    ended = tab.evaluate("window.done")
+    assert ended == size or ended["name"] == "StorageError", ended
+    # Another file has no space, and nothing of it is downloaded.
+    before = browser.server.bytes_sent("demo.gguf")
+    full = download(tab, "/blob/demo.gguf")
+    assert full["name"] == "StorageError" and browser.server.bytes_sent("demo.gguf") - before == 1, full
+    session.send("Storage.overrideQuotaForOrigin", {"origin": browser.server.address})
+    assert download(tab, url)["sha256"] == sha256(browser, name)
+    print(f"  the download {'ended' if ended == size else 'failed: ' + ended['message']}")
 
 
 def two_tabs(browser):
@@ -478,7 +506,7 @@ def wrong_device(browser):
     print(f"  {refused['message']}\n  subgroups in kernels: {result['subgroups']}; refused again after {result['kept']:.0f} ms; {headers} bytes")
 
 
-TESTS = [fits, wrong_device, page, store_keeps, store_resumes, store_broken, store_hash, store_full, two_tabs, package, worker, main_thread, lifecycle]
+TESTS = [fits, wrong_device, page, store_keeps, store_resumes, store_broken, store_hash, store_full, store_quota, two_tabs, package, worker, main_thread, lifecycle]
 
 
 def main():

@@ -32,7 +32,7 @@ const KNOWN: [Known; 12] = {
         // XMX matrices are 8 by 16 by 16.
         known("Arc A770", Discrete, true, Some((8, 32)), NO_MATRICES, 1023, 64),
         known("Adreno 750", Integrated, true, Some((64, 128)), NO_MATRICES, 128, 32),
-        // wgpu maps no subgroups in browsers.
+        // Kernels for GPUs use subgroups with matrices only, and WebGPU has none.
         known("browser", Discrete, true, None, NO_MATRICES, 128, 16),
     ]
 };
