@@ -18,6 +18,8 @@ export type SentOptions = ModelOptions & Omit<StoreOptions, 'onProgress' | 'sign
 export interface LoadArgument {
   source: SentSource;
   options: SentOptions;
+  /** Downloads the files elsewhere, for a thread that cannot write to the store as a download must. */
+  download?: (() => Promise<Blob[]>) | undefined;
 }
 
 export interface RequestArgument {
@@ -57,9 +59,10 @@ export function makeHost() {
     return model;
   };
 
-  const files = async ({ source, options }: LoadArgument, context: CallContext): Promise<Blob[]> => {
+  const files = async ({ source, options, download: elsewhere }: LoadArgument, context: CallContext): Promise<Blob[]> => {
     if (source instanceof Blob) return [source];
     if (typeof source !== 'string') return 'getFile' in source ? [await source.getFile()] : [...source];
+    if (elsewhere) return elsewhere();
     const { headers, hub, connections, refresh, sha256 } = options;
     const remote = await resolve(source, { hub, headers, signal: context.signal });
     if (sha256 && remote.length > 1) throw new OptionError('option', 'sha256 is of one file, and the model has several');

@@ -1,6 +1,6 @@
 /** Language models from GGUF files in a browser tab, on its GPU. */
 import { forget } from './checks.js';
-import { makeError, refuseWrong, UnloadedError } from './errors.js';
+import { makeError, UnloadedError } from './errors.js';
 import { makeHost, type Host, type SentOptions, type SentSource } from './host.js';
 import type {
   ChatCompletion, ChatCompletionChunk, ChatRequest, Completion, CompletionRequest, EmbeddingRequest, EmbeddingResponse,
@@ -99,14 +99,8 @@ export class Model {
     const endpoint = worker ? openWorker() : openHere();
     try {
       // A page's own thread cannot write to the store as a download must.
-      const download = !worker && typeof from === 'string';
-      if (download && (sent.check ?? true) && sent.device !== 'cpu') {
-        const check = await endpoint.call('check', { source: from, options: sent }, call);
-        refuseWrong(check);
-        Object.assign(sent, { check: false, subgroups: check.subgroups });
-      }
-      const files = download ? await store.download(source, options) : from;
-      const { model } = await endpoint.call('load', { source: files, options: sent }, call);
+      const download = worker ? undefined : () => store.download(source, options);
+      const { model } = await endpoint.call('load', { source: from, options: sent, download }, call);
       return new Model(endpoint, model);
     } catch (error) {
       endpoint.close(makeError({ code: 'unloaded', message: 'the model was not loaded' }));
