@@ -264,7 +264,12 @@ impl LoadOptions {
             Some("cpu") => true,
             Some(_) => return Err(error::coded("option", "device must be \"gpu\" or \"cpu\"")),
         };
-        Ok(Self { engine, name: value["name"].as_str().unwrap_or("model").to_owned(), cpu, subgroups: value["subgroups"] != false })
+        Ok(Self {
+            engine,
+            name: value["name"].as_str().unwrap_or("model").to_owned(),
+            cpu,
+            subgroups: value["subgroups"] != false,
+        })
     }
 
     async fn open_device(&self) -> Result<Device, JsValue> {

@@ -3,7 +3,7 @@
 use super::{
     AttnTile, KvIndex, Reduction, RopeHead, attention,
     heads::{HeadRole, QkvRows, random, rounded, test_rotations},
-    kv_index::{ExpectedCache, KvKind, KvTables},
+    kv_index::{ExpectedCache, KvKind, KvTables, RowHead},
     reference::InputError,
     tile::{Keys, flash_source},
 };
@@ -59,7 +59,7 @@ pub(super) struct RotatedRows {
     /// The error that each may have.
     q_errors: Vec<f64>,
     /// Each row's keys and values.
-    kv: Vec<((KvKind, usize, u32), Vec<(f64, f64)>)>,
+    kv: Vec<(RowHead, Vec<(f64, f64)>)>,
     /// The errors that the elements of each row's and key head's key and value may have.
     kv_errors: Vec<[Vec<f64>; 2]>,
     heads: usize,

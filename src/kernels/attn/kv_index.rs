@@ -48,6 +48,9 @@ pub(super) enum KvKind {
     Value,
 }
 
+/// A row's key or value of a key head.
+pub(super) type RowHead = (KvKind, usize, u32);
+
 /// Returns a row's position, clamped to the capacity.
 pub(super) fn position_of(positions: &[u32], capacity: u32, row: usize) -> u32 {
     positions[2 * row].min(capacity - 1)
@@ -117,7 +120,7 @@ impl KvIndex {
         tables: &KvTables<'_>,
         kv: KvType,
         words: &mut [u32],
-        (kind, row, kv_head): (KvKind, usize, u32),
+        (kind, row, kv_head): RowHead,
         head: &[f32],
     ) {
         let to = self.head(tables, kind, row, kv_head, self.position(tables, row));
@@ -200,12 +203,7 @@ impl ExpectedCache {
     }
 
     /// Expects a head of a row at the row's position: exact values with their bounds, to which rounding adds its own.
-    pub(super) fn set(
-        &mut self,
-        tables: &KvTables<'_>,
-        (kind, row, kv_head): (KvKind, usize, u32),
-        head: &[(f64, f64)],
-    ) {
+    pub(super) fn set(&mut self, tables: &KvTables<'_>, (kind, row, kv_head): RowHead, head: &[(f64, f64)]) {
         let to = self.index.head(tables, kind, row, kv_head, self.index.position(tables, row));
         self.written.insert(to, self.kv.stored(head));
     }
