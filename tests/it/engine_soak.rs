@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::common::{
     alone::alone,
     micro_model::{SamplingKind, VOCAB, gguf, gpu, load, micro_model, options},
-    tiny_model::Arch,
+    tiny_model::{Arch, TinyModel, hybrid_models},
 };
 use ferrum_wgpu::{
     Device, Engine, Reply,
@@ -52,20 +52,41 @@ fn requests(engine: &Engine, seed: u64) -> u32 {
 
 #[test]
 fn three_thousand_tokens_create_nothing() {
-    alone("engine_soak::three_thousand_tokens_create_nothing", || serve(1_000, 3_000));
+    alone("engine_soak::three_thousand_tokens_create_nothing", || serve(&moe(), 1_000, 3_000));
 }
 
 #[test]
 #[ignore = "long: `make soak` runs it"]
 fn twelve_thousand_tokens_create_nothing() {
-    alone("engine_soak::twelve_thousand_tokens_create_nothing", || serve(2_000, 12_000));
+    alone("engine_soak::twelve_thousand_tokens_create_nothing", || serve(&moe(), 2_000, 12_000));
+}
+
+#[test]
+fn states_of_hybrids_create_nothing() {
+    alone("engine_soak::states_of_hybrids_create_nothing", || serve(&hybrid(), 2_000, 3_500));
+}
+
+#[test]
+#[ignore = "long: `make soak` runs it"]
+fn twelve_thousand_tokens_of_hybrids_create_nothing() {
+    alone("engine_soak::twelve_thousand_tokens_of_hybrids_create_nothing", || serve(&hybrid(), 2_000, 12_000));
+}
+
+fn moe() -> TinyModel {
+    micro_model(Arch::Qwen3Moe)
+}
+
+/// Returns a model with states and a shared expert.
+fn hybrid() -> TinyModel {
+    hybrid_models().into_iter().find(|(name, _)| *name == "qwen35moe").expect("a hybrid").1
 }
 
 /// Serves `total` tokens. Checks that none after the first `warm_up` creates an object of the device.
-fn serve(warm_up: u32, total: u32) {
+fn serve(model: &TinyModel, warm_up: u32, total: u32) {
     let device: Device = block_on(gpu());
-    let model = block_on(load(&device, &gguf(&micro_model(Arch::Qwen3Moe))));
+    let model = block_on(load(&device, &gguf(model)));
     let options = options(8, 80).kv_layout(KvLayout::Paged { block: 8 }).kv_tokens(8 * 80).prefill_rows(24);
+    let options = options.snapshot_spacing(16);
     let engine = block_on(Engine::new(&model, &options)).expect("an engine");
     let (mut tokens, mut seed) = (0, 0);
     let mut until = |limit: u32| {
