@@ -2,7 +2,7 @@
 
 use crate::common::{
     engines::{engine, greedy, options, prompt, replies},
-    tiny_model::{Arch, TinyModel},
+    tiny_model::{Arch, TinyModel, hybrid_models},
 };
 use ferrum_wgpu::{
     Device, Engine, Gguf, Model, Precision,
@@ -150,6 +150,23 @@ fn a_layer_stays_in_its_dispatch_budget() {
                 for (dispatches, most) in layer.into_iter().zip([12, 9, 11, 12]) {
                     assert!(dispatches <= most, "{layer:?}: {big}, contexts of {len}, {kernels:?}");
                 }
+            }
+        }
+    });
+}
+
+#[test]
+fn hybrids_have_as_many_dispatches_for_three_sequences() {
+    pollster::block_on(async {
+        for (name, tiny) in hybrid_models() {
+            let layers = u64::from(tiny.layers);
+            for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE_SUBGROUPS] {
+                let [_, alone, pairs, sorted] = counts(&Device::cpu(), &tiny, kernels, 5).await;
+                println!(
+                    "{name}: {alone} dispatches of {layers} layers, {pairs} and {sorted} for three sequences, {kernels:?}"
+                );
+                // The one that sorts a layer's assignments.
+                assert!(pairs <= alone && sorted <= alone + layers, "{name}, {kernels:?}");
             }
         }
     });

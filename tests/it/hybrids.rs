@@ -4,7 +4,10 @@ use crate::common::{
     device::shared,
     tiny_model::{TinyModel, hybrid_models},
 };
-use ferrum_wgpu::{Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Model, SamplingOptions};
+use ferrum_wgpu::{
+    Adapter, Device, Engine, EngineError, EngineOptions, GenerateOptions, Gguf, KvType, Model, SamplingOptions,
+    low_level::gpu::Caps,
+};
 
 /// Returns the small model of an architecture.
 fn tiny(name: &str) -> TinyModel {
@@ -38,6 +41,24 @@ async fn reply(engine: &Engine, tokens: &[u32], count: u32) -> (Vec<u32>, u32) {
         found.push(token);
     }
     (found, reply.cached())
+}
+
+#[test]
+fn states_beyond_a_binding_are_refused() {
+    pollster::block_on(async {
+        let device = Device::masked(
+            &Adapter::find(None).await.expect("an adapter"),
+            &Caps { max_binding_bytes: 1 << 20, ..Caps::portable() },
+        );
+        let model = model(&device.await.expect("a device"), "qwen35").await;
+        let fits = Engine::new(&model, &options().state_snapshots(0)).await;
+        assert!(fits.is_ok(), "{:?}", fits.err());
+        let Err(error) = Engine::new(&model, &options().state_snapshots(100_000)).await else {
+            panic!("a binding holds 100,000 states");
+        };
+        assert!(matches!(error, EngineError::States { needed, most } if u64::from(needed) > most), "{error}");
+        assert!(error.to_string().contains("state_snapshots"), "{error}");
+    });
 }
 
 /// A row's bits depend neither on the pass that computes it nor on the state's way to it.
