@@ -156,7 +156,7 @@ fn a_layer_stays_in_its_dispatch_budget() {
 }
 
 #[test]
-fn hybrids_have_as_many_dispatches_for_three_sequences() {
+fn dispatches_of_hybrids_do_not_grow_with_sequences() {
     pollster::block_on(async {
         for (name, tiny) in hybrid_models() {
             let layers = u64::from(tiny.layers);
@@ -165,8 +165,8 @@ fn hybrids_have_as_many_dispatches_for_three_sequences() {
                 println!(
                     "{name}: {alone} dispatches of {layers} layers, {pairs} and {sorted} for three sequences, {kernels:?}"
                 );
-                // The one that sorts a layer's assignments.
-                assert!(pairs <= alone && sorted <= alone + layers, "{name}, {kernels:?}");
+                // Two norms of a layer, which a single row's products apply, and the sort of its assignments.
+                assert!(pairs <= alone + 2 * layers && sorted <= alone + 3 * layers, "{name}, {kernels:?}");
             }
         }
     });

@@ -46,11 +46,10 @@ async fn reply(engine: &Engine, tokens: &[u32], count: u32) -> (Vec<u32>, u32) {
 #[test]
 fn states_beyond_a_binding_are_refused() {
     pollster::block_on(async {
-        let device = Device::masked(
-            &Adapter::find(None).await.expect("an adapter"),
-            &Caps { max_binding_bytes: 1 << 20, ..Caps::portable() },
-        );
-        let model = model(&device.await.expect("a device"), "qwen35").await;
+        let adapter = Adapter::find(None).await.expect("an adapter");
+        let caps = Caps { max_binding_bytes: 1 << 20, ..Caps::portable() };
+        let device = Device::masked(&adapter, &caps).await.expect("a device");
+        let model = model(&device, "qwen35").await;
         let fits = Engine::new(&model, &options().state_snapshots(0)).await;
         assert!(fits.is_ok(), "{:?}", fits.err());
         let Err(error) = Engine::new(&model, &options().state_snapshots(100_000)).await else {

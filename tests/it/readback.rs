@@ -6,10 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::common::{
-    alone::alone,
-    count_up::{N, count_up},
-};
+use crate::common::count_up::{N, count_up};
 use ferrum_wgpu::{
     Adapter, Device, GpuError,
     low_level::gpu::{Buffer, Pending, Program, Readback},
@@ -48,37 +45,6 @@ fn each_read_returns_the_contents_of_its_submission() {
             seen.sort_by(f32::total_cmp);
             assert_eq!(seen, (1..=20).map(|i| i as f32).collect::<Vec<_>>());
         }
-    });
-}
-
-/// A thread that held a device longer could destroy it while the process exits.
-#[test]
-#[cfg(target_os = "linux")]
-fn dropped_devices_leave_no_thread() {
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("threads");
-        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-        names.filter(|name| name.starts_with("ferrum-wgpu pol")).count()
-    };
-    alone("readback::dropped_devices_leave_no_thread", || {
-        let mut waited = 0;
-        for _ in 0..5 {
-            pollster::block_on(async {
-                let [device, _] = devices().await;
-                let ones = device.upload("ones", &[1.0f32; N as usize]).await.expect("ones");
-                let y = device.upload("y", &[0.0f32; N as usize]).await.expect("y");
-                let mut program = Program::new(&device);
-                program.prepare(&device, count_up(&y, &ones)).await.expect("a program");
-                // Enough work that the first poll of the read finds it unfinished.
-                (0..100).for_each(|_| program.submit(&device).expect("it runs"));
-                let readback = Readback::new::<f32>(&device, N.into(), 1).await.expect("a ring");
-                let pending = readback.start(&device, &y, N.into()).expect("a slot");
-                assert_eq!(finished(&device, pending).await, 100.0);
-                waited += threads();
-            });
-            assert_eq!(threads(), 0);
-        }
-        assert!(waited > 0, "no thread was needed");
     });
 }
 
