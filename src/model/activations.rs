@@ -185,7 +185,7 @@ impl Sizes {
             }
         };
         let inner = rows * inner;
-        // A GEMV's epilogue has SwiGLU alone.
+        // The epilogue has the other activations.
         let fused_gate = size.fused && config.activation != Activation::SwiGluOai;
         // The normed residual also has the rows of logits.
         let hidden = rows.max(size.logit_rows.into()) * u64::from(config.hidden);

@@ -121,11 +121,10 @@ impl Executor {
         let shape = options.cache(config, options.kv_type_on(device.name(), device.caps())?)?;
         let [prefill, decode] = workspace_sizes(options, shape.context);
         let state = config.delta_net.as_ref().map_or(0, |net| 4 * u64::from(net.heads().state()));
-        match device.caps().buffer_limit().checked_div(state) {
-            Some(most) if u64::from(shape.states) > most => {
-                return Err(EngineError::States { needed: shape.states, most });
-            }
-            _ => (),
+        if let Some(most) = device.caps().buffer_limit().checked_div(state)
+            && u64::from(shape.states) > most
+        {
+            return Err(EngineError::States { needed: shape.states, most });
         }
         let slots = options.sequences;
         let logit_rows = prefill.logit_rows.max(decode.logit_rows);

@@ -8,7 +8,7 @@ use super::{
     tile::{Keys, flash_source},
 };
 use crate::{
-    gpu::{Fragment, Source, wgsl},
+    gpu::{Expect, Fragment, Source, wgsl},
     kernels::KvType,
     quant::Rng,
 };
@@ -112,11 +112,20 @@ impl RotatedRows {
         (&self.q[i * hd..][..hd], InputError { query: &self.q_errors[i * hd..][..hd], key, value })
     }
 
-    /// Sets what a cache must hold after the dispatch.
-    pub(super) fn expect(&self, tables: &KvTables<'_>, cache: &mut ExpectedCache) {
-        for (at, head) in &self.kv {
-            cache.set(tables, *at, head);
-        }
+    /// Returns the cache `before` with the keys and values, and what it must hold after the dispatch.
+    pub(super) fn expected_cache(
+        &self,
+        index: KvIndex,
+        tables: &KvTables<'_>,
+        ty: KvType,
+        head_dim: u32,
+        before: &[u32],
+    ) -> (Vec<u32>, Expect) {
+        let mut expected = ExpectedCache::new(index, ty, head_dim, before);
+        self.kv.iter().for_each(|(at, head)| expected.set(tables, *at, head));
+        let mut words = before.to_vec();
+        self.store(index, tables, ty, &mut words);
+        (words, expected.expected())
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     AttnTile, KvIndex, RopeHead, RopeVariant,
     attention::test_gate,
     fused_qkv::{RotatedRows, Trial, rows_of},
-    kv_index::{ExpectedCache, KvTables},
+    kv_index::KvTables,
     reference::{KvReader, apply_gate, gated, visible_keys},
     sample,
     tile::Keys,
@@ -96,10 +96,8 @@ impl Kernel for RopeAttention {
         let (index, kv, AttnTile { rows, heads, q_per_kv, window, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: before.positions, table: before.table };
         let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv);
-        let mut words = before.kv.as_flattened().to_vec();
-        let mut cache = ExpectedCache::new(index, kv, v.attention.head_dim, &words);
-        rotated.expect(&tables, &mut cache);
-        rotated.store(index, &tables, kv, &mut words);
+        let before_words = before.kv.as_flattened();
+        let (words, cache) = rotated.expected_cache(index, &tables, kv, v.attention.head_dim, before_words);
         let reader = KvReader { index, tables, kv, words: &words, scale };
         let mut y = Expect::unchanged(before.y.as_flattened());
         let outputs = y.chunks_exact_mut(v.attention.head_dim as usize);
@@ -111,7 +109,7 @@ impl Kernel for RopeAttention {
             y.copy_from_slice(&sums.normalised(None).collect::<Vec<_>>());
             gated(y, before.gate.as_flattened(), i * y.len());
         }
-        Some(Expected { y: Some(Expect::Near(y)), kv: Some(cache.expected()), ..Default::default() })
+        Some(Expected { y: Some(Expect::Near(y)), kv: Some(cache), ..Default::default() })
     }
 
     fn cases(v: RopeVariant) -> Vec<Case<Self>> {

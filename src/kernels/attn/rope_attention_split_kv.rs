@@ -4,7 +4,7 @@ use super::{
     AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant,
     attention_split_kv::seen_chunks,
     fused_qkv::{RotatedRows, Trial, rows_of},
-    kv_index::{ExpectedCache, KvTables},
+    kv_index::KvTables,
     partial_words,
     reference::KvReader,
     sample,
@@ -97,10 +97,8 @@ impl Kernel for RopeAttentionSplitKv {
         let (index, kv, AttnTile { rows, heads, q_per_kv, scale, .. }) = (p.index, v.attention.kv, p.tile);
         let tables = KvTables { positions: before.positions, table: before.table };
         let rotated = RotatedRows::new(&rows_of!(v, p, before), rows, index, &tables, kv);
-        let mut words = before.kv.as_flattened().to_vec();
-        let mut cache = ExpectedCache::new(index, kv, v.attention.head_dim, &words);
-        rotated.expect(&tables, &mut cache);
-        rotated.store(index, &tables, kv, &mut words);
+        let before_words = before.kv.as_flattened();
+        let (words, cache) = rotated.expected_cache(index, &tables, kv, v.attention.head_dim, before_words);
         let reader = KvReader { index, tables, kv, words: &words, scale };
         let mut expected = Expect::unchanged(before.partials.as_flattened());
         for (partial, i, keys) in seen_chunks(&p.tile, p.chunks, |row| index.position(&tables, row)) {
@@ -110,7 +108,7 @@ impl Kernel for RopeAttentionSplitKv {
             let first = partial * partial_words(v.attention.head_dim) as usize;
             expected[first..].iter_mut().zip(sums.unnormalised()).for_each(|(to, exact)| *to = exact);
         }
-        let (partials, kv) = (Some(Expect::Near(expected)), Some(cache.expected()));
+        let (partials, kv) = (Some(Expect::Near(expected)), Some(cache));
         Some(Expected { partials, kv, ..Default::default() })
     }
 
