@@ -1,6 +1,12 @@
 //! Models that are read in ranges: the same logits, a bounded window, typed errors.
 
-use std::{error::Error, sync::atomic::Ordering};
+use std::{
+    borrow::Cow,
+    error::Error,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
 
 use crate::common::{
     engines::{bits, engine, options, prompt},
@@ -9,10 +15,10 @@ use crate::common::{
 };
 use ferrum_wgpu::{
     Device, Gguf, GgufError, Model, ModelError,
-    gguf::{FileSource, GgufWriter},
+    gguf::{ByteSource, FileSource, GgufWriter, ReadFuture},
     low_level::{
         model::{DeviceProfile, KernelSelection, Precision},
-        quant::WeightType,
+        quant::{Rng, WeightType},
     },
 };
 
@@ -135,7 +141,6 @@ fn sources_that_fail_or_lie_give_typed_errors() -> Result {
 }
 
 fn ranges_name() -> String {
-    use ferrum_wgpu::gguf::ByteSource;
     Ranges::new(Vec::new()).name()
 }
 
@@ -217,6 +222,192 @@ fn split_models_are_opened_by_their_sources() -> Result {
             let error = Gguf::from_sources(parts(wrong)?).await.err().ok_or("no error")?.to_string();
             assert!(error.contains(reason), "{error}");
         }
+        Ok(())
+    })
+}
+
+/// Returns sources of the same bytes: in memory, mapped, read from a file, and in ranges.
+async fn all_sources(bytes: &[u8], name: &str) -> Result<Vec<(&'static str, Gguf)>> {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, bytes)?;
+    let file = Gguf::from_source(FileSource::open(&path)?).await?;
+    let mapped = Gguf::open(&path)?;
+    // The mapping outlives the file's name.
+    #[cfg(unix)]
+    std::fs::remove_file(&path)?;
+    let pending = Ranges { pending: 1, ..Ranges::new(bytes.to_vec()) };
+    Ok(vec![
+        ("memory", Gguf::from_source(bytes.to_vec()).await?),
+        ("a mapping", mapped),
+        ("a file", file),
+        ("ranges", Gguf::from_source(pending).await?),
+        ("an Arc", Gguf::from_source(Arc::new(Ranges::new(bytes.to_vec()))).await?),
+    ])
+}
+
+/// Returns a random range, which may be empty or end beyond `len`.
+fn random_range(rng: &mut Rng, len: u64) -> Range<u64> {
+    let around = u32::try_from(len + len / 8 + 2).unwrap_or(u32::MAX);
+    match rng.below(20) {
+        0 => u64::from(rng.below(around))..u64::MAX,
+        1 => rng.next_u64()..rng.next_u64(),
+        _ => {
+            let [a, b] = [rng.below(around), rng.below(around)].map(u64::from);
+            a.min(b)..a.max(b)
+        }
+    }
+}
+
+#[test]
+fn random_ranges_are_those_of_memory() -> Result {
+    pollster::block_on(async {
+        let mut rng = Rng::new(1);
+        let mut bytes_read = 0;
+        for (seed, tiny) in
+            [TinyModel::default(), TinyModel { big: WeightType::Q8_0, ..TinyModel::default() }].into_iter().enumerate()
+        {
+            let bytes = TinyModel { seed: seed as u64 + 1, ..tiny }.to_bytes()?;
+            for (name, gguf) in all_sources(&bytes, &format!("random-ranges-{seed}.gguf")).await? {
+                for _ in 0..400 {
+                    let tensor = &gguf.tensors()[rng.below(gguf.tensors().len() as u32) as usize];
+                    let range = random_range(&mut rng, tensor.bytes);
+                    let found = gguf.read_data(tensor, range.clone()).await?;
+                    let [start, end] =
+                        [range.start, range.end].map(|at| (tensor.offset + at.min(tensor.bytes)) as usize);
+                    assert_eq!(*found, bytes[start..end.max(start)], "{name}, {}: {range:?}", tensor.name);
+                    bytes_read += found.len();
+                }
+            }
+            // Sources themselves, with ranges that `Gguf` would not ask for.
+            let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("random-ranges-file-{seed}"));
+            std::fs::write(&path, &bytes)?;
+            let file = FileSource::open(&path)?;
+            let sources: [&dyn ByteSource; 3] = [&bytes, &file, &Arc::new(bytes.clone())];
+            for source in sources {
+                assert_eq!(source.byte_len(), bytes.len() as u64);
+                for _ in 0..400 {
+                    let range = random_range(&mut rng, source.byte_len());
+                    let found = source.read(range.clone()).await.ok();
+                    let inside = range.end <= source.byte_len() && range.start <= range.end;
+                    let wanted = inside.then(|| &bytes[range.start as usize..range.end as usize]);
+                    // A range that ends before it begins is empty or an error.
+                    if range.start <= range.end || found.as_ref().is_some_and(|found| !found.is_empty()) {
+                        assert_eq!(found.as_deref(), wanted, "{}: {range:?}", source.name());
+                    }
+                }
+            }
+        }
+        assert!(bytes_read > 1 << 20, "{bytes_read}");
+        Ok(())
+    })
+}
+
+/// What a read of a [`Faulty`] source gives instead of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Error,
+    Shorter,
+    Longer,
+    Empty,
+}
+
+/// A source of which some reads fail, and the first fault.
+struct Faulty {
+    bytes: Vec<u8>,
+    /// The length that it says it has, each time another one if `unsteady`.
+    len: u64,
+    unsteady: bool,
+    /// One read of so many fails; 0 for none.
+    one_of: u32,
+    rng: Mutex<Rng>,
+    first: Arc<Mutex<Option<Fault>>>,
+}
+
+impl ByteSource for Faulty {
+    fn name(&self) -> String {
+        "a faulty source".to_owned()
+    }
+
+    fn byte_len(&self) -> u64 {
+        if self.unsteady { self.len.wrapping_add(self.rng.lock().unwrap().next_u64() % 4096) } else { self.len }
+    }
+
+    fn read(&self, range: Range<u64>) -> ReadFuture<'_> {
+        assert!(range.start < range.end && (self.unsteady || range.end <= self.len), "{range:?} of {}", self.len);
+        assert!(range.end - range.start <= self.bytes.len() as u64 + (64 << 10), "{range:?}");
+        let end = (range.end as usize).min(self.bytes.len());
+        let mut bytes = self.bytes[(range.start as usize).min(end)..end].to_vec();
+        let mut rng = self.rng.lock().unwrap();
+        if self.one_of == 0 || rng.below(self.one_of) > 0 {
+            return Box::pin(std::future::ready(Ok(Cow::Owned(bytes))));
+        }
+        let fault = [Fault::Error, Fault::Shorter, Fault::Longer, Fault::Empty][rng.below(4) as usize];
+        match fault {
+            Fault::Error => (),
+            Fault::Shorter => bytes.truncate(rng.below(bytes.len().max(1) as u32) as usize),
+            Fault::Longer => bytes.resize(bytes.len() + 1 + rng.below(1 << 16) as usize, 0xa5),
+            Fault::Empty => bytes.clear(),
+        }
+        self.first.lock().unwrap().get_or_insert(fault);
+        let result = if fault == Fault::Error { Err(io::Error::other("lost")) } else { Ok(Cow::Owned(bytes)) };
+        Box::pin(std::future::ready(result))
+    }
+}
+
+#[test]
+fn sources_with_random_faults_give_typed_errors() -> Result {
+    pollster::block_on(async {
+        let bytes = TinyModel::default().to_bytes()?;
+        let whole = Gguf::from_bytes(bytes.clone())?;
+        let (mut right, mut failed, mut lied) = (0, 0, 0);
+        for seed in 0..600 {
+            let mut rng = Rng::new(seed);
+            let first = Arc::new(Mutex::new(None));
+            let len = match seed % 6 {
+                // Lies: shorter, longer, much longer.
+                0 => u64::from(rng.below(bytes.len() as u32)),
+                1 => bytes.len() as u64 + u64::from(rng.below(1 << 20)),
+                2 => bytes.len() as u64 + (rng.next_u64() >> (1 + rng.below(40))),
+                _ => bytes.len() as u64,
+            };
+            let (lies, one_of) =
+                (len != bytes.len() as u64 || seed % 12 == 5, [0, 2, 8, 30, 100][rng.below(5) as usize]);
+            let source = Faulty {
+                bytes: bytes.clone(),
+                len,
+                unsteady: seed % 12 == 5,
+                one_of,
+                rng: Mutex::new(Rng::new(seed + 1000)),
+                first: Arc::clone(&first),
+            };
+            // Some tensors in ranges, then a model of them all.
+            let read = async {
+                let gguf = Gguf::from_source(source).await?.read_window(WINDOW);
+                for tensor in gguf.tensors().iter().take(4) {
+                    let range = random_range(&mut rng, tensor.bytes);
+                    let found = gguf.read_data(tensor, range.clone()).await?;
+                    let same = whole.tensor(&tensor.name).expect("the tensor");
+                    assert_eq!(found, whole.read_data(same, range).await?, "{seed}");
+                }
+                if seed % 5 == 0 { Model::load(&Device::cpu(), &gguf, |_, _| ()).await.map(|_| ()) } else { Ok(()) }
+            };
+            let result: std::result::Result<(), ModelError> = read.await;
+            let fault = *first.lock().unwrap();
+            match (&result, fault) {
+                (Ok(()), None) => right += 1,
+                (Err(ModelError::Gguf(GgufError::Read { .. })), Some(Fault::Error)) => failed += 1,
+                (
+                    Err(ModelError::Gguf(GgufError::WrongRange { .. })),
+                    Some(Fault::Shorter | Fault::Longer | Fault::Empty),
+                ) => {
+                    failed += 1;
+                }
+                // What the length makes of the header and of the tensors.
+                (Err(ModelError::Gguf(_)), _) if lies => lied += 1,
+                other => panic!("{seed}: {other:?}"),
+            }
+        }
+        assert!(right > 50 && failed > 50 && lied > 50, "{right} right, {failed} failed, {lied} lied");
         Ok(())
     })
 }
