@@ -66,7 +66,7 @@ fn parse(text: &str, number: u64) -> Result<Line, String> {
     let string =
         |value: &Value, name: &str| value[name].as_str().map(str::to_owned).ok_or_else(|| format!("{name} is missing"));
     let (id, url) = (string(&value, "custom_id")?, string(&value, "url")?);
-    if !["/v1/chat/completions", "/v1/completions"].contains(&url.as_str()) {
+    if !["/v1/chat/completions", "/v1/completions", "/v1/embeddings"].contains(&url.as_str()) {
         return Err(format!("url: {url:?} is not supported"));
     }
     let mut body = value["body"].take();
@@ -103,11 +103,14 @@ fn resume(path: &std::path::Path) -> Result<(File, HashSet<String>), Failure> {
 /// Computes a request, and returns its line of output.
 async fn compute(service: Arc<Service>, line: Line, context: RequestContext) -> String {
     let Line { id, url, body, .. } = line;
-    let start = if url == "/v1/completions" { Service::completion } else { Service::chat };
-    let answer: Result<Value, ApiError> = match start(&service, body, &context) {
-        Ok(response) => response.whole().await,
-        Err(error) => Err(error),
-    };
+    let answer: Result<Value, ApiError> = async {
+        match url.as_str() {
+            "/v1/embeddings" => service.embeddings(body)?.whole().await,
+            "/v1/completions" => service.completion(body, &context)?.whole().await,
+            _ => service.chat(body, &context)?.whole().await,
+        }
+    }
+    .await;
     let (status, body) = match &answer {
         Ok(body) => (200, body.clone()),
         Err(error) => (error.status, error.openai()),

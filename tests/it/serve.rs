@@ -663,6 +663,8 @@ mod command {
             .enumerate()
             .map(|(i, text)| line(&format!("r{i}"), ask(text)).to_string())
             .chain([line("wrong", json!({"messages": []})).to_string()])
+            .chain([json!({"custom_id": "vector", "method": "POST", "url": "/v1/embeddings", "body": {"input": FRANCE}})
+                .to_string()])
             .collect();
         let input = file("batch.jsonl", &(lines.join("\n") + "\n"));
         let output = file("batch-out.jsonl", "");
@@ -671,7 +673,7 @@ mod command {
             let ended = ferrum(&args).output().expect("it runs");
             let log = String::from_utf8_lossy(&ended.stderr).into_owned();
             assert_eq!(ended.status.code(), Some(0), "{log}");
-            assert!(log.contains(&format!("{left} of 4 requests")), "{log}");
+            assert!(log.contains(&format!("{left} of 5 requests")), "{log}");
             let mut all: Vec<Value> = fs::read_to_string(&output)
                 .expect("the output")
                 .lines()
@@ -680,16 +682,23 @@ mod command {
             all.sort_by_key(|value| value["custom_id"].to_string());
             all.into_iter().map(|value| value["response"].clone()).collect::<Vec<_>>()
         };
-        let first = run("4");
-        assert_eq!(first.len(), 4);
-        assert!(content(&first[1]["body"]).contains("Paris") && first[3]["status_code"] == 400, "{first:?}");
+        let first = run("5");
+        assert_eq!(first.len(), 5);
+        assert!(content(&first[1]["body"]).contains("Paris") && first[4]["status_code"] == 400, "{first:?}");
+        let vector = first[3]["body"]["data"][0]["embedding"].as_array().expect("a vector");
+        let norm: f64 = vector.iter().filter_map(Value::as_f64).map(|value| value * value).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "{norm}");
         // Interrupted in its third line.
         let text = fs::read_to_string(&output).expect("the output");
         let cut: usize = text.lines().take(2).map(|line| line.len() + 1).sum();
         fs::write(&output, &text[..cut + 20]).expect("a file");
-        let again = run("2");
+        let again = run("3");
         for (a, b) in first.iter().zip(&again) {
-            assert_eq!((&a["status_code"], &a["body"]["choices"]), (&b["status_code"], &b["body"]["choices"]));
+            let told = |response: &Value| {
+                let body = &response["body"];
+                (response["status_code"].clone(), body["choices"].clone(), body["data"].clone())
+            };
+            assert_eq!(told(a), told(b));
         }
     }
 

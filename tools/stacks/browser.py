@@ -1,7 +1,8 @@
 """Runs a page in headless Chromium until it posts its result: browser.py CHROMIUM FOLDER ADAPTER
 
 The page is FOLDER/index.html, served on localhost. It posts its result to /result: a line "passed" or "failed", then
-text, which is printed. The text must contain ADAPTER: running on another adapter is a failure.
+text, which is printed. The text must contain ADAPTER: running on another adapter is a failure. The page gets the
+environment's SUITE_SHARE as its parameter `share`.
 """
 
 import http.server
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.parse
 
 SECONDS = 900
 
@@ -32,6 +34,8 @@ def main():
         def log_message(self, *_):
             pass
 
+    share = os.environ.get("SUITE_SHARE")
+    query = "?" + urllib.parse.urlencode({"share": share}) if share else ""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     profile = tempfile.mkdtemp()
@@ -53,7 +57,7 @@ def main():
                 "--no-first-run",
                 "--enable-logging=stderr",
                 f"--user-data-dir={profile}",
-                f"http://127.0.0.1:{server.server_address[1]}/index.html",
+                f"http://127.0.0.1:{server.server_address[1]}/index.html{query}",
             ],
             stdout=output,
             stderr=output,

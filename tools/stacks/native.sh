@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the conformance suite on a software driver: `native.sh lavapipe|mesa|swiftshader|gl SUITE`, where SUITE is the
-# binary of examples/suite. The process sees only that driver, and the suite checks that it got it.
+# binary of examples/suite. The process sees only that driver, and the suite checks that it got it. SUITE_SHARE=TEXT/N
+# limits the suite to each kernel's first variant and an N-th of the others.
 set -eu
 
 driver_file() {
@@ -38,4 +39,4 @@ case $1 in
 esac
 export VK_DRIVER_FILES="$driver" VK_ICD_FILENAMES="$driver"
 # shellcheck disable=SC2086 # words
-exec "$2" --stack "$1" $parts
+exec "$2" --stack "$1" ${SUITE_SHARE:+--share "$SUITE_SHARE"} $parts

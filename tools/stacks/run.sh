@@ -7,7 +7,8 @@
 #
 # `run.sh gpu-figures` renews the table of the stage gpu-compilers and prints the difference. docs/GPUS.md explains it.
 # GPU_SHARE=TEXT/N limits the stage to the table's kernels and an N-th of the others, chosen by TEXT. GPU_COMPILERS is the
-# folder that keeps its drivers and results.
+# folder that keeps its drivers and results. SUITE_SHARE=TEXT/N limits the suite on drivers and in the browser to each
+# kernel's first variant and an N-th of the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -15,13 +16,14 @@ CARGO=${CARGO:-cargo}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 WORK=$TARGET/stacks
 # Longest first, for short wall time.
-STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser python web clients translations tint gl targets)
+STAGES=(gpu-compilers dxc lavapipe mesa swiftshader browser python web clients cluster translations tint gl targets)
 TARGETS=(wasm32-unknown-unknown aarch64-apple-darwin x86_64-pc-windows-msvc aarch64-linux-android aarch64-apple-ios)
 # Newer versions work too, if they reject the known invalid shaders.
 WEBGPU=webgpu@0.6.2
 COMPUSHADY=compushady==0.17.5
 # The newest clients, since users have them.
 CLIENTS=(openai anthropic playwright schemathesis gguf numpy)
+PROXIES=(httpx 'litellm[proxy]' 'ray[serve]')
 PYTHON_TOOLS=(maturin mypy pytest typing_extensions jsonschema gguf numpy)
 here=tools/stacks
 
@@ -220,6 +222,14 @@ clients() {
     "$WORK/venv/bin/python" $here/openapi.py "$TARGET/debug/ferrum-wgpu" "$WORK/random.gguf"
     "$WORK/venv/bin/python" $here/clients.py "$TARGET/debug/ferrum-wgpu" models/demo-q4_k_m.gguf \
         "${CHROMIUM:-/usr/bin/chromium}" "$WORK/clients"
+}
+
+# nginx, LiteLLM and Ray Serve before two servers, one of which is killed under load.
+cluster() {
+    apt libvulkan1 mesa-vulkan-drivers nginx procps
+    python_packages "${PROXIES[@]}"
+    "$CARGO" build --bin ferrum-wgpu
+    "$WORK/venv/bin/python" examples/cluster/test_cluster.py "$TARGET/debug/ferrum-wgpu" models/demo-q4_k_m.gguf
 }
 
 mkdir -p "$WORK"
