@@ -2,7 +2,8 @@
 """Compare the engine with the float64 reference on many random models. For developers; the tests need no Python.
 
     cargo build --release
-    tools/check_against_reference.py [--binary target/release/ferrum-wgpu] [--device D] [--seeds 0,1] [--quick]
+    tools/check_against_reference.py [--binary target/release/ferrum-wgpu] [--device D] [--seeds 0,1] [--quick] [--only qwen35]
+    tools/check_against_reference.py --model FILE [--tokens 12]
 
 For each model of a matrix of shapes, types and architectures, and for both KV types, `ferrum-wgpu logits` and
 reference.py continue the same prompt by 8 tokens. The tokens must be equal. Every listed logit must be within
@@ -37,6 +38,7 @@ TYPES = ["q4_k,q6_k", "q5_k,q8_0", "q6_k,q4_k", "q8_0,q5_k", "q4_0,q4_1", "q4_1,
          "f16,bf16", "bf16,f32", "f32,f16"]
 MOE, DENSE = ["--preset", "test"], ["--preset", "dense-test"]
 LLAMA = [*DENSE, "--arch", "llama"]
+HYBRIDS = [["--preset", f"{name}-test"] for name in ("qwen35moe", "qwen35", "qwen3next")]
 
 
 def matrix(quick):
@@ -50,6 +52,8 @@ def matrix(quick):
     yield [*MOE, *"--experts 128 --top-k 8 --inter 256 --layers 1".split()], None
     yield [*MOE, *"--hidden 96 --types q8_0,q8_0 --vocab 517".split()], None
     yield [*MOE], 300
+    for shape in HYBRIDS:
+        yield [*shape], 150
     if quick:
         return
     yield [*LLAMA, "--rope-freqs", "--tied"], None
@@ -71,6 +75,9 @@ def matrix(quick):
     for shape in (MOE, DENSE, LLAMA):
         yield [*shape], 390
     yield [*DENSE, *"--heads 8 --kv 1 --hd 128".split()], 700
+    for shape in HYBRIDS:
+        yield [*shape, "--types", "q8_0,q5_1"], None
+        yield [*shape, *"--heads 2 --kv 1 --hd 256 --layers 8".split()], None
 
 
 def reference(path, kv, tokens):
@@ -140,37 +147,50 @@ def compare(found, tokens, logits, margins, greedy, factor, margin_min):
     return worst, rows
 
 
+def models(a, path):
+    """Write each model of the matrix to `path`, or take --model. Yield file, description, name of the prompt, its length and the vocabulary."""
+    if a.model:
+        yield a.model, a.model.name, a.model.stem, a.tokens, 512
+        return
+    for seed in a.seeds.split(","):
+        for i, (options, length) in enumerate(matrix(a.quick)):
+            options = [*options, "--seed", seed]
+            if a.only not in " ".join(options):
+                continue
+            subprocess.run([sys.executable, TOOLS / "make_model.py", path, *options], check=True, stdout=subprocess.DEVNULL)
+            vocab = int(dict(zip(options, options[1:])).get("--vocab", 512))
+            yield path, " ".join(options), f"{i} {seed}", length or LENGTHS[i % len(LENGTHS)], vocab
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--binary", default="target/release/ferrum-wgpu")
     ap.add_argument("--device", help="passed to the engine")
     ap.add_argument("--seeds", default="0", help="comma-separated; every model is tested with each seed")
     ap.add_argument("--quick", action="store_true", help="a third of the models")
+    ap.add_argument("--only", default="", help="only models with this in their options")
+    ap.add_argument("--model", type=Path, help="only this file, with a prompt of --tokens of its first 512 tokens")
+    ap.add_argument("--tokens", type=int, default=12)
     a = ap.parse_args()
     failed, checked, worst_of_all = 0, 0, 0.0
     with tempfile.TemporaryDirectory() as dir:
-        path = Path(dir) / "model.gguf"
-        for seed in a.seeds.split(","):
-            for i, (options, length) in enumerate(matrix(a.quick)):
-                options = [*options, "--seed", seed]
-                subprocess.run([sys.executable, TOOLS / "make_model.py", path, *options], check=True, stdout=subprocess.DEVNULL)
-                vocab = int(dict(zip(options, options[1:])).get("--vocab", 512))
-                tokens, exact = prompt(path, f"{i} {seed}", length or LENGTHS[i % len(LENGTHS)], vocab)
-                results = []
-                for kv, (reference_kv, factor, margin_min) in KV.items():
-                    try:
-                        found = engine(a, path, kv, tokens)
-                        expected = exact if reference_kv == "f64" else reference(path, reference_kv, tokens)
-                        worst, rows = compare(found, tokens, *expected, factor, margin_min)
-                        results.append(f"{kv} {worst:.3f} of {rows}/{len(tokens) + GREEDY} rows")
-                        worst_of_all = max(worst_of_all, worst)
-                    except (ValueError, KeyError) as error:
-                        results.append(f"{kv} FAILED {error}")
-                        failed += 1
-                    checked += 1
-                print(f"{' '.join(options)}: {'; '.join(results)}", flush=True)
+        for path, what, name, length, vocab in models(a, Path(dir) / "model.gguf"):
+            tokens, exact = prompt(path, name, length, vocab)
+            results = []
+            for kv, (reference_kv, factor, margin_min) in KV.items():
+                try:
+                    found = engine(a, path, kv, tokens)
+                    expected = exact if reference_kv == "f64" else reference(path, reference_kv, tokens)
+                    worst, rows = compare(found, tokens, *expected, factor, margin_min)
+                    results.append(f"{kv} {worst:.3f} of {rows}/{len(tokens) + GREEDY} rows")
+                    worst_of_all = max(worst_of_all, worst)
+                except (ValueError, KeyError) as error:
+                    results.append(f"{kv} FAILED {error}")
+                    failed += 1
+                checked += 1
+            print(f"{what}: {'; '.join(results)}", flush=True)
     print(f"{checked - failed} passed, {failed} failed; the largest difference is {worst_of_all:.3f} of the bound")
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed or not checked else 0)
 
 
 if __name__ == "__main__":

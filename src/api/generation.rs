@@ -17,7 +17,7 @@ use super::{
     tools::Call,
 };
 use crate::{
-    engine::{FinishReason, Reply, TokenLogprobs},
+    engine::{FinishReason, LookupStats, Reply, TokenLogprobs},
     text::{Decoder, StopStrings, Tokenizer},
 };
 
@@ -102,6 +102,8 @@ pub(super) struct Usage {
     pub(super) cached: u32,
     pub(super) completion: u32,
     pub(super) reasoning: u32,
+    /// Draft tokens that were computed, and those of them that were accepted.
+    pub(super) drafts: [u64; 2],
     /// From the start to the first token.
     pub(super) prompt_time: Duration,
     /// From the first token to the last.
@@ -141,6 +143,8 @@ struct Choice {
     last: Moment,
     cached: u32,
     tokens: u32,
+    /// The draft tokens of a reply that ended.
+    drafts: LookupStats,
 }
 
 impl Generation {
@@ -165,6 +169,7 @@ impl Generation {
             last: now,
             cached: 0,
             tokens: 0,
+            drafts: LookupStats::default(),
         };
         Self {
             tokenizer,
@@ -206,6 +211,12 @@ impl Generation {
         self.last = now;
         self.usage.completion_time = now.since(self.first.unwrap_or(now));
     }
+
+    /// Counts the draft tokens of the choices that ended.
+    fn count_drafts(&mut self) {
+        let count = |of: fn(&LookupStats) -> u64| self.choices.iter().map(|choice| of(&choice.drafts)).sum();
+        self.usage.drafts = [count(|drafts| drafts.drafted), count(|drafts| drafts.accepted)];
+    }
 }
 
 impl Choice {
@@ -232,7 +243,7 @@ impl Choice {
     /// Ends the choice. `stopped` says that a stop string was found.
     fn end(&mut self, index: u32, reason: Option<FinishReason>, stopped: bool) {
         // Dropping the reply cancels it, and frees its blocks.
-        self.reply = None;
+        self.drafts = self.reply.take().map(|reply| reply.lookup()).unwrap_or_default();
         if !stopped {
             let rest = self.decoder.finish().unwrap_or_default();
             let (text, found) = self.stops.push(&rest);
@@ -292,6 +303,7 @@ impl Stream for Generation {
                             this.choices.iter_mut().for_each(|choice| choice.reply = None);
                             return Poll::Ready(Some(Err(error)));
                         }
+                        this.count_drafts();
                     }
                     Poll::Ready(Some(Err(error))) => {
                         if let Some(observer) = &this.observer {
@@ -307,6 +319,7 @@ impl Stream for Generation {
                     Poll::Ready(None) => {
                         let reason = reply.finish_reason();
                         choice.end(index as u32, reason, false);
+                        this.count_drafts();
                         worked = true;
                     }
                 }

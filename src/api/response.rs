@@ -507,7 +507,7 @@ fn timings(usage: Usage) -> Value {
     let computed = usage.prompt - usage.cached;
     let rate = |tokens: u32, seconds: f64| if seconds > 0.0 { f64::from(tokens) / seconds } else { 0.0 };
     let [prompt, completion] = [usage.prompt_time, usage.completion_time].map(|time| time.as_secs_f64());
-    json!({
+    let mut timings = json!({
         "cache_n": usage.cached,
         "prompt_n": computed,
         "prompt_ms": prompt * 1e3,
@@ -515,5 +515,11 @@ fn timings(usage: Usage) -> Value {
         "predicted_n": usage.completion,
         "predicted_ms": completion * 1e3,
         "predicted_per_second": rate(usage.completion.saturating_sub(1), completion),
-    })
+    });
+    let [drafted, accepted] = usage.drafts;
+    if let Some(timings) = timings.as_object_mut().filter(|_| drafted > 0) {
+        timings.insert("draft_n".to_owned(), drafted.into());
+        timings.insert("draft_n_accepted".to_owned(), accepted.into());
+    }
+    timings
 }

@@ -159,6 +159,7 @@ fn layers(config: &Config, gguf: &Gguf) -> String {
             gguf.tensors().iter().filter(|tensor| unused.contains(&tensor.name)).map(|tensor| tensor.bytes).sum();
         let of = match config.prediction_layers {
             0 => String::new(),
+            1 => ", of a layer that predicts further tokens".to_owned(),
             layers => format!(", of {layers} layers that predict further tokens"),
         };
         text += &format!("{} tensors are not used: {}{of}\n", unused.len(), size(bytes));

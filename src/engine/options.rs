@@ -38,7 +38,8 @@ pub struct EngineOptions {
     /// Snapshots that are kept of the states of gated delta nets, for prefixes to be shared and conversations to go on: a prefix
     /// can be continued from a snapshot only. Each has the bytes of a sequence's state. No other model has any.
     pub state_snapshots: u32,
-    /// Tokens between snapshots, in whole KV blocks. A prompt has one at its last block besides.
+    /// Tokens between snapshots, in whole KV blocks. A prompt has one at its last block besides, and so has its reply where KV
+    /// blocks filled during decode are shared.
     pub snapshot_spacing: u32,
     /// The longest time that a submission should occupy the device's queue: longer steps are split into several submissions,
     /// and long dispatches into parts of their grids.
@@ -128,7 +129,7 @@ impl Default for EngineOptions {
             max_logit_rows: 1,
             prefix_sharing: true,
             share_decode_blocks: false,
-            // 500 MiB for Qwen3.6-35B-A3B, 2.5 % of its weights: eight conversations, or one with 2,000 tokens.
+            // 500 MiB for Qwen3.6-35B-A3B, 2.5 % of its weights: eight conversations, four where replies have some, or one with 2,000 tokens.
             state_snapshots: 8,
             // Two prefill steps at most are computed again. Storing a state takes as long as reading 3 % of a token's weights.
             snapshot_spacing: 256,

@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use super::{
     EngineError, Session, TokenLogprobs,
-    scheduler::{FinishReason, SessionEvent},
+    scheduler::{FinishReason, LookupStats, SessionEvent},
     session::SequenceHandle,
 };
 
@@ -140,6 +140,11 @@ impl Reply {
     /// Returns the number of prompt tokens that were found in the KV cache and not computed; known from the first token on.
     pub fn cached(&self) -> u32 {
         self.cached
+    }
+
+    /// Returns the counts of its draft tokens so far ([`EngineOptions::lookup`](super::EngineOptions::lookup)).
+    pub fn lookup(&self) -> LookupStats {
+        self.sequence.engine.scheduler().lookup_of(self.sequence.id)
     }
 
     /// Cancels the reply, if it is in progress, and returns the session of its sequence.

@@ -66,6 +66,15 @@ impl Snapshots {
         }
     }
 
+    /// Detaches the snapshot at position `len` of a table, unless somebody holds it: it is the next that is taken.
+    pub fn detach(&mut self, pool: &Pool, table: &Table, len: u32) {
+        let block = (len / pool.block()).checked_sub(1).and_then(|block| table.blocks().get(block as usize));
+        let Some(version) = block.map(|block| (*block, pool.version(*block))) else { return };
+        for entry in self.entries.iter_mut().filter(|entry| entry.block == Some(version) && entry.holders == 0) {
+            entry.block = None;
+        }
+    }
+
     /// Holds a snapshot once more.
     pub fn hold(&mut self, id: u32) {
         self.clock += 1;
@@ -128,6 +137,22 @@ mod tests {
         snapshots.drop_holder(id);
         assert_eq!(snapshots.take(), Some(id));
         assert_eq!(snapshots.held(), 2);
+    }
+
+    #[test]
+    fn a_detached_snapshot_is_taken_first() {
+        let (mut pool, mut snapshots) = (Pool::new(8, 4), Snapshots::new(3));
+        let table = table(&mut pool, 14);
+        let ids = [4, 8, 12].map(|len| {
+            let id = snapshots.take().expect("room");
+            snapshots.attach(id, &pool, &table, len);
+            snapshots.drop_holder(id);
+            id
+        });
+        snapshots.hold(ids[2]);
+        [0, 8, 12, 14, 40].into_iter().for_each(|len| snapshots.detach(&pool, &table, len));
+        assert_eq!((snapshots.valid(&pool), snapshots.adopt(&pool, &table)), (2, Some((12, ids[2]))));
+        assert_eq!([snapshots.take(), snapshots.take(), snapshots.take()], [Some(ids[1]), Some(ids[0]), None]);
     }
 
     #[test]

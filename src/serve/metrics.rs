@@ -131,6 +131,7 @@ impl Metrics {
             let (blocks, requests, slots) = (engine.blocks(), engine.requests() as u32, engine.options().sequences);
             let lookup = engine.lookup();
             for (name, help, value) in [
+                ("draft_steps_total", "Decode steps of requests that may have draft tokens", lookup.steps),
                 ("draft_tokens_total", "Draft tokens of prompt lookup", lookup.drafted),
                 ("draft_tokens_accepted_total", "Draft tokens that were accepted", lookup.accepted),
             ] {

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use crate::common::tiny_model::hybrid_models;
+
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -75,6 +77,32 @@ fn info_reports_what_is_missing() -> Result {
     }
     let never = info("1MiB")?;
     assert!(never.contains("does not fit in 1.00 MiB: at least ") && never.contains(" needed, "), "{never}");
+    Ok(())
+}
+
+/// A hybrid's layers and states are described, and the tensors counted that predict further tokens.
+#[test]
+fn info_describes_hybrids() -> Result {
+    let (_, tiny) = hybrid_models().into_iter().find(|(name, _)| *name == "qwen35moe").ok_or("no hybrid")?;
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("info_describes_hybrids.gguf");
+    std::fs::write(&path, tiny.to_bytes()?)?;
+    let file = path.to_str().ok_or("a path")?;
+    let gguf = ferrum_wgpu::Gguf::open(&path)?;
+    let unused = gguf.tensors().iter().filter(|tensor| tensor.name.starts_with("blk.4.")).count();
+    for fit in [&["--fit"][..], &[]] {
+        let (text, _) = success(&[&["info", file, "--ctx", "128", "--vram", "1GiB", "--device", "cpu"], fit].concat())?;
+        for part in [
+            "4 layers: 1 with attention (3), 3 with gated delta nets (0, 1, 2)\n",
+            "a sequence has a state of 57.0 KiB: 4 value heads of 32 by 32 in each gated delta net\n",
+            &format!("{unused} tensors are not used: "),
+            ", of a layer that predicts further tokens\n",
+            "\nstates ",
+            "fits in 1.00 GiB\n",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in: {text}");
+        }
+    }
+    std::fs::remove_file(path)?;
     Ok(())
 }
 

@@ -110,7 +110,7 @@ fn the_suite_is_small_and_covers_all_formats() {
 }
 
 /// Faulty kernels: a kernel, a text of its WGSL, the replacement, and where the suite must find the error.
-const MUTATIONS: [(&str, &str, &str, &str); 57] = [
+const MUTATIONS: [(&str, &str, &str, &str); 59] = [
     ("elementwise/gated_activation", "if i < p.n", "if i < p.n + 8u", "y was written 0 words behind its end"),
     ("moe/add_expert_bias", "min(ids[tile.y], p.experts - 1u)", "min(ids[tile.y] + 1u, p.experts - 1u)", "y["),
     ("attn/attention_reduce", "const SINK_WEIGHT = 1.0", "const SINK_WEIGHT = 0.0", "y["),
@@ -170,6 +170,8 @@ const MUTATIONS: [(&str, &str, &str, &str); 57] = [
     // A gate of another element; a window that is too old, of a wrong slot, not stored; an unscaled query; another head's gate; an
     // old state, another key head's, a lost lane, a state that is not stored; a gate left out.
     ("attn/attention_reduce", "-gate[at]", "-gate[at ^ 1u]", "y["),
+    ("attn/attention", "-gate[at]", "-gate[at ^ 1u]", "y["),
+    ("attn/rope_attention", "-gate[at]", "-gate[at ^ 1u]", "y["),
     ("delta_net/causal_conv", "(3u + (row - first) - back)", "(2u + (row - first) - back)", "y["),
     ("delta_net/causal_conv", "min(slot, p.slots - 1u) *", "", "y["),
     ("delta_net/causal_conv", "1.0 / sqrt(f32(p.head_dim))", "1.0", "y["),
@@ -189,6 +191,7 @@ fn some_of<'a>(kernel: &'a str, from: &str) -> &'a str {
     match kernel {
         "linear/gemv" if has_32_lanes => "ty: Q4K, indexing: Dense, split: K, rows_per_group: Quarter",
         "linear/gemv" | "linear/gemv_batched" | "linear/gemm" => "ty: Q4K, indexing: Expert",
+        "attn/attention" | "attn/rope_attention" if from.contains("gate") => "gated: true",
         "attn/attention" | "attn/rope_attention" | "attn/rope_attention_split_kv" => "head_dim: 128",
         _ => kernel,
     }

@@ -1,7 +1,7 @@
 //! Memory plans within a budget. Nothing is allocated here.
 
-use crate::common::tiny_model::{Arch, TinyModel};
-use ferrum_wgpu::{Engine, EngineError, EngineOptions, Gguf, KvType, MemoryPlan};
+use crate::common::tiny_model::{Arch, TinyModel, hybrid_models};
+use ferrum_wgpu::{Config, Engine, EngineError, EngineOptions, Gguf, KvType, MemoryPlan};
 
 /// Returns a mixture of 16 experts, two per token, with a long context.
 fn file() -> Gguf {
@@ -55,6 +55,30 @@ fn requested_options_are_kept() {
     assert!(fit.memory.total() <= budget && whole.offloaded(15).total() > budget);
     // `within` keeps the options and offloads experts only.
     assert_eq!(Engine::plan_within(&file(), &asked, KvType::F16, budget).expect("it fits"), fit);
+}
+
+/// Two states a running sequence, one for each draft token of its steps and one a snapshot, in f32.
+#[test]
+fn states_are_planned_and_kept() {
+    for (name, tiny) in hybrid_models() {
+        let file = Gguf::from_bytes(tiny.to_bytes().expect("a file")).expect("a file");
+        let asked = EngineOptions::default().context(512).sequences(3).lookup(4).state_snapshots(5);
+        let plan = Engine::memory(&file, &asked, KvType::F16).expect("a plan");
+        let [keys, values, dim] = tiny.delta.map(u64::from);
+        let state = 4 * 3 * (values * dim * dim + 3 * (2 * keys + values) * dim);
+        assert_eq!(
+            (plan.states, Config::from_gguf(&file).expect("a model").state_bytes()),
+            (state * 23, state),
+            "{name}"
+        );
+        let fit = Engine::plan_best(&file, &asked, KvType::F16, plan.total()).expect("it fits");
+        assert_eq!((fit.memory.slots(), fit.memory.states, &fit.memory), (None, plan.states, &plan));
+        let less = Engine::plan_best(&file, &asked, KvType::F16, plan.total() - 1);
+        match less {
+            Ok(fit) => assert!(fit.memory.total() < plan.total() && fit.memory.states == plan.states, "{name}"),
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
 }
 
 #[test]

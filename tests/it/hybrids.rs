@@ -105,6 +105,32 @@ fn a_second_turn_computes_what_follows_the_last_snapshot() {
     });
 }
 
+/// Where others find the blocks of replies, a reply has a snapshot at its last block, which takes the place of the one before.
+#[test]
+fn the_snapshot_of_a_reply_moves_with_it() {
+    pollster::block_on(async {
+        let model = model(&Device::cpu(), "qwen35").await;
+        for (lookup, snapshots, [cached, used]) in [(0, 3, [160, 3]), (3, 3, [160, 3]), (0, 1, [64, 1])] {
+            let options = options().share_decode_blocks(true).snapshot_spacing(1024).lookup(lookup);
+            let engine = Engine::new(&model, &options.state_snapshots(snapshots)).await.expect("an engine");
+            let mut tokens = prompt(4, 96);
+            // The prompt has one at 64, and with the reply's at 96 it is whole. A reply of 80 tokens fills two blocks more.
+            let (first, _) = reply(&engine, &tokens, 80).await;
+            assert!(engine.blocks().snapshots <= used, "{:?}", engine.blocks());
+            tokens.extend(first);
+            tokens.extend(prompt(5, 20));
+            let (second, found) = reply(&engine, &tokens, 8).await;
+            assert!(found == cached || (lookup > 0 && [96, 128].contains(&found)), "{found} with {lookup} drafts");
+            let fresh = Engine::new(&model, &self::options().state_snapshots(0).prefix_sharing(false)).await;
+            let fresh = fresh.expect("an engine");
+            assert_eq!(second, reply(&fresh, &tokens, 8).await.0);
+            // The prompt's own snapshot is still there.
+            let (_, found) = reply(&engine, &prompt(4, 96), 1).await;
+            assert_eq!(found, if snapshots > 1 { 64 } else { 0 });
+        }
+    });
+}
+
 /// A conversation in one session goes on from its own state.
 #[test]
 fn sessions_go_on_in_batches() {

@@ -179,3 +179,40 @@ fn too_many_drafts_are_refused() {
         assert!(error.to_string().contains("lookup"), "{error}");
     });
 }
+
+/// Draft tokens are counted for each reply, and told in responses.
+#[cfg(feature = "api")]
+#[test]
+fn responses_tell_of_drafts() {
+    use ferrum_wgpu::{Gguf, api};
+    pollster::block_on(async {
+        let (device, file) = (Device::cpu(), Gguf::from_bytes(crate::common::engines::demo_bytes()).expect("a GGUF"));
+        let model = Model::load(&device, &file, |_, _| ()).await.expect("a model");
+        let mut texts = Vec::new();
+        for lookup in [0, 4] {
+            let engine = engine(&model, options(2, 256).kv_tokens(1024).lookup(lookup)).await;
+            let service = api::Service::new(&engine, &file, "demo").expect("a service");
+            let ids: Vec<u32> = (0..60).map(|i| 20 + i % 6).collect();
+            let request = serde_json::json!({
+                "prompt": ids, "max_tokens": 30, "temperature": 0, "ignore_eos": true, "n": 2,
+            });
+            let response = service.completion(request, &api::RequestContext::default()).expect("a request");
+            let whole = response.whole().await.expect("a reply");
+            let (timings, stats) = (&whole["timings"], engine.lookup());
+            match lookup {
+                0 => assert!(timings.get("draft_n").is_none(), "{timings}"),
+                _ => assert_eq!(
+                    [&timings["draft_n"], &timings["draft_n_accepted"]].map(|n| n.as_u64()),
+                    [stats.drafted, stats.accepted].map(Some)
+                ),
+            }
+            assert_eq!(stats.drafted > 0, lookup > 0, "{stats:?}");
+            texts.push(whole["choices"].clone());
+            let mut session = engine.session();
+            let mut reply = session.generate(&ids, &greedy(9)).expect("a request");
+            while reply.next().await.expect("a step").is_some() {}
+            assert_eq!(reply.lookup(), engine.lookup().since(&stats));
+        }
+        assert_eq!(texts[0], texts[1]);
+    });
+}

@@ -81,6 +81,9 @@ export interface Timings {
   predicted_n: number;
   predicted_ms: number;
   predicted_per_second: number;
+  /** Draft tokens of prompt lookup, where there were any. */
+  draft_n?: number;
+  draft_n_accepted?: number;
 }
 
 export type FinishReason = 'stop' | 'length' | 'tool_calls';

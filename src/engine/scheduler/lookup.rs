@@ -31,6 +31,13 @@ impl LookupStats {
         if self.steps > 0 { 1.0 + self.accepted as f64 / self.steps as f64 } else { 1.0 }
     }
 
+    /// Adds other counts.
+    pub(super) fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+    }
+
     /// Returns what was added since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {

@@ -188,6 +188,11 @@ impl Scheduler {
         self.lookup
     }
 
+    /// Returns those of the last request of a sequence.
+    pub(crate) fn lookup_of(&self, id: SequenceId) -> LookupStats {
+        self.sequences.get(&id).map(|sequence| sequence.lookup).unwrap_or_default()
+    }
+
     /// Returns whether a sequence has a request, or events of one that the session has not taken.
     #[cfg(test)]
     pub(crate) fn is_busy(&self, id: SequenceId) -> bool {

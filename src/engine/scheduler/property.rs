@@ -76,6 +76,8 @@ struct Counts {
     alone: u32,
     /// Requests that began from a snapshot.
     resumed: u32,
+    /// Replies with a snapshot of their own.
+    of_replies: u32,
     /// Requests that found a prefix longer than their window.
     behind_window: u32,
     /// Steps that freed blocks before a window.
@@ -369,6 +371,8 @@ impl World {
         let before = freed(&self.scheduler);
         let committed = self.scheduler.commit(step).is_ok();
         counts.slid += u32::from(freed(&self.scheduler) > before);
+        let requests = self.scheduler.sequences.values().filter_map(|sequence| sequence.request.as_ref());
+        counts.of_replies += u32::from(requests.into_iter().any(|request| request.reply_snapshot.is_some()));
         committed
     }
 
@@ -424,9 +428,11 @@ impl World {
     }
 }
 
-fn schedule(seed: u64, counts: &mut Counts) {
+/// Runs a schedule, and adds to the counts of those without and with states.
+fn schedule(seed: u64, counts: &mut [Counts; 2]) {
     let mut rng = Rng::new(seed);
     let mut world = World::new(&mut rng);
+    let counts = &mut counts[usize::from(world.limits.states.is_some())];
     for _ in 0..1 + rng.below(120) {
         if rng.below(3) == 0 {
             world.step(&mut rng, counts, 2);
@@ -469,19 +475,20 @@ fn schedule(seed: u64, counts: &mut Counts) {
 
 #[test]
 fn sequences_get_the_tokens_that_they_get_alone() {
-    let mut counts = Counts::default();
+    let mut both = [Counts::default(), Counts::default()];
     for seed in 0..6000 {
-        schedule(seed, &mut counts);
+        schedule(seed, &mut both);
     }
-    let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = counts;
-    let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, resumed, .. } = counts;
-    let Counts { behind_window, slid, reclaimed, .. } = counts;
-    let all = [
-        [tokens, cached, stopped, wasted, limit],
-        [context_full, pool_full, pool_full_later, lost, logits],
-        [forks, copies, abandoned, stale, paused],
-        [alone, resumed, behind_window, slid, reclaimed],
-    ];
-    assert!(counts.accepted > 100 && counts.drafted > counts.accepted, "{counts:?}");
-    assert!(all.iter().flatten().all(|count| *count > 100), "{counts:?}");
+    assert!(both.iter().map(|counts| counts.behind_window).sum::<u32>() > 100, "{both:?}");
+    for (states, counts) in both.iter().enumerate() {
+        let Counts { tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, .. } = *counts;
+        let Counts { lost, logits, forks, copies, abandoned, stale, paused, alone, .. } = *counts;
+        let Counts { behind_window, slid, reclaimed, resumed, of_replies, .. } = *counts;
+        let of_requests = [tokens, cached, stopped, wasted, limit, context_full, pool_full, pool_full_later, logits];
+        let of_others = [lost, forks, copies, abandoned, stale, paused, alone, slid, reclaimed];
+        assert!(counts.accepted > 50 && counts.drafted > counts.accepted, "{counts:?}");
+        assert!(of_requests.into_iter().chain(of_others).all(|count| count > 50), "{counts:?}");
+        assert!(behind_window > 20, "{counts:?}");
+        assert_eq!([resumed, of_replies].map(|count| count > 100), [states > 0; 2], "{counts:?}");
+    }
 }

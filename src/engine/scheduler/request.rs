@@ -76,6 +76,8 @@ pub(super) struct Request {
     pub(super) slot: Option<u32>,
     /// The snapshot of states that its next row begins from; else a state of its slot.
     pub(super) snapshot: Option<u32>,
+    /// The position of the snapshot that follows the reply: the next one takes its place.
+    pub(super) reply_snapshot: Option<u32>,
     /// Tokens sampled by submitted rows; those behind a rejected draft token are not counted any more.
     pub(super) sampled: u32,
     /// Those of them that the host knows.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    EngineError, FinishReason, LogitRow, LogitsUse, Output, Scheduler, SequenceId, SessionEvent, StaleStep, StepOutput,
-    StepPlan, request::Request,
+    EngineError, FinishReason, LogitRow, LogitsUse, LookupStats, Output, Scheduler, SequenceId, SessionEvent,
+    StaleStep, StepOutput, StepPlan, request::Request,
 };
 use crate::{engine::TokenLogprobs, gpu::GpuError, kernels::sample::penalties::MASKED};
 
@@ -151,14 +151,17 @@ impl Scheduler {
         let decodes = request.confirmed > 0;
         let Some(sequence) = self.sequences.get_mut(&first.sequence) else { return };
         let len = sequence.tokens.len() as u32 + rows - 1;
-        if drafted + 1 > rows {
+        let rejects = drafted + 1 > rows;
+        if rejects {
             sequence.truncate(&mut self.pool, len);
-            self.keep_states(first.sequence, len);
         }
         if decodes {
-            self.lookup.steps += 1;
-            self.lookup.drafted += u64::from(drafted);
-            self.lookup.accepted += u64::from(rows - 1);
+            let counts = LookupStats { steps: 1, drafted: drafted.into(), accepted: u64::from(rows - 1) };
+            self.lookup.add(counts);
+            sequence.lookup.add(counts);
+        }
+        if rejects {
+            self.keep_states(first.sequence, len);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sequences and the start and end of their requests: what callers ask for.
 
-use super::{EngineError, Mailbox, Output, Scheduler, SequenceId, SessionEvent, request::Request};
+use super::{EngineError, LookupStats, Mailbox, Output, Scheduler, SequenceId, SessionEvent, request::Request};
 use crate::{
     engine::{Sampler, constraint::Constrained},
     kv::{Pools, Tables},
@@ -20,6 +20,8 @@ pub(super) struct Sequence {
     /// Grows with each request that ended: the sequence with the least is idle for the longest time.
     pub(super) last_used: u64,
     pub(super) request: Option<Request>,
+    /// The draft tokens of its last request.
+    pub(super) lookup: LookupStats,
     pub(super) mailbox: Mailbox,
 }
 
@@ -121,6 +123,7 @@ impl Scheduler {
         }
         sequence.tokens.extend(tokens);
         sequence.mailbox = Mailbox::new(number);
+        sequence.lookup = LookupStats::default();
         sequence.request = Some(Request {
             number,
             start,
@@ -134,6 +137,7 @@ impl Scheduler {
             sampler,
             slot: None,
             snapshot: None,
+            reply_snapshot: None,
             sampled: 0,
             confirmed: 0,
         });

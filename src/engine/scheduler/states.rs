@@ -2,8 +2,13 @@
 //!
 //! A running sequence has two slots of states, which it writes in turn: a step that is abandoned, fails, or was computed in
 //! vain leaves the state before it. It has one more for each draft token of a step, and goes on from that of the last one
-//! accepted: storing a state costs a fraction of computing a token again. A sequence that finds neither begins from the last snapshot of its prefix: its table is
-//! shortened to it, and what follows is computed again.
+//! accepted: storing a state costs a fraction of computing a token again. A sequence that finds neither begins from the last
+//! snapshot of its prefix: its table is shortened to it, and what follows is computed again.
+//!
+//! Snapshots are taken at multiples of the spacing, at a prompt's last block before its last token, whose logits a repeated
+//! prompt needs, and at the last block of prompt and reply while the reply grows: one that moves with it. A run that ends at
+//! a snapshot stores its state there only, so that these cost nothing. What decode steps fill has one only where
+//! others may find it, and those with draft tokens have none.
 
 use super::{RunStates, Scheduler, SequenceId, Slot, StepPlan};
 
@@ -117,10 +122,11 @@ impl Scheduler {
             return RunStates::default();
         };
         let Some(request) = &sequence.request else { return RunStates::default() };
+        let (prompt_end, last_of_reply) = (request.prompt_end, request.reply_snapshot);
         let (block, first) = (self.pool.block(), sequence.table.len());
         let end = first + rows;
         // Prompts are often continued in another way than they end: by the next turn of a conversation.
-        let last_of_prompt = (request.prompt_end - 1) / block * block;
+        let last_of_prompt = (prompt_end - 1) / block * block;
         let count = of_sequence(self.limits.drafts);
         let (first_snapshot, states) = (count * self.slots.len() as u32, &mut self.slots[slot as usize].states);
         let own = states.find(id, first);
@@ -141,7 +147,15 @@ impl Scheduler {
         let borders = (first / block + 1)..=(end / block);
         for position in borders.map(|border| border * block) {
             if position % limits.spacing != 0 && position != last_of_prompt {
-                continue;
+                // Draft tokens may be rejected.
+                let found = if each { self.limits.share_decode_blocks && rows == 1 } else { position == prompt_end };
+                // A single snapshot is that of the prompt.
+                if limits.snapshots < 2 || position < prompt_end || !found {
+                    continue;
+                }
+                if let (Some(before), Some(sequence)) = (last_of_reply, self.sequences.get(&id)) {
+                    self.snapshots.detach(self.pool.full(), sequence.table.full(), before);
+                }
             }
             let Some(snapshot) = self.snapshots.take() else { break };
             snapshots.push((id, position, snapshot));
@@ -182,6 +196,9 @@ impl Scheduler {
             }
             for &(_, at, snapshot) in planned.iter().filter(|(of, ..)| *of == id) {
                 attached.push((id, at, snapshot));
+                if at >= request.prompt_end && self.limits.states.is_some_and(|limits| at % limits.spacing != 0) {
+                    request.reply_snapshot = Some(at);
+                }
                 if at == end {
                     request.snapshot = Some(snapshot);
                     self.snapshots.hold(snapshot);
