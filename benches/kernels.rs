@@ -1,4 +1,4 @@
-//! Times of the main kernels, each variant at shapes of Qwen3-30B-A3B, on the default adapter:
+//! Times of the main kernels, each variant at shapes of Qwen3-30B-A3B, and of gated delta nets at Qwen3.6-35B-A3B's, on the default adapter:
 //! `cargo bench --bench kernels [-- FILTER]`. FILTER is a substring of a line's kernel, variant and shape.
 //!
 //! Prints the shortest GPU time of several rounds after a warm-up; the rate in GB/s of the bytes that must be read and
@@ -13,6 +13,7 @@ use ferrum_wgpu::{
                 AttnTile, CHUNK, KvIndex, RopeHead, RopeVariant, Tiles, attention, attention_split_kv, can_fuse_rope,
                 partial_words, rope_attention, rope_attention_split_kv,
             },
+            delta_net::{DeltaHeads, NO_SLOT, RowRun, causal_conv, conv_window, gated_delta_rule, gated_rms_norm},
             elementwise::rms_norm,
             linear::{Epilogue, Indexing, Input, Matmul, gemm, gemv, gemv_batched, gemv_moe_combine},
             moe::sort,
@@ -33,6 +34,7 @@ const EXPERTS: u32 = 8;
 const HEAD_DIM: u32 = 128;
 const HEADS: u32 = 32;
 const KV_HEADS: u32 = 4;
+const DELTA_HEADS: DeltaHeads = DeltaHeads { key_heads: 16, value_heads: 32, repeat: 1, head_dim: 128 };
 
 fn main() -> Result {
     // Cargo adds `--bench`.
@@ -57,6 +59,9 @@ async fn bench(filter: String) -> Result {
     }
     for (rows, depth) in [(1, 256), (1, 4096), (16, 1024), (128, 1024)] {
         bench.attention(rows, depth).await?;
+    }
+    for (rows, runs) in [(1, 1), (64, 1), (64, 8)] {
+        bench.delta_net(rows, runs).await?;
     }
     Ok(())
 }
@@ -304,6 +309,57 @@ impl Bench {
         let binds = rms_norm::Binds { x: &x, w: &w, picks: None, y: &y };
         let work = Work { bytes: 8.0 * elements, flops: 4.0 * elements };
         self.time(rms_norm::RmsNorm, rms_norm::Rows::All, &format!("[{rows}, {HIDDEN}]"), work, params, binds).await
+    }
+
+    /// Times the kernels of a gated delta net between its projections, for runs of as many rows.
+    async fn delta_net(&self, n_rows: u32, n_runs: u32) -> Result {
+        let (heads, slots, of_run) = (DELTA_HEADS, n_runs, n_rows / n_runs);
+        let (alpha_offset, eps) = (heads.channels() + heads.values(), 1e-6);
+        let x_stride = alpha_offset + 2 * heads.value_heads;
+        let run = |row: u32| {
+            let first = row / of_run * of_run;
+            let to = if row + 1 == first + of_run { row / of_run } else { NO_SLOT };
+            RowRun { first, end: first + of_run, from: row / of_run, to }.words()
+        };
+        let rows = &self.device.upload("rows", &(0..n_rows).map(run).collect::<Vec<_>>()).await?;
+        let runs = &self.device.upload("runs", &(0..n_runs).map(|run| run * of_run).collect::<Vec<_>>()).await?;
+        let x = &self.floats("projections", n_rows * x_stride).await?;
+        let w = &self.floats("taps", 4 * heads.channels()).await?.cast();
+        let gates = &self.floats("gates", 2 * heads.value_heads).await?;
+        let windows = &self.floats("windows", slots * heads.window()).await?;
+        let states = &self.floats("states", slots * heads.state()).await?.cast();
+        let prepared = &self.floats("prepared", n_rows * heads.prepared()).await?;
+        let mixed = &self.floats("mixed", n_rows * heads.values()).await?;
+        let norm = &self.floats("norm", heads.head_dim).await?.cast();
+        let shape = format!("{n_rows} rows in {n_runs} runs");
+        let [of_rows, of_states] = [n_rows * heads.prepared(), slots * heads.state()].map(f64::from);
+        let work = Work { bytes: 8.0 * of_rows, flops: 8.0 * of_rows };
+        let beta_offset = alpha_offset + heads.value_heads;
+        let variant = if n_rows == n_runs { causal_conv::Runs::OneRow } else { causal_conv::Runs::Any };
+        let params =
+            causal_conv::Params { n_rows, heads, slots, x_stride, x_offset: 0, alpha_offset, beta_offset, eps };
+        let binds = causal_conv::Binds { x, w, gates, rows, windows, y: prepared };
+        self.time(causal_conv::CausalConv, variant, &shape, work, params, binds).await?;
+        let params = conv_window::Params { n_rows, n_runs, heads, slots, x_stride, x_offset: 0 };
+        let binds = conv_window::Binds { x, rows, runs, windows };
+        let of_windows = Work { bytes: 8.0 * f64::from(slots * heads.window()), flops: 0.0 };
+        self.time(conv_window::ConvWindow, (), &shape, of_windows, params, binds).await?;
+        let params = gated_delta_rule::Params { n_rows, n_runs, heads, slots };
+        let binds = gated_delta_rule::Binds { x: prepared, x_vec4: &prepared.cast(), rows, runs, states, y: mixed };
+        let flops = 8.0 * f64::from(n_rows) * f64::from(heads.state());
+        let of_rule = Work { bytes: 4.0 * of_rows + 8.0 * of_states, flops };
+        self.time(gated_delta_rule::GatedDeltaRule, (), &shape, of_rule, params, binds).await?;
+        let z_offset = heads.channels();
+        let params = gated_rms_norm::Params {
+            rows: n_rows,
+            heads: heads.value_heads,
+            head_dim: heads.head_dim,
+            z_stride: x_stride,
+            z_offset,
+            eps,
+        };
+        let binds = gated_rms_norm::Binds { x: &mixed.cast(), w: norm, z: &x.cast(), y: &prepared.cast() };
+        self.time(gated_rms_norm::GatedRmsNorm, (), &shape, work, params, binds).await
     }
 
     /// Times rows that attend to `depth` positions of one sequence, from queries and, of single rows, from projections.

@@ -93,7 +93,7 @@ fn info_describes_hybrids() -> Result {
         let (text, _) = success(&[&["info", file, "--ctx", "128", "--vram", "1GiB", "--device", "cpu"], fit].concat())?;
         for part in [
             "4 layers: 1 with attention (3), 3 with gated delta nets (0, 1, 2)\n",
-            "a sequence has a state of 57.0 KiB: 4 value heads of 32 by 32 in each gated delta net\n",
+            "a sequence has a state of 57.00 KiB: 4 value heads of 32 by 32 in each gated delta net\n",
             &format!("{unused} tensors are not used: "),
             ", of a layer that predicts further tokens\n",
             "\nstates ",
