@@ -663,8 +663,10 @@ mod command {
             .enumerate()
             .map(|(i, text)| line(&format!("r{i}"), ask(text)).to_string())
             .chain([line("wrong", json!({"messages": []})).to_string()])
-            .chain([json!({"custom_id": "vector", "method": "POST", "url": "/v1/embeddings", "body": {"input": FRANCE}})
-                .to_string()])
+            .chain([
+                json!({"custom_id": "vector", "method": "POST", "url": "/v1/embeddings", "body": {"input": FRANCE}})
+                    .to_string(),
+            ])
             .collect();
         let input = file("batch.jsonl", &(lines.join("\n") + "\n"));
         let output = file("batch-out.jsonl", "");
