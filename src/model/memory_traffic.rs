@@ -1,6 +1,6 @@
 //! The bytes that a token needs, and those that a plan reads.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Config, FeedForward, ModelError, tensor_rows::VectorInfo, tensors::Tensors, weights::Weights};
 use crate::{
@@ -85,9 +85,10 @@ pub(crate) fn weight_bytes(plan: &Plan, weights: &Weights, experts: f64) -> f64 
     all.filter(|(id, _)| ids.contains(id)).map(|(_, bytes)| bytes).sum()
 }
 
-/// Returns the bytes that a dispatch reads, each once, with `experts` different experts.
+/// Returns the bytes that a dispatch reads, each once, with `experts` different experts. A buffer may have two bindings.
 pub(crate) fn bytes_read(step: &Step, experts: f64) -> f64 {
-    reads(step, experts).map(|(_, bytes)| bytes).sum()
+    let reads: HashMap<u64, f64> = reads(step, experts).collect();
+    reads.into_values().sum()
 }
 
 /// Returns the buffers that a dispatch reads, each with the bytes of it.

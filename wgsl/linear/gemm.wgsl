@@ -1,6 +1,6 @@
 // GEMM: Y = X Wᵀ for many rows. A workgroup multiplies 64 weight rows by a tile of TILE_M = 32 or 64 rows of activations.
 // Tiles of 32 along K are decoded into workgroup memory, which the slot `mma` lays out and multiplies, in the type of the slot
-// `tile`.
+// `tile`. It has MMA_ROWS of the rows there at a time: where these are half of them, the decoded weights serve both halves.
 const TILE_N = 64u;
 
 // Whether an invocation decodes half a block of weights, or copies a quarter of a block of activations, rather than twice that.
@@ -37,6 +37,12 @@ fn copy(block: u32, half: u32, part: u32, row: u32, input_row: u32) {
     }
 }
 
+// Copies vec4 `i` of the eight of a block of activations to row `row` of the tile.
+fn copy_vec4(block: u32, i: u32, row: u32, input_row: u32) {
+    let halves = q_halves(block);
+    mma_store_inputs(row, i, in_vec4(input_row, select(halves.x, halves.y, i >= 4u) + (i & 3u) * 4u));
+}
+
 // Stores the products of four weight rows from `weight` on with row `row` of a tile that ends at `end`.
 fn finish(row: u32, end: u32, weight: u32, products: vec4<f32>) {
     if row < end {
@@ -67,13 +73,19 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let half = (invocation >> 5u) & 1u;
             let part = select(0u, (invocation >> 6u) & 1u, FINE);
             copy(block, half, part, copy_row, input_row);
-            if TILE_M > 32u {
+            if MMA_ROWS > 32u {
                 copy(block, half, part, copy_row + 32u, next_input_row);
             }
         }
         workgroupBarrier();
         mma_add(invocation);
         workgroupBarrier();
+        if TILE_M > MMA_ROWS {
+            copy_vec4(block, invocation >> 5u, copy_row, next_input_row);
+            workgroupBarrier();
+            mma_add_second(invocation);
+            workgroupBarrier();
+        }
     }
     mma_finish(first_row, end, first_weight, invocation);
 }

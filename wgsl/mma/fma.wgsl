@@ -2,6 +2,8 @@
 //
 // A tile is [8][rows] of vec4 along K: invocations that load the same vec4 of neighbouring rows load neighbouring memory, and
 // constant first indices need no bounds checks.
+const MMA_ROWS = TILE_M;
+
 var<workgroup> weights: array<array<vec4<TileValue>, TILE_N>, 8>;
 var<workgroup> inputs: array<array<vec4<TileValue>, TILE_M>, 8>;
 
@@ -74,13 +76,22 @@ fn mma_add_vec4(i: u32, weight: u32, row: u32) {
     }
 }
 
+// Without a loop every first index is a constant: addresses are constant offsets of a few that do not change, and there is no
+// counter of a loop's rounds, which naga adds to each loop.
 fn mma_add(invocation: u32) {
     let weight = invocation & 15u;
     let row = mma_row(invocation);
-    for (var i = 0u; i < 8u; i += 1u) {
-        mma_add_vec4(i, weight, row);
-    }
+    mma_add_vec4(0u, weight, row);
+    mma_add_vec4(1u, weight, row);
+    mma_add_vec4(2u, weight, row);
+    mma_add_vec4(3u, weight, row);
+    mma_add_vec4(4u, weight, row);
+    mma_add_vec4(5u, weight, row);
+    mma_add_vec4(6u, weight, row);
+    mma_add_vec4(7u, weight, row);
 }
+
+fn mma_add_second(invocation: u32) {}
 
 fn mma_finish(first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     let weight = first_weight + mma_weight(invocation);

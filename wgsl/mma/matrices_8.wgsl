@@ -8,6 +8,7 @@ alias MmaRows = coop_mat8x8<TileValue, A>;
 alias MmaWeights = coop_mat8x8<TileValue, B>;
 alias MmaSums = coop_mat8x8<f32, C>;
 
+const MMA_ROWS = TILE_M;
 const MMA_COLUMNS = 32u;
 
 var<workgroup> weights: array<TileValue, 32u * TILE_N>; // [32][TILE_N]
@@ -117,6 +118,8 @@ fn mma_store_last() {
     coopStoreT(mma_12, &totals[at + 8u * MMA_COLUMNS], MMA_COLUMNS);
     coopStoreT(mma_13, &totals[at + 8u * MMA_COLUMNS + 8u], MMA_COLUMNS);
 }
+
+fn mma_add_second(invocation: u32) {}
 
 fn mma_finish(first_row: u32, end: u32, first_weight: u32, invocation: u32) {
     workgroupBarrier();

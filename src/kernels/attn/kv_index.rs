@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reference::visible_keys;
 use crate::{
-    gpu::{Expect, Packing, param_group},
+    gpu::{Expect, Packing, SparseReads, SparseUnit, param_group},
     kernels::KvType,
     quant::Rng,
 };
@@ -65,6 +65,17 @@ pub(super) fn test_rows(positions: &[u32]) -> Vec<u32> {
 }
 
 impl KvIndex {
+    /// Returns the bytes of keys and values of one sequence at its capacity.
+    pub(crate) fn sequence_bytes(&self, kv: KvType, head_dim: u32) -> u64 {
+        8 * u64::from(kv.head_words(head_dim)) * u64::from(self.kv_heads) * u64::from(self.capacity)
+    }
+
+    /// Returns what `rows` rows read of the table of rotations, which has a row for each position.
+    pub(super) fn rotations_read(&self, rows: u32) -> SparseReads {
+        let (most, of) = (rows.min(self.capacity), self.capacity);
+        SparseReads { binding: "rotations", choice: SparseUnit::Rows, most, of }
+    }
+
     /// Returns a cache for a test, and its block table: three sequences of `capacity` positions. Blocks are in no
     /// order, and the table's last is out of range, which means the last of the pool.
     pub(super) fn test(kv_heads: u32, capacity: u32, block: u32) -> (Self, Vec<u32>) {

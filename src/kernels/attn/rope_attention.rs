@@ -9,7 +9,7 @@ use super::{
     sample,
     tile::Keys,
 };
-use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, kernel, times, wgsl};
+use crate::gpu::{Caps, Case, Expect, Grid, Kernel, ReductionOrder, Source, SparseReads, kernel, times, wgsl};
 
 kernel! {
     /// Fuses [`RopeKvAppend`](super::rope_kv_append::RopeKvAppend) and [`Attention`](super::attention::Attention), with
@@ -75,6 +75,10 @@ impl Kernel for RopeAttention {
 
     fn cost(v: RopeVariant, p: &Params) -> u64 {
         times([p.tile.rows, p.tile.heads, p.tile.most_keys(p.index.capacity), v.attention.head_dim])
+    }
+
+    fn sparse_reads(_: RopeVariant, p: &Params) -> Option<SparseReads> {
+        Some(p.index.rotations_read(p.tile.rows))
     }
 
     fn cpu(v: RopeVariant, p: &Params, host: Host<'_>) {

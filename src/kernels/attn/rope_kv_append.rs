@@ -10,7 +10,7 @@ use super::{
     sample::ROPES,
 };
 use crate::{
-    gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl},
+    gpu::{Caps, Case, Expect, Grid, Kernel, Source, SparseReads, kernel, wgsl},
     kernels::KvType,
 };
 
@@ -81,6 +81,10 @@ impl Kernel for RopeKvAppend {
 
     fn grid(_: Variant, p: &Params) -> Grid {
         Grid { x: p.heads + 2 * p.index.kv_heads, y: p.rows }
+    }
+
+    fn sparse_reads(_: Variant, p: &Params) -> Option<SparseReads> {
+        Some(p.index.rotations_read(p.rows))
     }
 
     fn cpu(v: Variant, p: &Params, host: Host<'_>) {

@@ -106,7 +106,7 @@ impl AttnTile {
     }
 
     /// Returns the keys that a token sees at most, of a cache for `capacity` positions.
-    pub(super) fn most_keys(&self, capacity: u32) -> u32 {
+    pub(crate) fn most_keys(&self, capacity: u32) -> u32 {
         if self.window > 0 { self.window.min(capacity) } else { capacity }
     }
 }

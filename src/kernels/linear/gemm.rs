@@ -55,10 +55,10 @@ pub const TILE_N: u32 = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum TileRows {
-    /// 32, which is what cooperative matrices multiply.
+    /// 32.
     #[default]
     ThirtyTwo,
-    /// 64.
+    /// 64. Cooperative matrices of 16 by 16 multiply them in two parts.
     SixtyFour,
 }
 
@@ -74,8 +74,8 @@ impl TileRows {
     /// Returns the tiles that can be multiplied by `mma`.
     pub const fn available(mma: Mma) -> &'static [Self] {
         match mma {
-            Mma::Fma => &[Self::ThirtyTwo, Self::SixtyFour],
-            Mma::Matrices8 | Mma::Matrices16 => &[Self::ThirtyTwo],
+            Mma::Fma | Mma::Matrices16 => &[Self::ThirtyTwo, Self::SixtyFour],
+            Mma::Matrices8 => &[Self::ThirtyTwo],
         }
     }
 }

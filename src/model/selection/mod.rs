@@ -85,7 +85,7 @@ pub struct KernelSelection {
     pub mma: Mma,
     /// The type of activations in GEMVs. With int8, rows are multiplied one by one, and matrices of floats as ever.
     pub activations: ActivationType,
-    /// Rows of GEMM's tiles, for products that fill them. Cooperative matrices have 32.
+    /// Rows of GEMM's tiles, for products that fill them. Cooperative matrices of 8 have 32.
     pub tile_rows: TileRows,
     /// From this many rows on, a matrix is multiplied with several rows at once rather than row by row.
     pub batched_from: u32,
@@ -190,7 +190,13 @@ impl KernelSelection {
                     DeviceClass::Integrated => (260, 160),
                     _ => (Self::GPU.one_row_from, Self::GPU.four_rows_from),
                 };
-                Self { tile, mma, one_row_from, four_rows_from, ..Self::GPU }
+                // Matrices of 16 have 64 rows in two parts with the workgroup memory of 32, a quarter more registers and as many
+                // waves on RDNA3: 0.62 instructions for a multiply-add, 0.8 with 32 (docs/GPUS.md).
+                let tile_rows = match mma {
+                    Mma::Matrices16 => TileRows::SixtyFour,
+                    Mma::Fma | Mma::Matrices8 => Self::GPU.tile_rows,
+                };
+                Self { tile, mma, tile_rows, one_row_from, four_rows_from, ..Self::GPU }
             }
         }
     }

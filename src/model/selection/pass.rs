@@ -3,7 +3,6 @@ use crate::{
     kernels::{
         attn::can_fuse_rope,
         linear::{
-            Mma,
             gemm::{self, TileRows},
             gemv_batched::{self, BatchTile},
         },
@@ -136,7 +135,8 @@ impl KernelSelection {
             (Phase::Prefill, PrefillMatmul::Gemm) => {
                 // Tiles that are mostly empty gain nothing by being larger.
                 let fills = rows / matrices.max(1) > TileRows::ThirtyTwo.count();
-                MatmulKind::Gemm(if fills && self.mma == Mma::Fma { self.tile_rows } else { TileRows::ThirtyTwo })
+                let available = TileRows::available(self.mma).contains(&self.tile_rows);
+                MatmulKind::Gemm(if fills && available { self.tile_rows } else { TileRows::ThirtyTwo })
             }
             _ if self.int8() || rows < from => MatmulKind::Gemv,
             _ => MatmulKind::GemvBatched(self.batch_tile(rows, matrices)),

@@ -251,10 +251,10 @@ impl KernelSelection {
                 let others = gemms(device, precision).filter(|_| of == precision);
                 [(self.tile, self.mma)].into_iter().chain(others).map(|(tile, mma)| C::Gemm(of, tile, mma)).collect()
             }
-            TuningKey::TileRows if self.mma == Mma::Fma => {
-                [self.tile_rows, TileRows::ThirtyTwo, TileRows::SixtyFour].map(C::TileRows).to_vec()
+            TuningKey::TileRows => {
+                let available = TileRows::available(self.mma).iter().copied();
+                [self.tile_rows].into_iter().chain(available).map(C::TileRows).collect()
             }
-            TuningKey::TileRows => vec![C::TileRows(self.tile_rows)],
             TuningKey::BatchedFrom => [self.batched_from, 2, 4, 8, u32::MAX].map(C::BatchedFrom).to_vec(),
             TuningKey::ExpertBatchedFrom if experts => {
                 [self.expert_batched_from, 1, 2, 4, u32::MAX].map(C::ExpertBatchedFrom).to_vec()

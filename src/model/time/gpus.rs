@@ -43,13 +43,16 @@ pub struct Code {
     pub batched: [f64; 2],
     /// GEMM by fused multiply-adds, vector and workgroup memory instructions: of one multiply-add.
     pub gemm: f64,
-    /// GEMM by cooperative matrices: of one multiply-add.
-    pub matrices: f64,
+    /// GEMM by cooperative matrices, with tiles of 32 rows and of 64: of one multiply-add. A matrix instruction counts as the 16
+    /// vector instructions that RDNA3 could issue instead.
+    pub matrices: [f64; 2],
     /// Attention: of one multiply-add.
     pub attention: f64,
+    /// Gated delta rule: of a row of an invocation.
+    pub delta_rule: f64,
     /// llama.cpp's GEMV: Q4_K, Q6_K, floats.
     pub llama_cpp: [f64; 3],
-    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention, of other kernels.
+    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention and batched GEMV, of other kernels.
     pub waves: [f64; 4],
     /// Cycles between two instructions of a wave that is alone. Assumed.
     pub alone: f64,
@@ -63,11 +66,12 @@ const NAVI31: Code = Code {
     norm: [0.8, 3.2],
     int8: [2.1, 3.3],
     batched: [3.5, 1.24],
-    gemm: 1.9,
-    matrices: 0.8,
+    gemm: 1.35,
+    matrices: [0.8, 0.62],
     attention: 2.5,
+    delta_rule: 313.0,
     llama_cpp: [4.1, 6.1, 2.0],
-    waves: [9.0, 12.0, 2.0, 16.0],
+    waves: [9.0, 12.0, 6.0, 16.0],
     alone: 2.0,
 };
 
@@ -80,11 +84,12 @@ const SM_86: Code = Code {
     norm: [0.8, 3.2],
     int8: [3.3, 4.6],
     batched: [7.3, 1.38],
-    gemm: 2.0,
-    matrices: 0.8,
+    gemm: 1.4,
+    matrices: [0.8, 0.62],
     attention: 2.5,
+    delta_rule: 320.0,
     llama_cpp: [9.2, 7.4, 2.0],
-    waves: [7.0, 12.0, 2.0, 12.0],
+    waves: [7.0, 12.0, 4.0, 12.0],
     alone: 2.0,
 };
 
@@ -96,9 +101,10 @@ const XE_HPG: Code = Code {
     norm: [0.8, 3.2],
     int8: [2.8, 4.2],
     batched: [6.7, 1.6],
-    gemm: 1.8,
-    matrices: 0.8,
+    gemm: 1.6,
+    matrices: [0.8, 0.62],
     attention: 4.0,
+    delta_rule: 420.0,
     llama_cpp: [4.8, 7.75, 2.0],
     waves: [8.0, 8.0, 8.0, 8.0],
     alone: 2.0,
@@ -112,9 +118,10 @@ const APPLE: Code = Code {
     norm: [0.8, 3.2],
     int8: [6.1, 7.4],
     batched: [5.1, 1.45],
-    gemm: 1.9,
-    matrices: 1.5,
+    gemm: 1.5,
+    matrices: [1.5, 1.5],
     attention: 3.0,
+    delta_rule: 420.0,
     llama_cpp: [10.0, 9.9, 2.0],
     waves: [5.5, 6.5, 3.0, 8.0],
     alone: 2.0,

@@ -17,8 +17,14 @@ pub use llama_cpp::{Token, llama_cpp, llama_cpp_token};
 use super::PlannedDispatch;
 use crate::{
     gpu::{Declaration, Op},
-    kernels::linear::{
-        Indexing, Input, Matmul, Mma, RowsPerGroup, gemm, gemv, gemv_batched, gemv_moe_combine, gemv_q8,
+    kernels::{
+        attn::{rope_attention, rope_attention_split_kv},
+        delta_net::gated_delta_rule,
+        linear::{
+            Indexing, Input, Matmul, Mma, RowsPerGroup,
+            gemm::{self, TileRows},
+            gemv, gemv_batched, gemv_moe_combine, gemv_q8,
+        },
     },
     quant::WeightType,
 };
@@ -94,7 +100,7 @@ impl Gpu {
         let grid = op.grid();
         let (workgroups, workgroup) = (f64::from(grid.x) * f64::from(grid.y), f64::from(op.workgroup()));
         let work = Work {
-            bytes: dispatch.bytes,
+            bytes: dispatch.bytes + state_bytes(op),
             invocations: workgroups * workgroup,
             instructions: 60.0,
             rounds: 2.0,
@@ -138,9 +144,19 @@ impl Gpu {
         if let Some((v, p)) = typed::<gemm::Gemm>(op) {
             let share = tiles_with_rows(&p.matmul, v.indexing, p.tiles, v.tile_rows.count());
             let of_tile = f64::from(v.tile_rows.count() * gemm::TILE_N) * f64::from(p.matmul.k) / workgroup;
-            let of_product = if v.mma == Mma::Fma { code.gemm } else { code.matrices };
+            let of_product = match (v.mma, v.tile_rows) {
+                (Mma::Fma, _) => code.gemm,
+                (_, TileRows::ThirtyTwo) => code.matrices[0],
+                (_, TileRows::SixtyFour) => code.matrices[1],
+            };
             let (invocations, rounds) = (work.invocations * share, f64::from(p.matmul.k) / 32.0);
             return Work { invocations, instructions: of_tile * of_product, rounds, waves: code.waves[1], ..work };
+        }
+        if let Some((_, p)) = typed::<gated_delta_rule::GatedDeltaRule>(op) {
+            // The rows of a run follow each other, and each waits for its own inputs.
+            let rows = f64::from(p.n_rows) / f64::from(p.n_runs.max(1));
+            let instructions = 150.0 + code.delta_rule * rows;
+            return Work { instructions, rounds: 1.0 + rows, waves: code.waves[0], weights: false, ..work };
         }
         if op.kernel().starts_with("attn/") && op.cost() > 8 * work.invocations as u64 {
             let of_invocation = op.cost() as f64 / work.invocations;
@@ -168,6 +184,22 @@ impl Code {
 /// Returns whether a block of a format is decoded by about as many instructions as one of Q4_K.
 fn is_four_bits(ty: WeightType) -> bool {
     matches!(ty, WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q4K | WeightType::Q8_0)
+}
+
+/// Returns the bytes of states and caches that a dispatch reads by a binding that it also writes, which
+/// [`PlannedDispatch::bytes`] lacks, and of the states that it writes.
+fn state_bytes(op: &dyn Op) -> f64 {
+    if let Some((_, p)) = typed::<gated_delta_rule::GatedDeltaRule>(op) {
+        // f32, read before a run and written after it.
+        return 8.0 * f64::from(p.heads.state()) * f64::from(p.n_runs);
+    }
+    let single = typed::<rope_attention::RopeAttention>(op).map(|(v, p)| (v, p.index, p.tile));
+    let split = || typed::<rope_attention_split_kv::RopeAttentionSplitKv>(op).map(|(v, p)| (v, p.index, p.tile));
+    single.or_else(split).map_or(0.0, |(v, index, tile)| {
+        let of_row = index.sequence_bytes(v.attention.kv, v.attention.head_dim) as f64;
+        let seen = f64::from(tile.most_keys(index.capacity)) / f64::from(index.capacity.max(1));
+        f64::from(tile.rows) * of_row * seen
+    })
 }
 
 /// Returns the variant and the parameters of a dispatch of `K`.
