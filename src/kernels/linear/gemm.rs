@@ -116,7 +116,7 @@ impl Kernel for Gemm {
         let covered = |v: &Variant| {
             let dense = v.indexing == Indexing::Dense;
             let common = COMMON_FORMATS.contains(&v.ty) && (dense || v.ty != WeightType::F32);
-            let fallback = v.ty == WeightType::Q5_0 && dense && v.tile_rows == TileRows::ThirtyTwo;
+            let fallback = v.ty == WeightType::Q5_0 && dense;
             let tile_rows = dense && !matmul::is_sampled(v.ty) || v.tile_rows == TileRows::ThirtyTwo;
             common || fallback || (v.tile == TileType::F32 && tile_rows)
         };
