@@ -52,7 +52,7 @@ pub struct Code {
     pub delta_rule: f64,
     /// llama.cpp's GEMV: Q4_K, Q6_K, floats.
     pub llama_cpp: [f64; 3],
-    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention and batched GEMV, of other kernels.
+    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention, of other kernels.
     pub waves: [f64; 4],
     /// Cycles between two instructions of a wave that is alone. Assumed.
     pub alone: f64,
@@ -71,7 +71,7 @@ const NAVI31: Code = Code {
     attention: 2.5,
     delta_rule: 313.0,
     llama_cpp: [4.1, 6.1, 2.0],
-    waves: [9.0, 12.0, 6.0, 16.0],
+    waves: [9.0, 12.0, 2.0, 16.0],
     alone: 2.0,
 };
 
@@ -89,7 +89,7 @@ const SM_86: Code = Code {
     attention: 2.5,
     delta_rule: 320.0,
     llama_cpp: [9.2, 7.4, 2.0],
-    waves: [7.0, 12.0, 4.0, 12.0],
+    waves: [7.0, 12.0, 2.0, 12.0],
     alone: 2.0,
 };
 
