@@ -323,3 +323,24 @@ pub(super) fn poll(device: &wgpu::Device, how: wgpu::PollType) -> Result<Option<
 fn is_of_poll(panic: &(dyn Any + Send)) -> bool {
     panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("Error in Device::poll"))
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use crate::gpu::{Adapter, Device};
+
+    /// The thread must not be the one that destroys the device.
+    #[test]
+    fn a_dropped_poller_leaves_no_thread() {
+        let device = pollster::block_on(async { Device::new(&Adapter::find(None).await?).await }).expect("a device");
+        let context = device.context().expect("a GPU");
+        let poller = Poller::new(&context.device, Arc::default(), false);
+        let shared = Arc::downgrade(&poller.shared);
+        let mut registered = None;
+        assert!(poller.wait(&mut registered, None, Waker::noop()));
+        drop(registered);
+        assert!(poller.shared.lock().is_running);
+        drop(poller);
+        assert_eq!(shared.strong_count(), 0);
+    }
+}
