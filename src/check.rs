@@ -6,6 +6,7 @@ use crate::{
     engine::{Engine, EngineOptions},
     gguf::Gguf,
     gpu::Device,
+    model::PlannedKernel,
 };
 
 /// The cases of a kernel variant that a check runs.
@@ -27,8 +28,20 @@ impl DeviceCheck {
         progress: impl FnMut(usize, usize),
     ) -> Result<Self, Error> {
         let planned = Engine::planned_kernels(device, gguf, options).await?;
+        Self::run_kernels(device, &planned.kernels, progress).await
+    }
+
+    /// Runs what [`DeviceCheck::run`] does for some of the kernels of [`Engine::planned_kernels`].
+    ///
+    /// # Errors
+    /// [`Error`] for the loss of the device.
+    pub async fn run_kernels(
+        device: &Device,
+        kernels: &[PlannedKernel],
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Self, Error> {
         let suite = Suite::of(device.caps(), |kernel, variant| {
-            planned.iter().any(|planned| planned.kernel == kernel && planned.variant == variant)
+            kernels.iter().any(|planned| planned.kernel == kernel && planned.variant == variant)
         });
         Ok(suite.check(device, CASES, progress).await?)
     }

@@ -21,7 +21,7 @@ use crate::{
     gpu::{Device, Program},
     kernels::KvType,
     kv::{Pool, Pools, Window},
-    model::{CacheShape, Config, MemoryPlan, Model, PlannedKernel, WindowPool},
+    model::{CacheShape, Config, MemoryPlan, Model, PlannedKernels, WindowPool},
 };
 
 /// Computes many sequences with one model, by continuous batching over a paged KV cache. Clones share it.
@@ -131,6 +131,21 @@ impl Engine {
         Ok(Executor::new(&model, options).await?.precompile(device, progress).await?)
     }
 
+    /// Compiles the kernels that a first reply to a short prompt waits for, as [`Engine::precompile_with`] compiles all. The
+    /// others are compiled when they are first used.
+    ///
+    /// # Errors
+    /// Those of [`Engine::precompile`].
+    pub async fn precompile_first(
+        device: &Device,
+        gguf: &Gguf,
+        options: &EngineOptions,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<(), EngineError> {
+        let model = Model::dry_run(device, gguf).await?;
+        Ok(Executor::new(&model, options).await?.precompile_first(device, progress).await?)
+    }
+
     /// Returns the kernels that an engine for `gguf` needs on `device`, each once, in the order of [`Engine::precompile_with`].
     /// Only the header of `gguf` is read.
     ///
@@ -140,9 +155,10 @@ impl Engine {
         device: &Device,
         gguf: &Gguf,
         options: &EngineOptions,
-    ) -> Result<Vec<PlannedKernel>, EngineError> {
+    ) -> Result<PlannedKernels, EngineError> {
         let model = Model::dry_run(device, gguf).await?;
-        Ok(Executor::new(&model, options).await?.planned_kernels()?)
+        let (kernels, first) = Executor::new(&model, options).await?.planned_kernels()?;
+        Ok(PlannedKernels { kernels, first })
     }
 
     /// Opens an empty sequence. It takes no memory yet.

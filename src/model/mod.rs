@@ -44,7 +44,7 @@ pub use expert_cache::ExpertCacheStats;
 pub use memory::{MemoryPlan, SplitMatrix};
 pub use memory_traffic::MemoryTraffic;
 pub use plan_options::PlanOptions;
-pub use planned::{PlannedDispatch, PlannedKernel, PlannedPasses, planned, planned_pass};
+pub use planned::{PlannedDispatch, PlannedKernel, PlannedKernels, PlannedPasses, planned, planned_pass};
 #[cfg(any(feature = "cli", feature = "test-util"))]
 pub use presets::{FileType, PRESETS, Preset};
 pub use selection::{

@@ -21,6 +21,16 @@ pub struct PlannedKernel {
     pub variant: String,
 }
 
+/// The kernels that an engine needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedKernels {
+    /// Each once.
+    pub kernels: Vec<PlannedKernel>,
+    /// The number of those that a first reply to a short prompt waits for. They come first.
+    pub first: usize,
+}
+
 /// The passes of [`planned`].
 #[derive(Clone, Copy, Debug)]
 pub struct PlannedPasses {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::common::{engines::gpu, ranges::Ranges, tiny_model::TinyModel};
-use ferrum_wgpu::{Device, DeviceCheck, Engine, EngineOptions, Gguf};
+use ferrum_wgpu::{Device, DeviceCheck, Engine, EngineOptions, Gguf, low_level::model::PlannedKernel};
 
 fn options() -> EngineOptions {
     EngineOptions::default().context(128).sequences(2).prefill_rows(32)
@@ -34,9 +34,24 @@ fn kernels_that_compute_wrongly_are_named() {
         assert!(check.passed(), "{:?}", check.wrong);
         assert_eq!(check.fingerprint, device.fingerprint());
         let planned = Engine::planned_kernels(&device, &gguf, &options).await.expect("a plan");
-        assert_eq!(check.kernels as usize, planned.len());
+        let (all, first) = (planned.kernels.len(), planned.first);
+        assert_eq!(check.kernels as usize, all);
         assert!(check.cases >= check.kernels);
-        assert_eq!(seen.last(), Some(&(planned.len(), planned.len())));
+        assert_eq!(seen.last(), Some(&(all, all)));
+
+        // A first reply waits for some of them.
+        assert!((1..all).contains(&first), "{first} of {all}");
+        let names = |kernels: &[PlannedKernel]| kernels.iter().map(|kernel| kernel.kernel).collect::<Vec<_>>();
+        assert!(names(&planned.kernels[..first]).contains(&"sample/argmax"), "{planned:?}");
+        assert!(names(&planned.kernels[first..]).contains(&"sample/penalties"), "{planned:?}");
+        let fresh = gpu().await;
+        let part = DeviceCheck::run_kernels(&fresh, &planned.kernels[..first], |_, _| ()).await.expect("a check");
+        assert_eq!((part.kernels as usize, part.passed()), (first, true));
+        let mut compiled = (0, 0);
+        Engine::precompile_first(&fresh, &gguf, &options, |done, all| compiled = (done, all)).await.expect("kernels");
+        assert_eq!(compiled, (0, 0));
+        Engine::precompile_with(&fresh, &gguf, &options, |done, all| compiled = (done, all)).await.expect("kernels");
+        assert_eq!(compiled, (all - first, all - first));
 
         // What was compiled for the check is not compiled again.
         let mut compiled: Vec<(usize, usize)> = Vec::new();
@@ -74,7 +89,7 @@ fn progress_of_compiling_counts_every_kernel_once() {
         let (device, gguf) = (gpu().await, header().await);
         let mut seen = Vec::new();
         Engine::precompile_with(&device, &gguf, &options(), |done, all| seen.push((done, all))).await.expect("kernels");
-        let all = Engine::planned_kernels(&device, &gguf, &options()).await.expect("a plan").len();
+        let all = Engine::planned_kernels(&device, &gguf, &options()).await.expect("a plan").kernels.len();
         // The self-test of the device has compiled some of them.
         let last = seen.last().copied().unwrap_or_default();
         assert!(last.0 == last.1 && last.1 > all / 2 && last.1 <= all, "{last:?} of {all}");

@@ -123,10 +123,41 @@ class Watch(threading.Thread):
             time.sleep(0.3)
 
 
-def run(playwright, server, chromium, environment, engine, adapter, name, threads):
+def launch(playwright, work, adapter, engine):
+    """Starts Chromium with an adapter. On lavapipe each engine has a cache of shaders of its own."""
     flags = FLAGS + ([] if adapter == "cpu" else SOFTWARE)
+    chromium, environment = "/usr/bin/chromium", {}
+    if adapter == "lavapipe":
+        chromium = os.path.join(work, "chromium/chromium")
+        environment = {"SHIM_ICD": os.path.join(work, "mesa/usr/lib/x86_64-linux-gnu/libvulkan_lvp.so"),
+                       "SHIM_SWIFTSHADER": "/usr/lib/chromium/libvk_swiftshader.so",
+                       "MESA_SHADER_CACHE_DIR": os.path.join(work, "shaders", engine)}
+    return playwright.chromium.launch(executable_path=chromium, args=flags, env={**os.environ, **environment})
+
+
+def serve(work, models):
+    """Starts a server of the packages and of models, each NAME=PATH."""
+    web = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../web")
+    empty = os.path.join(work, "empty")
+    os.makedirs(empty, exist_ok=True)
+    with open(os.path.join(empty, "index.html"), "w") as file:
+        file.write("<!doctype html><title>peers</title>")
+    blobs = {}
+    for model in models:
+        name, path = model.split("=", 1)
+        with open(path, "rb") as file:
+            blobs[f"{name}.gguf"] = file.read()
+    folders = {"/dist/": os.path.join(web, "dist"), "/test/": empty,
+               "/wllama/": os.path.join(work, "node_modules/@wllama/wllama/esm")}
+    server = Server(folders, blobs)
+    # wllama's threads need it.
+    server.headers = [("Cross-Origin-Opener-Policy", "same-origin"), ("Cross-Origin-Embedder-Policy", "require-corp")]
+    return server
+
+
+def run(playwright, work, server, engine, adapter, name, threads):
     before = sum(server.sent.values())
-    browser = playwright.chromium.launch(executable_path=chromium, args=flags, env={**os.environ, **environment})
+    browser = launch(playwright, work, adapter, engine)
     watch = Watch()
     watch.start()
     try:
@@ -163,24 +194,9 @@ def row(model, adapter, engine, result):
 
 def main():
     work, adapters, *models = sys.argv[1:]
-    web = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../web")
-    empty = os.path.join(work, "empty")
-    os.makedirs(empty, exist_ok=True)
-    with open(os.path.join(empty, "index.html"), "w") as file:
-        file.write("<!doctype html><title>peers</title>")
-    blobs = {}
-    for model in models:
-        name, path = model.split("=", 1)
-        with open(path, "rb") as file:
-            blobs[f"{name}.gguf"] = file.read()
-    folders = {"/dist/": os.path.join(web, "dist"), "/test/": empty,
-               "/wllama/": os.path.join(work, "node_modules/@wllama/wllama/esm")}
-    server = Server(folders, blobs)
-    # wllama's threads need it.
-    server.headers = [("Cross-Origin-Opener-Policy", "same-origin"), ("Cross-Origin-Embedder-Policy", "require-corp")]
+    server = serve(work, models)
     print("| model | adapter | engine | ready, s | first token, s | first reply ends, s | prompt | t/s | decode, t/s | page, MiB | GPU process, MiB | all, MiB | sent, MiB |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    debian, driver = "/usr/lib/chromium", os.path.join(work, "mesa/usr/lib/x86_64-linux-gnu/libvulkan_lvp.so")
     with sync_playwright() as playwright:
         for model in models:
             name = model.split("=", 1)[0]
@@ -193,15 +209,11 @@ def main():
                 shutil.rmtree(os.path.join(work, "shaders"), ignore_errors=True)
                 runs += [("lavapipe", f"lavapipe, {state}", engine, 1) for state in ("cold", "warm") for engine in ENGINES]
             for adapter, title, engine, threads in runs:
-                chromium, environment = "/usr/bin/chromium", {}
-                if adapter == "lavapipe":
-                    chromium = os.path.join(work, "chromium/chromium")
-                    environment = {"SHIM_ICD": driver, "SHIM_SWIFTSHADER": f"{debian}/libvk_swiftshader.so",
-                                   "MESA_SHADER_CACHE_DIR": os.path.join(work, "shaders", engine)}
-                result = run(playwright, server, chromium, environment, engine, adapter, name, threads)
+                result = run(playwright, work, server, engine, adapter, name, threads)
                 with open(os.path.join(work, f"{name}.{title}.{engine}.json".replace(", ", "-").replace(" ", "")), "w") as file:
                     json.dump(result, file, indent=1)
                 print(row(name, title, engine, result), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 /** The page: choose a model, load it, talk to it. */
 import {
-  conformance, DeviceCheckError, Model, store, type ChatMessage, type Fit, type ModelSource, type Progress,
+  conformance, DeviceCheckError, Model, store, type ChatMessage, type DeviceCheck, type Fit, type ModelSource, type Progress,
 } from 'ferrum-wgpu';
 
 const $ = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
@@ -145,10 +145,7 @@ async function start(source: ModelSource): Promise<void> {
     model = await Model.load(source, { ...options(), onProgress, signal });
     const { context, check, device } = await model.stats();
     $('model').textContent = `${model.name}, context of ${context} tokens`;
-    if (check) {
-      const withOrNot = device.subgroups ? 'with' : 'without';
-      verdict(`Right: ${check.kernels} kernels of ${model.name}, ${check.cases} cases, ${withOrNot} subgroups`, true);
-    }
+    if (check) right(check, device.subgroups);
     reset();
     togglePanel(false);
   } catch (error) {
@@ -202,6 +199,12 @@ async function listStored(): Promise<void> {
 function verdict(content: string, right: boolean): void {
   $('verdict').textContent = content;
   $('verdict').className = right ? 'good' : 'bad';
+}
+
+/** Shows a check of the model's kernels. */
+function right({ kernels, planned, cases }: DeviceCheck, subgroups: boolean): void {
+  const withOrNot = subgroups ? 'with' : 'without';
+  verdict(`Right: ${kernels} of ${planned} kernels of ${model?.name}, ${cases} cases, ${withOrNot} subgroups`, true);
 }
 
 $('judge').onclick = async () => {
@@ -358,6 +361,7 @@ async function send(content: string): Promise<void> {
   $('status').textContent = reply.error ?? 'The reply is complete.';
   const stats = await model?.stats().catch(() => undefined);
   if (stats) {
+    if (stats.check?.passed) right(stats.check, stats.device.subgroups);
     $('usage').classList.add('live');
     $('usage').textContent = `GPU: ${stats.device.name || 'WebGPU'} · module: ${size(stats.wasmBytes)} · `
       + `${stats.kvBlocks.total - stats.kvBlocks.free} of ${stats.kvBlocks.total} KV blocks in use`;

@@ -9,6 +9,7 @@ use std::{
 use ferrum_wgpu::{
     Adapter, Device, DeviceCheck, Engine, EngineOptions, Model,
     api::{ApiError, RequestContext, Response, Service},
+    low_level::model::PlannedKernel,
 };
 use js_sys::{Date, Function, Math};
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ use crate::{
 #[wasm_bindgen]
 pub struct ModelDevice {
     device: RefCell<Device>,
+    /// The kernels of the last plan.
+    planned: RefCell<Vec<PlannedKernel>>,
     options: LoadOptions,
 }
 
@@ -35,7 +38,7 @@ impl ModelDevice {
     /// An error of the device or of the options.
     pub async fn open(options: &str) -> Result<ModelDevice, JsValue> {
         let options = LoadOptions::parse(options)?;
-        Ok(Self { device: RefCell::new(options.open_device().await?), options })
+        Ok(Self { device: RefCell::new(options.open_device().await?), planned: RefCell::default(), options })
     }
 
     /// Returns whether kernels use subgroup operations.
@@ -55,56 +58,66 @@ impl ModelDevice {
         Ok(())
     }
 
-    /// Returns a key of the device and of the kernels that a model needs on it, of which it reads the headers only. A check's result
-    /// is valid for one key and one version of the browser.
+    /// Plans the kernels that a model needs on it, of which it reads the headers only. Returns a JSON object: `all`, their number;
+    /// `first`, those of a first reply, which come first; `key`, of the device and the kernels. A check's result is valid for
+    /// one key and one version of the browser.
     ///
     /// # Errors
     /// An error of the files, of the device or of the options.
-    #[wasm_bindgen(js_name = checkKey)]
-    pub async fn check_key(&self, sources: Vec<Source>) -> Result<String, JsValue> {
+    pub async fn plan(&self, sources: Vec<Source>) -> Result<String, JsValue> {
         let device = self.device.borrow().clone();
         let files = Files::open(sources).await?;
         let planned = Engine::planned_kernels(&device, &files.gguf, &self.options.engine).await;
+        let planned = planned.map_err(|error| files.error(error))?;
         let mut hasher = DefaultHasher::new();
-        for kernel in planned.map_err(|error| files.error(error))? {
-            (kernel.kernel, kernel.variant).hash(&mut hasher);
+        for kernel in &planned.kernels {
+            (kernel.kernel, &kernel.variant).hash(&mut hasher);
         }
-        Ok(format!("{}; subgroups {}; {:016x}", device.fingerprint(), device.caps().subgroups, hasher.finish()))
+        let key = format!("{}; subgroups {}; {:016x}", device.fingerprint(), device.caps().subgroups, hasher.finish());
+        let plan = json!({"key": key, "first": planned.first, "all": planned.kernels.len()});
+        *self.planned.borrow_mut() = planned.kernels;
+        Ok(plan.to_string())
     }
 
-    /// Runs a few cases of every kernel that a model needs, of which it reads the headers only, and compares them with references.
-    /// `told` is called with the number of kernels that were run, and of all. Returns a JSON object.
+    /// Runs a few cases of the planned kernels from number `begin` to `end`, and compares them with references. `told` is called
+    /// with the number of kernels that were run, and of all of them. Returns a JSON object.
     ///
     /// # Errors
-    /// An error of the files, of the device or of the options. Wrong results are part of the result.
-    pub async fn check(&self, sources: Vec<Source>, told: Function) -> Result<String, JsValue> {
+    /// An error of the device. Wrong results are part of the result.
+    pub async fn check(&self, begin: usize, end: usize, told: Function) -> Result<String, JsValue> {
         let device = self.device.borrow().clone();
-        let files = Files::open(sources).await?;
+        let (kernels, planned) = {
+            let planned = self.planned.borrow();
+            (planned.get(begin..end.min(planned.len())).unwrap_or_default().to_vec(), planned.len())
+        };
         let progress = |done: usize, all: usize| tell(&told, done as f64, all as f64);
-        let check = DeviceCheck::run(&device, &files.gguf, &self.options.engine, progress).await;
-        let check = check.map_err(|error| files.error(error))?;
+        let check = DeviceCheck::run_kernels(&device, &kernels, progress).await.map_err(error::of)?;
         let wrong: Vec<_> = check
             .wrong
             .iter()
             .map(|wrong| json!({"kernel": wrong.kernel, "variant": wrong.variant, "case": wrong.case, "message": wrong.to_string()}))
             .collect();
         Ok(json!({
-            "device": device.name(), "subgroups": device.caps().subgroups, "kernels": check.kernels, "cases": check.cases,
-            "passed": check.passed(), "wrong": wrong,
+            "device": device.name(), "subgroups": device.caps().subgroups, "kernels": check.kernels, "planned": planned,
+            "cases": check.cases, "passed": check.passed(), "wrong": wrong,
         })
         .to_string())
     }
 
-    /// Compiles the kernels of a model, of which it reads the headers only. `told` is called with the number of kernels compiled so
-    /// far, and of all.
+    /// Compiles the kernels of a model, of which it reads the headers only: those of a first reply, or all. `told` is called with
+    /// the number of kernels compiled so far, and of all that were missing.
     ///
     /// # Errors
     /// An error of the files, of the device or of the options.
-    pub async fn compile(&self, sources: Vec<Source>, told: Function) -> Result<(), JsValue> {
+    pub async fn compile(&self, sources: Vec<Source>, first: bool, told: Function) -> Result<(), JsValue> {
         let device = self.device.borrow().clone();
         let files = Files::open(sources).await?;
         let progress = |done: usize, all: usize| tell(&told, done as f64, all as f64);
-        let compiled = Engine::precompile_with(&device, &files.gguf, &self.options.engine, progress).await;
+        let compiled = if first {
+            Engine::precompile_first(&device, &files.gguf, &self.options.engine, progress).await
+        } else {
+            Engine::precompile_with(&device, &files.gguf, &self.options.engine, progress).await
+        };
         compiled.map_err(|error| files.error(error))
     }
 }

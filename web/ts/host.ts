@@ -1,6 +1,6 @@
 /** What a thread with the WebAssembly module does for models. */
 import { keep, kept } from './checks.js';
-import { OptionError, refuseWrong } from './errors.js';
+import { OptionError, refuseWrong, UnloadedError } from './errors.js';
 import { resolve } from './hub.js';
 import type { CallContext } from './rpc.js';
 import { checkSpace, download, missing, probe, readRange, stored, type DownloadContext } from './store.js';
@@ -53,6 +53,7 @@ export function makeHost() {
   let model: LoadedModel | undefined;
   let lost = false;
   let check: DeviceCheck | undefined;
+  const work = new Work();
 
   const loaded = () => {
     if (!model) throw new OptionError('option', 'no model is loaded');
@@ -82,6 +83,31 @@ export function makeHost() {
       found.push(blob);
     }
     return found;
+  };
+
+  const answer = async (model: LoadedModel, kind: RequestArgument['kind'], body: string, context: CallContext) => {
+    if (lost) {
+      await model.recover();
+      lost = false;
+    }
+    const reply = kind === 'chat' ? model.chat(body) : model.completion(body);
+    const cancel = () => reply.cancel();
+    context.signal.addEventListener('abort', cancel);
+    try {
+      context.emit(null);
+      const stream = JSON.parse(body).stream === true;
+      let last: string | undefined;
+      for (;;) {
+        const text: string | undefined = await reply.next();
+        context.signal.throwIfAborted();
+        if (text === undefined) return last;
+        if (stream) context.emit(text);
+        else last = text;
+      }
+    } finally {
+      context.signal.removeEventListener('abort', cancel);
+      reply.free();
+    }
   };
 
   return {
@@ -117,7 +143,9 @@ export function makeHost() {
       const sources = typeof source === 'string'
         ? (await remoteSources(source, options, signal)).map(({ source }) => source)
         : (await files({ source, options }, context)).map((blob) => blobSource(blob, signal));
-      return checked(device, sources, (loaded, total) => tell(context, { stage: 'check', loaded, total }), signal);
+      const { plan, check } = await checked(device, sources, (loaded, total) => tell(context, { stage: 'check', loaded, total }), signal);
+      await finishCheck(device, plan, check, () => signal.throwIfAborted());
+      return check;
     },
 
     /** Downloads a model's files to the store, if they are not there. */
@@ -132,13 +160,14 @@ export function makeHost() {
       const options = JSON.stringify(argument.options);
       const told = (stage: Progress['stage']) => (loaded: number, total: number) => tell(context, { stage, loaded, total });
       const device = await ModelDevice.open(options);
-      const compile = (sources: ByteSource[]) => device.compile(sources, told('compile'));
+      const compile = (sources: ByteSource[]) => device.compile(sources, true, told('compile'));
       const remote = typeof argument.source === 'string'
         ? (await remoteSources(argument.source, argument.options, signal)).map(({ source }) => source)
         : undefined;
       const local = remote ? [] : (await files(argument, context)).map((blob) => blobSource(blob, signal));
+      let plan: Plan | undefined;
       if (argument.options.check !== false && argument.options.device !== 'cpu') {
-        check = await checked(device, remote ?? local, told('check'), signal);
+        ({ plan, check } = await checked(device, remote ?? local, told('check'), signal));
         refuseWrong(check);
       }
       // The headers are enough to compile the kernels while the files are downloaded. What fails then fails again below.
@@ -154,44 +183,44 @@ export function makeHost() {
         context.signal.throwIfAborted();
       }
       model = made;
+      // The kernels that a first reply does not need come later, while nothing is computed.
+      const later = async () => {
+        const idle = () => work.idle(() => model === made);
+        if (plan && check) await finishCheck(device, plan, check, idle);
+        await idle();
+        await device.compile(sources, false, () => undefined);
+      };
+      // Nothing is lost if it ends early: kernels are compiled when they are needed, and the next load checks them.
+      later().catch(() => undefined).finally(() => device.free());
       return { ...JSON.parse(model.stats()), check };
     },
 
     /** Answers a request. Emits `null` once it has begun, then the chunks of a stream. Returns a whole response. */
     async request({ kind, body }: RequestArgument, context: CallContext): Promise<string | undefined> {
       const model = loaded();
-      if (lost) {
-        await model.recover();
-        lost = false;
-      }
-      const reply = kind === 'chat' ? model.chat(body) : model.completion(body);
-      const cancel = () => reply.cancel();
-      context.signal.addEventListener('abort', cancel);
+      if (check) refuseWrong(check);
+      work.begin();
       try {
-        context.emit(null);
-        const stream = JSON.parse(body).stream === true;
-        let last: string | undefined;
-        for (;;) {
-          const text: string | undefined = await reply.next();
-          context.signal.throwIfAborted();
-          if (text === undefined) return last;
-          if (stream) context.emit(text);
-          else last = text;
-        }
+        return await answer(model, kind, body, context);
       } catch (error) {
         lost ||= (error as { code?: string }).code === 'device_lost';
         throw error;
       } finally {
-        context.signal.removeEventListener('abort', cancel);
-        reply.free();
+        work.end();
       }
     },
 
     async embeddings(body: string, { signal }: CallContext): Promise<string> {
       const model = loaded();
-      const response = await model.embeddings(body);
-      signal.throwIfAborted();
-      return response;
+      if (check) refuseWrong(check);
+      work.begin();
+      try {
+        const response = await model.embeddings(body);
+        signal.throwIfAborted();
+        return response;
+      } finally {
+        work.end();
+      }
     },
 
     async tokenize(body: string): Promise<string> {
@@ -224,23 +253,68 @@ function tell(context: CallContext, progress: Progress): void {
   context.emit(progress);
 }
 
-/** Checks a device, unless a result was kept. A device whose kernels with subgroup operations are wrong goes on without them. */
+/** The kernels of a model on a device: the number of all, and of those that a first reply needs. */
+interface Plan {
+  key: string;
+  first: number;
+  all: number;
+}
+
+/** Checks the kernels that a first reply needs, unless a result of all was kept. A device whose kernels with subgroup operations are
+ * wrong goes on without them. */
 async function checked(
   device: ModelDevice,
   sources: ByteSource[],
   told: (done: number, all: number) => void,
   signal: AbortSignal,
-): Promise<DeviceCheck> {
+): Promise<{ plan: Plan; check: DeviceCheck }> {
   for (;;) {
-    const key = await device.checkKey(sources);
-    let check = await kept(key);
+    const plan: Plan = JSON.parse(await device.plan(sources));
+    let check = await kept(plan.key);
     if (!check) {
-      check = JSON.parse(await device.check(sources, told)) as DeviceCheck;
-      await keep(key, check);
+      check = JSON.parse(await device.check(0, plan.first, told)) as DeviceCheck;
+      // A wrong device is not checked further.
+      if (!check.passed) await keep(plan.key, check);
     }
     signal.throwIfAborted();
-    if (check.passed || !device.subgroups) return check;
+    if (check.passed || !device.subgroups) return { plan, check };
     await device.leaveOutSubgroups();
+  }
+}
+
+/** Checks the other kernels, each after `turn`, adds them to `check`, and keeps it. */
+async function finishCheck(device: ModelDevice, plan: Plan, check: DeviceCheck, turn: () => unknown): Promise<void> {
+  if (!check.passed || check.kernels === plan.all) return;
+  for (let next = plan.first; next < plan.all && check.passed; next++) {
+    await turn();
+    const { kernels, cases, passed, wrong }: DeviceCheck = JSON.parse(await device.check(next, next + 1, () => undefined));
+    Object.assign(check, { kernels: check.kernels + kernels, cases: check.cases + cases, passed, wrong: [...check.wrong, ...wrong] });
+  }
+  await keep(plan.key, check);
+}
+
+/** The requests in progress. */
+class Work {
+  #running = 0;
+  #begun = 0;
+
+  begin(): void {
+    this.#running++;
+    this.#begun++;
+  }
+
+  end(): void {
+    this.#running--;
+  }
+
+  /** Waits until nothing was computed for a second. Fails once `wanted` does not hold. */
+  async idle(wanted: () => boolean): Promise<void> {
+    for (;;) {
+      const before = this.#begun;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      if (!wanted()) throw new UnloadedError('unloaded', 'the model was unloaded');
+      if (this.#running === 0 && this.#begun === before) return;
+    }
   }
 }
 

@@ -49,8 +49,9 @@ export interface ModelOptions {
   sequences?: number;
   /** `gpu`, or `cpu` for the reference kernels, which are slow. */
   device?: 'gpu' | 'cpu';
-  /** Whether the kernels that the model needs are checked on this GPU before the download, once for each GPU and version of the
-   * browser. A GPU that computes wrongly is refused with a `DeviceCheckError`. `true` by default. */
+  /** Whether the kernels that the model needs are checked on this GPU, once for each GPU and version of the browser: those of a first
+   * reply before the download, the others while nothing is computed. A GPU that computes wrongly is refused with a
+   * `DeviceCheckError`, by `load` or by the next request. `true` by default. */
   check?: boolean;
   /** `false` leaves out subgroup operations. By default they are used where the browser has them and they pass the check. */
   subgroups?: boolean;
@@ -123,8 +124,10 @@ export interface DeviceCheck {
   device: string;
   /** Whether the kernels use subgroup operations. */
   subgroups: boolean;
-  /** The kernels that were run. */
+  /** The kernels that were run: before a model is loaded those of a first reply, the others after it while nothing is computed. */
   kernels: number;
+  /** All kernels that the model needs. */
+  planned: number;
   cases: number;
   passed: boolean;
   wrong: { kernel: string; variant: string; case: string; message: string }[];

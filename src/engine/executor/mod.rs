@@ -418,26 +418,47 @@ impl Executor {
         Plan::compile_all(&self.all_plans()?, device, progress).await
     }
 
-    /// Returns the kernels of all passes, each once.
-    pub(super) fn planned_kernels(&self) -> Result<Vec<PlannedKernel>, GpuError> {
-        let mut kernels: Vec<PlannedKernel> = Vec::new();
-        for step in self.all_plans()?.iter().flat_map(Plan::steps) {
-            let planned = PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() };
-            if !kernels.contains(&planned) {
-                kernels.push(planned);
-            }
-        }
-        Ok(kernels)
+    /// Compiles the kernels of a first reply to a short prompt, as [`precompile`](Self::precompile) compiles all.
+    pub(super) async fn precompile_first(
+        &self,
+        device: &Device,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<(), GpuError> {
+        Plan::compile_all(&self.first_plans()?, device, progress).await
     }
 
-    /// Records plans that contain the kernels of all passes: those of decode and of small prompts first.
+    /// Returns the kernels of all passes, each once, and the number of those of a first reply to a short prompt, which come
+    /// first.
+    pub(super) fn planned_kernels(&self) -> Result<(Vec<PlannedKernel>, usize), GpuError> {
+        let mut kernels: Vec<PlannedKernel> = Vec::new();
+        let mut add = |plans: Vec<Plan>| {
+            for step in plans.iter().flat_map(Plan::steps) {
+                let planned = PlannedKernel { kernel: step.op().kernel(), variant: step.op().variant() };
+                if !kernels.contains(&planned) {
+                    kernels.push(planned);
+                }
+            }
+            kernels.len()
+        };
+        let first = add(self.first_plans()?);
+        add(self.all_plans()?);
+        Ok((kernels, first))
+    }
+
+    /// Records the plans of a first reply to a short prompt.
+    fn first_plans(&self) -> Result<Vec<Plan>, GpuError> {
+        self.pipelines.iter().map(|pipeline| pipeline.first_plan(self.plan_context())).collect()
+    }
+
+    /// Records plans that contain the kernels of all passes: those of a first reply, then those of decode and of small prompts
+    /// first.
     fn all_plans(&self) -> Result<Vec<Plan>, GpuError> {
         let mut plans = Vec::new();
         for pipeline in self.pipelines.iter().rev() {
             plans.push(pipeline.all_plans(self.plan_context())?);
         }
         let most = plans.iter().map(Vec::len).max().unwrap_or(0);
-        let mut in_turn: Vec<Plan> = Vec::new();
+        let mut in_turn = self.first_plans()?;
         let mut plans: Vec<_> = plans.into_iter().map(Vec::into_iter).collect();
         for _ in 0..most {
             in_turn.extend(plans.iter_mut().filter_map(Iterator::next));

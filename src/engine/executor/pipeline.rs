@@ -3,6 +3,7 @@
 use super::{
     input::{PassInput, Runs},
     program_cache::ProgramCache,
+    submit_budget::MIN_PREFILL_ROWS,
 };
 use crate::{
     engine::{EngineOptions, scheduler::RunStates},
@@ -133,6 +134,22 @@ impl PhasePipeline {
             }
         }
         Ok(plans)
+    }
+
+    /// Records the plan of the phase's pass in the reply to a short prompt: the kernels that a first reply waits for. It samples
+    /// greedily or among the most probable tokens.
+    pub(super) fn first_plan(&self, context: PlanContext<'_>) -> Result<Plan, GpuError> {
+        let config = context.model.config();
+        let rows = match self.phase {
+            Phase::Prefill => self.size.rows.min(MIN_PREFILL_ROWS),
+            Phase::Decode => 1,
+        };
+        let (sequences, vocab) = (context.options.decode_rows(), config.vocab);
+        let draws = sample::Rows { sequences, vocab, greedy: 1, top_k: 1, full_vocab: 0, penalised: false };
+        let runs = u32::from(config.delta_net.is_some());
+        let pass =
+            Pass { phase: self.phase, rows, runs, chunks: 0, logit_rows: 1, hidden_rows: 0, draws, drafts: false };
+        self.plan(context, context.kernels(), pass)
     }
 
     /// Returns the most rows of a pass.

@@ -48,7 +48,7 @@ pub(super) struct SubmitBudget {
 const MAX_SUBMISSIONS: f64 = 10.0;
 
 /// The fewest prefill rows of a step, and their number while nothing is known.
-const MIN_PREFILL_ROWS: u32 = 16;
+pub(super) const MIN_PREFILL_ROWS: u32 = 16;
 
 /// The submissions of a pass while nothing is known: few rows of few dispatches fit into one on any useful device.
 const FIRST_PARTS: usize = 64;
