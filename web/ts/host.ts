@@ -192,7 +192,7 @@ export function makeHost() {
       };
       // Nothing is lost if it ends early: kernels are compiled when they are needed, and the next load checks them.
       later().catch(() => undefined).finally(() => device.free());
-      return { ...JSON.parse(model.stats()), check };
+      return { ...JSON.parse(model.stats()), check: check && { ...check } };
     },
 
     /** Answers a request. Emits `null` once it has begun, then the chunks of a stream. Returns a whole response. */
@@ -232,7 +232,7 @@ export function makeHost() {
     },
 
     async stats(): Promise<Stats> {
-      return { ...JSON.parse(loaded().stats()), check };
+      return { ...JSON.parse(loaded().stats()), check: check && { ...check } };
     },
 
     async memory(): Promise<number> {
