@@ -82,27 +82,23 @@ fn trusted(passed: &[(TileType, Mma)]) -> Matrices {
     Matrices { f32_8: has(F32_8), f16_8: has(F16_8), f16_16: has(F16_16) }
 }
 
-/// Returns whether GEMM with tiles of this type passes its cases.
+/// Returns whether GEMM with tiles of this type passes its cases, with tiles of every number of rows.
 async fn passes(device: &Device, tile: TileType, mma: Mma) -> Result<bool, GpuError> {
-    // The format does not matter: tiles are dequantised before they are multiplied.
-    let variant = gemm::Variant {
-        ty: WeightType::Q4K,
-        indexing: Indexing::Dense,
-        tile,
-        mma,
-        tile_rows: gemm::TileRows::ThirtyTwo,
-    };
     if !Mma::available(device.caps(), tile).contains(&mma) {
         return Ok(false);
     }
-    for trial in Trial::all::<gemm::Gemm>(variant) {
-        let outcome = trial.outcome(device).await?;
-        if !outcome.passed() {
-            tracing::warn!(
-                "{}: cooperative matrices fail their self-test and are not used: {variant:?}, {outcome:?}",
-                device.name()
-            );
-            return Ok(false);
+    for tile_rows in gemm::TileRows::available(mma).iter().copied() {
+        // The format does not matter: tiles are dequantised before they are multiplied.
+        let variant = gemm::Variant { ty: WeightType::Q4K, indexing: Indexing::Dense, tile, mma, tile_rows };
+        for trial in Trial::all::<gemm::Gemm>(variant) {
+            let outcome = trial.outcome(device).await?;
+            if !outcome.passed() {
+                tracing::warn!(
+                    "{}: cooperative matrices fail their self-test and are not used: {variant:?}, {outcome:?}",
+                    device.name()
+                );
+                return Ok(false);
+            }
         }
     }
     Ok(true)
