@@ -49,6 +49,11 @@ impl Sampling {
         number(fields, "min_p", 1.0, &mut options.min_p)?;
         number(fields, "xtc_probability", 1.0, &mut options.xtc_probability)?;
         number(fields, "xtc_threshold", 1.0, &mut options.xtc_threshold)?;
+        if let Some(version) = fields.integer("mirostat", 0, 2)? {
+            options.mirostat = version as u32;
+        }
+        number(fields, "mirostat_tau", 100.0, &mut options.mirostat_tau)?;
+        number(fields, "mirostat_eta", 100.0, &mut options.mirostat_eta)?;
         number(fields, "presence_penalty", 2.0, &mut options.presence_penalty)?;
         number(fields, "frequency_penalty", 2.0, &mut options.frequency_penalty)?;
         for name in ["repetition_penalty", "repeat_penalty"] {

@@ -10,15 +10,25 @@ use super::exit::Failure;
 use super::output::printable;
 
 /// The keys of `general.sampling` that [`SamplingOptions::from_metadata`] reads.
-const APPLIED: [&str; 8] =
-    ["temp", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "penalty_repeat", "penalty_last_n"];
+const APPLIED: [&str; 11] = [
+    "temp",
+    "top_k",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "penalty_repeat",
+    "penalty_last_n",
+];
 
 /// The order in which options are applied, by llama.cpp's names.
 const SEQUENCE: [&str; 6] = ["penalties", "temperature", "top_k", "top_p", "min_p", "xtc"];
 
 /// Returns whether a key of `general.sampling` changes nothing in this file, by llama.cpp's definitions.
 fn is_neutral(key: &str, metadata: &Metadata) -> bool {
-    let value = |key: &str| metadata.f32(&format!("general.sampling.{key}")).ok().flatten();
     match key {
         // Names, separated by semicolons.
         "sequence" => metadata.str("general.sampling.sequence").ok().flatten().is_some_and(|names| {
@@ -26,8 +36,6 @@ fn is_neutral(key: &str, metadata: &Metadata) -> bool {
             let ours: Vec<&str> = SEQUENCE.into_iter().filter(|name| names.contains(name)).collect();
             names == ours
         }),
-        // Mirostat's version, 1 or 2.
-        "mirostat" | "mirostat_tau" | "mirostat_eta" => value("mirostat").is_none_or(|version| version == 0.0),
         _ => false,
     }
 }
@@ -54,6 +62,15 @@ pub struct SamplingArgs {
     /// The probability from which XTC drops tokens; above 0.5 none are [default: 0.1].
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     xtc_threshold: Option<f32>,
+    /// Mirostat sampling, version 1 or 2, in place of top-k, top-p, min-p and XTC; 0 disables it.
+    #[arg(long, value_name = "N")]
+    mirostat: Option<u32>,
+    /// The surprise of tokens in bits that Mirostat aims at (tau) [default: 5].
+    #[arg(long, alias = "mirostat-tau", value_name = "TAU", allow_negative_numbers = true)]
+    mirostat_ent: Option<f32>,
+    /// The learning rate of Mirostat (eta) [default: 0.1].
+    #[arg(long, alias = "mirostat-eta", value_name = "ETA", allow_negative_numbers = true)]
+    mirostat_lr: Option<f32>,
     /// Repetition penalty: divide positive logits (multiply negative ones) of tokens in the conversation by F; 1 disables
     /// it. See --repeat-last-n.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -123,6 +140,9 @@ impl SamplingArgs {
             .min_p(self.min_p.unwrap_or(base.min_p))
             .xtc_probability(self.xtc_probability.unwrap_or(base.xtc_probability))
             .xtc_threshold(self.xtc_threshold.unwrap_or(base.xtc_threshold))
+            .mirostat(self.mirostat.unwrap_or(base.mirostat))
+            .mirostat_tau(self.mirostat_ent.unwrap_or(base.mirostat_tau))
+            .mirostat_eta(self.mirostat_lr.unwrap_or(base.mirostat_eta))
             .repetition_penalty(self.repeat_penalty.unwrap_or(base.repetition_penalty))
             .presence_penalty(self.presence_penalty.unwrap_or(base.presence_penalty))
             .frequency_penalty(self.frequency_penalty.unwrap_or(base.frequency_penalty))
@@ -161,16 +181,30 @@ impl SamplingArgs {
             ("presence-penalty", options.presence_penalty, 0.0, self.presence_penalty.is_some(), "penalty_present"),
             ("frequency-penalty", options.frequency_penalty, 0.0, self.frequency_penalty.is_some(), "penalty_freq"),
         ];
-        parts.extend(cuts.into_iter().filter(|_| !greedy));
-        if options.xtc_probability > 0.0 && !greedy {
-            let probability = origin(self.xtc_probability.is_some(), "xtc_probability");
-            parts.push((format!("xtc-probability {}", options.xtc_probability), probability));
-            let given = self.xtc_threshold.is_some();
-            let threshold = match origin(given, "xtc_threshold") {
-                "Qwen3's default" => "default",
-                origin => origin,
-            };
-            parts.push((format!("xtc-threshold {}", options.xtc_threshold), threshold));
+        let own_default = |given: bool, key: &str| match origin(given, key) {
+            "Qwen3's default" => "default",
+            origin => origin,
+        };
+        if options.mirostat > 0 && !greedy {
+            parts.extend([
+                (format!("mirostat {}", options.mirostat), origin(self.mirostat.is_some(), "mirostat")),
+                (
+                    format!("mirostat-ent {}", options.mirostat_tau),
+                    own_default(self.mirostat_ent.is_some(), "mirostat_tau"),
+                ),
+                (
+                    format!("mirostat-lr {}", options.mirostat_eta),
+                    own_default(self.mirostat_lr.is_some(), "mirostat_eta"),
+                ),
+            ]);
+        } else if !greedy {
+            parts.extend(cuts);
+            if options.xtc_probability > 0.0 {
+                let probability = origin(self.xtc_probability.is_some(), "xtc_probability");
+                parts.push((format!("xtc-probability {}", options.xtc_probability), probability));
+                let threshold = own_default(self.xtc_threshold.is_some(), "xtc_threshold");
+                parts.push((format!("xtc-threshold {}", options.xtc_threshold), threshold));
+            }
         }
         for (name, value, neutral, given, key) in penalties {
             if value != neutral && options.penalty_last_n != 0 {

@@ -42,6 +42,7 @@ mod error;
 mod executor;
 mod fit;
 mod logprobs;
+mod mirostat;
 mod options;
 mod profile;
 mod reply;

@@ -2,14 +2,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::EngineError;
+use super::{
+    EngineError,
+    mirostat::{self, Mirostat},
+};
 use crate::{
     gguf::{GgufError, Metadata},
     kernels::sample::{Cuts, draw, penalties, philox},
 };
 
 /// The options of sampling, applied in the order of Hugging Face's generation, for which model authors recommend values: the
-/// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p`, `min_p` and XTC.
+/// bias, the penalties of tokens in the sequence, the temperature, then `top_k`, `top_p`, `min_p` and XTC, or Mirostat in place
+/// of these four.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
@@ -26,6 +30,13 @@ pub struct SamplingOptions {
     pub xtc_probability: f32,
     /// The least probability of a token among those kept so far that XTC calls likely; above 0.5 it drops none.
     pub xtc_threshold: f32,
+    /// The version of Mirostat (Basu et al. 2021), 1 or 2, which replaces `top_k`, `top_p`, `min_p` and XTC; 0 is none. Such a
+    /// request samples on the host, each token once the one before it is known. Greedy decoding has none.
+    pub mirostat: u32,
+    /// The surprise of tokens in bits that Mirostat aims at.
+    pub mirostat_tau: f32,
+    /// The learning rate of Mirostat.
+    pub mirostat_eta: f32,
     /// Divides positive logits of tokens in the prompt or the reply, and multiplies negative ones; 1 changes none.
     pub repetition_penalty: f32,
     /// Is subtracted from the logits of tokens in the reply.
@@ -48,6 +59,9 @@ setters! {
         min_p: f32,
         xtc_probability: f32,
         xtc_threshold: f32,
+        mirostat: u32,
+        mirostat_tau: f32,
+        mirostat_eta: f32,
         repetition_penalty: f32,
         presence_penalty: f32,
         frequency_penalty: f32,
@@ -69,6 +83,9 @@ impl Default for SamplingOptions {
             min_p: 0.0,
             xtc_probability: 0.0,
             xtc_threshold: 0.1,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -100,6 +117,9 @@ impl SamplingOptions {
             min_p: float("min_p")?.unwrap_or(default.min_p),
             xtc_probability: float("xtc_probability")?.unwrap_or(default.xtc_probability),
             xtc_threshold: float("xtc_threshold")?.unwrap_or(default.xtc_threshold),
+            mirostat: float("mirostat")?.map_or(default.mirostat, |version| version.max(0.0) as u32),
+            mirostat_tau: float("mirostat_tau")?.unwrap_or(default.mirostat_tau),
+            mirostat_eta: float("mirostat_eta")?.unwrap_or(default.mirostat_eta),
             repetition_penalty: float("penalty_repeat")?.unwrap_or(default.repetition_penalty),
             penalty_last_n: float("penalty_last_n")?.map_or(default.penalty_last_n, |tokens| tokens.max(-1.0) as i32),
             ..default
@@ -122,6 +142,10 @@ impl SamplingOptions {
         {
             check(option, value, (0.0..=1.0).contains(&value), "between 0 and 1")?;
         }
+        check("mirostat", self.mirostat as f32, self.mirostat <= 2, "0, 1 or 2")?;
+        for (option, value) in [("mirostat_tau", self.mirostat_tau), ("mirostat_eta", self.mirostat_eta)] {
+            check(option, value, value >= 0.0 && value.is_finite(), "at least 0")?;
+        }
         check("repetition_penalty", repetition, repetition > 0.0 && repetition.is_finite(), "above 0")?;
         check("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite")?;
         check("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite")?;
@@ -134,6 +158,11 @@ impl SamplingOptions {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether tokens are sampled on the host: Mirostat's next cut depends on the probability of the token before.
+    pub(crate) fn on_host(&self) -> bool {
+        self.mirostat > 0 && self.cuts()[0][0] > 0.0
     }
 
     /// Returns whether there are penalties or biases.
@@ -181,6 +210,8 @@ pub struct Sampler {
     options: SamplingOptions,
     /// Tokens sampled so far: the counter of the random numbers (Philox).
     sampled: u64,
+    /// The state of Mirostat.
+    mirostat: Mirostat,
     /// Occurrences of each token in the reply, and whether it is in the prompt, as [`penalties`] counts them.
     counts: HashMap<u32, u32>,
     /// The tokens in the window of the penalties, if they have one, oldest first; and which are of the reply.
@@ -199,7 +230,8 @@ impl Sampler {
     pub fn new(options: SamplingOptions) -> Result<Self, EngineError> {
         options.check(u32::MAX)?;
         let (counts, window) = (HashMap::new(), VecDeque::new());
-        Ok(Self { options, sampled: 0, counts, window, left: None, replied: 0 })
+        let mirostat = Mirostat::new(options.mirostat_tau, options.mirostat_eta);
+        Ok(Self { options, sampled: 0, mirostat, counts, window, left: None, replied: 0 })
     }
 
     /// Returns the options.
@@ -260,8 +292,20 @@ impl Sampler {
     /// # Errors
     /// [`EngineError::NotANumber`] for a NaN; [`EngineError::NoTokens`] for no logits.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
-        let penalised = self.penalised(logits);
-        let logits = penalised.as_deref().unwrap_or(logits);
+        let mut penalised = Vec::new();
+        if self.options.penalises() {
+            penalised.extend_from_slice(logits);
+            self.penalise(&mut penalised);
+            return self.draw(&penalised);
+        }
+        self.draw(logits)
+    }
+
+    /// Samples the next token from logits with bias and penalties.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub(crate) fn draw(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
         if logits.iter().any(|l| l.is_nan()) {
             return Err(EngineError::NotANumber);
         }
@@ -272,9 +316,14 @@ impl Sampler {
         } else {
             let [number, second] = philox::uniform(self.options.seed, self.sampled);
             self.sampled += 1;
-            let mut candidates = self.candidates(logits, likeliest);
-            draw::exclude_top(&mut candidates, [probability, threshold], second);
-            draw::pick(&candidates, number).unwrap_or(likeliest)
+            if self.options.on_host() {
+                let weights = self.weights(logits, likeliest);
+                self.mirostat.sample(self.options.mirostat, weights, number).unwrap_or(likeliest)
+            } else {
+                let mut candidates = self.candidates(logits, likeliest);
+                draw::exclude_top(&mut candidates, [probability, threshold], second);
+                draw::pick(&candidates, number).unwrap_or(likeliest)
+            }
         };
         if self.options.penalises() {
             self.add(id, true);
@@ -311,39 +360,37 @@ impl Sampler {
         biases
     }
 
-    /// Returns the logits with bias and penalties, if there are any.
-    fn penalised(&self, logits: &[f32]) -> Option<Vec<f32>> {
+    /// Adds bias and penalties to logits.
+    pub(crate) fn penalise(&self, logits: &mut [f32]) {
         let options = &self.options;
-        if !options.penalises() {
-            return None;
-        }
         let strengths = options.penalties(false);
-        let mut changed = logits.to_vec();
         let mut bias: HashMap<u32, f32> = HashMap::new();
         options.logit_bias.iter().for_each(|(id, by)| *bias.entry(*id).or_default() += by);
         let concerned: HashSet<u32> = self.counts.keys().chain(bias.keys()).copied().collect();
         for id in concerned {
-            if let Some(logit) = changed.get_mut(id as usize) {
+            if let Some(logit) = logits.get_mut(id as usize) {
                 let (by, count) = (bias.get(&id).copied(), self.counts.get(&id).copied());
                 *logit = penalties::penalised(*logit, by.unwrap_or(0.0), count.unwrap_or(0), strengths);
             }
         }
-        Some(changed)
+    }
+
+    /// Returns all tokens with their unnormalised probabilities at the temperature.
+    fn weights(&self, logits: &[f32], likeliest: u32) -> Vec<(u32, f64)> {
+        let (largest, temperature) = (f64::from(logits[likeliest as usize]), f64::from(self.options.temperature));
+        (0u32..).zip(logits.iter().map(|l| ((f64::from(*l) - largest) / temperature).exp())).collect()
     }
 
     /// Returns the tokens that are kept, with their unnormalised probabilities, most likely first.
     fn candidates(&self, logits: &[f32], likeliest: u32) -> Vec<(u32, f64)> {
-        let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
-        let largest = f64::from(logits[likeliest as usize]);
-        let weight = |l: f32| ((f64::from(l) - largest) / f64::from(temperature)).exp();
-        let mut kept: Vec<(u32, f64)> = (0u32..).zip(logits.iter().map(|l| weight(*l))).collect();
-        let by_likelihood = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let SamplingOptions { top_k, top_p, min_p, .. } = self.options;
+        let mut kept = self.weights(logits, likeliest);
         let k = top_k as usize;
         if k > 0 && k < kept.len() {
-            kept.select_nth_unstable_by(k - 1, by_likelihood);
+            kept.select_nth_unstable_by(k - 1, mirostat::by_likelihood);
             kept.truncate(k);
         }
-        kept.sort_unstable_by(by_likelihood);
+        kept.sort_unstable_by(mirostat::by_likelihood);
         draw::cut(&mut kept, top_p, min_p);
         kept
     }

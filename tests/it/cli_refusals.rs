@@ -95,6 +95,9 @@ fn invalid_arguments_are_refused() -> Result {
     run(&["--top-p", "1.5"], 2, &["top_p"])?;
     run(&["--min-p", "2"], 2, &["min_p"])?;
     run(&["--xtc-probability", "-1"], 2, &["xtc_probability"])?;
+    run(&["--mirostat", "3"], 2, &["mirostat", "3"])?;
+    run(&["--mirostat-lr", "-1"], 2, &["mirostat_eta", "-1"])?;
+    run(&["--mirostat-tau", "inf"], 2, &["mirostat_tau", "inf"])?;
     run(&["--repeat-penalty", "0"], 2, &["repetition_penalty", "0"])?;
     run(&["--presence-penalty", "nan"], 2, &["presence_penalty", "NaN"])?;
     run(&["--frequency-penalty", "inf"], 2, &["frequency_penalty", "inf"])?;

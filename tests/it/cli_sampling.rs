@@ -69,12 +69,18 @@ fn files_that_recommend_sampling_or_have_no_template() -> Result {
     assert_eq!(success(&of_file)?, success(&given)?);
     let mut writer = demo_with(|_, value| Some(value.clone()))?;
     writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.penalty_last_n", 0_i32);
-    writer.metadata("general.sampling.mirostat", 2_i32);
+    writer.metadata("general.sampling.mirostat", 2_i32).metadata("general.sampling.typical_p", 0.5_f32);
     let unpenalised = file("unpenalised.gguf", &writer.to_bytes()?)?;
     let output =
         ferrum(&[&["run", &unpenalised], &args[..2], &["--temp", "0", "--device", "cpu", "-n", "1"]].concat())?;
     success(&output)?;
-    assert!(stderr(&output).contains("greedy (temp 0, given); mirostat 2 (from the file, not applied)"));
+    assert!(stderr(&output).contains("greedy (temp 0, given); typical_p 0.5 (from the file, not applied)"));
+    let hot = ["-p", "Count from 3 to 9.", "--temp", "2", "--seed", "5", "--device", "cpu", "-n", "24"];
+    let of_file = ferrum(&[&["run", &unpenalised], &hot[..], &["--mirostat-lr", "0.3"]].concat())?;
+    let given = ferrum(&[&["run", DEMO, "--mirostat", "2", "--mirostat-eta", "0.3"], &hot[..]].concat())?;
+    assert_eq!(success(&of_file)?, success(&given)?);
+    let line = "temp 2 (given); mirostat 2 (from the file); mirostat-ent 5 (default); mirostat-lr 0.3, seed 5 (given)";
+    assert!(stderr(&of_file).contains(line), "{}", stderr(&of_file));
     // A window of the penalties, from the file and given (llama.cpp's penalty_last_n).
     let mut writer = demo_with(|_, value| Some(value.clone()))?;
     writer.metadata("general.sampling.penalty_repeat", 1.3_f32).metadata("general.sampling.penalty_last_n", 4_i32);

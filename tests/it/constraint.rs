@@ -51,7 +51,8 @@ async fn together(engine: &Engine, all: Vec<(GenerateOptions, Option<Box<dyn Con
 
 async fn check(model: &Model, options: EngineOptions) {
     let engine = engine(model, &options.sequences(4).context(128).kv_tokens(1024)).await;
-    let requests = || [greedy(12), sampled(12, sampling(2)), sampled(12, sampling(5)), sampled(12, sampling(3))];
+    let kinds = [greedy(12), sampled(12, sampling(5)), sampled(12, sampling(2)), sampled(12, sampling(8))];
+    let requests = || kinds.clone();
     let free = together(&engine, requests().map(|options| (options, None)).into()).await;
     // Masks that forbid nothing change nothing, beside a free sequence.
     let all: [Option<Box<dyn Constraint>>; 4] = [

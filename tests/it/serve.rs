@@ -346,9 +346,15 @@ fn replies_follow_schemas_and_grammars() {
     // Beside a free request, which they do not change.
     let free = fine(url, ask(FRANCE));
     let beside = thread::spawn(|| fine(url, ask(FRANCE)));
-    for temperature in [0.0, 1.0] {
-        let answer =
-            fine(url, with(with(ask(FRANCE), formats.clone()), json!({"temperature": temperature, "seed": 3})));
+    let hot = json!({"temperature": 1.5, "top_k": 0, "top_p": 1, "seed": 3});
+    for sampling in [
+        json!({"temperature": 0}),
+        json!({"temperature": 1, "seed": 3}),
+        with(hot.clone(), json!({"xtc_probability": 1, "xtc_threshold": 0.05})),
+        with(hot.clone(), json!({"mirostat": 1, "mirostat_tau": 3})),
+        with(hot.clone(), json!({"mirostat": 2, "mirostat_tau": 3, "repetition_penalty": 1.2})),
+    ] {
+        let answer = fine(url, with(with(ask(FRANCE), formats.clone()), sampling));
         let value: Value = serde_json::from_str(content(&answer)).unwrap_or_else(|_| panic!("{answer}"));
         assert!(value["city"].is_string() && value["days"].as_u64().is_some_and(|days| days < 10), "{value}");
         assert_eq!(value.as_object().map(serde_json::Map::len), Some(2));

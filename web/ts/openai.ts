@@ -34,6 +34,9 @@ export interface SamplingRequest {
   min_p?: number | null;
   xtc_probability?: number | null;
   xtc_threshold?: number | null;
+  mirostat?: 0 | 1 | 2 | null;
+  mirostat_tau?: number | null;
+  mirostat_eta?: number | null;
   presence_penalty?: number | null;
   frequency_penalty?: number | null;
   repetition_penalty?: number | null;

@@ -19,6 +19,12 @@ class ReplyOptions(TypedDict, total=False):
     """The probability with which XTC drops the likely tokens but the least likely of them."""
     xtc_threshold: float | None
     """The least probability of a token that XTC calls likely (default: 0.1)."""
+    mirostat: int | None
+    """The version of Mirostat, 1 or 2, which replaces `top_k`, `top_p`, `min_p` and XTC; 0 is none."""
+    mirostat_tau: float | None
+    """The surprise of tokens in bits that Mirostat aims at (default: 5)."""
+    mirostat_eta: float | None
+    """The learning rate of Mirostat (default: 0.1)."""
     repetition_penalty: float | None
     presence_penalty: float | None
     frequency_penalty: float | None

@@ -162,7 +162,7 @@ impl StepInput {
                 continue;
             }
             let on_device = logits.usage == LogitsUse::Sample && !options.host_sampling;
-            let sampling = sampling_of(logits).filter(|_| on_device);
+            let sampling = sampling_of(logits).filter(|of| on_device && !of.sampler.options().on_host());
             let logprobs = sampling.is_some_and(|sampling| sampling.logprobs);
             let place = place(logits.slot, logits.draft_number());
             let path = sampling.map(|RowSampling { sampler, mask, drawn, .. }| {

@@ -150,7 +150,7 @@ impl Scheduler {
                 continue;
             }
             let most = drafts.min(request.max_tokens().saturating_sub(request.sampled + 1));
-            let may_draft = drafts > 0;
+            let from_host = forced || drafts > 0 || request.samples_on_host();
             self.reclaim(id, 1, 0);
             let drafts = match self.draft_room(id, most) {
                 0 => Vec::new(),
@@ -171,7 +171,6 @@ impl Scheduler {
                 LogitRow { row: row + i, draft, ..of_row }
             }));
             let states = self.plan_states(id, slot, rows, true, snapshots);
-            let from_host = forced || may_draft;
             let (sequence, request) = (id, number);
             step.decode.push(DecodeRow { sequence, request, slot, position, token, from_host, drafts, states });
         }

@@ -109,6 +109,12 @@ impl Request {
         self.drafts > 0
             || (self.constrained.is_some() && !masks_later)
             || self.sampler.as_ref().is_some_and(Sampler::has_window)
+            || self.samples_on_host()
+    }
+
+    /// Returns whether its tokens are sampled on the host, whatever the engine does.
+    pub(super) fn samples_on_host(&self) -> bool {
+        self.sampler.as_ref().is_some_and(|sampler| sampler.options().on_host())
     }
 
     /// Returns the end of its prefill rows.

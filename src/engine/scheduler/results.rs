@@ -132,14 +132,18 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Samples a row's token on the host, and masks its logits.
+    /// Samples a row's token on the host; its logits get bias, penalties and mask.
     fn sample_on_host(&mut self, row: &LogitRow, logits: &mut [f32]) -> Option<u32> {
         let request = self.request_mut(row)?;
+        let sampler = request.sampler.as_mut()?;
+        if sampler.options().penalises() {
+            sampler.penalise(logits);
+        }
         if let Some(constrained) = &request.constrained {
             let forbidden = (0u32..).zip(&mut *logits).filter(|(id, _)| !constrained.allows(*id));
             forbidden.for_each(|(_, logit)| *logit = MASKED);
         }
-        request.sampler.as_mut()?.sample(logits).ok()
+        sampler.draw(logits).ok()
     }
 
     /// Takes in that `rows` rows of a sequence count from `first` on: its last token's and those of accepted draft tokens. The

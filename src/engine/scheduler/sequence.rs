@@ -132,8 +132,11 @@ impl Scheduler {
             output,
             constrained: None,
             logprobs: None,
-            // Penalties and masks depend on the tokens before.
-            drafts: if sampler.as_ref().is_some_and(|sampler| sampler.options().penalises()) { 0 } else { drafts },
+            // Penalties, masks and Mirostat's cuts depend on the tokens before.
+            drafts: match sampler.as_ref().map(Sampler::options) {
+                Some(options) if options.penalises() || options.on_host() => 0,
+                _ => drafts,
+            },
             sampler,
             slot: None,
             snapshot: None,

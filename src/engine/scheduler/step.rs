@@ -57,7 +57,7 @@ pub(crate) struct DecodeRow {
     pub(crate) position: u32,
     /// The token, if the host knows it. Unless it is from the host, it is the last one sampled for the slot.
     pub(crate) token: Option<u32>,
-    /// The host gives the device the token: the caller chose it, or it may be that of a draft.
+    /// The host gives the device the token: the caller or the host chose it, or it may be that of a draft.
     pub(crate) from_host: bool,
     /// The draft tokens, at the positions behind.
     pub(crate) drafts: Vec<u32>,

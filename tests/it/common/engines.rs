@@ -68,10 +68,10 @@ pub fn sampled(max_tokens: u32, sampling: SamplingOptions) -> GenerateOptions {
     GenerateOptions::default().sampling(sampling).max_tokens(max_tokens)
 }
 
-/// Returns one of eight sampling configurations: `kind` modulo 8.
+/// Returns one of ten sampling configurations: `kind` modulo 10. The last two sample on the host in any engine.
 pub fn sampling(kind: usize) -> SamplingOptions {
     let all = SamplingOptions::default().temperature(1.0).top_k(0).top_p(1.0).seed(kind as u64);
-    match kind % 8 {
+    match kind % 10 {
         0 => SamplingOptions::greedy(),
         1 => SamplingOptions::default().seed(u64::MAX),
         2 => all.top_k(64).min_p(0.05).xtc_probability(0.5).frequency_penalty(0.5),
@@ -79,7 +79,9 @@ pub fn sampling(kind: usize) -> SamplingOptions {
         4 => SamplingOptions::greedy().repetition_penalty(1.3).presence_penalty(0.5).penalty_last_n(12),
         5 => all.temperature(0.7).top_k(200).top_p(0.97).presence_penalty(1.0),
         6 => all.logit_bias(vec![(7, 4.0), (11, 5.0), (200, -100.0)]),
-        _ => all.temperature(1.3),
+        7 => all.temperature(1.3),
+        8 => all.mirostat(2).mirostat_tau(3.0).presence_penalty(0.5),
+        _ => all.mirostat(1).mirostat_tau(3.0).mirostat_eta(0.3),
     }
 }
 
