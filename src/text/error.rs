@@ -112,11 +112,11 @@ pub enum TextError {
     #[error("the file has no chat template (metadata key tokenizer.chat_template)")]
     NoTemplate,
     /// The file has no chat template of this name.
-    #[error("the file has no chat template '{name}' (it has: {others})")]
+    #[error("the file has no chat template '{name}'{}", listed(.others))]
     NoNamedTemplate {
         /// The name.
         name: String,
-        /// The names of the file's templates.
+        /// The names of the file's templates; empty without any.
         others: String,
     },
     /// The chat template leaves out the text of the last message.
@@ -147,4 +147,9 @@ pub(super) fn excerpt(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// Returns the names of a file's templates in brackets, if it has any.
+fn listed(others: &str) -> String {
+    if others.is_empty() { String::new() } else { format!(" (it has: {others})") }
 }

@@ -95,6 +95,7 @@ fn invalid_arguments_are_refused() -> Result {
     run(&["--top-p", "1.5"], 2, &["top_p"])?;
     run(&["--min-p", "2"], 2, &["min_p"])?;
     run(&["--xtc-probability", "-1"], 2, &["xtc_probability"])?;
+    run(&["--chat-template", "nosuch"], 3, &["the file has no chat template 'nosuch'\n"])?;
     run(&["--mirostat", "3"], 2, &["mirostat", "3"])?;
     run(&["--mirostat-lr", "-1"], 2, &["mirostat_eta", "-1"])?;
     run(&["--mirostat-tau", "inf"], 2, &["mirostat_tau", "inf"])?;
