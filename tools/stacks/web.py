@@ -524,7 +524,59 @@ def wrong_device(browser):
     print(f"  {refused['message']}\n  subgroups in kernels: {result['subgroups']}; refused again after {result['kept']:.0f} ms; {headers} bytes")
 
 
-TESTS = [fits, wrong_device, page, run_table, store_keeps, store_resumes, store_broken, store_hash, store_full, store_quota, two_tabs, package, worker, main_thread, lifecycle]
+def late_check(browser):
+    """Kernels that a first reply does not need are checked while nothing is computed. A wrong one ends the model."""
+    tab = browser.tab()
+    result = run(tab, """
+        const create = GPUDevice.prototype.createShaderModule;
+        let wrong = true, modules = 0;
+        GPUDevice.prototype.createShaderModule = function (descriptor) {
+            modules++;
+            const { label, code } = descriptor;
+            const edited = wrong && label === 'attn/copy_blocks' ? code.replaceAll('kv[blocks.x * p.words + i]', 'kv[blocks.x * p.words]') : code;
+            return create.call(this, { ...descriptor, code: edited });
+        };
+        // A wrong device with subgroups would be tried without them.
+        const options = { worker: false, context: 256, subgroups: false };
+        const load = () => f.Model.load('/blob/demo.gguf', options);
+        const checked = async (model) => {
+            for (;;) {
+                const { check } = await model.stats();
+                if (!check.passed || check.kernels === check.planned) return check;
+                await new Promise((resolve) => setTimeout(resolve, 200));
+            }
+        };
+        const ask = """ + ASK + """;
+        let model = await load();
+        const begun = (await model.stats()).check;
+        const ended = await checked(model);
+        const refused = await caught(model.chat.completions.create(ask));
+        await model.unload();
+        const again = await caught(load());
+        await f.Model.forgetChecks();
+        wrong = false;
+        model = await load();
+        const right = await checked(model);
+        const reply = (await model.chat.completions.create(ask)).choices[0].message.content;
+        await model.unload();
+        // The whole result is kept: nothing is checked again.
+        modules = 0;
+        model = await load();
+        const kept = (await model.stats()).check;
+        await model.unload();
+        return { begun, ended, refused, again, right, reply, kept, modules };
+    """)
+    begun, ended, right = result["begun"], result["ended"], result["right"]
+    assert begun["passed"] and 0 < begun["kernels"] < begun["planned"], begun
+    assert not ended["passed"] and {wrong["kernel"] for wrong in ended["wrong"]} == {"attn/copy_blocks"}, ended
+    assert result["refused"]["name"] == "DeviceCheckError" and "attn/copy_blocks" in result["refused"]["message"], result["refused"]
+    assert result["again"]["name"] == "DeviceCheckError", result["again"]
+    assert right["passed"] and right["kernels"] == right["planned"] == result["kept"]["kernels"], result
+    assert "Paris" in result["reply"] and result["modules"] < right["planned"], result
+    print(f"  {begun['kernels']} of {begun['planned']} kernels before the download; {right['cases']} cases in all")
+
+
+TESTS = [fits, wrong_device, late_check, page, run_table, store_keeps, store_resumes, store_broken, store_hash, store_full, store_quota, two_tabs, package, worker, main_thread, lifecycle]
 
 
 def main():
