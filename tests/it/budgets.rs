@@ -161,7 +161,7 @@ fn dispatches_of_hybrids_do_not_grow_with_sequences() {
         // Three gated delta nets and an attention layer: with a dense feed-forward; with a shared expert among the others;
         // with one of its own, and projections in more matrices.
         for ((name, tiny), most) in hybrid_models().into_iter().zip([30, 42, 47]) {
-            let layers = 4;
+            let layers = u64::from(tiny.layers);
             for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE_SUBGROUPS] {
                 let [_, alone, pairs, sorted] = counts(&Device::cpu(), &tiny, kernels, 5).await;
                 println!(

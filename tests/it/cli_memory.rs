@@ -96,7 +96,7 @@ fn info_describes_hybrids() -> Result {
             "a sequence has a state of 57.00 KiB: 4 value heads of 32 by 32 in each gated delta net\n",
             &format!("{unused} tensors are not used: "),
             ", of a layer that predicts further tokens\n",
-            "\nstates ",
+            "\n  states ",
             "fits in 1.00 GiB\n",
         ] {
             assert!(text.contains(part), "{part:?} is missing in: {text}");
