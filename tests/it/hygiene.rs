@@ -47,7 +47,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("setters", &[]),
     ("names", &["engine", "kernels", "model", "text"]),
     ("chat", &["engine", "error", "gguf", "gpu", "kernels", "model", "text"]),
-    ("check", &["conformance", "engine", "error", "gguf", "gpu"]),
+    ("check", &["conformance", "engine", "error", "gguf", "gpu", "model"]),
     ("grammar", &["engine", "text"]),
     ("api", &["engine", "error", "gguf", "grammar", "quant", "text"]),
     ("serve", &["api", "engine", "gguf", "gpu"]),
