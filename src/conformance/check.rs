@@ -53,7 +53,8 @@ impl DeviceCheck {
 }
 
 impl Suite {
-    /// Runs the smallest `most_cases` cases of each variant. Calls `progress` with the number of variants that were run, and of
+    /// Runs at most `most_cases` cases of each variant, by size: the smallest, and others at even distances below the largest,
+    /// which small cases alone would leave untested. Calls `progress` with the number of variants that were run, and of
     /// all. The device is awaited after each case, so that a page goes on between them.
     ///
     /// # Errors
@@ -68,8 +69,9 @@ impl Suite {
         for subject in &self.subjects {
             let mut trials: Vec<_> = subject.trials().collect();
             trials.sort_by_key(|trial| trial.words());
-            trials.truncate(most_cases);
-            for trial in trials {
+            let (all, chosen) = (trials.len(), most_cases.min(trials.len()));
+            let is_chosen = |i: usize| (0..chosen).any(|n| n * all / chosen == i);
+            for (_, trial) in trials.into_iter().enumerate().filter(|(i, _)| is_chosen(*i)) {
                 let outcome = trial.outcome(device).await?;
                 check.cases += 1;
                 if !outcome.passed() {

@@ -67,6 +67,16 @@ fn kernels_that_compute_wrongly_are_named() {
             assert!(wrong.kernel == "moe/router_topk" && wrong.error_ratio.is_none_or(|ratio| ratio > 1.0), "{wrong}");
             assert!(wrong.to_string().starts_with("kernel moe/router_topk ("), "{wrong}");
         }
+        // The smallest cases have neither.
+        let penalties = planned.kernels.iter().filter(|kernel| kernel.kernel == "sample/penalties");
+        let penalties: Vec<_> = penalties.cloned().collect();
+        for (from, to) in [("logit += bias", "logit += 0.5 + bias"), ("logit -= penalty.y", "logit -= 1.5 * penalty.y")]
+        {
+            let device = gpu().await;
+            device.edit_shaders("sample/penalties", from, to);
+            let check = DeviceCheck::run_kernels(&device, &penalties, |_, _| ()).await.expect("a check");
+            assert!(!check.passed(), "{from}");
+        }
         #[cfg(feature = "serde")]
         {
             let kept = serde_json::to_string(&check).expect("JSON");
