@@ -65,8 +65,8 @@ pub(super) fn test_rows(positions: &[u32]) -> Vec<u32> {
 }
 
 impl KvIndex {
-    #[cfg(any(feature = "cli", feature = "test-util"))]
     /// Returns the bytes of keys and values of one sequence at its capacity.
+    #[cfg(any(feature = "cli", feature = "test-util"))]
     pub(crate) fn sequence_bytes(&self, kv: KvType, head_dim: u32) -> u64 {
         8 * u64::from(kv.head_words(head_dim)) * u64::from(self.kv_heads) * u64::from(self.capacity)
     }
