@@ -4,12 +4,14 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo web test soak test-stacks gpu-figures setup lint-tools
+.PHONY: help demo web test test-features soak test-stacks gpu-figures setup lint-tools
 
 help:
 	@echo 'make demo    build, and ask the demo model a question'
 	@echo 'make web     build the npm package (web/dist) and its page, and serve the page on this machine (needs Python 3)'
 	@echo 'make test    check formatting, lints and documentation, and run the tests'
+	@echo 'make test-features'
+	@echo '             check the library with each set of features that applications use'
 	@echo 'make soak    the long forms of the soak, stress and mutation tests'
 	@echo 'make test-stacks'
 	@echo '             all kernels on other drivers, compilers and targets, and in a browser (Debian only; installs Python 3'
@@ -34,13 +36,15 @@ web: setup
 test: setup lint-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
-	@# Each set of features that applications use, without the others.
-	for features in '' blocking serde api constraint serve; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
 	@# Clippy has checked the examples and benchmarks.
 	@# Some tests wait for servers, so there are more threads than processors.
 	RUST_TEST_THREADS=$$(($$(getconf _NPROCESSORS_ONLN) + 2)) $(CARGO) test --lib --bins --test it
 	$(CARGO) test --doc
+
+# Each set of features that applications use, without the others.
+test-features: setup lint-tools
+	for features in '' blocking serde api constraint serve; do $(CARGO) clippy --lib --no-default-features --features "$$features" -- -D warnings || exit; done
 
 soak: setup
 	$(CARGO) test --test it -- --ignored --nocapture engine_soak:: engine_stress:: gguf_mutations:: serve_soak::

@@ -60,7 +60,7 @@ async fn adapter() -> Adapter {
 #[test]
 fn the_device_meets_the_references() {
     pollster::block_on(async {
-        let device = Device::new(&adapter().await).await.expect("a device");
+        let device = crate::common::device::shared_gpu();
         check(&device, &Suite::new(device.caps(), "")).await;
     });
 }

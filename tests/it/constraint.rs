@@ -1,6 +1,9 @@
 //! Constrained replies, and log-probabilities.
 
-use crate::common::engines::{demo, engine, gpu, greedy, sampled, sampling};
+use crate::common::{
+    device::shared_gpu,
+    engines::{demo, engine, greedy, sampled, sampling},
+};
 use ferrum_wgpu::{Constraint, Device, Engine, EngineError, EngineOptions, GenerateOptions, Model};
 
 /// Allows the tokens that a function allows at each place.
@@ -85,7 +88,7 @@ async fn check(model: &Model, options: EngineOptions) {
 #[test]
 fn masks_are_obeyed_and_forbid_nothing_else() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         check(&model, EngineOptions::default()).await;
         check(&model, EngineOptions::default().host_sampling(true)).await;
@@ -98,7 +101,7 @@ fn masks_are_obeyed_and_forbid_nothing_else() {
 #[ignore = "a measurement"]
 fn rates_of_constrained_replies() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         let slow = || -> Option<Box<dyn Constraint>> {
             Some(Box::new(Allow(
@@ -137,7 +140,7 @@ fn masks_work_on_the_cpu() {
 #[test]
 fn log_probabilities_are_those_of_the_logits() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         for host_sampling in [false, true] {
             let options = EngineOptions::default().sequences(2).context(128).host_sampling(host_sampling);

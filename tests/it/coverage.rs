@@ -5,7 +5,10 @@ use std::{
     fmt::Write,
 };
 
-use crate::common::tiny_model::{architecture_models, tiny_models};
+use crate::common::{
+    micro_model::micro_model,
+    tiny_model::{Arch, architecture_models, tiny_models},
+};
 use ferrum_wgpu::{
     Gguf, KvType, Precision,
     low_level::{
@@ -89,6 +92,7 @@ fn what_test_models_plan_is_covered() {
     let models: Vec<_> = tiny_models()
         .into_iter()
         .chain(architecture_models())
+        .chain([Arch::Qwen3Moe, Arch::Qwen3, Arch::Llama].map(|arch| ("a micro model", micro_model(arch))))
         .map(|(name, tiny)| {
             let gguf = Gguf::from_bytes(tiny.to_bytes().expect("a GGUF")).expect("a GGUF");
             (name.to_owned(), gguf)

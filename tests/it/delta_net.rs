@@ -1,7 +1,7 @@
 //! Gated delta nets: what a sequence gives, bit for bit, does not depend on how its rows are cut into runs, on the runs beside
 //! it, or on the slots that its state was kept in.
 
-use crate::common::device::{normal, run, shared, upload};
+use crate::common::device::{normal, run, shared_gpu, upload};
 use ferrum_wgpu::{
     Device,
     low_level::{
@@ -133,7 +133,7 @@ impl<'a> Net<'a> {
 #[test]
 fn a_sequence_does_not_depend_on_its_cuts_its_neighbours_or_its_slots() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         let net = Net::new(&device).await;
         let mut rng = Rng::new(9);
         let (row, length) = (stride() as usize, 70);

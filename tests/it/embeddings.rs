@@ -1,7 +1,7 @@
 //! Hidden states and embeddings.
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     engines::{bits, demo, demo_bytes, engine, greedy, prompt, replies, tiny},
     golden::Embeddings,
     tiny_model::{architecture_models, tiny_models},
@@ -42,7 +42,7 @@ fn they_agree_with_the_reference() {
             };
             golden.check_model(&bytes).expect("the golden of this model");
             let gguf = Gguf::from_bytes(bytes).expect("a GGUF");
-            for device in [shared(), Device::cpu()] {
+            for device in [shared_gpu(), Device::cpu()] {
                 let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
                 let engine = engine(&model, &options()).await;
                 for (pooling, wanted) in [(Pooling::Mean, &golden.mean), (Pooling::Last, &golden.last)] {
@@ -62,7 +62,7 @@ fn they_agree_with_the_reference() {
 #[test]
 fn they_do_not_depend_on_neighbours_or_the_cache() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         for model in [tiny(&device, "qwen3-q5_0-q4_1-biases").await, demo(&device).await] {
             let engine = engine(&model, &options()).await;
             let texts: Vec<Vec<u32>> = (0..5).map(|i| prompt(&model, 7 + 13 * i, u64::from(i))).collect();

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use crate::common::engines::{
-    bits, demo, engine, gpu, greedy, options, prompt, replies, replies_alone, sampled, sampling, tiny,
+use crate::common::{
+    device::shared_gpu,
+    engines::{bits, demo, engine, greedy, options, prompt, replies, replies_alone, sampled, sampling, tiny},
 };
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, GenerateOptions, Model,
@@ -50,7 +51,7 @@ fn with_blocks(block: u32, kernels: KernelSelection) -> EngineOptions {
 #[test]
 fn batched_greedy_replies_equal_solo_replies() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         for (name, block, kernels) in [(MODELS[0], 7, KernelSelection::SOFTWARE), (MODELS[1], 32, KernelSelection::GPU)]
         {
             let model = tiny(&device, name).await;
@@ -63,7 +64,7 @@ fn batched_greedy_replies_equal_solo_replies() {
 #[test]
 fn batched_sampled_replies_equal_solo_replies() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         for (name, kernels) in [(MODELS[0], KernelSelection::GPU), (MODELS[2], KernelSelection::SOFTWARE)] {
             let model = tiny(&device, name).await;
             let requests = requests(&model, |i| sampled(lengths_of_replies(i), sampling(i)));
@@ -75,7 +76,7 @@ fn batched_sampled_replies_equal_solo_replies() {
 #[test]
 fn demo_model_batched_replies_equal_solo_replies() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         let requests: Vec<_> = (0..16u32)
             .map(|i| {
@@ -154,7 +155,7 @@ async fn check_bits(device: &Device, name: &str, kernels: KernelSelection, limit
 #[test]
 fn logits_do_not_depend_on_the_batch() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         for (name, kernels, limit) in [
             (MODELS[0], KernelSelection::SOFTWARE, 17),
             (MODELS[1], KernelSelection::GPU, 6),
@@ -204,7 +205,7 @@ async fn check_cuts(device: &Device, models: &[&str], cuts: &[(u32, &[u32])]) {
 #[test]
 fn logits_do_not_depend_on_prompt_chunks() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         check_cuts(&device, &MODELS, &[(37, &[1, 5])]).await;
         check_cuts(&device, &MODELS[..1], &[(130, &[5])]).await;
         check_cuts(&Device::cpu(), &["moe-f32"], &[(23, &[1, 5])]).await;
@@ -240,7 +241,7 @@ async fn dispatches(engine: &Engine, model: &Model, len: u32, limit: u32) -> Vec
 #[test]
 fn dispatches_do_not_depend_on_the_number_of_sampled_sequences() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         for (name, limit) in [(MODELS[0], 31), (MODELS[1], 5)] {
             let model = tiny(&device, name).await;
             let config = model.config();

@@ -1,6 +1,9 @@
 //! Sequences with a common beginning: what is shared is not computed again, and what they say is the same.
 
-use crate::common::engines::{bits, engine, gpu, greedy, options, prompt, tiny};
+use crate::common::{
+    device::shared_gpu,
+    engines::{bits, engine, greedy, options, prompt, tiny},
+};
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, Model, Session,
     low_level::{
@@ -88,7 +91,7 @@ async fn check_requests(device: &Device, kernels: KernelSelection) {
 #[test]
 fn a_second_request_computes_only_what_is_not_shared() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         check_requests(&device, KernelSelection::GPU).await;
         check_requests(&device, KernelSelection::SOFTWARE).await;
     });
@@ -97,7 +100,7 @@ fn a_second_request_computes_only_what_is_not_shared() {
 #[test]
 fn requests_with_a_shared_prefix_run_together() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = tiny(&device, MODEL).await;
         let engine = engine(&model, &sharing(KernelSelection::GPU)).await;
         let prompts: Vec<_> =
@@ -143,7 +146,7 @@ async fn sampled_blocks_shared(model: &Model, options: &EngineOptions) -> u32 {
 #[test]
 fn sampled_blocks_are_shared_if_prompts_keep_their_order() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = tiny(&device, MODEL).await;
         // 40 tokens of a prompt fill one block; with 60 sampled ones, the last of which is not computed, three.
         assert_eq!(sampled_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
@@ -158,7 +161,7 @@ fn sampled_blocks_are_shared_if_prompts_keep_their_order() {
 #[test]
 fn both_sessions_of_a_fork_continue() {
     pollster::block_on(async {
-        let devices = [(gpu().await, MODEL), (Device::cpu(), "moe-f32")];
+        let devices = [(shared_gpu(), MODEL), (Device::cpu(), "moe-f32")];
         for (device, name) in &devices {
             let model = tiny(device, name).await;
             let layouts = [KvLayout::Paged { block: BLOCK }, KvLayout::Paged { block: 7 }, KvLayout::Contiguous];

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::common::{
-    engines::{bits, demo, engine, gpu, greedy, options, prompt, replies, sampled, sampling, tiny},
+    device::shared_gpu,
+    engines::{bits, demo, engine, greedy, options, prompt, replies, sampled, sampling, tiny},
     golden::{Golden, Tolerance},
     tiny_model::tiny_models,
 };
@@ -142,7 +143,7 @@ async fn check(device: &Device, name: &str, kernels: KernelSelection, exactly: b
 #[test]
 fn switches_that_keep_the_order_of_sums_change_no_bit() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         check(&device, "moe-q4_k-q6_k", KernelSelection::GPU, true).await;
         check(&device, "moe-bf16-f16-tied", KernelSelection::SOFTWARE, true).await;
         check(&device, "llama-f16-f32-biases-linear", KernelSelection::GPU, true).await;
@@ -153,7 +154,7 @@ fn switches_that_keep_the_order_of_sums_change_no_bit() {
 #[test]
 fn dispatches_in_pieces_give_the_same_bits() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let goldens = goldens();
         for name in ["moe-q4_k-q6_k", "qwen3-q5_0-q4_1-biases", "llama-q4_0-q5_1-freqs"] {
             let model = tiny(&device, name).await;
@@ -175,7 +176,7 @@ fn dispatches_in_pieces_give_the_same_bits() {
 #[test]
 fn replies_do_not_depend_on_the_kernel_selection() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         for (name, _) in tiny_models() {
             check(&device, name, KernelSelection::GPU, false).await;
         }
@@ -185,7 +186,7 @@ fn replies_do_not_depend_on_the_kernel_selection() {
 #[test]
 fn demo_model_replies_do_not_depend_on_switches() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         let requests: Vec<_> = [5, 40].map(|len| (prompt(&model, len, len.into()), greedy(6))).into();
         let base = options(2, 64, KernelSelection::GPU);
@@ -249,7 +250,7 @@ async fn check_reply(
 #[test]
 fn device_sampling_equals_host_sampling() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let (mut told, mut all) = (0, 0);
         for (model, kernels) in [
             (tiny(&device, "moe-q4_k-q6_k").await, KernelSelection::GPU),

@@ -1,6 +1,6 @@
 //! Kernels that do the work of two give the bits of the two, so that a row does not depend on how many come with it.
 
-use crate::common::device::{gpu, normal, run, upload};
+use crate::common::device::{normal, run, shared_gpu, upload};
 use ferrum_wgpu::{
     Device, KvType,
     low_level::{
@@ -69,7 +69,7 @@ fn groups(split: Split) -> &'static [RowsPerGroup] {
 #[test]
 fn normed_products_have_the_bits_of_norms_and_products() {
     pollster::block_on(async {
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             let mut rng = Rng::new(1);
             for (split, ty) in splits(&device).iter().flat_map(|split| WeightType::ALL.map(|ty| (*split, ty))) {
                 for &k in inner_sizes(ty) {
@@ -110,7 +110,7 @@ fn normed_products_have_the_bits_of_norms_and_products() {
 #[test]
 fn summed_products_have_the_bits_of_products_and_sums() {
     pollster::block_on(async {
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             let mut rng = Rng::new(2);
             for (split, ty) in splits(&device).iter().flat_map(|split| WeightType::ALL.map(|ty| (*split, ty))) {
                 for (&k, top_k) in inner_sizes(ty).iter().zip([8, 1, 9]) {
@@ -213,7 +213,7 @@ async fn attended(
 #[test]
 fn fused_rope_attention_has_the_bits_of_rope_then_attention() {
     pollster::block_on(async {
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             let mut rng = Rng::new(3);
             let reductions: &[Reduction] = if device.caps().software_subgroup_8 {
                 &[Reduction::SharedMemory, Reduction::Subgroup]

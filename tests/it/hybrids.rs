@@ -1,7 +1,7 @@
 //! Models with gated delta nets: their states as a cache.
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     tiny_model::{TinyModel, hybrid_models},
 };
 use ferrum_wgpu::{
@@ -84,7 +84,7 @@ fn chunks_and_snapshots_change_no_bit() {
 #[test]
 fn a_second_turn_computes_what_follows_the_last_snapshot() {
     pollster::block_on(async {
-        let model = model(&shared(), "qwen35moe").await;
+        let model = model(&shared_gpu(), "qwen35moe").await;
         let engine = Engine::new(&model, &options()).await.expect("an engine");
         let fresh = Engine::new(&model, &options().state_snapshots(0).prefix_sharing(false)).await.expect("an engine");
         let mut tokens = prompt(2, 120);
@@ -162,7 +162,7 @@ fn sessions_go_on_in_batches() {
 #[test]
 fn experts_on_demand_change_no_token() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         for (name, room) in [("qwen35moe", 3), ("qwen3next", 2)] {
             let mut tokens = Vec::new();
             for slots in [None, Some(room)] {

@@ -1,7 +1,7 @@
 //! Logits compared with `tools/reference.py`, a float64 reference that shares no code with the engine.
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     golden::{Golden, Tolerance},
     tiny_model::{Arch, TinyModel, architecture_models, format_models, tiny_models},
 };
@@ -90,7 +90,7 @@ fn demo_bytes() -> Vec<u8> {
 #[test]
 fn gpu_agrees_with_the_reference() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         check_tiny_models(&device, TILES).await;
         for golden in Golden::read_all("demo_logits.json").expect("goldens") {
             println!("demo: worst error {:.3} of the bound", check(&device, demo_bytes(), &golden, TILES).await);
@@ -106,7 +106,7 @@ fn cpu_kernels_agree_with_the_reference() {
 #[test]
 fn every_architecture_agrees_with_the_reference() {
     pollster::block_on(async {
-        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+        for (device, config) in [(Device::cpu(), TILES), (shared_gpu(), ROWS)] {
             check_models(&device, config, "architectures.json", architecture_models()).await;
         }
     });
@@ -115,7 +115,7 @@ fn every_architecture_agrees_with_the_reference() {
 #[test]
 fn every_format_agrees_with_the_reference() {
     pollster::block_on(async {
-        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+        for (device, config) in [(Device::cpu(), TILES), (shared_gpu(), ROWS)] {
             check_models(&device, config, "formats.json", format_models()).await;
         }
     });
@@ -123,13 +123,13 @@ fn every_format_agrees_with_the_reference() {
 
 #[test]
 fn chunked_prefill_stays_in_the_bound() {
-    pollster::block_on(async { check_tiny_models(&shared(), ROWS).await });
+    pollster::block_on(async { check_tiny_models(&shared_gpu(), ROWS).await });
 }
 
 #[test]
 fn chunking_a_prompt_changes_no_bit() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         let goldens = Golden::read_all("tiny.json").expect("goldens");
         let selected = KernelSelection {
             prefill: PrefillMatmul::Gemv,
@@ -165,7 +165,7 @@ fn the_demo_model_gives_the_golden_answers() {
         let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
         let tokenizer = Tokenizer::from_gguf(&gguf).expect("a tokenizer");
         let template = ChatTemplate::from_metadata(gguf.metadata()).expect("a template");
-        let model = Model::load(&shared(), &gguf, |_, _| ()).await.expect("a model");
+        let model = Model::load(&shared_gpu(), &gguf, |_, _| ()).await.expect("a model");
         let options = EngineOptions::default().kv_type(KvType::F32).context(128);
         let engine = Engine::new(&model, &options).await.expect("an engine");
         let (sampling, stop) = (SamplingOptions::greedy(), tokenizer.stop_ids().to_vec());
@@ -229,7 +229,7 @@ async fn answered(model: &Model, kv_type: KvType) -> Vec<Vec<f32>> {
 fn a_quantised_cache_barely_changes_probabilities() {
     pollster::block_on(async {
         let gguf = Gguf::from_bytes(demo_bytes()).expect("a GGUF");
-        let model = Model::load(&shared(), &gguf, |_, _| ()).await.expect("a model");
+        let model = Model::load(&shared_gpu(), &gguf, |_, _| ()).await.expect("a model");
         let (exact, quantised) = (answered(&model, KvType::F32).await, answered(&model, KvType::Q8_0).await);
         let pairs = || exact.iter().zip(&quantised);
         let tokens = exact.len() as f64;

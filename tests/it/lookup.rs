@@ -1,7 +1,7 @@
 //! Prompt lookup decoding: the tokens are those of plain decoding.
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     engines::{greedy, replies, replies_alone, sampled, sampling},
     micro_model::{gguf, load, micro_model, options},
     tiny_model::{Arch, TinyModel, architecture_models, hybrid_models},
@@ -65,7 +65,9 @@ async fn check(model: &Model, options: EngineOptions, len: u32, lookup: u32) -> 
 #[test]
 fn drafts_change_no_token() {
     pollster::block_on(async {
-        for (arch, device) in [(Arch::Llama, shared()), (Arch::Qwen3Moe, shared()), (Arch::Qwen3Moe, Device::cpu())] {
+        for (arch, device) in
+            [(Arch::Llama, shared_gpu()), (Arch::Qwen3Moe, shared_gpu()), (Arch::Qwen3Moe, Device::cpu())]
+        {
             let model = load(&device, &gguf(&TinyModel { context: 512, ..repeating(micro_model(arch)) })).await;
             // The context is longer than a chunk of keys: attention is split.
             check(&model, options(3, 384).kv_tokens(8192), 250, 5).await;
@@ -90,7 +92,7 @@ fn windows_keep_what_rejected_drafts_take_back() {
 #[test]
 fn states_go_on_from_the_last_accepted_token() {
     pollster::block_on(async {
-        for (name, device) in [("qwen35moe", shared()), ("qwen35", Device::cpu()), ("qwen3next", Device::cpu())] {
+        for (name, device) in [("qwen35moe", shared_gpu()), ("qwen35", Device::cpu()), ("qwen3next", Device::cpu())] {
             let model = load(&device, &gguf(&hybrid(name))).await;
             check(&model, options(3, 256).kv_tokens(8192).snapshot_spacing(32), 40, 4).await;
         }

@@ -1,6 +1,6 @@
 //! Orders of sums: what one row gives, bit for bit, whatever is computed with it and by which kernel of its order.
 
-use crate::common::device::{gpu, normal, run, upload};
+use crate::common::device::{normal, run, shared_gpu, upload};
 use ferrum_wgpu::{
     Device, KvType,
     low_level::{
@@ -206,13 +206,13 @@ async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
 
 #[test]
 fn batches_have_the_bits_of_single_rows() {
-    pollster::block_on(async { compare_batches(&gpu().await, 1, 2).await });
+    pollster::block_on(async { compare_batches(&shared_gpu(), 1, 2).await });
 }
 
 #[test]
 fn long_rows_have_the_bits_of_every_group() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         // 136 blocks of 32: more than 32 lanes keep at once.
         for (ty, cells) in
             [(WeightType::Q4K, 17), (WeightType::Q6K, 17), (WeightType::Q8_0, 136), (WeightType::F32, 1088)]
@@ -231,7 +231,7 @@ fn long_rows_have_the_bits_of_every_group() {
 #[test]
 fn another_order_is_seen() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         device.edit_shaders("linear/gemv_batched", "row & 7u][lane][column", "row & 7u][lane ^ 3u][column");
         let (ty, indexing, split) = (WeightType::Q4K, Indexing::Dense, Split::K);
         let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
@@ -249,7 +249,7 @@ fn cpu_kernels_of_batches_have_the_bits_of_single_rows() {
 #[test]
 fn rows_of_tiles_do_not_depend_on_their_number() {
     pollster::block_on(async {
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             let mut rng = Rng::new(3);
             let types = [WeightType::F16, WeightType::Q4K, WeightType::Q6K, WeightType::Q8_0];
             for (v, epilogue) in variants(&[Split::K], &types, &[Epilogue::Store, Epilogue::Gate]) {
@@ -391,7 +391,7 @@ fn attentions(device: &Device) -> Vec<attention::Variant> {
 #[test]
 fn reduced_chunks_have_the_bits_of_a_single_pass() {
     pollster::block_on(async {
-        compare_attention(&gpu().await, 1, 5).await;
+        compare_attention(&shared_gpu(), 1, 5).await;
         compare_attention(&Device::cpu(), 19, 19).await;
     });
 }
@@ -419,7 +419,7 @@ async fn compare_attention(device: &Device, of_small: usize, of_others: usize) {
 #[test]
 fn chunks_do_not_depend_on_the_batch() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let mut rng = Rng::new(5);
         let contexts = [40, 513, 1, 256, 600, 257, 512, 300];
         for v in attentions(&device) {
@@ -439,7 +439,7 @@ fn chunks_do_not_depend_on_the_batch() {
 fn normed_rows_do_not_depend_on_their_number() {
     pollster::block_on(async {
         let mut rng = Rng::new(6);
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             for n in [5, 300, 2048] {
                 let rows = 33;
                 let x = upload(&device, &normal(&mut rng, (rows * n) as usize)).await;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     engines::{bits, engine, gpu, greedy, options, prompt, replies},
     tiny_model::{Arch, TinyModel},
 };
@@ -73,7 +73,7 @@ async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCac
 #[test]
 fn offloading_changes_no_bit() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         for kernels in [KernelSelection::GPU, KernelSelection::select(&DeviceProfile::new(&device), Default::default())]
         {
             let mut misses = BTreeSet::new();
@@ -92,7 +92,7 @@ fn offloading_changes_no_bit() {
 #[test]
 fn options_change_no_bit_with_offloading() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         let base = PlanOptions::default();
         let one_by_one =
             KernelSelection { batched_from: u32::MAX, expert_batched_from: u32::MAX, ..KernelSelection::SOFTWARE };
@@ -126,7 +126,7 @@ fn offloading_works_with_the_cpu_kernels() {
 #[test]
 fn slots_are_split_like_any_matrix() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         let expert = file().tensor("blk.0.ffn_down_exps.weight").expect("experts").bytes / u64::from(EXPERTS);
         let mut mask = device.caps().clone();
         // A buffer holds the gate and up matrices of two experts.

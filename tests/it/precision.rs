@@ -2,7 +2,7 @@
 //! `tools/reference.py`.
 
 use crate::common::{
-    device::shared,
+    device::shared_gpu,
     engines::{demo, engine, options},
     golden::{Answer, Probabilities},
 };
@@ -87,7 +87,7 @@ fn of(kernels: KernelSelection) -> PlanOptions {
 #[test]
 fn exact_precision_matches_the_reference() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         check(&device, PlanOptions::default(), 1e-6).await;
         if device.caps().matrices.f32_8 {
             check(&device, of(KernelSelection { mma: Mma::Matrices8, ..KernelSelection::GPU }), 1e-6).await;
@@ -98,7 +98,7 @@ fn exact_precision_matches_the_reference() {
 #[test]
 fn fast_precision_is_near_the_reference() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         check(&device, PlanOptions { precision: Precision::Fast, ..PlanOptions::default() }, 1e-3).await;
         // Whatever this device selects, run the selections of GPUs.
         let tile = if device.caps().f16 { TileType::F16 } else { TileType::F32 };
@@ -114,7 +114,7 @@ fn fast_precision_is_near_the_reference() {
 #[test]
 fn int8_activations_are_near_the_reference() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
             check(&device, of(KernelSelection { activations: ActivationType::Int8, ..kernels }), 3e-3).await;
         }
@@ -124,7 +124,7 @@ fn int8_activations_are_near_the_reference() {
 #[test]
 fn precision_selects_tile_types() {
     pollster::block_on(async {
-        let device = shared();
+        let device = shared_gpu();
         let [exact, fast] =
             Precision::ALL.map(|precision| KernelSelection::select(&DeviceProfile::new(&device), precision));
         assert_eq!(exact.tile, TileType::F32);

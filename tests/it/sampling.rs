@@ -1,6 +1,6 @@
 //! Sampling on a device compared with the host sampler: same logits, same seed, same tokens.
 
-use crate::common::device::shared;
+use crate::common::device::shared_gpu;
 use ferrum_wgpu::{
     Device, SamplingOptions,
     low_level::{
@@ -269,7 +269,7 @@ async fn check_all(device: &Device) {
 #[test]
 fn the_gpu_samples_as_the_host_does() {
     pollster::block_on(async {
-        check_all(&shared()).await;
+        check_all(&shared_gpu()).await;
     });
 }
 

@@ -5,8 +5,11 @@ use std::{
     time::Duration,
 };
 
-use crate::common::engines::{demo, gpu, greedy, prompt, tiny};
 use crate::common::tiny_model::tiny_models;
+use crate::common::{
+    device::shared_gpu,
+    engines::{demo, greedy, prompt, tiny},
+};
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, Model, Tuning,
     low_level::{
@@ -59,7 +62,7 @@ async fn bits(model: &Model, tuning: Tuning) -> Vec<Vec<u32>> {
 #[test]
 fn the_handful_of_keys_is_measured_and_most_choices_change_no_bit() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         // All tokens go to all experts, so that GEMM tiles of 64 rows are filled.
         let model = tiny(&device, tiny_models()[1].0).await;
         let tuned = tune(&model, Duration::MAX, Tuning::default()).await;
@@ -83,7 +86,7 @@ fn the_handful_of_keys_is_measured_and_most_choices_change_no_bit() {
 #[test]
 fn a_choice_changes_the_plan_unless_it_is_of_another_device_or_version() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = demo(&device).await;
         let dispatches = async |tuning: Tuning| {
             let engine = Engine::new(&model, &options(tuning)).await.expect("an engine");
@@ -113,7 +116,7 @@ fn a_choice_changes_the_plan_unless_it_is_of_another_device_or_version() {
 #[test]
 fn the_budget_is_kept_and_known_choices_are_not_measured_again() {
     pollster::block_on(async {
-        let device = gpu().await;
+        let device = shared_gpu();
         let model = tiny(&device, tiny_models()[0].0).await;
         let all = tune(&model, Duration::MAX, Tuning::default()).await;
         let keys = |tuned: &Tuned| tuned.tuning.choices.len();
@@ -137,7 +140,7 @@ fn the_budget_is_kept_and_known_choices_are_not_measured_again() {
 #[test]
 fn software_drivers_and_the_cpu_are_never_tuned() {
     pollster::block_on(async {
-        for device in [gpu().await, Device::cpu()] {
+        for device in [shared_gpu(), Device::cpu()] {
             let model = tiny(&device, tiny_models()[0].0).await;
             let by_default = options(Tuning::default()).plan(PlanOptions::default());
             let mut clock = ticking(Duration::from_millis(1));

@@ -1,6 +1,6 @@
 //! Layers with a sliding window keep the last blocks of a sequence only.
 
-use crate::common::{device::shared, tiny_model};
+use crate::common::{device::shared_gpu, tiny_model};
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Model, SamplingOptions, low_level::engine::KvLayout,
 };
@@ -43,7 +43,7 @@ async fn conversation(engine: &Engine) -> Vec<u32> {
 #[test]
 fn windows_keep_few_blocks_and_change_no_token() {
     pollster::block_on(async {
-        for (name, device) in MODELS.into_iter().zip([shared(), Device::cpu()]) {
+        for (name, device) in MODELS.into_iter().zip([shared_gpu(), Device::cpu()]) {
             let gguf = file(name);
             let model = Model::load(&device, &gguf, |_, _| ()).await.expect("a model");
             let paged = Engine::new(&model, &options(KvLayout::Paged { block: BLOCK })).await.expect("an engine");

@@ -9,7 +9,7 @@ use crate::{gpu::Caps, kernels::KvType};
 const HEAD_DIMS: [u32; 10] = [16, 20, 32, 64, 80, 96, 112, 128, 192, 256];
 
 /// The head sizes that are listed with gates: those of the models of tests/it, and Qwen3.5's.
-const GATED_HEAD_DIMS: [u32; 4] = [32, 64, 128, 256];
+const GATED_HEAD_DIMS: [u32; 3] = [64, 128, 256];
 
 /// QK-norm and pairing of RoPE as the architectures have them: Qwen3's, Llama's (interleaved), and Qwen2's.
 pub(super) const ROPES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
@@ -70,7 +70,7 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
 /// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
 /// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
-/// - heads of 32, 64 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
+/// - heads of 64 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
@@ -106,7 +106,7 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
 pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
     if is_qwen2(v) {
         return match v.attention.head_dim {
-            16 | 64 => v.attention.kv != KvType::Q8_0,
+            64 => v.attention.kv != KvType::Q8_0,
             128 => is_default(caps, v.attention.kv),
             _ => false,
         };
@@ -137,7 +137,7 @@ pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
 /// Returns whether the suite runs a variant with gates.
 fn runs_gated(v: attention::Variant) -> bool {
     match v.head_dim {
-        32 | 64 => v.kv != KvType::Q8_0,
+        64 => v.kv != KvType::Q8_0,
         256 => true,
         _ => false,
     }

@@ -18,7 +18,7 @@ pub async fn gpu() -> Device {
 
 /// Returns the device that tests share, so that each pipeline is compiled once. Tests that lose the device, inject
 /// faults or count its objects need their own.
-pub fn shared() -> Device {
+pub fn shared_gpu() -> Device {
     static SHARED: OnceLock<Device> = OnceLock::new();
     SHARED.get_or_init(|| pollster::block_on(gpu())).clone()
 }
