@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::common::tiny_model::TinyModel;
+use crate::common::{program::program, tiny_model::TinyModel};
 use ferrum_wgpu::Gguf;
 use serde_json::Value;
 
@@ -20,11 +20,7 @@ fn model(name: &str) -> Result<String> {
 }
 
 fn bench(args: &[&str]) -> Result<Output> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-    command.stdin(Stdio::null()).env_remove("RUST_LOG").args(["bench", "--no-tune"]).args(args);
-    // Keep away from the user's cache.
-    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
-    Ok(command.output()?)
+    Ok(program().args(["bench", "--no-tune"]).args(args).output()?)
 }
 
 fn success(args: &[&str]) -> Result<String> {
@@ -159,10 +155,9 @@ fn invalid_arguments_are_refused() -> Result {
 #[cfg(unix)]
 fn ctrl_c_ends_a_benchmark() -> Result {
     let model = model("bench-interrupted.gguf")?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
+    let mut command = program();
     command.args(["bench", &model, "--no-tune", "--device", "cpu", "-p", "0", "-n", "100", "-r", "1000000"]);
-    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).spawn()?;
+    let mut child = command.stderr(Stdio::null()).spawn()?;
     // Measurements begin after the table's header.
     let mut head = String::new();
     BufReader::new(child.stdout.take().ok_or("no stdout")?).read_line(&mut head)?;

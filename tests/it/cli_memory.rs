@@ -1,19 +1,17 @@
 //! Memory budgets on the command line.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::common::tiny_model::hybrid_models;
+use crate::common::{program::program, tiny_model::hybrid_models};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Runs a command without autotuning, away from the user's cache.
+/// Runs a command without autotuning.
 fn ferrum(args: &[&str]) -> Result<Output> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     let tuned = matches!(args, ["run" | "bench", ..]);
-    Ok(command.args(args).args(tuned.then_some("--no-tune")).output()?)
+    Ok(program().args(args).args(tuned.then_some("--no-tune")).output()?)
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -609,19 +609,19 @@ mod command {
         fs,
         io::{BufRead, BufReader, Read},
         path::PathBuf,
-        process::{Command, Stdio},
+        process::Command,
     };
 
     use serde_json::{Value, json};
 
     use super::{FRANCE, ask, content, request, send, with};
+    use crate::common::program::program;
 
     const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.gguf");
 
     fn ferrum(args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
-        command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env_remove("RUST_LOG").args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = program();
+        command.args(args);
         command
     }
 

@@ -12,10 +12,15 @@ pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-q4_k_m.
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
+/// Returns the program, away from the user's files. Mesa's cache of compiled shaders is that of the tests' own process.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrum-wgpu"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
-    // Keep away from the user's cache.
+    let folder = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    if let Some(shaders) = folder("MESA_SHADER_CACHE_DIR").or_else(cache) {
+        command.env("MESA_SHADER_CACHE_DIR", shaders);
+    }
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).env("HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
