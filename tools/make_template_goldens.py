@@ -37,7 +37,23 @@ tojson(indent=2) }}
 {{ a if a is string else a | tojson(sort_keys=true, separators=(',', ':')) }} {{ a is mapping }} {{ a }}
 {% endfor %}{% if m.role == 'tool' %}{{ m.tool_call_id | default('?', true) }} {{ m.name }}
 {% endif %}{% endfor %}{{ strftime_now('%Y-%m-%d') }}{% if add_generation_prompt %} assistant:{% endif %}"""
-FILES = ["Qwen3-Coder", "ibm-granite-granite-3.3-2B-Instruct", "HuggingFaceTB-SmolLM3-3B"]
+# What becomes of text after `safe` and `escape`, where Jinja2's `+` escapes the other side.
+MARKUP = """\
+{% set s = '<b>' | safe %}{% set c %}<{% endset %}{% macro m(x) %}<{{ x }}>{% endmacro %}
+{{ s + '<i>' + "\\"'&" }} {{ '<i>' + s }} {{ s + s + '<' }} {{ '<' + '&' }} {{ s + c + m('&') }}
+{{ s ~ '<i>' }} {{ (s ~ s) + '<' }} {{ (s ~ 1) + '<' }} {{ ([s, '<'] | join(s)) + '<' }} {{ ('<' | e) + '<' }}
+{{ ('<%s>' | safe | format('<')) + '<' }} {{ (s | upper | trim) + '<' }} {{ (s | replace('b', '<')) + '<' }}
+{{ (s * 2) + '<' }} {{ (s | string) + '<' }} {{ (s | default('x')) + '<' }} {{ s == '<b>' }} {{ s in '<b>' }} {{ ([s] + ['<']) | length }}
+{{ 1 + 2 }} {{ (1.5 + (messages | length)) is number }} {{ (messages + messages) | length }}
+{%- for m in messages %}
+{{ '[' | safe + m.role + ']: ' + (m.content if m.content is string else m.content | tojson) }}
+{%- endfor %}"""
+FILES = [
+    "Qwen3-Coder",
+    "ibm-granite-granite-3.3-2B-Instruct",
+    "HuggingFaceTB-SmolLM3-3B",
+    "meetkai-functionary-medium-v3.1",
+]
 # One of a kind: the whole list is for tools/peer_text.py.
 KEPT = ["plain", "tools", "system and tools", "call", "result", "result and turn", "arguments as text", "content none",
         "two users"]
@@ -57,7 +73,7 @@ def main():
     folder, out = Path(sys.argv[1]), sys.argv[2]
     cases = {name: CASES[name] for name in KEPT} | DOCUMENT_CASES
     text = lambda value: None if value is None else json.dumps(value, ensure_ascii=False)
-    sources = {"own": OWN} | {name: (folder / f"{name}.jinja").read_text() for name in FILES}
+    sources = {"own": OWN, "markup": MARKUP} | {name: (folder / f"{name}.jinja").read_text() for name in FILES}
     templates = []
     for name, source in sources.items():
         kept = [

@@ -39,7 +39,7 @@ def main():
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--tokens", type=int, default=90)
     ap.add_argument("--greedy", type=int, default=8)
-    ap.add_argument("--vocab", type=int, default=128)
+    ap.add_argument("--vocab", type=int, default=128, help="tokens of the prompt are below it; logits compared in each row")
     a = ap.parse_args()
     failed = 0
     for path in a.files:
@@ -48,16 +48,17 @@ def main():
         try:
             peer = rows([str(a.peer / "peer_logits"), str(path), ids, str(a.greedy), str(a.vocab)])
             own = rows([a.binary, "logits", str(path), "--tokens", ids, "--greedy", str(a.greedy),
-                        "--top", str(a.vocab), "--kv-type", "f32", "--device", a.device])
+                        "--top", str(2 * a.vocab), "--kv-type", "f32", "--device", a.device])
         except RuntimeError as error:
             print(f"{path}: {error}")
             failed += 1
             continue
         worst, greedy = 0.0, "greedy equal"
         for i, (theirs, ours) in enumerate(zip(peer["top"], own["top"])):
-            ours = dict(map(tuple, ours))
+            # Of a larger vocabulary llama.cpp's largest logits are compared. One that is missing is below the last of ours.
+            lowest, ours = ours[-1][1], dict(map(tuple, ours))
             scale = max(10.0, max(abs(logit) for _, logit in theirs))
-            worst = max(worst, max(abs(logit - ours[token]) for token, logit in theirs) / scale)
+            worst = max(worst, max(abs(logit - ours.get(token, lowest)) for token, logit in theirs) / scale)
             chosen = i - a.tokens + 1
             if 0 <= chosen < a.greedy and peer["greedy"][chosen] != own["greedy"][chosen]:
                 gap = (theirs[0][1] - theirs[1][1]) / scale

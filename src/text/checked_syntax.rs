@@ -1,8 +1,11 @@
-//! Rewriting of a template's syntax tree to check each value that an operation traverses.
+//! Rewriting of a template's syntax tree: to check each value that an operation traverses, and to add text as Jinja2 does.
 //!
 //! The engine's fuel covers most operations, but not the traversal of nested values: sixty nested lists, each holding
 //! the previous one twice, take 2⁶⁰ steps to compare. Values that are compared, joined, sorted, formatted or stored in
 //! another value are therefore passed through a filter that counts their elements (see `template_engine.rs`).
+//!
+//! The filters `safe` and `escape` make a `Markup` in Jinja2, whose `+` escapes the other side for HTML even where
+//! nothing else is escaped. The engine does so only where it escapes what is printed, so `+` becomes a filter.
 
 use minijinja::machinery::ast::{
     AutoEscape, BinOp, BinOpKind, Block, Break, Call, CallArg, CallBlock, Compare, CompareOp, Const, Continue, Do,
@@ -18,6 +21,10 @@ pub(super) const ELEMENT: &str = "checked_element";
 
 /// The filter for values that a loop goes through.
 pub(super) const ITERATED: &str = "iterated";
+/// The filter for `+`: its value is the left side, its argument the right one.
+pub(super) const SUM: &str = "sum_of_two";
+/// The filter for the left side of `~`, whose result is not safe in Jinja2 unless what is printed is escaped.
+pub(super) const CONCATENATED: &str = "concatenated";
 /// The filter that refuses to write an iterator as JSON, as Python does.
 pub(super) const ITERATOR_TO_JSON: &str = "iterator_tojson";
 
@@ -127,6 +134,10 @@ fn is_scalar(e: &Expr<'_>) -> bool {
     }
 }
 
+fn is_number(e: &Expr<'_>) -> bool {
+    matches!(e, Expr::Const(e) if e.value.is_number())
+}
+
 fn checked<'a>(e: &Expr<'a>, filter: &'static str) -> Expr<'a> {
     if is_scalar(e) {
         return expr(e);
@@ -180,6 +191,15 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
         Expr::UnaryOp(e) => {
             let op = if matches!(e.op, UnaryOpKind::Not) { UnaryOpKind::Not } else { UnaryOpKind::Neg };
             Expr::UnaryOp(Spanned::new(UnaryOp { op, expr: expr(&e.expr) }, e.span()))
+        }
+        // A number is never added to text.
+        Expr::BinOp(e) if matches!(e.op, BinOpKind::Add) && !is_number(&e.left) && !is_number(&e.right) => {
+            let args = vec![CallArg::Pos(operand(&e.right))];
+            Expr::Filter(Spanned::new(Filter { name: SUM, expr: Some(operand(&e.left)), args }, e.span()))
+        }
+        Expr::BinOp(e) if matches!(e.op, BinOpKind::Concat) => {
+            let left = filtered(operand(&e.left), CONCATENATED, &e.left);
+            Expr::BinOp(Spanned::new(BinOp { op: e.op, left, right: operand(&e.right) }, e.span()))
         }
         Expr::BinOp(e) => {
             let (left, right) = (matches!(e.left, Expr::Const(_)), matches!(e.right, Expr::Const(_)));

@@ -8,7 +8,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ObjectRepr, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, escape_formatter};
 
-use super::checked_syntax::{self, ELEMENT, ITERATED, ITERATOR_TO_JSON, OPERAND};
+use super::checked_syntax::{self, CONCATENATED, ELEMENT, ITERATED, ITERATOR_TO_JSON, OPERAND, SUM};
 use super::date::strftime;
 use super::error::TextError;
 use super::to_json;
@@ -38,6 +38,25 @@ fn escape(value: Value) -> Value {
         }
     }
     Value::from_safe_string(escaped)
+}
+
+/// Returns `left + right`. Text that is not safe is escaped if the other side is safe, as by `Markup` of Python's markupsafe.
+fn sum(state: &mut State, left: Value, right: Value) -> Result<Value, Error> {
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        state.consume_fuel((a.len() as u64 + b.len() as u64) / BYTES_PER_FUEL)?;
+        return Ok(match (left.is_safe(), right.is_safe()) {
+            (false, false) => Value::from([a, b].concat()),
+            (true, true) => Value::from_safe_string([a, b].concat()),
+            (true, false) => Value::from_safe_string(format!("{a}{}", escape(right))),
+            (false, true) => Value::from_safe_string(format!("{}{b}", escape(left))),
+        });
+    }
+    // The engine's `sum` adds as its operator does, but takes a missing start for 0 and leaves out undefined values.
+    if [&left, &right].iter().any(|side| side.is_none() || side.is_undefined()) {
+        let message = format!("cannot add {} and {}", left.kind(), right.kind());
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    state.apply_filter("sum", &[Value::from(vec![right]), Value::from(Kwargs::from_iter([("start", left)]))])
 }
 
 /// A template and the limits it runs under.
@@ -155,6 +174,11 @@ impl Run<'_> {
         environment.add_filter("escape", escape);
         environment.add_filter("e", escape);
         environment.add_filter("tojson", to_json::filter);
+        environment.add_filter(SUM, sum);
+        environment.add_filter(CONCATENATED, |state: &State, value: Value| match value.as_str() {
+            Some(text) if value.is_safe() && matches!(state.auto_escape(), AutoEscape::None) => Value::from(text),
+            _ => value,
+        });
         environment.add_filter(ITERATED, |value: Value| match value.is_none() {
             true => Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")),
             false => Ok(value),

@@ -1,7 +1,7 @@
 //! The goldens match the models that the tests build, and the comparison with goldens can fail.
 
 use crate::common::golden::{Expected, Golden, Tolerance, fnv1a};
-use crate::common::tiny_model::{architecture_models, format_models, tiny_models};
+use crate::common::tiny_model::{architecture_models, format_models, preset_models, tiny_models};
 use ferrum_wgpu::Gguf;
 use ferrum_wgpu::low_level::quant::WeightType;
 use std::collections::HashSet;
@@ -12,6 +12,7 @@ fn each_tiny_model_has_its_golden() -> Result<(), Box<dyn std::error::Error>> {
         ("tiny.json", tiny_models()),
         ("architectures.json", architecture_models()),
         ("formats.json", format_models()),
+        ("presets.json", preset_models()),
     ];
     for (file, models) in files {
         let goldens = Golden::read_all(file)?;

@@ -3,7 +3,7 @@
 use crate::common::{
     device::shared_gpu,
     golden::{Golden, Tolerance},
-    tiny_model::{Arch, TinyModel, architecture_models, format_models, tiny_models},
+    tiny_model::{Arch, TinyModel, architecture_models, format_models, preset_models, tiny_models},
 };
 use ferrum_wgpu::{
     ChatTemplate, Device, Engine, EngineOptions, GenerateOptions, Gguf, KvType, Message, Model, Precision,
@@ -117,6 +117,15 @@ fn every_format_agrees_with_the_reference() {
     pollster::block_on(async {
         for (device, config) in [(Device::cpu(), TILES), (shared_gpu(), ROWS)] {
             check_models(&device, config, "formats.json", format_models()).await;
+        }
+    });
+}
+
+#[test]
+fn presets_of_hybrids_agree_with_the_reference() {
+    pollster::block_on(async {
+        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+            check_models(&device, config, "presets.json", preset_models()).await;
         }
     });
 }

@@ -1,6 +1,6 @@
 //! The token with the largest logit.
 
-use super::{ITEMS, LAST, NO_TOKEN, Stage, count, hard_logits, order, sequence_of, some_penalised, some_picks};
+use super::{LAST, NO_TOKEN, Stage, count, hard_logits, order, sequence_of, some_penalised, some_picks};
 use crate::gpu::{Caps, Case, Expect, Grid, Kernel, Source, kernel, wgsl};
 
 kernel! {
@@ -43,6 +43,9 @@ kernel! {
 }
 
 const WG: u32 = 256;
+
+/// The candidates of a workgroup.
+const ITEMS: u32 = 1024;
 
 /// The stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -34,9 +34,6 @@ pub type Cuts = [[f32; 4]; 2];
 /// The id of a row whose logits are all NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// The candidates of a workgroup.
-const ITEMS: u32 = 1024;
-
 /// The candidate that sorts last.
 const LAST: [u32; 2] = [0, NO_TOKEN];
 
@@ -329,6 +326,9 @@ fn hard_logits() -> Vec<(&'static str, u32, u32, Vec<f32>)> {
         ("infinite and huge", 1, 6, vec![f32::MAX, f32::NEG_INFINITY, f32::INFINITY, f32::MIN, 0.0, f32::INFINITY]),
         ("NaNs among others", 1, 1500, with_nans),
         ("nothing but NaNs", 1, 70, vec![f32::NAN; 70]),
+        ("two tiles", 2, 4097, random(2 * 4097)),
+        // The largest are of as few invocations of `top_k` as can be.
+        ("some columns are largest", 1, 6000, (0..6000).map(|i| if i % 256 < 64 { i as f32 } else { -1.0 }).collect()),
         ("the last is largest", 1, 2500, (0..2500).map(|i| i as f32).collect()),
         ("Qwen3-30B-A3B's vocabulary", 1, 151_936, random(151_936)),
     ]

@@ -1,13 +1,13 @@
 //! The likeliest tokens, in order.
 
-use super::{ITEMS, LAST, MAX_TOP_K, Stage, hard_logits, order};
+use super::{LAST, MAX_TOP_K, Stage, hard_logits, order};
 use crate::gpu::{Buffer, Caps, Case, Expect, GpuError, Grid, Kernel, Recorder, Source, kernel, wgsl};
 
 kernel! {
-    /// The first [`MAX_TOP_K`] of each 1,024 candidates of a row, in order; run on its own results until one list of each
+    /// The first [`MAX_TOP_K`] of each 4,096 candidates of a row, in order; run on its own results until one list of each
     /// row is left.
     ///
-    /// Shapes: rows `first ..` of `logits` `[_, n]`, or `candidates` `[rows, n]`; `kept` `[rows, ⌈n / 1024⌉, 64]`: keys with
+    /// Shapes: rows `first ..` of `logits` `[_, n]`, or `candidates` `[rows, n]`; `kept` `[rows, ⌈n / 4096⌉, 64]`: keys with
     /// ids, and where there are fewer candidates `[0, u32::MAX]`. A NaN comes after all other logits. Bound: exact.
     pub struct TopK("sample/top_k") for Stage;
     params {
@@ -30,9 +30,12 @@ kernel! {
 
 const WG: u32 = 256;
 
+/// The candidates of a workgroup.
+const TILE: u32 = 4096;
+
 /// Candidates that a stage leaves of a row of `n`.
 pub(super) fn kept(n: u32) -> u32 {
-    n.div_ceil(ITEMS) * MAX_TOP_K
+    n.div_ceil(TILE) * MAX_TOP_K
 }
 
 /// Records all stages over `rows` of `n` logits from row `first` on, and gives the buffer that has the rows' lists after
@@ -65,7 +68,7 @@ impl Kernel for TopK {
     }
 
     fn grid(_: Stage, p: &Params) -> Grid {
-        Grid { x: p.n.div_ceil(ITEMS), y: p.rows }
+        Grid { x: p.n.div_ceil(TILE), y: p.rows }
     }
 
     fn cpu(stage: Stage, p: &Params, host: Host<'_>) {
@@ -112,5 +115,5 @@ fn first(row: &[[u32; 2]]) -> Vec<[u32; 2]> {
         list.resize(MAX_TOP_K as usize, LAST);
         list
     };
-    row.chunks(ITEMS as usize).flat_map(list).collect()
+    row.chunks(TILE as usize).flat_map(list).collect()
 }

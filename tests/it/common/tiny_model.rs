@@ -788,3 +788,24 @@ pub fn hybrid_models() -> Vec<(&'static str, TinyModel)> {
         ("qwen3next", TinyModel { layers: 4, shared_ffn: 64, delta: [2, 6, 32], ..of(Arch::Qwen3Next, vec![]) }),
     ]
 }
+
+/// Returns models of the shapes and types of the hybrid presets of `tools/make_model.py`, by the presets' names.
+pub fn preset_models() -> Vec<(&'static str, TinyModel)> {
+    let of = |arch| TinyModel {
+        arch,
+        layers: 4,
+        experts: 8,
+        ffn: 768,
+        delta: [2, 4, 64],
+        metadata: vec![
+            ("rope.dimension_count", 16_u32.into()),
+            ("rope.dimension_sections", vec![2_u32, 2, 4, 0].into()),
+            ("full_attention_interval", 4_u32.into()),
+        ],
+        ..TinyModel::default()
+    };
+    vec![
+        ("qwen35-test", of(Arch::Qwen35)),
+        ("qwen35moe-test", TinyModel { shared_ffn: 256, ..of(Arch::Qwen35Moe) }),
+    ]
+}
