@@ -66,7 +66,11 @@ pub fn template(args: &TemplateArgs) -> Result<Code, Failure> {
         .tools(tools)
         .documents(documents)
         .variables(args.variables.clone());
-    print(&template.render_json(&json(&args.messages)?, &options)?)?;
+    let messages = json(&args.messages)?;
+    if !messages.as_str().trim_start().starts_with('[') {
+        return Err(Failure::usage(format!("{}: expected a list of messages", args.messages.display())));
+    }
+    print(&template.render_json(&messages, &options)?)?;
     Ok(Code::Success)
 }
 

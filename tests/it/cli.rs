@@ -25,7 +25,9 @@ fn tokenize_and_template_print_what_they_say() -> Result {
     let args = ["template", &source, "--messages", &messages, "--bos", "<s>", "--now", "2026-03-04T23:00:00+09:00"];
     assert_eq!(success(&ferrum(&args)?)?, "<s>usertool2026-03-04 23");
     let raising = file("raising.jinja", b"\n\n{{ raise_exception('no') }}")?;
-    refused(&["template", &raising, "--messages", &messages], 3, &["no (in chat template:3)"])
+    refused(&["template", &raising, "--messages", &messages], 3, &["no (in chat template:3)"])?;
+    let object = file("object.json", br#"{"messages": []}"#)?;
+    refused(&["template", &raising, "--messages", &object], 2, &["object.json: expected a list of messages"])
 }
 
 #[test]
