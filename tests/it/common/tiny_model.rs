@@ -804,8 +804,5 @@ pub fn preset_models() -> Vec<(&'static str, TinyModel)> {
         ],
         ..TinyModel::default()
     };
-    vec![
-        ("qwen35-test", of(Arch::Qwen35)),
-        ("qwen35moe-test", TinyModel { shared_ffn: 256, ..of(Arch::Qwen35Moe) }),
-    ]
+    vec![("qwen35-test", of(Arch::Qwen35)), ("qwen35moe-test", TinyModel { shared_ffn: 256, ..of(Arch::Qwen35Moe) })]
 }
