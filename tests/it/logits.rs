@@ -124,7 +124,7 @@ fn every_format_agrees_with_the_reference() {
 #[test]
 fn presets_of_hybrids_agree_with_the_reference() {
     pollster::block_on(async {
-        for (device, config) in [(Device::cpu(), TILES), (shared(), ROWS)] {
+        for (device, config) in [(Device::cpu(), TILES), (shared_gpu(), ROWS)] {
             check_models(&device, config, "presets.json", preset_models()).await;
         }
     });
