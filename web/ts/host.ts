@@ -260,7 +260,7 @@ interface Plan {
   all: number;
 }
 
-/** Checks the kernels that a first reply needs, unless a result of all was kept. A device whose kernels with subgroup operations are
+/** Checks the kernels that a first reply needs, unless their result was kept. A device whose kernels with subgroup operations are
  * wrong goes on without them. */
 async function checked(
   device: ModelDevice,
@@ -273,8 +273,7 @@ async function checked(
     let check = await kept(plan.key);
     if (!check) {
       check = JSON.parse(await device.check(0, plan.first, told)) as DeviceCheck;
-      // A wrong device is not checked further.
-      if (!check.passed) await keep(plan.key, check);
+      await keep(plan.key, check);
     }
     signal.throwIfAborted();
     if (check.passed || !device.subgroups) return { plan, check };
@@ -282,15 +281,14 @@ async function checked(
   }
 }
 
-/** Checks the other kernels, each after `turn`, adds them to `check`, and keeps it. */
+/** Checks the other kernels, each after `turn`, adds them to `check`, and keeps it. A wrong device is not checked further. */
 async function finishCheck(device: ModelDevice, plan: Plan, check: DeviceCheck, turn: () => unknown): Promise<void> {
-  if (!check.passed || check.kernels === plan.all) return;
-  for (let next = plan.first; next < plan.all && check.passed; next++) {
+  for (let next = check.kernels; next < plan.all && check.passed; next++) {
     await turn();
     const { kernels, cases, passed, wrong }: DeviceCheck = JSON.parse(await device.check(next, next + 1, () => undefined));
     Object.assign(check, { kernels: check.kernels + kernels, cases: check.cases + cases, passed, wrong: [...check.wrong, ...wrong] });
+    await keep(plan.key, check);
   }
-  await keep(plan.key, check);
 }
 
 /** The requests in progress. */

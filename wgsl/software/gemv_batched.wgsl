@@ -24,6 +24,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         return;
     }
     let last = end - 1u;
+    let zero = opaque_zero(workgroup);
     let input0 = input(first_row, last);
     let input1 = input(first_row + 1u, last);
     let input2 = input(first_row + 2u, last);
@@ -52,7 +53,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
     var back5 = vec4<f32>(0.0);
     var back6 = vec4<f32>(0.0);
     var back7 = vec4<f32>(0.0);
-    for (var block = opaque_zero(workgroup); block < p.k_blocks; block += SUPER_BLOCK) {
+    for (var block = zero; block < p.k_blocks; block += SUPER_BLOCK) {
         let front = front_blocks + block;
         let back = back_blocks + block;
         let front_headers = row_split_headers(front);
@@ -94,14 +95,11 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             }
         }
     }
-    finish(first_row, last, row, front0, back0);
-    finish(first_row + 1u, last, row, front1, back1);
-    finish(first_row + 2u, last, row, front2, back2);
-    finish(first_row + 3u, last, row, front3, back3);
-    if TILE_M > 4u {
-        finish(first_row + 4u, last, row, front4, back4);
-        finish(first_row + 5u, last, row, front5, back5);
-        finish(first_row + 6u, last, row, front6, back6);
-        finish(first_row + 7u, last, row, front7, back7);
+    // A loop over arrays: a software driver compiles the stores once, which take longer to compile than the sums. The indices
+    // are opaque, so that no compiler unrolls it.
+    var fronts = array<vec4<f32>, 8>(front0, front1, front2, front3, front4, front5, front6, front7);
+    var backs = array<vec4<f32>, 8>(back0, back1, back2, back3, back4, back5, back6, back7);
+    for (var i = zero; i < TILE_M; i += 1u) {
+        finish(first_row + i, last, row, fronts[i], backs[i]);
     }
 }

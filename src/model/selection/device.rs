@@ -7,6 +7,8 @@ pub struct DeviceProfile {
     pub class: DeviceClass,
     /// Its capabilities, with those cooperative matrices only that have passed their self-test.
     pub caps: Caps,
+    /// Whether it is a browser's, where a first reply waits for kernels to be compiled.
+    pub browser: bool,
 }
 
 /// A class of devices.
@@ -30,6 +32,10 @@ impl DeviceProfile {
             false if device.shares_memory() => DeviceClass::Integrated,
             false => DeviceClass::Discrete,
         };
-        Self { class, caps: Caps { matrices: device.trusted_matrices(), ..device.caps().clone() } }
+        Self {
+            class,
+            caps: Caps { matrices: device.trusted_matrices(), ..device.caps().clone() },
+            browser: cfg!(target_arch = "wasm32"),
+        }
     }
 }

@@ -12,12 +12,13 @@ struct Known {
     matrices: [bool; 3],
     binding_mib: u64,
     workgroup_kib: u32,
+    browser: bool,
 }
 
 const NO_MATRICES: [bool; 3] = [false; 3];
 
 /// lavapipe is Mesa 22.3.6's. GPUs are as their Vulkan drivers (Mesa 26.2 or the vendor's) and Metal describe them.
-const KNOWN: [Known; 12] = {
+const KNOWN: [Known; 13] = {
     use DeviceClass::{Discrete, Integrated, Software};
     [
         known("lavapipe", Software, true, Some((8, 8)), NO_MATRICES, 128, 32),
@@ -33,7 +34,8 @@ const KNOWN: [Known; 12] = {
         known("Arc A770", Discrete, true, Some((8, 32)), NO_MATRICES, 1023, 64),
         known("Adreno 750", Integrated, true, Some((64, 128)), NO_MATRICES, 128, 32),
         // Kernels for GPUs use subgroups with matrices only, and WebGPU has none.
-        known("browser", Discrete, true, None, NO_MATRICES, 128, 16),
+        in_browser(known("browser", Discrete, true, None, NO_MATRICES, 128, 16)),
+        in_browser(known("browser, lavapipe", Software, true, Some((8, 8)), NO_MATRICES, 128, 32)),
     ]
 };
 
@@ -46,7 +48,11 @@ const fn known(
     binding_mib: u64,
     workgroup_kib: u32,
 ) -> Known {
-    Known { name, class, f16, subgroups, matrices, binding_mib, workgroup_kib }
+    Known { name, class, f16, subgroups, matrices, binding_mib, workgroup_kib, browser: false }
+}
+
+const fn in_browser(known: Known) -> Known {
+    Known { browser: true, ..known }
 }
 
 impl DeviceProfile {
@@ -72,6 +78,6 @@ impl Known {
             max_workgroup_bytes: self.workgroup_kib << 10,
             ..Caps::portable()
         };
-        DeviceProfile { class: self.class, caps }
+        DeviceProfile { class: self.class, caps, browser: self.browser }
     }
 }

@@ -179,8 +179,15 @@ impl KernelSelection {
         let caps = &device.caps;
         match device.class {
             // f16 is converted there by many instructions: `precision` changes nothing.
-            DeviceClass::Software if caps.software_subgroup_8 => Self::SOFTWARE_SUBGROUPS,
-            DeviceClass::Software => Self::SOFTWARE,
+            DeviceClass::Software => {
+                let kernels = if caps.software_subgroup_8 { Self::SOFTWARE_SUBGROUPS } else { Self::SOFTWARE };
+                if device.browser {
+                    // There a first reply waits for its kernels. Without the fusions decode has the kernels of prompts, with the
+                    // same bits: rope_attention and the GEMV with a norm take COLD.
+                    return Self { fused_rope: false, norm_in_gemv_below: 0, down_proj: DownProj::Separate, ..kernels };
+                }
+                kernels
+            }
             DeviceClass::Integrated | DeviceClass::Discrete => {
                 let (tile, mma) = Self::gemm(precision, caps.f16, caps.matrices);
                 let (one_row_from, four_rows_from) = match device.class {

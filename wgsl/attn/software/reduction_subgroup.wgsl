@@ -90,14 +90,12 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) {
             a7 = attn_accumulate_eight(a7, hi.w, v, w);
         }
         if first_vec8 + invocation < KV_VEC8S {
-            attn_store(0u, i, a0);
-            attn_store(1u, i, a1);
-            attn_store(2u, i, a2);
-            attn_store(3u, i, a3);
-            attn_store(4u, i, a4);
-            attn_store(5u, i, a5);
-            attn_store(6u, i, a6);
-            attn_store(7u, i, a7);
+            // A loop over an array: a software driver compiles the stores once. The indices are opaque, so that no compiler
+            // unrolls it.
+            var sums = array<Vec8, 8>(a0, a1, a2, a3, a4, a5, a6, a7);
+            for (var query = zero; query < 8u; query += 1u) {
+                attn_store(query, i, sums[query]);
+            }
         }
     }
 }
