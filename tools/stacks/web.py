@@ -441,7 +441,7 @@ def lifecycle(browser):
         const content = async () => (await create({})).choices[0].message.content;
         const texts = [await content()];
         // Aborted by a signal: whole, streamed, and before it begins.
-        const long = { messages: [{ role: 'user', content: 'Count.' }], max_tokens: 400, logit_bias: {} };
+        const long = { messages: [{ role: 'user', content: 'Count.' }], max_tokens: 400, ignore_eos: true };
         const timed = async (promise) => { const t = performance.now(); return [await caught(promise), performance.now() - t]; };
         const stop = new AbortController();
         setTimeout(() => stop.abort(), 300);

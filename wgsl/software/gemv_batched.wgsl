@@ -95,8 +95,7 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             }
         }
     }
-    // A loop over arrays: a software driver compiles the stores once, which take longer to compile than the sums. The indices
-    // are opaque, so that no compiler unrolls it.
+    // An opaque loop: a software driver compiles the stores once.
     var fronts = array<vec4<f32>, 8>(front0, front1, front2, front3, front4, front5, front6, front7);
     var backs = array<vec4<f32>, 8>(back0, back1, back2, back3, back4, back5, back6, back7);
     for (var i = zero; i < TILE_M; i += 1u) {

@@ -90,8 +90,7 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) {
             a7 = attn_accumulate_eight(a7, hi.w, v, w);
         }
         if first_vec8 + invocation < KV_VEC8S {
-            // A loop over an array: a software driver compiles the stores once. The indices are opaque, so that no compiler
-            // unrolls it.
+            // An opaque loop: a software driver compiles the stores once.
             var sums = array<Vec8, 8>(a0, a1, a2, a3, a4, a5, a6, a7);
             for (var query = zero; query < 8u; query += 1u) {
                 attn_store(query, i, sums[query]);
