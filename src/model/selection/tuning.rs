@@ -291,7 +291,7 @@ mod tests {
             tuning.set(choice);
         }
         assert_eq!(tuning.choices, [TuningChoice::BatchedFrom(4), TuningChoice::FourRowsFrom(256)]);
-        let device = DeviceProfile { class: DeviceClass::Discrete, caps: Caps::portable() };
+        let device = DeviceProfile { class: DeviceClass::Discrete, caps: Caps::portable(), browser: false };
         let refined = |tuning: &Tuning| KernelSelection::GPU.refined(tuning, &device, Precision::Exact);
         assert_eq!(refined(&tuning), KernelSelection { four_rows_from: 256, batched_from: 4, ..KernelSelection::GPU });
         // Of another precision, and matrices that the device does not have.
