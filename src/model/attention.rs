@@ -199,7 +199,13 @@ impl Decoder<'_> {
     /// Returns the queries of attention from query heads.
     fn tile(&self, own: LayerAttention) -> AttnTile {
         let c = self.config;
-        let tiles = Tiles::new(c.heads / c.kv_heads, self.pass.phase == Phase::Prefill);
+        let q_per_kv = c.heads / c.kv_heads;
+        let tiles = match self.pass_kernels().attention {
+            AttentionKind::SplitKv => {
+                self.kernels.split_kv_tiles(q_per_kv, c.kv_heads * self.pass.rows * self.pass.chunks)
+            }
+            _ => Tiles::new(q_per_kv, self.pass.phase == Phase::Prefill),
+        };
         self.layer_tile(own, AttnTile::new(self.pass.rows, c.heads, c.kv_heads, c.head_dim, tiles))
     }
 

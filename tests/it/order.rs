@@ -385,6 +385,14 @@ fn attentions(device: &Device) -> Vec<attention::Variant> {
             }));
         }
     }
+    // Heads that are too large for attention from projections, in tiles of two and of eight.
+    all.push(attention::Variant {
+        head_dim: 256,
+        kv: kvs[0],
+        reduction: Reduction::SharedMemory,
+        sinks: false,
+        gated: false,
+    });
     all
 }
 

@@ -2,9 +2,9 @@
 // et al. 2023). A query's results do not depend on the others: a key that it does not see adds exactly nothing to its
 // sums, and all sums are in an order that positions alone determine.
 //
-// One half of the invocations has the first four queries, the other the others. Scores: an invocation has two keys.
-// Values: it has eight elements of the keys of its group. Whatever else is kept of queries is in workgroup memory:
-// registers decide how many workgroups a GPU runs at once.
+// Each half of the invocations has up to four queries, in slots; slots without a query are skipped. Scores: an invocation
+// has two keys. Values: it has eight elements of the keys of its group. Whatever else is kept of queries is in workgroup
+// memory: registers decide how many workgroups a GPU runs at once.
 const HALF = WG / 2u;
 const_assert CHUNK == WG;
 
@@ -12,9 +12,10 @@ const_assert CHUNK == WG;
 const ATTN_GROUPS = HALF / LANES_PER_HEAD;
 // Vec8s of a head whose queries are in workgroup memory at once.
 const QUERY_VEC8S = min(KV_VEC8S, 16u);
-// Vec8s of a key at once: two wait for memory half as often. With more rows there are workgroups enough, and some GPUs
-// have no registers for it. Small heads wait seldom.
-const VEC8S_AT_ONCE = select(1u, 2u, ONE_ROW && KV_VEC8_LOADS == 1u && KV_VEC8S % 2u == 0u && KV_VEC8S >= 8u);
+// Vec8s of a key at once: two wait for memory half as often. Prompts have workgroups enough, and some GPUs have no
+// registers for it. Small heads wait seldom.
+const FEW_WORKGROUPS = ONE_ROW || ONE_CHUNK;
+const VEC8S_AT_ONCE = select(1u, 2u, FEW_WORKGROUPS && KV_VEC8_LOADS == 1u && KV_VEC8S % 2u == 0u && KV_VEC8S >= 8u);
 const QUERY_SLICES = (KV_VEC8S + QUERY_VEC8S - 1u) / QUERY_VEC8S;
 
 // For each half, the weights of a chunk's keys for its four queries, by quads of keys. Before and after, maxima and sums
@@ -129,26 +130,47 @@ fn attn_chunk(tile: AttnTile, run: AttnRun, keys: vec2<u32>, chunk: u32, zero: u
         attn_have_sum(invocation, exp_sum);
     }
     attn_reduce(0u, sums.a, invocation);
-    attn_reduce(1u, sums.b, invocation);
-    attn_reduce(2u, sums.c, invocation);
-    attn_reduce(3u, sums.d, invocation);
+    if attn_slots_used() > 1u {
+        attn_reduce(1u, sums.b, invocation);
+    }
+    if attn_slots_used() > 2u {
+        attn_reduce(2u, sums.c, invocation);
+        attn_reduce(3u, sums.d, invocation);
+    }
 }
 
 // Whether a half may have a query.
 fn attn_has_queries(half: u32) -> bool {
-    return half == 0u || p.tile_rows * p.tile_heads > 4u;
+    return half < p.tile_rows * p.tile_heads;
+}
+
+// Returns how many slots of a half may have queries.
+fn attn_slots_used() -> u32 {
+    return (p.tile_rows * p.tile_heads + 1u) / 2u;
 }
 
 fn attn_sees(half: u32, key: u32) -> vec4<bool> {
     return (vec4<u32>(key) >= attn_first[half]) & (vec4<u32>(key) < attn_end[half]);
 }
 
+// Returns how many slots have sums of values: branches take registers, and only this kernel has tiles of few queries.
+fn attn_value_slots() -> u32 {
+    return select(4u, attn_slots_used(), ONE_CHUNK && !ONE_ROW);
+}
+
 // Adds the products of Vec8 i of two keys with a half's queries.
 fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> AttnScores {
     let x = attn_dots(i, half, 0u, k, l);
-    let y = attn_dots(i, half, 1u, k, l);
-    let z = attn_dots(i, half, 2u, k, l);
-    let w = attn_dots(i, half, 3u, k, l);
+    var y = vec2<f32>();
+    var z = vec2<f32>();
+    var w = vec2<f32>();
+    if attn_slots_used() > 1u {
+        y = attn_dots(i, half, 1u, k, l);
+    }
+    if attn_slots_used() > 2u {
+        z = attn_dots(i, half, 2u, k, l);
+        w = attn_dots(i, half, 3u, k, l);
+    }
     return AttnScores(
         scores.a + vec4<f32>(x.x, y.x, z.x, w.x),
         scores.b + vec4<f32>(x.y, y.y, z.y, w.y),
@@ -157,8 +179,8 @@ fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> Att
 
 // Returns the products of Vec8 i of two keys with one of a half's queries. Query by query, few of them are in registers at a
 // time.
-fn attn_dots(i: u32, half: u32, query: u32, k: Vec8, l: Vec8) -> vec2<f32> {
-    let q = Vec8(attn_queries[half][i][2u * query], attn_queries[half][i][2u * query + 1u]);
+fn attn_dots(i: u32, half: u32, slot: u32, k: Vec8, l: Vec8) -> vec2<f32> {
+    let q = Vec8(attn_queries[half][i][2u * slot], attn_queries[half][i][2u * slot + 1u]);
     return vec2<f32>(attn_dot(q, k), attn_dot(q, l));
 }
 
@@ -198,17 +220,21 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) -> AttnSums {
     return sums;
 }
 
-// Adds one key's values, weighted for four queries.
-fn attn_accumulate(sums: AttnSums, weights: vec4<f32>, v: Vec8) -> AttnSums {
-    return AttnSums(
-        Vec8(sums.a.a + weights.x * v.a, sums.a.b + weights.x * v.b),
-        Vec8(sums.b.a + weights.y * v.a, sums.b.b + weights.y * v.b),
-        Vec8(sums.c.a + weights.z * v.a, sums.c.b + weights.z * v.b),
-        Vec8(sums.d.a + weights.w * v.a, sums.d.b + weights.w * v.b),
-    );
+// Adds one key's values, weighted for the queries of a half.
+fn attn_accumulate(before: AttnSums, weights: vec4<f32>, v: Vec8) -> AttnSums {
+    var sums = before;
+    sums.a = Vec8(sums.a.a + weights.x * v.a, sums.a.b + weights.x * v.b);
+    if attn_value_slots() > 1u {
+        sums.b = Vec8(sums.b.a + weights.y * v.a, sums.b.b + weights.y * v.b);
+    }
+    if attn_value_slots() > 2u {
+        sums.c = Vec8(sums.c.a + weights.z * v.a, sums.c.b + weights.z * v.b);
+        sums.d = Vec8(sums.d.a + weights.w * v.a, sums.d.b + weights.w * v.b);
+    }
+    return sums;
 }
 
-// Reduces the sums of query `query` of each half over the groups, in the memory of the weights, and stores them.
+// Reduces the sums of the queries in slot `query` of each half over the groups, in the memory of the weights, and stores them.
 fn attn_reduce(query: u32, sum: Vec8, invocation: u32) {
     attn_keep(invocation, sum.a);
     attn_keep(WG + invocation, sum.b);

@@ -4,17 +4,18 @@
 const HEAD_VEC4S = HEAD_DIM / 4u;
 const ROPE_GROUPS = WG / 8u;
 
-// For each half, elements 8 * i to 8 * i + 7 of its query n are vectors 2 * n and 2 * n + 1 of array i.
+// Query q is slot q / 2 of half q % 2. For each half, elements 8 * i to 8 * i + 7 of the query in its slot n are vectors
+// 2 * n and 2 * n + 1 of array i.
 var<workgroup> attn_queries: array<array<array<vec4<f32>, 8>, KV_VEC8S>, 2>;
 // The query in whose place the head is that is being stored.
 var<private> rope_stored: u32;
 
 fn rope_put(query: u32, i: u32, x: vec4<f32>) {
-    attn_queries[query / 4u][i / 2u][2u * (query % 4u) + i % 2u] = x;
+    attn_queries[query % 2u][i / 2u][query / 2u * 2u + i % 2u] = x;
 }
 
 fn queries_vec4(head: u32, query: u32, i: u32) -> vec4<f32> {
-    return attn_queries[query / 4u][i / 2u][2u * (query % 4u) + i % 2u];
+    return attn_queries[query % 2u][i / 2u][query / 2u * 2u + i % 2u];
 }
 
 fn kv_vec4(i: u32) -> vec4<f32> {

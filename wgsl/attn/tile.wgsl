@@ -17,8 +17,9 @@ struct AttnRun {
     keys: vec2<u32>,
 }
 
-// What the workgroup keeps of its queries, four to a vector: the query's head of all heads, clamped to those that exist,
-// and the keys that it sees, none unless its row belongs to the run.
+// What the workgroup keeps of its queries: query q is slot q / 2 of half q % 2, so that both halves have work however few
+// queries there are. A half's four slots are a vector: the query's head of all heads, clamped to those that exist, and
+// the keys that it sees, none unless its row belongs to the run.
 var<workgroup> attn_head: array<vec4<u32>, 2>;
 var<workgroup> attn_first: array<vec4<u32>, 2>;
 var<workgroup> attn_end: array<vec4<u32>, 2>;
@@ -48,7 +49,7 @@ fn attn_run(tile: AttnTile, first_row: u32, limit: u32) -> AttnRun {
 // Finds the queries of a run. Another invocation may read them after a barrier.
 fn attn_find_queries(tile: AttnTile, run: AttnRun, limit: u32, invocation: u32) {
     if invocation < 2u {
-        let query = vec4<u32>(0u, 1u, 2u, 3u) + 4u * invocation;
+        let query = vec4<u32>(0u, 2u, 4u, 6u) + invocation;
         let row_of_tile = vec4<u32>((vec4<f32>(query) + 0.5) / f32(p.tile_heads));
         let row = tile.rows.x + row_of_tile;
         let head = tile.first_head + query - row_of_tile * p.tile_heads;

@@ -55,6 +55,11 @@ impl Tiles {
         Self { rows: if one_sequence { QUERY_TILE / heads } else { 1 }, heads, per_kv_head }
     }
 
+    /// Returns tiles of one row and two query heads, one for each half of a workgroup.
+    pub fn of_two(q_per_kv: u32) -> Self {
+        Self { rows: 1, heads: q_per_kv.clamp(1, 2), per_kv_head: q_per_kv.div_ceil(2).max(1) }
+    }
+
     /// Returns tiles of one row and all `q_per_kv` query heads of a key head, of which there are [`QUERY_TILE`] at
     /// most.
     pub(super) fn of_kv_head(q_per_kv: u32) -> Self {
@@ -127,6 +132,7 @@ pub(super) fn flash_source(v: Variant, body: Fragment, keys: Keys, one_row: bool
         Reduction::SharedMemory => Source::new(body, CHUNK)
             .constant("LANES_PER_HEAD", v.head_dim.div_ceil(8).next_power_of_two())
             .constant("ONE_ROW", one_row)
+            .constant("ONE_CHUNK", keys == Keys::Chunk)
             .with(wgsl!("kv/visible.wgsl"))
             .with(wgsl!("attn/tile.wgsl"))
             .with(wgsl!("attn/flash_tile.wgsl"))

@@ -22,7 +22,7 @@ pub use tuning::{Tuning, TuningChoice, TuningKey};
 use crate::{
     gpu::Matrices,
     kernels::{
-        attn::Reduction,
+        attn::{Reduction, Tiles},
         linear::{ActivationType, Mma, RowsPerGroup, Split, TileType, gemm::TileRows, gemv_batched::BatchTile},
     },
 };
@@ -105,6 +105,9 @@ pub struct KernelSelection {
     pub fused_rope: bool,
     /// From this many chunks of the longest context on, decode splits attention over workgroups (Flash-Decoding).
     pub split_kv_from: u32,
+    /// From this many workgroups of all query heads of a key head on, [`AttentionKind::SplitKv`] has them in one tile rather
+    /// than in tiles of two. Both have the same bits.
+    pub full_tiles_from: u32,
     /// Where the grids over expert tiles come from.
     pub expert_grids: ExpertGrids,
 }
@@ -145,6 +148,9 @@ impl KernelSelection {
         fused_rope: true,
         // One workgroup for each key head leaves most of a GPU idle.
         split_kv_from: 2,
+        // Tiles of two have a quarter of the multiply-adds of eight and the same loads: 12.1 µs for 18.5 with heads of 256 on a
+        // 7900 XTX, which holds 96 workgroups; so have four times as many in two generations (modelled).
+        full_tiles_from: 48,
         // 519 ms for 620 (128 rows, lavapipe): no workgroups for tiles that there are not.
         expert_grids: ExpertGrids::Indirect,
     };
@@ -153,7 +159,9 @@ impl KernelSelection {
     pub const SOFTWARE: Self = Self {
         // Workgroup memory is memory like any other there: prefill by tiles runs at 0.3 to 0.6 of its speed by rows.
         prefill: PrefillMatmul::Gemv,
-        // Its threads are busy at once: four rows take 17.4 ms, one 23.8 (SwiftShader, 512 by 256).
+        // Its threads are busy at once. Smaller tiles would load keys several times.
+        full_tiles_from: 0,
+        // Four rows take 17.4 ms, one 23.8 (SwiftShader, 512 by 256).
         one_row_from: 0,
         four_rows_from: 0,
         // A dispatch is 10 to 20 µs: prologues take 4.2 ms a token for 4.7 with a hidden size of 256 (lavapipe), but 20.3 for
@@ -189,7 +197,7 @@ impl KernelSelection {
                 kernels
             }
             DeviceClass::Integrated | DeviceClass::Discrete => {
-                let (tile, mma) = Self::gemm(precision, caps.f16, caps.matrices);
+                let (tile, mma) = Self::gemm(precision, caps.matrices);
                 let (one_row_from, four_rows_from) = match device.class {
                     // An M1 Max has 0.76 µs for 8 blocks of a row and 1.7 with four rows: 2,100 and 4,750 rows (modelled). wgpu
                     // does not tell it from an M1, which has a sixth of the bandwidth and loses nothing: 80 % of its issue rate
@@ -203,18 +211,23 @@ impl KernelSelection {
                     Mma::Matrices16 => TileRows::SixtyFour,
                     Mma::Fma | Mma::Matrices8 => Self::GPU.tile_rows,
                 };
-                Self { tile, mma, tile_rows, one_row_from, four_rows_from, ..Self::GPU }
+                let full_tiles_from = match device.class {
+                    // An M1 holds 12 workgroups at once.
+                    DeviceClass::Integrated => 8,
+                    _ => Self::GPU.full_tiles_from,
+                };
+                Self { tile, mma, tile_rows, one_row_from, four_rows_from, full_tiles_from, ..Self::GPU }
             }
         }
     }
 
     /// Returns what GEMM's tiles hold, and what multiplies them. Cooperative matrices come first: 4 matrix instructions for 512
-    /// multiply-adds of a subgroup. f16 by fused multiply-adds halves a tile's memory; f32 matrices are better.
-    fn gemm(precision: Precision, f16: bool, matrices: Matrices) -> (TileType, Mma) {
+    /// multiply-adds of a subgroup. Without them tiles hold f32: fused multiply-adds convert each factor of a tile of f16, 777
+    /// instructions of a loop for 675 on RDNA2, 1,995 for 1,419 of the shader on an A770. Autotuning measures both.
+    fn gemm(precision: Precision, matrices: Matrices) -> (TileType, Mma) {
         match precision {
             Precision::Fast if matrices.f16_16 => (TileType::F16, Mma::Matrices16),
             Precision::Fast if matrices.f16_8 => (TileType::F16, Mma::Matrices8),
-            Precision::Fast if f16 && !matrices.f32_8 => (TileType::F16, Mma::Fma),
             Precision::Fast | Precision::Exact if matrices.f32_8 => (TileType::F32, Mma::Matrices8),
             Precision::Fast | Precision::Exact => (TileType::F32, Mma::Fma),
         }
@@ -241,6 +254,13 @@ impl KernelSelection {
         } else {
             RowsPerGroup::Quarter
         }
+    }
+
+    /// Returns the tiles of [`AttentionKind::SplitKv`] with `q_per_kv` query heads of a key head. `workgroups` is the number of
+    /// key heads of all rows and chunks.
+    pub fn split_kv_tiles(&self, q_per_kv: u32, workgroups: u32) -> Tiles {
+        let full = Tiles::new(q_per_kv, false);
+        if workgroups.saturating_mul(full.per_kv_head) < self.full_tiles_from { Tiles::of_two(q_per_kv) } else { full }
     }
 
     /// Returns how many of `rows` are multiplied with one of `matrices` at once, where several are.

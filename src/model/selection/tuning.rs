@@ -271,12 +271,12 @@ impl KernelSelection {
     }
 }
 
-/// Returns the tiles and multipliers that a precision allows on a device: with and without f16 and cooperative matrices.
+/// Returns the tiles and multipliers that a precision allows on a device: with and without cooperative matrices, and halves.
 fn gemms(device: &DeviceProfile, precision: Precision) -> impl Iterator<Item = (TileType, Mma)> {
-    let (f16, matrices) = (device.caps.f16, device.caps.matrices);
-    [false, f16].into_iter().flat_map(move |f16| {
-        [Matrices::default(), matrices].map(|matrices| KernelSelection::gemm(precision, f16, matrices))
-    })
+    let halves = precision == Precision::Fast && device.caps.f16;
+    let selected =
+        [Matrices::default(), device.caps.matrices].map(|matrices| KernelSelection::gemm(precision, matrices));
+    selected.into_iter().chain(halves.then_some((TileType::F16, Mma::Fma)))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::PlannedDispatch;
 use crate::{
     gpu::{Declaration, Op},
     kernels::{
-        attn::{rope_attention, rope_attention_split_kv},
+        attn::{AttnTile, attention, attention_split_kv, rope_attention, rope_attention_split_kv},
         delta_net::gated_delta_rule,
         linear::{
             Indexing, Input, Matmul, Mma, RowsPerGroup,
@@ -160,8 +160,10 @@ impl Gpu {
         }
         if op.kernel().starts_with("attn/") && op.cost() > 8 * work.invocations as u64 {
             let of_invocation = op.cost() as f64 / work.invocations;
-            // Each 32 multiply-adds wait for keys or values.
-            let (instructions, rounds) = (of_invocation * code.attention, of_invocation / 128.0);
+            // A load of eight elements is multiplied with the queries of half a tile; four loads wait for memory at once.
+            let queries = attention_tile(op).map_or(8, |tile| tile.tile_rows * tile.tile_heads);
+            let loads = of_invocation / (4.0 * f64::from(queries.max(1)));
+            let (instructions, rounds) = (of_invocation * code.attention, loads / 4.0);
             return Work { instructions, rounds, waves: code.waves[2], weights: false, ..work };
         }
         // Small kernels: two loads that wait for each other, and one for each 64 bytes of an invocation.
@@ -200,6 +202,14 @@ fn state_bytes(op: &dyn Op) -> f64 {
         let seen = f64::from(tile.most_keys(index.capacity)) / f64::from(index.capacity.max(1));
         f64::from(tile.rows) * of_row * seen
     })
+}
+
+/// Returns the tile of a dispatch of attention.
+fn attention_tile(op: &dyn Op) -> Option<AttnTile> {
+    let tile = typed::<attention::Attention>(op).map(|(_, p)| p.tile);
+    let tile = tile.or_else(|| typed::<attention_split_kv::AttentionSplitKv>(op).map(|(_, p)| p.tile));
+    let tile = tile.or_else(|| typed::<rope_attention::RopeAttention>(op).map(|(_, p)| p.tile));
+    tile.or_else(|| typed::<rope_attention_split_kv::RopeAttentionSplitKv>(op).map(|(_, p)| p.tile))
 }
 
 /// Returns the variant and the parameters of a dispatch of `K`.
