@@ -1,6 +1,6 @@
 //! Orders of sums: what one row gives, bit for bit, whatever is computed with it and by which kernel of its order.
 
-use crate::common::device::{normal, run, shared_gpu, upload};
+use crate::common::device::{gpu, normal, run, shared_gpu, upload};
 use ferrum_wgpu::{
     Device, KvType,
     low_level::{
@@ -231,7 +231,7 @@ fn long_rows_have_the_bits_of_every_group() {
 #[test]
 fn another_order_is_seen() {
     pollster::block_on(async {
-        let device = shared_gpu();
+        let device = gpu().await;
         device.edit_shaders("linear/gemv_batched", "row & 7u][lane][column", "row & 7u][lane ^ 3u][column");
         let (ty, indexing, split) = (WeightType::Q4K, Indexing::Dense, Split::K);
         let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
