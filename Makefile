@@ -38,8 +38,8 @@ test: setup lint-tools
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --no-default-features --features blocking,serde
 	@# Clippy has checked the examples and benchmarks.
-	@# Some tests wait for servers, so there are more threads than processors.
-	RUST_TEST_THREADS=$$(($$(getconf _NPROCESSORS_ONLN) + 2)) $(CARGO) test --lib --bins --test it
+	@# Some tests wait for servers and for the device that they share, so there are more threads than processors.
+	RUST_TEST_THREADS=$$(($$(getconf _NPROCESSORS_ONLN) + 4)) $(CARGO) test --lib --bins --test it
 	$(CARGO) test --doc
 
 # Each set of features that applications use, without the others.
