@@ -348,7 +348,7 @@ class Download {
     const { remote, url } = this;
     const begin = index * this.#segment;
     const length = this.#length(index);
-    await withRetries(signal, async (progressed) => {
+    await withRetries(signal, async () => {
       if (!remote.ranges) this.#restart(index);
       if (this.#done[index]! >= length) return;
       const from = begin + this.#done[index]!;
@@ -375,7 +375,6 @@ class Download {
           this.data.write(bytes, { at: begin + at });
           this.#done[index] = at + bytes.length;
           this.#received += bytes.length;
-          if (bytes.length > 0) progressed();
           if (this.#done[index]! - recorded >= RECORDED || this.#done[index] === length) {
             recorded = this.#done[index]!;
             this.#record(index);
@@ -387,7 +386,7 @@ class Download {
         if (this.#done[index]! > recorded && !this.#closed(signal)) this.#record(index);
       }
       if (this.#done[index]! < length) throw new DownloadError(`${url}: the server sent too little`);
-    });
+    }, TRIES, () => this.#received);
     await this.#hashPrefix(false);
   }
 
@@ -433,13 +432,20 @@ class Download {
   }
 }
 
-/** Tries again after failures that may pass, with longer and longer waits. */
-async function withRetries<T>(signal: AbortSignal, work: (progressed: () => void) => Promise<T>, most = TRIES): Promise<T> {
+/**
+ * Tries again after failures that may pass, with longer and longer waits, `most` times. The count begins anew when `received` has
+ * grown since the last failure: a server that sends to one connection has not gone.
+ */
+async function withRetries<T>(signal: AbortSignal, work: () => Promise<T>, most = TRIES, received = () => 0): Promise<T> {
+  let before = received();
   for (let failures = 0; ;) {
     try {
-      return await work(() => { failures = 0; });
+      return await work();
     } catch (error) {
       signal.throwIfAborted();
+      const now = received();
+      if (now > before) failures = 0;
+      before = now;
       if (!(error instanceof DownloadError) || !passing(error.status) || ++failures >= most) throw error;
       await pause(Math.min(LONGEST_WAIT, 100 * 2 ** failures) * (0.5 + Math.random() / 2), signal);
     }
