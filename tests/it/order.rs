@@ -154,10 +154,14 @@ fn splits(device: &Device) -> &'static [Split] {
     if device.caps().software_subgroup_8 { &[Split::K, Split::Rows] } else { &[Split::K] }
 }
 
+/// Returns variants of each type and split, and epilogues. The types have rows of a matrix and rows of experts in turn: how a
+/// type is decoded and which rows are multiplied have no code in common.
 fn variants(splits: &[Split], types: &[WeightType], epilogues: &[Epilogue]) -> Vec<(Variant, Epilogue)> {
     let mut all = Vec::new();
-    for (split, ty) in splits.iter().flat_map(|split| types.iter().map(|ty| (*split, *ty))) {
-        for indexing in Indexing::ALL {
+    for (i, split) in splits.iter().enumerate() {
+        for (j, ty) in types.iter().enumerate() {
+            let indexing = Indexing::ALL[(i + j) % Indexing::ALL.len()];
+            let (ty, split) = (*ty, *split);
             let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
             all.extend(epilogues.iter().map(|epilogue| (variant, *epilogue)));
         }

@@ -6,7 +6,7 @@ use crate::{gpu::Caps, kernels::KvType};
 /// The head sizes that are listed: those of the models of tests/it, one that is no multiple of eight, and those of
 /// published models. A plan may have any multiple of four up to [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM); only constants
 /// differ.
-const HEAD_DIMS: [u32; 10] = [16, 20, 32, 64, 80, 96, 112, 128, 192, 256];
+const HEAD_DIMS: [u32; 9] = [20, 32, 64, 80, 96, 112, 128, 192, 256];
 
 /// The head sizes that are listed with gates: those of the models of tests/it, and Qwen3.5's.
 const GATED_HEAD_DIMS: [u32; 3] = [64, 128, 256];
@@ -69,7 +69,7 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 /// Returns whether the suite runs a variant of single-pass attention:
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
 /// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
-/// - heads of 16, 32 and 80, as other models of tests/it have them, with their formats and every reduction;
+/// - heads of 32 and 80, as other models of tests/it have them, with their formats and every reduction;
 /// - heads of 64 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
@@ -78,7 +78,7 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
         64 if v.sinks => v.kv != KvType::Q8_0,
         64 => true,
         128 => !v.sinks,
-        16 | 32 | 80 => v.kv != KvType::Q8_0,
+        32 | 80 => v.kv != KvType::Q8_0,
         _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
     }
 }
@@ -92,7 +92,7 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
     let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
     match v.head_dim {
         64 | 128 | 256 => true,
-        16 | 32 | 80 => v.kv != KvType::Q8_0,
+        32 | 80 => v.kv != KvType::Q8_0,
         head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
     }
     match (v.attention.head_dim, v.norm) {
         (64, false) | (128, _) => true,
-        (16 | 64 | 80, _) | (32, true) => v.attention.kv != KvType::Q8_0,
+        (32, _) | (64, true) | (80, false) => v.attention.kv != KvType::Q8_0,
         (256, true) => true,
         _ => false,
     }
@@ -125,7 +125,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
 pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
     let attention::Variant { head_dim, kv, reduction, .. } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
-    let other = !matches!(head_dim, 16 | 32 | 64 | 80 | 128);
+    let other = !matches!(head_dim, 32 | 64 | 80 | 128);
     if v.attention.gated {
         return runs_gated(v.attention);
     }

@@ -450,7 +450,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // 128 experts, top 8, as in Qwen3-30B-A3B; the smallest head size; one KV head for six query heads.
+        // 128 experts, top 8, as in Qwen3-30B-A3B; one KV head for six query heads.
         (
             "moe-q4_0-q5_0-128-experts",
             TinyModel {
@@ -460,7 +460,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 hidden: 96,
                 heads: 6,
                 kv_heads: 1,
-                head_dim: 16,
+                head_dim: 32,
                 experts: 128,
                 top_k: 8,
                 expert_ffn: 32,
@@ -468,7 +468,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..moe()
             },
         ),
-        // Three layers, one of them with the wider type; heads of 80.
+        // Three layers, one of them with the wider type.
         (
             "moe-q5_1-q4_1",
             TinyModel {
@@ -478,7 +478,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 hidden: 160,
                 heads: 4,
                 kv_heads: 1,
-                head_dim: 80,
+                head_dim: 64,
                 experts: 5,
                 top_k: 2,
                 expert_ffn: 96,
@@ -496,7 +496,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 hidden: 100,
                 heads: 3,
                 kv_heads: 1,
-                head_dim: 16,
+                head_dim: 32,
                 experts: 5,
                 top_k: 2,
                 expert_ffn: 36,
@@ -571,7 +571,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 ..qwen3()
             },
         ),
-        // Interleaved RoPE with a tensor of frequency factors.
+        // Interleaved RoPE with a tensor of frequency factors; heads of 80.
         (
             "llama-q4_0-q5_1-freqs",
             TinyModel {
@@ -596,7 +596,7 @@ pub fn tiny_models() -> Vec<(&'static str, TinyModel)> {
                 hidden: 76,
                 heads: 4,
                 kv_heads: 2,
-                head_dim: 16,
+                head_dim: 32,
                 ffn: 132,
                 vocab: 277,
                 rope_factor: Some(2.5),
