@@ -179,7 +179,7 @@ impl Bench {
                 if rows > 1 {
                     for v in <gemv_batched::GemvBatched as Kernel>::supported(self.device.caps()) {
                         if v.ty == ty && v.indexing == Indexing::Dense {
-                            let tiles = rows.div_ceil(v.batch.count());
+                            let tiles = rows.div_ceil(gemv_batched::TILE_ROWS);
                             let params = gemv_batched::Params { matmul, tiles, x_offset: 0 };
                             let binds = gemv_batched::Binds { w: &words, x: &x, assignments: None, tiles: None, y: &y };
                             self.time(gemv_batched::GemvBatched, v, &shape, work, params, binds).await?;
@@ -248,7 +248,7 @@ impl Bench {
                 }
                 continue;
             }
-            for tile_rows in [4, 8, 32, 64] {
+            for tile_rows in [gemv_batched::TILE_ROWS, 32, 64] {
                 let max_tiles = sort::max_tiles(assignments, EXPERTS, tile_rows);
                 let counts = self.device.alloc("counts", EXPERTS.into()).await?;
                 let offsets = self.device.alloc("offsets", u64::from(EXPERTS) + 1).await?;
@@ -287,7 +287,7 @@ impl Bench {
                     }
                 } else {
                     for v in <gemv_batched::GemvBatched as Kernel>::supported(self.device.caps()) {
-                        if experts(v.ty, v.indexing) && v.batch.count() == tile_rows {
+                        if experts(v.ty, v.indexing) {
                             let (assignments, tiles) = (Some(&sorted), Some(&tiles));
                             let binds = gemv_batched::Binds { w: &up.words, x: &x, assignments, tiles, y: &gate };
                             let params = gemv_batched::Params { matmul, tiles: max_tiles, x_offset: 0 };

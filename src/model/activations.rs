@@ -3,7 +3,7 @@
 use super::{Activation, Config, ExpertSlots, FeedForward};
 use crate::{
     gpu::{Buffer, Device, GpuError},
-    kernels::{attn::partial_words, linear::gemv_batched::BatchTile, moe::sort},
+    kernels::{attn::partial_words, linear::gemv_batched, moe::sort},
 };
 
 /// The largest pass that a workspace has room for.
@@ -219,7 +219,7 @@ impl Sizes {
 }
 
 /// The lowest tiles of assignments, of which there are most.
-const LOWEST_TILE: u32 = BatchTile::Four.count();
+const LOWEST_TILE: u32 = gemv_batched::TILE_ROWS;
 
 impl Activations {
     /// Returns the purpose and bytes of the buffers that [`Activations::new`] allocates, small ones together.

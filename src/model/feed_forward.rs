@@ -258,8 +258,8 @@ impl Decoder<'_> {
                 experts,
                 tile_rows: kind.tile_rows(),
                 max_tiles: sort::max_tiles(assignments, experts, kind.tile_rows()),
-                first_grid: kind.grid_width(gate_up),
-                second_grid: kind.grid_width(block.down.matrix.n),
+                first_grid: kind.grid_width(gate_up, self.kernels.split),
+                second_grid: kind.grid_width(block.down.matrix.n, self.kernels.split),
             },
             sort::Binds {
                 ids,

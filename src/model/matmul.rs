@@ -252,8 +252,8 @@ impl Decoder<'_> {
                     let binds = gemv::Binds { w, x, norm: norm.as_ref(), ids, y };
                     rec.dispatch(gemv::Gemv, variant, params, binds)?;
                 }
-                MatmulKind::GemvBatched(batch) => {
-                    let variant = gemv_batched::Variant { ty, indexing, split, batch };
+                MatmulKind::GemvBatched => {
+                    let variant = gemv_batched::Variant { ty, indexing, split };
                     let params = gemv_batched::Params { matmul: shape, tiles, x_offset: 0 };
                     let binds = gemv_batched::Binds { w, x, assignments, tiles: lists, y };
                     self.tiled(rec, gemv_batched::GemvBatched, variant, params, binds, rows)?;

@@ -18,7 +18,7 @@ use ferrum_wgpu::{
                 Epilogue, Indexing, Input, Matmul, Mma, RowsPerGroup, Split, TileType,
                 gemm::{self, Gemm, TileRows},
                 gemv::{self, Gemv, Variant},
-                gemv_batched::{self, BatchTile, GemvBatched},
+                gemv_batched::{self, GemvBatched, TILE_ROWS},
             },
             moe::sort::{self, MoeSort},
         },
@@ -44,7 +44,7 @@ struct Products<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Gemv(RowsPerGroup),
-    Batched(BatchTile),
+    Batched,
     Gemm(TileRows),
 }
 
@@ -98,7 +98,7 @@ impl<'a> Products<'a> {
                 rec.dispatch(Gemv, Variant { rows_per_group, ..variant }, params, binds).expect("no aliases");
                 return run(device, rec, &y).await;
             }
-            By::Batched(batch) => batch.count(),
+            By::Batched => TILE_ROWS,
             By::Gemm(rows) => rows.count(),
         };
         let experts = matmul.experts;
@@ -123,10 +123,10 @@ impl<'a> Products<'a> {
         }
         let (assignments, tiles) = (expert.then_some(&assignments), expert.then_some(&tiles));
         match by {
-            By::Batched(batch) => {
+            By::Batched => {
                 let params = gemv_batched::Params { matmul, tiles: count, x_offset: 0 };
                 let binds = gemv_batched::Binds { w, x: &x, assignments, tiles, y: &y };
-                rec.dispatch(GemvBatched, batched(variant, batch), params, binds).expect("no aliases");
+                rec.dispatch(GemvBatched, batched(variant), params, binds).expect("no aliases");
             }
             By::Gemm(tile_rows) => {
                 let variant = in_tiles(variant, TileType::F32, tile_rows);
@@ -140,8 +140,8 @@ impl<'a> Products<'a> {
 }
 
 /// Returns the batched variant of a product.
-fn batched(v: Variant, batch: BatchTile) -> gemv_batched::Variant {
-    gemv_batched::Variant { ty: v.ty, indexing: v.indexing, split: v.split, batch }
+fn batched(v: Variant) -> gemv_batched::Variant {
+    gemv_batched::Variant { ty: v.ty, indexing: v.indexing, split: v.split }
 }
 
 /// Returns the GEMM variant of a product.
@@ -173,16 +173,14 @@ fn variants(splits: &[Split], types: &[WeightType], epilogues: &[Epilogue]) -> V
 async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
     let mut rng = Rng::new(seed);
     for (v, epilogue) in variants(splits(device), &WeightType::ALL, &Epilogue::ALL) {
-        for batch in BatchTile::available(v.split) {
-            assert_eq!(Gemv::reduction_order(v), GemvBatched::reduction_order(batched(v, *batch)));
-        }
+        assert_eq!(Gemv::reduction_order(v), GemvBatched::reduction_order(batched(v)));
         let [f32, f16] =
             [TileType::F32, TileType::F16].map(|tile| Gemm::reduction_order(in_tiles(v, tile, TileRows::ThirtyTwo)));
         assert!(f32 != Gemv::reduction_order(v) && f16 != Gemv::reduction_order(v) && f32 != f16);
         for round in 0..rounds {
             // The first round has more than one block for each lane.
             let wide = if round == 0 { 9 * 32 / (v.ty.block_len() as u32).clamp(4, 32) } else { 1 };
-            let (rows, n) = (1 + rng.below(2 * BatchTile::Eight.count()), 1 + rng.below(70));
+            let (rows, n) = (1 + rng.below(2 * TILE_ROWS), 1 + rng.below(70));
             let products = Products::new(device, (v, epilogue), (rows, n, wide + rng.below(3)), &mut rng).await;
             let one_by_one = products.rows(rows, By::Gemv(RowsPerGroup::Four)).await;
             assert!(one_by_one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
@@ -194,16 +192,11 @@ async fn compare_batches(device: &Device, seed: u64, rounds: u32) {
                     assert_eq!(products.rows(rows, By::Gemv(group)).await, one_by_one, "{group:?} at a time: {what}");
                 }
             }
-            for batch in BatchTile::available(v.split) {
-                assert_eq!(products.rows(rows, By::Batched(*batch)).await, one_by_one, "{batch:?} at once: {what}");
-            }
+            assert_eq!(products.rows(rows, By::Batched).await, one_by_one, "at once: {what}");
             let fewer = 1 + rng.below(rows);
             let some = &one_by_one[..(fewer * n) as usize];
             assert_eq!(products.rows(fewer, By::Gemv(RowsPerGroup::Four)).await, some, "the first {fewer} of {what}");
-            for batch in BatchTile::available(v.split) {
-                let at_once = products.rows(fewer, By::Batched(*batch)).await;
-                assert_eq!(at_once, some, "the first {fewer} of {what}, {batch:?} at once");
-            }
+            assert_eq!(products.rows(fewer, By::Batched).await, some, "the first {fewer} of {what}, at once");
         }
     }
 }
@@ -241,7 +234,7 @@ fn another_order_is_seen() {
         let variant = Variant { ty, indexing, split, rows_per_group: RowsPerGroup::Four, input: Input::Plain };
         let products = Products::new(&device, (variant, Epilogue::Store), (8, 40, 8), &mut Rng::new(7)).await;
         let one_by_one = products.rows(8, By::Gemv(RowsPerGroup::Four)).await;
-        assert_ne!(products.rows(8, By::Batched(BatchTile::Eight)).await, one_by_one);
+        assert_ne!(products.rows(8, By::Batched).await, one_by_one);
     });
 }
 

@@ -9,8 +9,7 @@ use ferrum_wgpu::{
     low_level::{
         gpu::{Buffer, Program, Readback, Recorder},
         kernels::linear::{
-            Epilogue, Indexing, Input, Matmul, Mma, RowsPerGroup, Split, TileType, embed, gemm, gemv,
-            gemv_batched::{self, BatchTile},
+            Epilogue, Indexing, Input, Matmul, Mma, RowsPerGroup, Split, TileType, embed, gemm, gemv, gemv_batched,
         },
         model::MemoryTraffic,
         quant::{Planes, Rng, WeightType, random_blocks},
@@ -105,7 +104,7 @@ fn product(rec: &mut Recorder, kernel: Kernel, v: gemv::Variant, part: (&Part, u
         Kernel::Batched => {
             let binds = gemv_batched::Binds { w, x, assignments, tiles, y };
             let (ty, indexing, split) = (v.ty, v.indexing, v.split);
-            let v = gemv_batched::Variant { ty, indexing, split, batch: BatchTile::available(split)[0] };
+            let v = gemv_batched::Variant { ty, indexing, split };
             let params = gemv_batched::Params { matmul, tiles: count, x_offset: 0 };
             rec.dispatch(gemv_batched::GemvBatched, v, params, binds)?;
         }

@@ -26,7 +26,7 @@ const PASSES: [(&str, PassShape); 4] = [
 fn matmul(kind: MatmulKind) -> String {
     match kind {
         MatmulKind::Gemv => "GEMV".to_owned(),
-        MatmulKind::GemvBatched(tile) => format!("GEMV of {}", tile.count()),
+        MatmulKind::GemvBatched => format!("GEMV of {}", kind.tile_rows()),
         MatmulKind::Gemm(tile) => format!("GEMM of {}", tile.count()),
     }
 }

@@ -14,9 +14,8 @@ kernel! {
     /// `y[i, y_offset + j] = Σ_d W[first(i) + j, d] · x[input(i), d]`, added to `y`, or gated: the same bits as
     /// [`Gemv`](super::gemv::Gemv) computes, for any batch.
     ///
-    /// Shapes: those of [`Gemm`](super::gemm::Gemm), but with tiles of at most four or eight rows ([`BatchTile`]), and with
-    /// `x` from element `x_offset` on (a multiple of 4). Bound: `1e-5·Σ|W·x|`; [`Epilogue`] adds its own. Measured worst on
-    /// lavapipe: as `Gemv`.
+    /// Shapes: those of [`Gemm`](super::gemm::Gemm), but with tiles of at most [`TILE_ROWS`] rows, and with `x` from element
+    /// `x_offset` on (a multiple of 4). Bound: `1e-5·Σ|W·x|`; [`Epilogue`] adds its own. Measured worst on lavapipe: as `Gemv`.
     pub struct GemvBatched("linear/gemv_batched") for Variant;
     params {
         /// The shape.
@@ -40,38 +39,19 @@ kernel! {
     }
 }
 
-/// Rows of the output that a workgroup computes at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum BatchTile {
-    /// At most four. Only with [`Split::Rows`]: with [`Split::K`] a smaller batch skips the rows that it does not have.
-    Four,
-    /// At most eight: each weight is decoded half as often.
-    Eight,
-}
+/// The most rows of the output that a workgroup computes at once. A smaller batch takes no time for rows that it does not have.
+pub const TILE_ROWS: u32 = 8;
 
-impl BatchTile {
-    /// Returns the batches that a split has.
-    pub fn available(split: Split) -> &'static [Self] {
-        match split {
-            Split::K => &[Self::Eight],
-            Split::Rows => &[Self::Four, Self::Eight],
-        }
-    }
-
-    /// Returns the number of rows.
-    pub const fn count(self) -> u32 {
-        match self {
-            Self::Four => 4,
-            Self::Eight => 8,
-        }
+/// Returns the weight rows that a workgroup multiplies.
+pub const fn tile(split: Split) -> u32 {
+    match split {
+        Split::K => 64,
+        // 4 a lane. With 8 it takes three times as long to compile, and as long to run (lavapipe).
+        Split::Rows => 32,
     }
 }
 
-/// Weight rows that a workgroup multiplies.
-pub const TILE: u32 = 64;
-
-/// Format, indexing, split and batch.
+/// Format, indexing and split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The weights' format.
@@ -80,26 +60,16 @@ pub struct Variant {
     pub indexing: Indexing,
     /// What the lanes split.
     pub split: Split,
-    /// Rows of the output that a workgroup computes.
-    pub batch: BatchTile,
 }
 
 impl Kernel for GemvBatched {
     fn supported(caps: &Caps) -> Vec<Variant> {
         let mut all = Vec::new();
         for split in Split::available(caps).iter().copied() {
-            for batch in BatchTile::available(split).iter().copied() {
-                let with = |ty| Indexing::ALL.map(|indexing| Variant { ty, indexing, split, batch });
-                all.extend(WeightType::ALL.into_iter().flat_map(with));
-            }
+            let with = |ty| Indexing::ALL.map(|indexing| Variant { ty, indexing, split });
+            all.extend(WeightType::ALL.into_iter().flat_map(with));
         }
         all
-    }
-
-    /// Every variant of most formats, and a sampled format with batches of eight.
-    fn covered(caps: &Caps) -> Vec<Variant> {
-        let covered = |v: &Variant| !matmul::is_sampled(v.ty) || v.batch == BatchTile::Eight;
-        Self::supported(caps).into_iter().filter(covered).collect()
     }
 
     fn reduction_order(v: Variant) -> ReductionOrder {
@@ -114,16 +84,16 @@ impl Kernel for GemvBatched {
             Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty),
         };
         let source = v.split.epilogue(source);
-        matmul::tiles(source, v.indexing, v.batch.count()).with(wgsl!("input/plain.wgsl"))
+        matmul::tiles(source, v.indexing, TILE_ROWS).with(wgsl!("input/plain.wgsl"))
     }
 
     fn grid(v: Variant, p: &Params) -> Grid {
-        let weights = p.matmul.weight_rows.div_ceil(TILE);
+        let weights = p.matmul.weight_rows.div_ceil(tile(v.split));
         if rows_first(v) { Grid { x: p.tiles, y: weights } } else { Grid { x: weights, y: p.tiles } }
     }
 
-    fn cost(v: Variant, p: &Params) -> u64 {
-        times([p.tiles, v.batch.count(), p.matmul.weight_rows, p.matmul.k])
+    fn cost(_: Variant, p: &Params) -> u64 {
+        times([p.tiles, TILE_ROWS, p.matmul.weight_rows, p.matmul.k])
     }
 
     fn sparse_reads(v: Variant, p: &Params) -> Option<SparseReads> {
@@ -145,14 +115,13 @@ impl Kernel for GemvBatched {
         let block = v.ty.block_len() as u64;
         // Every tail of the batch, with experts that have no rows, one, a whole tile and one row more; one row of one block;
         // Qwen3-30B-A3B's hidden and inner sizes; for floats, a row that ends within a block of 32.
-        let batch = v.batch.count();
-        let all = 2 * batch + 4;
+        let all = 2 * TILE_ROWS + 4;
         let mut shapes = vec![
             (all, 65, 2 * block.max(32)),
             (1, 1, block.max(4)),
             (2, 33, 2048),
             (3, 7, 768),
-            (batch + 1, 3, 2 * block.max(32)),
+            (TILE_ROWS + 1, 3, 2 * block.max(32)),
         ];
         if block == 1 {
             shapes.push((6, 5, 36));
@@ -181,18 +150,17 @@ fn host_matmul<'a>(v: Variant, p: &Params, w: &'a [[u32; 4]], x: &'a [[f32; 4]])
 fn case(v: Variant, name: String, shape: TestShape, blocks: Option<&[u8]>, seed: u64) -> Option<Case<GemvBatched>> {
     // One row each for two experts in the binding and for two that are not in it, one of them by an id out of range; then a
     // whole tile and one row more. Expert 4 has none.
-    let batch = v.batch.count();
     let expert = |i: u32| match i {
         0 => 3,
         1 => 99,
         2 => 1,
         3 => 0,
-        _ if i < 4 + batch => 2,
+        _ if i < 4 + TILE_ROWS => 2,
         _ => 3,
     };
     let x_offset = 8;
     let test = TestMatmul::new((v.ty, v.indexing, TileType::F32), shape, x_offset, expert, blocks, seed)?;
-    let (assignments, tiles, tile_count) = test.tiles(batch);
+    let (assignments, tiles, tile_count) = test.tiles(TILE_ROWS);
     Some(Case {
         name,
         params: Params { matmul: test.shape, tiles: tile_count, x_offset },

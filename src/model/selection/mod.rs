@@ -23,7 +23,7 @@ use crate::{
     gpu::Matrices,
     kernels::{
         attn::{Reduction, Tiles},
-        linear::{ActivationType, Mma, RowsPerGroup, Split, TileType, gemm::TileRows, gemv_batched::BatchTile},
+        linear::{ActivationType, Mma, RowsPerGroup, Split, TileType, gemm::TileRows},
     },
 };
 
@@ -91,8 +91,6 @@ pub struct KernelSelection {
     pub batched_from: u32,
     /// From this many assignments for each expert on, experts are multiplied with several of them at once.
     pub expert_batched_from: u32,
-    /// From this many rows of a matrix on, or assignments for each expert, [`Split::Rows`] has eight at once rather than four.
-    pub batch_tile_8_from: u32,
     /// From this many workgroups of a token on, a GEMV has a weight row for each group of eight lanes rather than for four.
     pub one_row_from: u32,
     /// From this many workgroups of a token on, a GEMV has four weight rows for each group of eight lanes rather than one.
@@ -130,7 +128,6 @@ impl KernelSelection {
         // Weights are read once for eight rows. Two take 6.0 instructions a weight at once, 7.5 one by one (RDNA3).
         batched_from: 2,
         expert_batched_from: 2,
-        batch_tile_8_from: 5,
         // A GEMV lasts as long as a lane's loads, one after the other, if its bytes take less: 0.4 µs for 8 blocks of a row on
         // a 7900 XTX and a 4090, 0.7 on an A770 (modelled). The bytes of 2,700 rows of Q4_K take as long on all three.
         one_row_from: 340,
@@ -190,9 +187,17 @@ impl KernelSelection {
             DeviceClass::Software => {
                 let kernels = if caps.software_subgroup_8 { Self::SOFTWARE_SUBGROUPS } else { Self::SOFTWARE };
                 if device.browser {
-                    // There a first reply waits for its kernels. Without fusions decode has those of prompts, with the same bits:
-                    // rope_attention and the GEMV with a norm would take 10 and 2.4 s to compile, of 39 (lavapipe, docs/WEB.md).
-                    return Self { fused_rope: false, norm_in_gemv_below: 0, down_proj: DownProj::Separate, ..kernels };
+                    // There a first reply waits for its kernels: decode has those of prompts, with the same bits. It has no
+                    // fusions, and no GEMV where a batch of one takes as long (lavapipe, docs/WEB.md).
+                    let batched = kernels.split == Split::Rows;
+                    return Self {
+                        batched_from: if batched { 0 } else { kernels.batched_from },
+                        expert_batched_from: if batched { 0 } else { kernels.expert_batched_from },
+                        norm_in_gemv_below: 0,
+                        down_proj: DownProj::Separate,
+                        fused_rope: false,
+                        ..kernels
+                    };
                 }
                 kernels
             }
@@ -261,15 +266,5 @@ impl KernelSelection {
     pub fn split_kv_tiles(&self, q_per_kv: u32, workgroups: u32) -> Tiles {
         let full = Tiles::new(q_per_kv, false);
         if workgroups.saturating_mul(full.per_kv_head) < self.full_tiles_from { Tiles::of_two(q_per_kv) } else { full }
-    }
-
-    /// Returns how many of `rows` are multiplied with one of `matrices` at once, where several are.
-    fn batch_tile(&self, rows: u32, matrices: u32) -> BatchTile {
-        match self.split {
-            Split::K => BatchTile::Eight,
-            // 8 weight rows by 8: 2.7 G multiply-adds a second of a core for 2.0 by 4 (lavapipe).
-            Split::Rows if rows >= self.batch_tile_8_from.saturating_mul(matrices) => BatchTile::Eight,
-            Split::Rows => BatchTile::Four,
-        }
     }
 }

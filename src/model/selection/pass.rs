@@ -3,8 +3,9 @@ use crate::{
     kernels::{
         attn::can_fuse_rope,
         linear::{
+            Split,
             gemm::{self, TileRows},
-            gemv_batched::{self, BatchTile},
+            gemv_batched,
         },
     },
     model::{Config, FeedForward, Phase},
@@ -17,7 +18,7 @@ pub enum MatmulKind {
     /// Row by row.
     Gemv,
     /// Several rows at once, with a GEMV's order of sums.
-    GemvBatched(BatchTile),
+    GemvBatched,
     /// By tiles, with an order of sums of its own.
     Gemm(TileRows),
 }
@@ -27,17 +28,17 @@ impl MatmulKind {
     pub fn tile_rows(self) -> u32 {
         match self {
             Self::Gemv => 1,
-            Self::GemvBatched(tile) => tile.count(),
+            Self::GemvBatched => gemv_batched::TILE_ROWS,
             Self::Gemm(tile) => tile.count(),
         }
     }
 
     /// Returns the workgroups that a product of expert tiles with a matrix of `n` rows has side by side.
-    pub(crate) fn grid_width(self, n: u32) -> u32 {
+    pub(crate) fn grid_width(self, n: u32, split: Split) -> u32 {
         match self {
             // Rows have no tiles.
             Self::Gemv => 0,
-            Self::GemvBatched(_) => n.div_ceil(gemv_batched::TILE),
+            Self::GemvBatched => n.div_ceil(gemv_batched::tile(split)),
             Self::Gemm(_) => n.div_ceil(gemm::TILE_N),
         }
     }
@@ -139,7 +140,7 @@ impl KernelSelection {
                 MatmulKind::Gemm(if fills && available { self.tile_rows } else { TileRows::ThirtyTwo })
             }
             _ if self.int8() || rows < from => MatmulKind::Gemv,
-            _ => MatmulKind::GemvBatched(self.batch_tile(rows, matrices)),
+            _ => MatmulKind::GemvBatched,
         }
     }
 
@@ -163,12 +164,12 @@ impl KernelSelection {
 
     /// Returns the numbers of tokens from which on a pass of `config` has other kernels than one of fewer: of each kernel one
     /// that has it is compiled in advance.
-    pub fn thresholds(&self, config: &Config) -> [u32; 4] {
+    pub fn thresholds(&self, config: &Config) -> [u32; 2] {
         let (used, experts) = match config.feed_forward {
             FeedForward::Dense { .. } => (1, 1),
             FeedForward::Experts { count, used, .. } => (used, count),
         };
         let tokens = |assignments: u32| assignments.saturating_mul(experts).div_ceil(used.max(1));
-        [self.batched_from, tokens(self.expert_batched_from), self.batch_tile_8_from, tokens(self.batch_tile_8_from)]
+        [self.batched_from, tokens(self.expert_batched_from)]
     }
 }

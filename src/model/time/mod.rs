@@ -133,9 +133,9 @@ impl Gpu {
         }
         if let Some((v, p)) = typed::<gemv_batched::GemvBatched>(op) {
             let turns = f64::from(p.matmul.k_blocks.div_ceil(8));
-            let share = tiles_with_rows(&p.matmul, v.indexing, p.tiles, v.batch.count());
+            let share = tiles_with_rows(&p.matmul, v.indexing, p.tiles, gemv_batched::TILE_ROWS);
             let [of_weight, of_row] = code.batched;
-            let rows = rows_of_tile(&p.matmul, v.indexing, f64::from(p.tiles) * share, v.batch.count());
+            let rows = rows_of_tile(&p.matmul, v.indexing, f64::from(p.tiles) * share, gemv_batched::TILE_ROWS);
             // Each lane has two weight rows.
             let instructions = turns * 32.0 * 2.0 * (of_weight + rows * of_row) + 100.0;
             let invocations = work.invocations * share;

@@ -36,25 +36,38 @@ struct KvRange {
 fn attn_tile(heads: u32, rows: u32) -> AttnTile {
     let kv_head = heads / p.head_tiles;
     let first_head = (heads - kv_head * p.head_tiles) * p.tile_heads;
+    // An opaque loop: a software driver compiles the loads once. There are fewer than 2³¹ rows.
+    var query_positions: array<u32, 8>;
+    var query_sequences: array<u32, 8>;
+    for (var query = rows >> 31u; query < 8u; query += 1u) {
+        let row = min(rows * p.tile_rows + u32((f32(query) + 0.5) / f32(p.tile_heads)), p.rows - 1u);
+        query_positions[query] = kv_position(row);
+        query_sequences[query] = kv_sequence(row);
+    }
+    let lo = vec4<u32>(0u, 1u, 2u, 3u);
     return AttnTile(
         kv_head,
-        attn_query_quad(kv_head, first_head, rows, vec4<u32>(0u, 1u, 2u, 3u)),
-        attn_query_quad(kv_head, first_head, rows, vec4<u32>(4u, 5u, 6u, 7u)),
+        attn_query_quad(
+            kv_head, first_head, rows, lo,
+            vec4<u32>(query_positions[0], query_positions[1], query_positions[2], query_positions[3]),
+            vec4<u32>(query_sequences[0], query_sequences[1], query_sequences[2], query_sequences[3]),
+        ),
+        attn_query_quad(
+            kv_head, first_head, rows, lo + 4u,
+            vec4<u32>(query_positions[4], query_positions[5], query_positions[6], query_positions[7]),
+            vec4<u32>(query_sequences[4], query_sequences[5], query_sequences[6], query_sequences[7]),
+        ),
     );
 }
 
-fn attn_query_quad(kv_head: u32, first_head: u32, rows: u32, queries: vec4<u32>) -> QueryQuad {
+fn attn_query_quad(
+    kv_head: u32, first_head: u32, rows: u32, queries: vec4<u32>, position: vec4<u32>, sequence: vec4<u32>,
+) -> QueryQuad {
     let row_of_tile = vec4<u32>((vec4<f32>(queries) + 0.5) / f32(p.tile_heads));
     let row = rows * p.tile_rows + row_of_tile;
     let head = first_head + queries - row_of_tile * p.tile_heads;
     let valid = (row_of_tile < vec4<u32>(p.tile_rows)) & (row < vec4<u32>(p.rows)) & (head < vec4<u32>(p.q_per_kv));
     let from_row = min(row, vec4<u32>(p.rows - 1u));
-    let position = vec4<u32>(
-        kv_position(from_row.x), kv_position(from_row.y), kv_position(from_row.z), kv_position(from_row.w),
-    );
-    let sequence = vec4<u32>(
-        kv_sequence(from_row.x), kv_sequence(from_row.y), kv_sequence(from_row.z), kv_sequence(from_row.w),
-    );
     let head_of_all = from_row * p.heads + kv_head * p.q_per_kv + min(head, vec4<u32>(p.q_per_kv - 1u));
     return QueryQuad(head_of_all, valid, sequence, position - from_row, position);
 }
