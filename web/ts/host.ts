@@ -3,7 +3,7 @@ import { keep, kept } from './checks.js';
 import { OptionError, refuseWrong, UnloadedError } from './errors.js';
 import { resolve } from './hub.js';
 import type { CallContext } from './rpc.js';
-import { checkSpace, download, missing, probe, readRange, stored, type DownloadContext } from './store.js';
+import { Beginning, checkSpace, download, missing, probe, stored, type DownloadContext } from './store.js';
 import type {
   ConformanceOptions, ConformanceResult, DeviceCheck, Fit, ModelOptions, Progress, Stats, StoreOptions,
 } from './types.js';
@@ -36,15 +36,25 @@ function start(): Promise<unknown> {
   return started;
 }
 
+/** A file of a model by its address, of which a beginning may be read by requests. */
+interface RemoteSource {
+  url: string;
+  size: number;
+  source: ByteSource;
+  /** None of a stored file. */
+  begun?: Beginning;
+}
+
 /** Returns the files of a model by its address or name, which are read from the store or by requests of ranges. */
-async function remoteSources(from: string, { hub, headers }: SentOptions, signal: AbortSignal) {
+async function remoteSources(from: string, { hub, headers }: SentOptions, signal: AbortSignal): Promise<RemoteSource[]> {
   const remote = await resolve(from, { hub, headers, signal });
   return Promise.all(remote.map(async (file) => {
     const { url } = file;
     const have = await stored(url).catch(() => undefined);
-    if (have) return { url, size: have.size, stored: true, source: blobSource(have, signal) };
+    if (have) return { url, size: have.size, source: blobSource(have, signal) };
     const size = file.size ?? (await probe(file, { headers, signal })).size;
-    return { url, size, stored: false, source: remoteSource(url, size, headers, signal) };
+    const begun = new Beginning(url, headers, signal);
+    return { url, size, begun, source: { name: url, length: size, read: (offset, length) => begun.read(offset, offset + length) } };
   }));
 }
 
@@ -60,7 +70,9 @@ export function makeHost() {
     return model;
   };
 
-  const files = async ({ source, options, download: elsewhere }: LoadArgument, context: CallContext): Promise<Blob[]> => {
+  const files = async (
+    { source, options, download: elsewhere }: LoadArgument, context: CallContext, read: RemoteSource[] = [],
+  ): Promise<Blob[]> => {
     if (source instanceof Blob) return [source];
     if (typeof source !== 'string') return 'getFile' in source ? [await source.getFile()] : [...source];
     if (elsewhere) return elsewhere();
@@ -75,6 +87,7 @@ export function makeHost() {
       const each: DownloadContext = {
         headers, connections, refresh, signal: context.signal,
         hash: () => new Sha256(),
+        begun: read.find(({ url }) => url === file.url)?.begun,
         progress: ({ stage, loaded, total: size }) =>
           tell(context, { stage, loaded: before + loaded, total: Math.max(total, before + size) }),
       };
@@ -118,7 +131,7 @@ export function makeHost() {
       let sources: ByteSource[];
       if (typeof source === 'string') {
         const remote = await remoteSources(source, options, signal);
-        for (const { url, size, stored } of remote) if (!stored) download += await missing(url, size);
+        for (const { url, size, begun } of remote) if (begun) download += await missing(url, size);
         sources = remote.map(({ source }) => source);
       } else {
         const blobs = await files({ source, options }, { emit: () => undefined, signal });
@@ -161,9 +174,10 @@ export function makeHost() {
       const told = (stage: Progress['stage']) => (loaded: number, total: number) => tell(context, { stage, loaded, total });
       const device = await ModelDevice.open(options);
       const compile = (sources: ByteSource[]) => device.compile(sources, true, told('compile'));
-      const remote = typeof argument.source === 'string'
-        ? (await remoteSources(argument.source, argument.options, signal)).map(({ source }) => source)
+      const read = typeof argument.source === 'string'
+        ? await remoteSources(argument.source, argument.options, signal)
         : undefined;
+      const remote = read?.map(({ source }) => source);
       const local = remote ? [] : (await files(argument, context)).map((blob) => blobSource(blob, signal));
       let plan: Plan | undefined;
       if (argument.options.check !== false && argument.options.device !== 'cpu') {
@@ -172,7 +186,7 @@ export function makeHost() {
       }
       // The headers are enough to compile the kernels while the files are downloaded. What fails then fails again below.
       const early = remote && compile(remote).catch(() => undefined);
-      const sources = remote ? (await files(argument, context)).map((blob) => blobSource(blob, signal)) : local;
+      const sources = remote ? (await files(argument, context, read)).map((blob) => blobSource(blob, signal)) : local;
       signal.throwIfAborted();
       const [made] = await Promise.all([
         LoadedModel.load(device, sources, options, told('upload')),
@@ -331,14 +345,6 @@ function blobSource(blob: Blob, signal: AbortSignal): ByteSource {
       signal.throwIfAborted();
       return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
     },
-  };
-}
-
-function remoteSource(url: string, length: number, headers = {}, signal: AbortSignal): ByteSource {
-  return {
-    name: url,
-    length,
-    read: (offset, length) => readRange(url, offset, offset + length, headers, signal),
   };
 }
 

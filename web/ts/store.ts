@@ -50,6 +50,8 @@ export interface DownloadContext {
   /** Returns a new SHA-256. */
   hash(): Hash;
   progress(progress: Progress): void;
+  /** What was read of the file before. */
+  begun?: Beginning | undefined;
 }
 
 /** What a server says of a file. */
@@ -178,8 +180,39 @@ async function fetchRange(url: string, begin: number, end: number, headers = {},
   return response;
 }
 
-/** Returns the bytes of a range. */
-export async function readRange(url: string, begin: number, end: number, headers: {}, signal: AbortSignal): Promise<Uint8Array> {
+/** A file that is read by requests. It keeps what was read from the beginning on, which a download then need not request. */
+export class Beginning {
+  #bytes = new Uint8Array();
+  #etags = new Set<string | undefined>();
+
+  constructor(readonly url: string, readonly headers: {} | undefined, readonly signal: AbortSignal) {}
+
+  async read(begin: number, end: number): Promise<Uint8Array> {
+    const have = this.#bytes.length;
+    if (begin > have) return (await readRange(this.url, begin, end, this.headers, this.signal)).bytes;
+    if (end > have) {
+      const { bytes, etag } = await readRange(this.url, have, end, this.headers, this.signal);
+      // Another read may have come first.
+      if (this.#bytes.length === have) {
+        const longer = new Uint8Array(end);
+        longer.set(this.#bytes);
+        longer.set(bytes, have);
+        this.#bytes = longer;
+        this.#etags.add(etag);
+      }
+    }
+    return this.#bytes.slice(begin, end);
+  }
+
+  /** Returns what was read, if it is of the file that the server has now. */
+  of({ etag }: Remote): Uint8Array {
+    return this.#etags.size === 1 && this.#etags.has(etag) ? this.#bytes : new Uint8Array();
+  }
+}
+
+async function readRange(
+  url: string, begin: number, end: number, headers: {} | undefined, signal: AbortSignal,
+): Promise<{ bytes: Uint8Array; etag: string | undefined }> {
   return withRetries(signal, async () => {
     const response = await fetchRange(url, begin, end, headers, signal);
     // A server without ranges sends all, from the beginning on.
@@ -199,7 +232,7 @@ export async function readRange(url: string, begin: number, end: number, headers
       at += part.length;
     }
     await reader.cancel();
-    return bytes;
+    return { bytes, etag: etagOf(response) };
   });
 }
 
@@ -316,8 +349,21 @@ class Download {
       part.read(new Uint8Array(this.#done.buffer), { at: 0 });
     }
     this.#done.forEach((done, i) => { if (done > this.#length(i)) this.#done[i] = 0; });
+    if (ranges && context.begun) this.#keep(context.begun.of(remote));
     this.#received = this.#done.reduce((sum, n) => sum + n, 0);
     this.#hash = remote.sha256 ? context.hash() : undefined;
+  }
+
+  /** Stores the beginning of the file, where nothing of it is stored. */
+  #keep(bytes: Uint8Array): void {
+    for (let i = 0; i * this.#segment < bytes.length; i++) {
+      const at = i * this.#segment;
+      const part = bytes.subarray(at, at + this.#length(i));
+      if (part.length <= this.#done[i]!) continue;
+      this.data.write(part, { at });
+      this.#done[i] = part.length;
+      this.#record(i);
+    }
   }
 
   #length(segment: number): number {
