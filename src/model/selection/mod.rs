@@ -187,16 +187,13 @@ impl KernelSelection {
             DeviceClass::Software => {
                 let kernels = if caps.software_subgroup_8 { Self::SOFTWARE_SUBGROUPS } else { Self::SOFTWARE };
                 if device.browser {
-                    // There a first reply waits for its kernels: decode has those of prompts, with the same bits. It has no
-                    // fusions, and no GEMV where a batch of one takes as long (lavapipe, docs/WEB.md).
-                    let batched = kernels.split == Split::Rows;
-                    return Self {
-                        batched_from: if batched { 0 } else { kernels.batched_from },
-                        expert_batched_from: if batched { 0 } else { kernels.expert_batched_from },
-                        norm_in_gemv_below: 0,
-                        down_proj: DownProj::Separate,
-                        fused_rope: false,
-                        ..kernels
+                    // There a first reply waits for its kernels: decode has those of prompts, with the same bits, and no fusions.
+                    let (norm_in_gemv_below, down_proj, fused_rope) = (0, DownProj::Separate, false);
+                    let kernels = Self { norm_in_gemv_below, down_proj, fused_rope, ..kernels };
+                    return match kernels.split {
+                        // A batch of one row takes a fifth longer than by GEMV, which would be compiled for each format too.
+                        Split::Rows => Self { batched_from: 0, expert_batched_from: 0, ..kernels },
+                        Split::K => kernels,
                     };
                 }
                 kernels
