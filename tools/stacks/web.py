@@ -67,6 +67,7 @@ def run(tab, body, argument=None):
 
 def answers(browser, worker):
     tab = browser.tab()
+    before = browser.server.bytes_sent("demo.gguf")
     result = run(tab, """
         const stages = new Map();
         const begun = performance.now();
@@ -119,6 +120,9 @@ def answers(browser, worker):
     assert all(loaded == total > 0 for loaded, total in stages.values()), stages
     # The check has compiled all kernels.
     assert {"download", "upload", "check"} <= set(stages), stages
+    # Each load asks for a byte or two; what was read of the header is not downloaded again.
+    sent = browser.server.bytes_sent("demo.gguf") - before
+    assert not worker or sent <= len(browser.server.blobs["demo.gguf"]) + 4, sent
     assert result["stats"]["check"]["passed"] and result["stats"]["check"]["cases"] > 0, result["stats"]
     assert not tab.problems, tab.problems
     print(f"  ready after {result['ready']:.0f} ms, first reply after {result['first']:.0f} ms")
