@@ -149,7 +149,7 @@ impl KernelSelection {
         // One workgroup for each key head leaves most of a GPU idle.
         split_kv_from: 2,
         // Tiles of two have a quarter of the multiply-adds of eight and the same loads: 12.1 µs for 18.5 with heads of 256 on a
-        // 7900 XTX, which holds 96 workgroups; so have four times as many in two generations (modelled).
+        // 7900 XTX (modelled), which holds 336 workgroups. They load each key four times, from caches that the model lacks.
         full_tiles_from: 48,
         // 519 ms for 620 (128 rows, lavapipe): no workgroups for tiles that there are not.
         expert_grids: ExpertGrids::Indirect,
@@ -212,7 +212,7 @@ impl KernelSelection {
                     Mma::Fma | Mma::Matrices8 => Self::GPU.tile_rows,
                 };
                 let full_tiles_from = match device.class {
-                    // An M1 holds 12 workgroups at once.
+                    // An M1 holds 16 workgroups at once.
                     DeviceClass::Integrated => 8,
                     _ => Self::GPU.full_tiles_from,
                 };
