@@ -66,7 +66,7 @@ const NAVI31: Code = Code {
     norm: [0.8, 3.2],
     int8: [2.1, 3.3],
     batched: [3.3, 1.2],
-    gemm: 1.35,
+    gemm: 1.3,
     matrices: [0.8, 0.62],
     attention: 2.5,
     delta_rule: 313.0,
