@@ -222,8 +222,8 @@ impl KernelSelection {
     }
 
     /// Returns what GEMM's tiles hold, and what multiplies them. Cooperative matrices come first: 4 matrix instructions for 512
-    /// multiply-adds of a subgroup. Without them tiles hold f32: fused multiply-adds convert each factor of a tile of f16, 777
-    /// instructions of a loop for 675 on RDNA2, 1,995 for 1,419 of the shader on an A770. Autotuning measures both.
+    /// multiply-adds of a subgroup. Without them tiles hold f32: fused multiply-adds convert each factor of a tile of f16, 810
+    /// instructions of a loop for 667 on RDNA2, 1,959 for 1,415 of the shader on an A770. Autotuning measures both.
     fn gemm(precision: Precision, matrices: Matrices) -> (TileType, Mma) {
         match precision {
             Precision::Fast if matrices.f16_16 => (TileType::F16, Mma::Matrices16),
