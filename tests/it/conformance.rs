@@ -125,13 +125,13 @@ const MUTATIONS: [(&str, &str, &str, &str); 59] = [
     ("linear/gemv", "let row = invocation / ROW_LANES;", "let row = 0u;", "y["),
     ("linear/gemv", "i < count; i += LANES", "i < LANES; i += LANES", "y["),
     // A column of the wrong tile, a total without its last lane.
-    ("linear/gemv_batched", "f2 = half_products(a_first, b_first, 2u", "f2 = half_products(a_first, b_first, 3u", "y["),
+    ("linear/gemv_batched", "b_first, 2u, batch", "b_first, 3u, batch", "y["),
     ("linear/gemv_batched", "lane < LANES; lane", "lane + 1u < LANES; lane", "y["),
     ("linear/embed", "select(first, last, i >= 2u)", "select(first, last, i >= 1u)", "y["),
     ("linear/embed", "w[super_blocks * 12u + super_block]", "w[super_blocks * 12u]", "y["),
     ("linear/embed", "select(subnormal, normal, magnitude >= 0x400u)", "normal", "y["),
     // A swapped index, removed barriers, a missing clamp.
-    ("linear/gemm", "inputs[i][row + 1u]", "inputs[i][row]", "y["),
+    ("linear/gemm", "inputs[i][group][1]", "inputs[i][group][0]", "y["),
     ("linear/gemm", "workgroupBarrier();", "", "y["),
     ("linear/gemm", "min(tiles[tile].z, p.rows)", "tiles[tile].z - 1u", "y["),
     ("linear/embed", "min(embed_id(tile.y), p.n - 1u)", "embed_id(tile.y)", "y["),

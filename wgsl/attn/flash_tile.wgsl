@@ -153,11 +153,6 @@ fn attn_sees(half: u32, key: u32) -> vec4<bool> {
     return (vec4<u32>(key) >= attn_first[half]) & (vec4<u32>(key) < attn_end[half]);
 }
 
-// Returns how many slots have sums of values: branches take registers, and only this kernel has tiles of few queries.
-fn attn_value_slots() -> u32 {
-    return select(4u, attn_slots_used(), ONE_CHUNK && !ONE_ROW);
-}
-
 // Adds the products of Vec8 i of two keys with a half's queries.
 fn attn_add_dots(scores: AttnScores, i: u32, half: u32, k: Vec8, l: Vec8) -> AttnScores {
     let x = attn_dots(i, half, 0u, k, l);
@@ -211,27 +206,33 @@ fn attn_values(keys: vec2<u32>, zero: u32, invocation: u32) -> AttnSums {
             let w = kv_vec8(slots[0].y + to_value, i);
             let x = kv_vec8(slots[1].x + to_value, i);
             let y = kv_vec8(slots[1].y + to_value, i);
-            sums = attn_accumulate(sums, attn_weights[at][0], v);
-            sums = attn_accumulate(sums, attn_weights[at][1], w);
-            sums = attn_accumulate(sums, attn_weights[at][2], x);
-            sums = attn_accumulate(sums, attn_weights[at][3], y);
+            sums.a = attn_accumulate(sums.a, attn_slot_weights(at, 0u), v, w, x, y);
+            if attn_slots_used() > 1u {
+                sums.b = attn_accumulate(sums.b, attn_slot_weights(at, 1u), v, w, x, y);
+            }
+            if attn_slots_used() > 2u {
+                sums.c = attn_accumulate(sums.c, attn_slot_weights(at, 2u), v, w, x, y);
+                sums.d = attn_accumulate(sums.d, attn_slot_weights(at, 3u), v, w, x, y);
+            }
         }
     }
     return sums;
 }
 
-// Adds one key's values, weighted for the queries of a half.
-fn attn_accumulate(before: AttnSums, weights: vec4<f32>, v: Vec8) -> AttnSums {
-    var sums = before;
-    sums.a = Vec8(sums.a.a + weights.x * v.a, sums.a.b + weights.x * v.b);
-    if attn_value_slots() > 1u {
-        sums.b = Vec8(sums.b.a + weights.y * v.a, sums.b.b + weights.y * v.b);
-    }
-    if attn_value_slots() > 2u {
-        sums.c = Vec8(sums.c.a + weights.z * v.a, sums.c.b + weights.z * v.b);
-        sums.d = Vec8(sums.d.a + weights.w * v.a, sums.d.b + weights.w * v.b);
-    }
-    return sums;
+// Returns the weights of a quad's keys for the query in a slot.
+fn attn_slot_weights(quad: u32, slot: u32) -> vec4<f32> {
+    return vec4<f32>(
+        attn_weights[quad][0][slot], attn_weights[quad][1][slot], attn_weights[quad][2][slot], attn_weights[quad][3][slot],
+    );
+}
+
+// Adds the values of four keys, weighted for one query. Query by query, the weights of one are in registers, and slots
+// without a query are skipped by few branches: Apple's compiler copies all sums at each.
+fn attn_accumulate(before: Vec8, weights: vec4<f32>, v: Vec8, w: Vec8, x: Vec8, y: Vec8) -> Vec8 {
+    var sum = Vec8(before.a + weights.x * v.a, before.b + weights.x * v.b);
+    sum = Vec8(sum.a + weights.y * w.a, sum.b + weights.y * w.b);
+    sum = Vec8(sum.a + weights.z * x.a, sum.b + weights.z * x.b);
+    return Vec8(sum.a + weights.w * y.a, sum.b + weights.w * y.b);
 }
 
 // Reduces the sums of the queries in slot `query` of each half over the groups, in the memory of the weights, and stores them.

@@ -24,6 +24,11 @@ fn order_before(a: vec2<u32>, b: vec2<u32>) -> bool {
     return a.x > b.x || (a.x == b.x && a.y < b.y);
 }
 
+// Returns the first of two candidates.
+fn order_first(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return select(a, b, order_before(b, a));
+}
+
 // Returns the candidate that sorts last.
 fn order_last() -> vec2<u32> {
     return vec2<u32>(0u, 0xffffffffu);

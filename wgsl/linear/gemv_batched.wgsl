@@ -1,8 +1,8 @@
 // GEMV for a few rows at once: a workgroup multiplies 64 weight rows by a batch of TILE_M = 8 rows of activations. The 8 lanes
 // of a group of two weight rows split K as in linear/k_split, to the same bits. In rounds of 8 blocks the activations are
 // copied into workgroup memory, where all groups load them; a block of weights is decoded once for the batch. A smaller batch
-// skips pairs of rows that it does not have. The branches also bound how many activations a compiler loads ahead: without them
-// Intel's spills.
+// skips the rows that it does not have. The branches also bound how many activations a compiler loads ahead: without them Intel's
+// spills, and with one for each row others need fewer registers than with one for two.
 const LANES = 8u;
 const TILE_N = 2u * WG / LANES;
 const BATCH = TILE_M;
@@ -36,6 +36,15 @@ fn half_products(a: array<vec4<f32>, 4>, b: array<vec4<f32>, 4>, column: u32, i:
         vec4s[column][i][lane], vec4s[column][i + 1u][lane], vec4s[column][i + 2u][lane], vec4s[column][i + 3u][lane],
     );
     return vec2<f32>(q_dot_half(a, x), q_dot_half(b, x));
+}
+
+// Returns those of the first half with row `column`, if the batch has that row.
+fn first_products(a: array<vec4<f32>, 4>, b: array<vec4<f32>, 4>, column: u32, batch: u32, lane: u32) -> vec2<f32> {
+    var sums = vec2<f32>(0.0);
+    if batch > column {
+        sums = half_products(a, b, column, 0u, lane);
+    }
+    return sums;
 }
 
 // Returns the products of a block of two weight rows with one row of the batch.
@@ -95,25 +104,13 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let a_first = q_first_half(q_block32_at(a_blocks + round, lane, p.n_blocks));
             let b_first = q_first_half(q_block32_at(b_blocks + round, lane, p.n_blocks));
             let f0 = half_products(a_first, b_first, 0u, 0u, lane);
-            let f1 = half_products(a_first, b_first, 1u, 0u, lane);
-            var f2 = vec2<f32>(0.0);
-            var f3 = vec2<f32>(0.0);
-            var f4 = vec2<f32>(0.0);
-            var f5 = vec2<f32>(0.0);
-            var f6 = vec2<f32>(0.0);
-            var f7 = vec2<f32>(0.0);
-            if batch > 2u {
-                f2 = half_products(a_first, b_first, 2u, 0u, lane);
-                f3 = half_products(a_first, b_first, 3u, 0u, lane);
-            }
-            if batch > 4u {
-                f4 = half_products(a_first, b_first, 4u, 0u, lane);
-                f5 = half_products(a_first, b_first, 5u, 0u, lane);
-            }
-            if batch > 6u {
-                f6 = half_products(a_first, b_first, 6u, 0u, lane);
-                f7 = half_products(a_first, b_first, 7u, 0u, lane);
-            }
+            let f1 = first_products(a_first, b_first, 1u, batch, lane);
+            let f2 = first_products(a_first, b_first, 2u, batch, lane);
+            let f3 = first_products(a_first, b_first, 3u, batch, lane);
+            let f4 = first_products(a_first, b_first, 4u, batch, lane);
+            let f5 = first_products(a_first, b_first, 5u, batch, lane);
+            let f6 = first_products(a_first, b_first, 6u, batch, lane);
+            let f7 = first_products(a_first, b_first, 7u, batch, lane);
             let a = q_block32_at(a_blocks + round, lane, p.n_blocks);
             let b = q_block32_at(b_blocks + round, lane, p.n_blocks);
             let a_last = q_last_half(a);
@@ -121,13 +118,17 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
             let p0 = products(a, b, f0, half_products(a_last, b_last, 0u, 4u, lane), 0u, lane);
             a0.x += p0.x;
             b0.x += p0.y;
-            let p1 = products(a, b, f1, half_products(a_last, b_last, 1u, 4u, lane), 1u, lane);
-            a0.y += p1.x;
-            b0.y += p1.y;
+            if batch > 1u {
+                let p1 = products(a, b, f1, half_products(a_last, b_last, 1u, 4u, lane), 1u, lane);
+                a0.y += p1.x;
+                b0.y += p1.y;
+            }
             if batch > 2u {
                 let p2 = products(a, b, f2, half_products(a_last, b_last, 2u, 4u, lane), 2u, lane);
                 a0.z += p2.x;
                 b0.z += p2.y;
+            }
+            if batch > 3u {
                 let p3 = products(a, b, f3, half_products(a_last, b_last, 3u, 4u, lane), 3u, lane);
                 a0.w += p3.x;
                 b0.w += p3.y;
@@ -136,6 +137,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
                 let p4 = products(a, b, f4, half_products(a_last, b_last, 4u, 4u, lane), 4u, lane);
                 a1.x += p4.x;
                 b1.x += p4.y;
+            }
+            if batch > 5u {
                 let p5 = products(a, b, f5, half_products(a_last, b_last, 5u, 4u, lane), 5u, lane);
                 a1.y += p5.x;
                 b1.y += p5.y;
@@ -144,6 +147,8 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
                 let p6 = products(a, b, f6, half_products(a_last, b_last, 6u, 4u, lane), 6u, lane);
                 a1.z += p6.x;
                 b1.z += p6.y;
+            }
+            if batch > 7u {
                 let p7 = products(a, b, f7, half_products(a_last, b_last, 7u, 4u, lane), 7u, lane);
                 a1.w += p7.x;
                 b1.w += p7.y;

@@ -1,11 +1,12 @@
 // Scalar multiply-adds in f32: an invocation multiplies four weight rows by four rows of each 32.
 //
-// A tile is [8][rows] of vec4 along K: invocations that load the same vec4 of neighbouring rows load neighbouring memory, and
-// constant first indices need no bounds checks.
+// A tile is [8][rows] of vec4 along K: invocations that load the same vec4 of neighbouring rows load neighbouring memory. Rows are
+// two dimensions, one of which numbers an invocation's own rows: constant indices need no bounds checks. Its four weight rows are
+// 16 apart in a tile, its rows of activations neighbours.
 const MMA_ROWS = TILE_M;
 
-var<workgroup> weights: array<array<vec4<TileValue>, TILE_N>, 8>;
-var<workgroup> inputs: array<array<vec4<TileValue>, TILE_M>, 8>;
+var<workgroup> weights: array<array<array<vec4<TileValue>, 16>, TILE_N / 16u>, 8>;
+var<workgroup> inputs: array<array<array<vec4<TileValue>, 4>, TILE_M / 4u>, 8>;
 
 var<private> mma_0: vec4<f32>;
 var<private> mma_1: vec4<f32>;
@@ -23,11 +24,11 @@ fn mma_weight_row(i: u32) -> u32 {
 }
 
 fn mma_store_weights(row: u32, i: u32, values: vec4<f32>) {
-    weights[i][row] = tile_values(values);
+    weights[i][row / 16u][row % 16u] = tile_values(values);
 }
 
 fn mma_store_inputs(row: u32, i: u32, values: vec4<f32>) {
-    inputs[i][row] = tile_values(values);
+    inputs[i][row / 4u][row % 4u] = tile_values(values);
 }
 
 fn mma_zero(invocation: u32) {
@@ -59,20 +60,24 @@ fn mma_add4(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, x: vec4<f32>
     return total;
 }
 
-fn mma_add_vec4(i: u32, weight: u32, row: u32) {
-    let a = vec4<f32>(weights[i][weight]);
-    let b = vec4<f32>(weights[i][weight + 16u]);
-    let c = vec4<f32>(weights[i][weight + 32u]);
-    let d = vec4<f32>(weights[i][weight + 48u]);
-    mma_0 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row]), mma_0);
-    mma_1 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 1u]), mma_1);
-    mma_2 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 2u]), mma_2);
-    mma_3 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 3u]), mma_3);
+// Adds the products of vec4 `i` of the rows of an invocation.
+fn mma_add_vec4(i: u32, weight: u32, group: u32) {
+    let a = vec4<f32>(weights[i][0][weight]);
+    let b = vec4<f32>(weights[i][1][weight]);
+    let c = vec4<f32>(weights[i][2][weight]);
+    let d = vec4<f32>(weights[i][3][weight]);
+    // Two at once: with fewer registers Mesa's compiler for NVIDIA copies them to and fro (Q6_K).
+    let x0 = vec4<f32>(inputs[i][group][0]);
+    let x1 = vec4<f32>(inputs[i][group][1]);
+    mma_0 = mma_add4(a, b, c, d, x0, mma_0);
+    mma_1 = mma_add4(a, b, c, d, x1, mma_1);
+    mma_2 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group][2]), mma_2);
+    mma_3 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group][3]), mma_3);
     if TILE_M > 32u {
-        mma_32 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 32u]), mma_32);
-        mma_33 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 33u]), mma_33);
-        mma_34 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 34u]), mma_34);
-        mma_35 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][row + 35u]), mma_35);
+        mma_32 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group + 8u][0]), mma_32);
+        mma_33 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group + 8u][1]), mma_33);
+        mma_34 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group + 8u][2]), mma_34);
+        mma_35 = mma_add4(a, b, c, d, vec4<f32>(inputs[i][group + 8u][3]), mma_35);
     }
 }
 
@@ -80,15 +85,15 @@ fn mma_add_vec4(i: u32, weight: u32, row: u32) {
 // counter of a loop's rounds, which naga adds to each loop.
 fn mma_add(invocation: u32) {
     let weight = invocation & 15u;
-    let row = mma_row(invocation);
-    mma_add_vec4(0u, weight, row);
-    mma_add_vec4(1u, weight, row);
-    mma_add_vec4(2u, weight, row);
-    mma_add_vec4(3u, weight, row);
-    mma_add_vec4(4u, weight, row);
-    mma_add_vec4(5u, weight, row);
-    mma_add_vec4(6u, weight, row);
-    mma_add_vec4(7u, weight, row);
+    let group = invocation / 16u;
+    mma_add_vec4(0u, weight, group);
+    mma_add_vec4(1u, weight, group);
+    mma_add_vec4(2u, weight, group);
+    mma_add_vec4(3u, weight, group);
+    mma_add_vec4(4u, weight, group);
+    mma_add_vec4(5u, weight, group);
+    mma_add_vec4(6u, weight, group);
+    mma_add_vec4(7u, weight, group);
 }
 
 fn mma_add_second(invocation: u32) {}

@@ -1,6 +1,4 @@
 fn candidate(row: u32, i: u32) -> vec2<u32> {
-    if i >= p.n {
-        return order_last();
-    }
-    return candidates[row * p.n + i];
+    let found = candidates[row * p.n + min(i, p.n - 1u)];
+    return select(order_last(), found, i < p.n);
 }

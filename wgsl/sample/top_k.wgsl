@@ -55,15 +55,24 @@ fn sort_first(n: u32, most: u32, invocation: u32) {
     workgroupBarrier();
 }
 
+// Keeps a candidate that does not come after `least`.
+fn keep_until(least: vec2<u32>, other: vec2<u32>) {
+    if !order_before(least, other) && order_before(other, order_last()) {
+        items[min(atomicAdd(&found, 1u), ITEMS - 1u)] = other;
+    }
+}
+
 fn kernel(workgroup: vec3<u32>, invocation: u32) {
     let tile = grid_id(workgroup);
     let end = min(p.n, (tile.x + 1u) * TILE);
     var mine = order_last();
-    for (var i = tile.x * TILE + invocation; i < end; i += WG) {
-        let other = candidate(tile.y, i);
-        if order_before(other, mine) {
-            mine = other;
-        }
+    // Four loads wait for memory at once. All four are of the tile.
+    for (var i = tile.x * TILE + invocation; i < end; i += 4u * WG) {
+        let a = candidate(tile.y, i);
+        let b = candidate(tile.y, i + WG);
+        let c = candidate(tile.y, i + 2u * WG);
+        let d = candidate(tile.y, i + 3u * WG);
+        mine = order_first(mine, order_first(order_first(a, b), order_first(c, d)));
     }
     items[invocation] = mine;
     sort_first(WG, WG, invocation);
@@ -76,11 +85,15 @@ fn kernel(workgroup: vec3<u32>, invocation: u32) {
         atomicStore(&found, 0u);
     }
     workgroupBarrier();
-    for (var i = tile.x * TILE + invocation; i < end; i += WG) {
-        let other = candidate(tile.y, i);
-        if !order_before(least, other) && order_before(other, order_last()) {
-            items[min(atomicAdd(&found, 1u), ITEMS - 1u)] = other;
-        }
+    for (var i = tile.x * TILE + invocation; i < end; i += 4u * WG) {
+        let a = candidate(tile.y, i);
+        let b = candidate(tile.y, i + WG);
+        let c = candidate(tile.y, i + 2u * WG);
+        let d = candidate(tile.y, i + 3u * WG);
+        keep_until(least, a);
+        keep_until(least, b);
+        keep_until(least, c);
+        keep_until(least, d);
     }
     workgroupBarrier();
     sort_first(min(atomicLoad(&found), ITEMS), ITEMS, invocation);

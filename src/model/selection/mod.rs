@@ -146,7 +146,7 @@ impl KernelSelection {
         // One workgroup for each key head leaves most of a GPU idle.
         split_kv_from: 2,
         // Tiles of two have a quarter of the multiply-adds of eight and the same loads: 12.1 µs for 18.5 with heads of 256 on a
-        // 7900 XTX, which holds 96 workgroups; so have four times as many in two generations (modelled).
+        // 7900 XTX (modelled), which holds 336 workgroups. They load each key four times, from caches that the model lacks.
         full_tiles_from: 48,
         // 519 ms for 620 (128 rows, lavapipe): no workgroups for tiles that there are not.
         expert_grids: ExpertGrids::Indirect,
@@ -214,7 +214,7 @@ impl KernelSelection {
                     Mma::Fma | Mma::Matrices8 => Self::GPU.tile_rows,
                 };
                 let full_tiles_from = match device.class {
-                    // An M1 holds 12 workgroups at once.
+                    // An M1 holds 16 workgroups at once.
                     DeviceClass::Integrated => 8,
                     _ => Self::GPU.full_tiles_from,
                 };
@@ -224,8 +224,8 @@ impl KernelSelection {
     }
 
     /// Returns what GEMM's tiles hold, and what multiplies them. Cooperative matrices come first: 4 matrix instructions for 512
-    /// multiply-adds of a subgroup. Without them tiles hold f32: fused multiply-adds convert each factor of a tile of f16, 777
-    /// instructions of a loop for 675 on RDNA2, 1,995 for 1,419 of the shader on an A770. Autotuning measures both.
+    /// multiply-adds of a subgroup. Without them tiles hold f32: fused multiply-adds convert each factor of a tile of f16, 810
+    /// instructions of a loop for 667 on RDNA2, 1,959 for 1,415 of the shader on an A770. Autotuning measures both.
     fn gemm(precision: Precision, matrices: Matrices) -> (TileType, Mma) {
         match precision {
             Precision::Fast if matrices.f16_16 => (TileType::F16, Mma::Matrices16),

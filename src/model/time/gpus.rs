@@ -39,7 +39,7 @@ pub struct Code {
     pub norm: [f64; 2],
     /// GEMV of int8 activations, of Q4_K and of Q6_K.
     pub int8: [f64; 2],
-    /// Batched GEMV of Q4_K: for each weight, whatever the number of rows, and for each row of a pair.
+    /// Batched GEMV of Q4_K: for each weight, whatever the number of rows, and for each row.
     pub batched: [f64; 2],
     /// GEMM by fused multiply-adds, vector and workgroup memory instructions: of one multiply-add.
     pub gemm: f64,
@@ -52,7 +52,7 @@ pub struct Code {
     pub delta_rule: f64,
     /// llama.cpp's GEMV: Q4_K, Q6_K, floats.
     pub llama_cpp: [f64; 3],
-    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention, of other kernels.
+    /// Waves that a scheduler holds: of GEMV with four rows, with one row, of attention and batches, of other kernels.
     pub waves: [f64; 4],
     /// Cycles between two instructions of a wave that is alone. Assumed.
     pub alone: f64,
@@ -65,13 +65,13 @@ const NAVI31: Code = Code {
     floats: [1.5, 2.0],
     norm: [0.8, 3.2],
     int8: [2.1, 3.3],
-    batched: [3.5, 1.24],
-    gemm: 1.35,
+    batched: [3.3, 1.2],
+    gemm: 1.3,
     matrices: [0.8, 0.62],
     attention: 2.5,
     delta_rule: 313.0,
     llama_cpp: [4.1, 6.1, 2.0],
-    waves: [9.0, 12.0, 2.0, 16.0],
+    waves: [9.0, 12.0, 7.0, 16.0],
     alone: 2.0,
 };
 
@@ -83,13 +83,13 @@ const SM_86: Code = Code {
     floats: [1.5, 2.0],
     norm: [0.8, 3.2],
     int8: [3.3, 4.6],
-    batched: [7.3, 1.38],
+    batched: [7.3, 1.4],
     gemm: 1.4,
     matrices: [0.8, 0.62],
     attention: 2.5,
     delta_rule: 320.0,
     llama_cpp: [9.2, 7.4, 2.0],
-    waves: [7.0, 12.0, 2.0, 12.0],
+    waves: [7.0, 12.0, 4.0, 12.0],
     alone: 2.0,
 };
 
@@ -100,7 +100,7 @@ const XE_HPG: Code = Code {
     floats: [1.5, 2.0],
     norm: [0.8, 3.2],
     int8: [2.8, 4.2],
-    batched: [6.7, 1.6],
+    batched: [6.7, 1.67],
     gemm: 1.6,
     matrices: [0.8, 0.62],
     attention: 4.0,
@@ -123,7 +123,7 @@ const APPLE: Code = Code {
     attention: 3.0,
     delta_rule: 420.0,
     llama_cpp: [10.0, 9.9, 2.0],
-    waves: [5.5, 6.5, 3.0, 8.0],
+    waves: [5.5, 6.5, 4.0, 8.0],
     alone: 2.0,
 };
 
