@@ -194,11 +194,15 @@ fn a_token_creates_no_device_objects() {
             )
             .await;
             engine.warm_up().await.expect("shaders compile");
-            let requests = |tokens| [0, 1].map(|i| (prompt(&model, 5, i), greedy(tokens)));
-            replies(&engine, &requests(4)).await;
-            let before = device.created();
-            replies(&engine, &requests(40)).await;
-            assert_eq!(device.created(), before, "{prefill:?}");
+            let requests = [0, 1].map(|i| (prompt(&model, 5, i), greedy(40)));
+            // A request that begins a step later than the other makes passes of other shapes, which are recorded once.
+            let mut created = Vec::new();
+            while created.len() < 6 && !created.ends_with(&[device.created(); 2]) {
+                replies(&engine, &requests).await;
+                created.push(device.created());
+            }
+            let [.., before, after] = created[..] else { panic!("{created:?}") };
+            assert_eq!(before, after, "{prefill:?}");
         }
     });
 }
