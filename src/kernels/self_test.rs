@@ -120,7 +120,7 @@ mod tests {
                     continue;
                 }
                 if wrong {
-                    device.edit_shaders("linear/gemm", "inputs[i][row + 1u]", "inputs[i][row]");
+                    device.edit_shaders("linear/gemm", "inputs[i][group][1]", "inputs[i][group][0]");
                 }
                 assert_eq!(passes(&device, tile, Mma::Fma).await.expect("a verdict"), !wrong);
             }
