@@ -1,6 +1,9 @@
 //! Helpers that record and run single kernels.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use ferrum_wgpu::{
     Adapter, Device,
@@ -16,11 +19,17 @@ pub async fn gpu() -> Device {
     Device::new(&adapter).await.expect("a device")
 }
 
-/// Returns the device that tests share, so that each pipeline is compiled once. Tests that lose the device, inject
-/// faults or count its objects need their own.
+/// Returns one of the two devices that tests share, so that most pipelines are compiled once: the same to all calls of a test. A
+/// software driver has one thread to compile and run a device's kernels. Tests that lose the device, inject faults or count
+/// its objects need their own.
 pub fn shared_gpu() -> Device {
-    static SHARED: OnceLock<Device> = OnceLock::new();
-    SHARED.get_or_init(|| pollster::block_on(gpu())).clone()
+    static SHARED: [OnceLock<Device>; 2] = [const { OnceLock::new() }; 2];
+    static TESTS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static TEST: usize = TESTS.fetch_add(1, Ordering::Relaxed);
+    }
+    let shared = &SHARED[TEST.with(|test| test % SHARED.len())];
+    shared.get_or_init(|| pollster::block_on(gpu())).clone()
 }
 
 /// Uploads `values` to a new buffer.
