@@ -25,7 +25,8 @@ use ferrum_wgpu::{
 /// split-KV attention of passes with draft tokens.
 const MAX_COVERED: usize = 500 + 15 * (WeightType::ALL.len() - 11) + 85;
 
-async fn check(device: &Device, suite: &Suite) {
+/// Runs a suite of the kernels for which `wanted` returns true.
+async fn check(device: &Device, suite: &Suite, wanted: impl Fn(&str) -> bool) {
     let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
     let mut before = Instant::now();
     let seen = |report: &Report| {
@@ -50,20 +51,38 @@ async fn check(device: &Device, suite: &Suite) {
     }
     let failed: Vec<_> = reports.iter().filter(|report| !report.passed()).collect();
     assert!(failed.is_empty(), "{} of {} variants fail: {failed:#?}", failed.len(), reports.len());
-    assert_eq!(kernels.into_keys().collect::<BTreeSet<_>>(), covered_kernels(device.caps()));
+    let mut covered = covered_kernels(device.caps());
+    covered.retain(|kernel| wanted(kernel));
+    assert_eq!(kernels.into_keys().collect::<BTreeSet<_>>(), covered);
 }
 
 async fn adapter() -> Adapter {
     Adapter::find(None).await.expect("an adapter: `make setup` installs a software one")
 }
 
-#[test]
-fn the_device_meets_the_references() {
+/// Checks the kernels for which `wanted` returns true on a device that no other test uses: a software driver compiles a
+/// device's kernels in one thread.
+fn check_the_device(wanted: impl Fn(&str) -> bool) {
     pollster::block_on(async {
-        // Not one that tests share: it has the most work of all.
         let device = crate::common::device::gpu().await;
-        check(&device, &Suite::new(device.caps(), "")).await;
+        let mut suite = Suite::new(device.caps(), "");
+        suite.retain(|kernel, _| wanted(kernel));
+        check(&device, &suite, wanted).await;
     });
+}
+
+fn is_attention(kernel: &str) -> bool {
+    kernel.starts_with("attn/")
+}
+
+#[test]
+fn the_device_meets_the_references_of_attention() {
+    check_the_device(is_attention);
+}
+
+#[test]
+fn the_device_meets_the_references_of_the_other_kernels() {
+    check_the_device(|kernel| !is_attention(kernel));
 }
 
 /// On a device with default limits, wgpu rejects what needs more. Of the variants that the test above runs, each kernel's
@@ -78,7 +97,7 @@ fn a_device_of_default_limits_meets_the_references() {
         let mut suite = Suite::new(device.caps(), "");
         let mut first = BTreeSet::new();
         suite.retain(|kernel, variant| first.insert(kernel) || !tested.contains(&(kernel, variant.to_owned())));
-        check(&device, &suite).await;
+        check(&device, &suite, |_| true).await;
     });
 }
 
@@ -328,7 +347,7 @@ fn lavapipe_has_the_features_of_its_stack() {
 fn the_cpu_kernels_meet_the_references() {
     let device = Device::cpu();
     assert!(Stack::named("CPU kernels").is_some_and(|listed| listed.missing_in(device.caps()).is_empty()));
-    pollster::block_on(check(&device, &Suite::new(device.caps(), "")));
+    pollster::block_on(check(&device, &Suite::new(device.caps(), ""), |_| true));
 }
 
 #[test]

@@ -81,7 +81,9 @@ impl Kernel for GemvBatched {
             Split::K => matmul::source(wgsl!("linear/gemv_batched.wgsl"), 256, v.ty)
                 .with(wgsl!("linear/k_split_rounded.wgsl"))
                 .constant("ROWS_FIRST", rows_first(v)),
-            Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty),
+            // Floats are not decoded.
+            Split::Rows => software::source(wgsl!("software/gemv_batched.wgsl"), v.ty)
+                .constant("BLOCKS", if v.ty.block_len() > 1 { 2 } else { 1 }),
         };
         let source = v.split.epilogue(source);
         matmul::tiles(source, v.indexing, TILE_ROWS).with(wgsl!("input/plain.wgsl"))

@@ -45,7 +45,7 @@ fn attn_tile(heads: u32, rows: u32) -> AttnTile {
         query_sequences[query] = kv_sequence(row);
     }
     let lo = vec4<u32>(0u, 1u, 2u, 3u);
-    return AttnTile(
+    let tile = AttnTile(
         kv_head,
         attn_query_quad(
             kv_head, first_head, rows, lo,
@@ -58,6 +58,9 @@ fn attn_tile(heads: u32, rows: u32) -> AttnTile {
             vec4<u32>(query_sequences[4], query_sequences[5], query_sequences[6], query_sequences[7]),
         ),
     );
+    // Nothing is shared yet. But llvmpipe compiles a kernel with a barrier as a coroutine, which takes half the time.
+    workgroupBarrier();
+    return tile;
 }
 
 fn attn_query_quad(
