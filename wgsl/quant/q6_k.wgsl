@@ -5,36 +5,19 @@ fn q_halves(block: u32) -> vec2<u32> {
     return vec2<u32>(lo, lo + 64u);
 }
 
-struct QHeader {
-    scales: vec4<u32>,
-    d: f32,
-    high: array<vec4<u32>, 4>,
-}
-
-fn q_header(first: u32, blocks: u32) -> QHeader {
-    let super_block = first >> 3u;
-    let super_blocks = blocks >> 3u;
-    let at = (super_blocks << 3u) + (super_block << 2u);
-    let high = array<vec4<u32>, 4>(w[at], w[at + 1u], w[at + 2u], w[at + 3u]);
-    return QHeader(w[super_blocks * 12u + super_block], q_plane_f16(super_blocks * 13u, super_block), high);
-}
-
-fn q_sub_block(header: QHeader, first: u32, l: u32, blocks: u32) -> QBlock32 {
-    let odd = (l & 1u) != 0u;
-    let front = select(header.high[0], header.high[1], odd);
-    let back = select(header.high[2], header.high[3], odd);
-    return q_decode(header.scales, header.d, w[first + l], select(front, back, l >= 4u), l);
-}
-
 fn q_block32(block: u32, blocks: u32) -> QBlock32 {
     return q_block32_at(block & ~7u, block & 7u, blocks);
 }
 
-// Decodes a block alone: reads only its own high bits.
+// Returns the plane's words with the high bits of block `l`.
+fn q_high_bits(first: u32, l: u32, blocks: u32) -> vec4<u32> {
+    return w[((blocks >> 3u) << 3u) + ((first >> 3u) << 2u) + ((l >> 2u) << 1u) + (l & 1u)];
+}
+
 fn q_block32_at(first: u32, l: u32, blocks: u32) -> QBlock32 {
     let super_block = first >> 3u;
     let super_blocks = blocks >> 3u;
-    let high = w[(super_blocks << 3u) + (super_block << 2u) + ((l >> 2u) << 1u) + (l & 1u)];
+    let high = q_high_bits(first, l, blocks);
     return q_decode(w[super_blocks * 12u + super_block], q_plane_f16(super_blocks * 13u, super_block), w[first + l], high, l);
 }
 

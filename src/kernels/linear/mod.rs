@@ -58,6 +58,7 @@ fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
 
 /// How codes that are stored plus a bias become f32.
 const BIASED_F32: Fragment = wgsl!("quant/biased_f32.wgsl");
+const Q6K_HEADER: Fragment = wgsl!("quant/q6_k_header.wgsl");
 
 /// How f16 scales and weights become f32. Both give the same bits, so that it is no variant of the kernels that decode weights: a
 /// device compiles all of them with what its self-test has found ([`check_device`](crate::kernels::check_device)).
@@ -105,7 +106,7 @@ fn format(ty: WeightType) -> Vec<Fragment> {
         WeightType::Q5_1 => (&[BLOCKS_32, IN_ORDER], &[wgsl!("quant/q5_1.wgsl")]),
         WeightType::Q4K => (&[SUPER_BLOCKS], &[SCALES_6BIT, wgsl!("quant/q4_k.wgsl")]),
         WeightType::Q5K => (&[SUPER_BLOCKS], &[SCALES_6BIT, wgsl!("quant/q5_k.wgsl")]),
-        WeightType::Q6K => (&[], &[wgsl!("quant/q6_k.wgsl")]),
+        WeightType::Q6K => (&[], &[Q6K_HEADER, wgsl!("quant/q6_k.wgsl")]),
         WeightType::Q2K => (&[SUPER_BLOCKS], &[TWO_BITS, wgsl!("quant/q2_k.wgsl")]),
         WeightType::Q3K => (&[SUPER_BLOCKS], &[TWO_BITS, wgsl!("quant/q3_k.wgsl")]),
         WeightType::TQ1_0 => (&[SUPER_BLOCKS, IN_ORDER], &[wgsl!("quant/tq1_0.wgsl")]),

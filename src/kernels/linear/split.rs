@@ -45,7 +45,7 @@ impl Split {
                 .with(wgsl!("input/per_lane.wgsl"))
                 .with(wgsl!("linear/k_split.wgsl"))
                 .with(wgsl!("linear/k_split_rounded.wgsl")),
-            Self::Rows => software::source(rows, ty),
+            Self::Rows => software::source(rows, ty).replace(super::Q6K_HEADER, wgsl!("software/q6_k_header.wgsl")),
         }
     }
 
