@@ -58,6 +58,7 @@ fn quant_as(ty: WeightType, codes: Codes) -> Vec<Fragment> {
 
 /// How codes that are stored plus a bias become f32.
 const BIASED_F32: Fragment = wgsl!("quant/biased_f32.wgsl");
+/// What is decoded once for a super-block of Q6_K, in products whose lanes split the rows.
 const Q6K_HEADER: Fragment = wgsl!("quant/q6_k_header.wgsl");
 
 /// How f16 scales and weights become f32. Both give the same bits, so that it is no variant of the kernels that decode weights: a
