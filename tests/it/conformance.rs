@@ -35,6 +35,7 @@ async fn check(device: &Device, suite: &Suite, wanted: impl Fn(&str) -> bool) {
         before = now;
     };
     let reports = suite.run(device, seen).await.expect("the suite runs");
+    assert!(!reports.is_empty());
     assert_eq!(reports.len(), suite.len());
     let mut kernels: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
     for report in &reports {
@@ -85,7 +86,7 @@ fn the_device_meets_the_references_of_the_other_kernels() {
     check_the_device(|kernel| !is_attention(kernel));
 }
 
-/// On a device with default limits, wgpu rejects what needs more. Of the variants that the test above runs, each kernel's
+/// On a device with default limits, wgpu rejects what needs more. Of the variants that the tests above run, each kernel's
 /// first is run again.
 #[test]
 fn a_device_of_default_limits_meets_the_references() {
