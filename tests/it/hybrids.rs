@@ -1,5 +1,7 @@
 //! Models with gated delta nets: their states as a cache.
 
+use std::time::Duration;
+
 use crate::common::{
     device::shared_gpu,
     tiny_model::{TinyModel, hybrid_models},
@@ -111,7 +113,9 @@ fn the_snapshot_of_a_reply_moves_with_it() {
     pollster::block_on(async {
         let model = model(&Device::cpu(), "qwen35").await;
         for (lookup, snapshots, [cached, used]) in [(0, 3, [160, 3]), (3, 3, [160, 3]), (0, 1, [64, 1])] {
-            let options = options().share_decode_blocks(true).snapshot_spacing(1024).lookup(lookup);
+            // On slow machines too, a prompt is a step: one in several has other snapshots.
+            let options = options().max_submit(Duration::from_secs(3600));
+            let options = options.share_decode_blocks(true).snapshot_spacing(1024).lookup(lookup);
             let engine = Engine::new(&model, &options.state_snapshots(snapshots)).await.expect("an engine");
             let mut tokens = prompt(4, 96);
             // The prompt has one at 64, and with the reply's at 96 it is whole. A reply of 80 tokens fills two blocks more.
