@@ -3,9 +3,8 @@
 use super::{Reduction, RopeVariant, attention, can_fuse_rope};
 use crate::{gpu::Caps, kernels::KvType};
 
-/// The head sizes that are listed: those of the models of tests/it, one that is no multiple of eight, and those of
-/// published models. A plan may have any multiple of four up to [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM); only constants
-/// differ.
+/// The head sizes that are listed: one that is no multiple of eight, a small one, and those of published models. A plan
+/// may have any multiple of four up to [`MAX_HEAD_DIM`](super::MAX_HEAD_DIM); only constants differ.
 const HEAD_DIMS: [u32; 9] = [20, 32, 64, 80, 96, 112, 128, 192, 256];
 
 /// The head sizes that are listed with gates: those of the models of tests/it, and Qwen3.5's.
@@ -69,7 +68,6 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 /// Returns whether the suite runs a variant of single-pass attention:
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
 /// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
-/// - heads of 32 and 80, as other models of tests/it have them, with their formats and every reduction;
 /// - heads of 64 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
@@ -78,7 +76,6 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
         64 if v.sinks => v.kv != KvType::Q8_0,
         64 => true,
         128 => !v.sinks,
-        32 | 80 => v.kv != KvType::Q8_0,
         _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
     }
 }
@@ -86,13 +83,11 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
 /// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it where RoPE cannot be fused, and
 /// in passes with draft tokens:
 /// - heads of 64, 128 and 256 with every format and reduction;
-/// - other models of tests/it with their formats and every reduction;
 /// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
 pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
     let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
     match v.head_dim {
         64 | 128 | 256 => true,
-        32 | 80 => v.kv != KvType::Q8_0,
         head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
     }
 }
@@ -100,7 +95,7 @@ pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> boo
 /// Returns whether the suite runs a variant of split-KV attention from projections: what the plans of the models of
 /// tests/it/coverage.rs record.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
-/// - other models of tests/it with their formats and every reduction;
+/// - heads of 64 with a norm, as other models of tests/it have them, with their formats and every reduction;
 /// - Qwen3.5's heads of 256 with every format and reduction;
 /// - of Qwen2's kind, those of tests/it, and heads of 128 with the default format.
 pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
@@ -113,7 +108,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
     }
     match (v.attention.head_dim, v.norm) {
         (64, false) | (128, _) => true,
-        (32, _) | (64, true) | (80, false) => v.attention.kv != KvType::Q8_0,
+        (64, true) => v.attention.kv != KvType::Q8_0,
         (256, true) => true,
         _ => false,
     }
@@ -125,7 +120,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
 pub(super) fn runs_rope_attention(caps: &Caps, v: RopeVariant) -> bool {
     let attention::Variant { head_dim, kv, reduction, .. } = v.attention;
     let first = Reduction::ALL.into_iter().find(|reduction| can_fuse_rope(head_dim, 1, *reduction));
-    let other = !matches!(head_dim, 32 | 64 | 80 | 128);
+    let other = !matches!(head_dim, 64 | 128);
     if v.attention.gated {
         return runs_gated(v.attention);
     }

@@ -21,7 +21,7 @@ pub fn micro_model(arch: Arch) -> TinyModel {
         hidden: 32,
         heads: 2,
         kv_heads: 1,
-        head_dim: 32,
+        head_dim: 64,
         experts: 4,
         top_k: 2,
         expert_ffn: 32,
