@@ -69,6 +69,7 @@ pub(super) fn rope_attentions(caps: &Caps) -> Vec<RopeVariant> {
 /// - heads of 64 and 128, as most models have them, with every format and reduction;
 /// - heads of 64 with sinks, as gpt-oss has them, with the formats of its tests and every reduction;
 /// - heads of 64 and 256 with gates, as Qwen3.5 and its test models have them, with their formats and every reduction;
+/// - heads of 80, which is no power of two, with the default format and every reduction;
 /// - other sizes with the default format and the reduction of GPUs.
 pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
     match v.head_dim {
@@ -76,6 +77,7 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
         64 if v.sinks => v.kv != KvType::Q8_0,
         64 => true,
         128 => !v.sinks,
+        80 => is_default(caps, v.kv),
         _ => is_default(caps, v.kv) && v.reduction == Reduction::SharedMemory,
     }
 }
@@ -83,20 +85,23 @@ pub(super) fn runs_attention(caps: &Caps, v: attention::Variant) -> bool {
 /// Returns whether the suite runs a variant of split-KV attention from queries. Plans have it where RoPE cannot be fused, and
 /// in passes with draft tokens:
 /// - heads of 64, 128 and 256 with every format and reduction;
+/// - heads of 80, which is no power of two, with the default format and every reduction;
 /// - heads that are too large to fuse, or no multiple of eight, with the default format and the reduction of GPUs.
 pub(super) fn runs_attention_split_kv(caps: &Caps, v: attention::Variant) -> bool {
     let (is_default, shared) = (is_default(caps, v.kv), v.reduction == Reduction::SharedMemory);
     match v.head_dim {
         64 | 128 | 256 => true,
+        80 => is_default,
         head_dim => is_default && shared && !can_fuse_rope(head_dim, 1, v.reduction),
     }
 }
 
 /// Returns whether the suite runs a variant of split-KV attention from projections: what the plans of the models of
-/// tests/it/coverage.rs record.
+/// tests/it/coverage.rs record, and a size that is no power of two.
 /// - Llama-3.2-1B's and SmolLM2's heads, and those of 128, with every format and reduction;
 /// - heads of 64 with a norm, as other models of tests/it have them, with their formats and every reduction;
 /// - Qwen3.5's heads of 256 with every format and reduction;
+/// - Llama's with heads of 80, which is no power of two, with the default format and every reduction;
 /// - of Qwen2's kind, those of tests/it, and heads of 128 with the default format.
 pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool {
     if is_qwen2(v) {
@@ -110,6 +115,7 @@ pub(super) fn runs_rope_attention_split_kv(caps: &Caps, v: RopeVariant) -> bool 
         (64, false) | (128, _) => true,
         (64, true) => v.attention.kv != KvType::Q8_0,
         (256, true) => true,
+        (80, false) => is_default(caps, v.attention.kv),
         _ => false,
     }
 }
