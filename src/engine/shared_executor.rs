@@ -100,7 +100,7 @@ impl<T> SharedExecutor<T> {
             let early = event();
             let polled = if early.is_some() { Poll::Pending } else { state.begin_or_poll(&begin, &self.wakers) };
             drop(state);
-            self.wakers.end_poll(polled.is_pending());
+            self.wakers.end_poll(id, polled.is_pending());
             match polled {
                 Poll::Pending => {
                     let Some(event) = early.or_else(&mut event) else { return Poll::Pending };
@@ -181,7 +181,7 @@ impl<T> SharedExecutor<T> {
             if matches!(*state, State::Running(_)) {
                 self.wakers.begin_poll(id);
                 let polled = state.poll(&self.wakers);
-                self.wakers.end_poll(polled.is_pending());
+                self.wakers.end_poll(id, polled.is_pending());
             }
             then(&mut state).map_or(Poll::Pending, Poll::Ready)
         })

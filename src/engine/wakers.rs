@@ -120,11 +120,12 @@ impl Wakers {
         (state.driver, state.polling) = (Some(id), Some((id, false)));
     }
 
-    /// Takes in that the step was polled. If it was woken meanwhile and is pending, all are woken: the driver might not be
-    /// polled again.
-    pub(super) fn end_poll(&self, pending: bool) {
+    /// Takes in that a waiter polled the step. If it was woken meanwhile and is pending, all are woken: the driver might not
+    /// be polled again.
+    pub(super) fn end_poll(&self, id: WaiterId, pending: bool) {
         let mut state = self.lock();
-        let woken = state.polling.take().is_some_and(|(_, woken)| woken);
+        // The next waiter may be polling already: its wakes are its own.
+        let woken = state.polling.take_if(|(polling, _)| *polling == id).is_some_and(|(_, woken)| woken);
         let wakers = if pending && woken { state.disarm_all() } else { Vec::new() };
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -237,5 +238,38 @@ impl Deref for NotifyingGuard<'_> {
 impl DerefMut for NotifyingGuard<'_> {
     fn deref_mut(&mut self) -> &mut Scheduler {
         &mut self.scheduler
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_poll_takes_no_wake_of_the_next() {
+        let [first, second] = [1, 2].map(|number| WaiterId::Session(SequenceId::of(number)));
+        for (first_pends, next_pends) in [(false, true), (true, true), (false, false)] {
+            let (wakers, woken) = (Arc::new(Wakers::default()), Arc::new(Woken::default()));
+            wakers.register(first, Waker::noop());
+            wakers.begin_poll(first);
+            // The first waiter's thread rests between the unlocked executor and the end of its poll.
+            wakers.register(second, &Waker::from(Arc::clone(&woken)));
+            wakers.begin_poll(second);
+            wakers.wake_by_ref();
+            wakers.end_poll(first, first_pends);
+            wakers.end_poll(second, next_pends);
+            assert_eq!(woken.0.load(Ordering::SeqCst), next_pends, "{first_pends}");
+        }
     }
 }
