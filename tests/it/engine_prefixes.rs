@@ -2,7 +2,7 @@
 
 use crate::common::{
     device::shared_gpu,
-    engines::{bits, engine, greedy, options, prompt, tiny},
+    engines::{bits, engine, greedy, options, prompt, software, tiny},
 };
 use ferrum_wgpu::{
     Device, Engine, EngineOptions, Model, Session,
@@ -93,7 +93,7 @@ fn a_second_request_computes_only_what_is_not_shared() {
     pollster::block_on(async {
         let device = shared_gpu();
         check_requests(&device, KernelSelection::GPU).await;
-        check_requests(&device, KernelSelection::SOFTWARE).await;
+        check_requests(&device, software(&device)).await;
     });
 }
 
@@ -149,11 +149,11 @@ fn sampled_blocks_are_shared_if_prompts_keep_their_order() {
         let device = shared_gpu();
         let model = tiny(&device, MODEL).await;
         // 40 tokens of a prompt fill one block; with 60 sampled ones, the last of which is not computed, three.
-        assert_eq!(sampled_blocks_shared(&model, &sharing(KernelSelection::SOFTWARE)).await, 96);
+        assert_eq!(sampled_blocks_shared(&model, &sharing(software(&device))).await, 96);
         assert_eq!(sampled_blocks_shared(&model, &sharing(KernelSelection::GPU)).await, BLOCK);
         let crossing = sharing(KernelSelection::GPU).share_decode_blocks(true);
         assert_eq!(sampled_blocks_shared(&model, &crossing).await, 96);
-        let off = sharing(KernelSelection::SOFTWARE).prefix_sharing(false);
+        let off = sharing(software(&device)).prefix_sharing(false);
         assert_eq!(sampled_blocks_shared(&model, &off).await, 0);
     });
 }
@@ -166,7 +166,7 @@ fn both_sessions_of_a_fork_continue() {
             let model = tiny(device, name).await;
             let layouts = [KvLayout::Paged { block: BLOCK }, KvLayout::Paged { block: 7 }, KvLayout::Contiguous];
             for kv_layout in layouts {
-                let options = options(3, 100, KernelSelection::SOFTWARE).kv_layout(kv_layout);
+                let options = options(3, 100, software(device)).kv_layout(kv_layout);
                 let engine = engine(&model, &options).await;
                 let first = prompt(&model, 45, 0);
                 let (ways, third) = ([prompt(&model, 3, 1), prompt(&model, 4, 2)], prompt(&model, 2, 3));
@@ -187,18 +187,14 @@ fn both_sessions_of_a_fork_continue() {
                 for (session, (way, answer)) in [&session, &fork].into_iter().zip(ways.iter().zip(&answers)) {
                     let context = [&before[..], way].concat();
                     assert_eq!(session.tokens(), [&context[..], answer].concat());
-                    assert_eq!(
-                        answer,
-                        &alone(&model, KernelSelection::SOFTWARE, &context, 9).await,
-                        "{name}, {kv_layout:?}"
-                    );
+                    assert_eq!(answer, &alone(&model, software(device), &context, 9).await, "{name}, {kv_layout:?}");
                 }
                 assert_eq!(said, before[45..]);
                 // Back to where they parted, and on another way.
                 session.truncate(50).expect("an idle session");
                 let (again, _) = reply(&mut session, &third, 3).await;
                 let context = [&before[..], &third].concat();
-                assert_eq!(again, alone(&model, KernelSelection::SOFTWARE, &context, 3).await, "{name}, {kv_layout:?}");
+                assert_eq!(again, alone(&model, software(device), &context, 3).await, "{name}, {kv_layout:?}");
             }
         }
     });

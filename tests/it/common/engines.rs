@@ -47,6 +47,11 @@ pub fn options(sequences: u32, context: u32, kernels: KernelSelection) -> Engine
         .plan(PlanOptions { kernels: Some(kernels), ..PlanOptions::default() })
 }
 
+/// Returns the kernels of a software driver with the subgroups of `device`.
+pub fn software(device: &Device) -> KernelSelection {
+    if device.caps().software_subgroup_8 { KernelSelection::SOFTWARE_SUBGROUPS } else { KernelSelection::SOFTWARE }
+}
+
 /// Builds an engine.
 pub async fn engine(model: &Model, options: &EngineOptions) -> Engine {
     Engine::new(model, options).await.expect("an engine")
