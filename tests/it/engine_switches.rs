@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::common::{
     device::shared_gpu,
-    engines::{bits, demo, engine, greedy, options, prompt, replies, sampled, sampling, tiny},
+    engines::{bits, demo, engine, greedy, options, prompt, replies, sampled, sampling, software, tiny},
     golden::{Golden, Tolerance},
     tiny_model::tiny_models,
 };
@@ -97,9 +97,9 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
 }
 
 /// Switches that round otherwise.
-fn near(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
+fn near(device: &Device, base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
     let other = match base.plan.kernels.map(|kernels| kernels.prefill) {
-        Some(PrefillMatmul::Gemm) => KernelSelection::SOFTWARE,
+        Some(PrefillMatmul::Gemm) => software(device),
         _ => KernelSelection::GPU,
     };
     vec![
@@ -130,7 +130,7 @@ async fn check(device: &Device, name: &str, kernels: KernelSelection, exactly: b
             assert!(other.bits() == seen.bits(), "{name}, {kernels:?}: {switch}");
         }
     }
-    for (switch, options) in near(&base) {
+    for (switch, options) in near(device, &base) {
         let other = see(&model, golden, &options).await;
         let share = golden.f32.check(&other.logits, Tolerance::F32);
         let share = share.unwrap_or_else(|error| panic!("{name}, {kernels:?}, {switch}: {error}"));
@@ -145,7 +145,7 @@ fn switches_that_keep_the_order_of_sums_change_no_bit() {
     pollster::block_on(async {
         let device = shared_gpu();
         check(&device, "moe-q4_k-q6_k", KernelSelection::GPU, true).await;
-        check(&device, "moe-bf16-f16-tied", KernelSelection::SOFTWARE, true).await;
+        check(&device, "moe-bf16-f16-tied", software(&device), true).await;
         check(&device, "llama-f16-f32-biases-linear", KernelSelection::GPU, true).await;
         check(&Device::cpu(), "moe-f32", KernelSelection::GPU, true).await;
     });
@@ -159,7 +159,7 @@ fn dispatches_in_pieces_give_the_same_bits() {
         for name in ["moe-q4_k-q6_k", "qwen3-q5_0-q4_1-biases", "llama-q4_0-q5_1-freqs"] {
             let model = tiny(&device, name).await;
             let golden = goldens.iter().find(|golden| golden.model == name).expect("a golden");
-            for kernels in [KernelSelection::GPU, KernelSelection::SOFTWARE] {
+            for kernels in [KernelSelection::GPU, software(&device)] {
                 let base = options_for(golden, kernels);
                 let seen = see(&model, golden, &base).await;
                 for (kernels, max_submit) in [(direct(kernels), Duration::ZERO), (kernels, Duration::from_nanos(1))] {
@@ -191,7 +191,7 @@ fn demo_model_replies_do_not_depend_on_switches() {
         let requests: Vec<_> = [5, 40].map(|len| (prompt(&model, len, len.into()), greedy(6))).into();
         let base = options(2, 64, KernelSelection::GPU);
         let expected = replies(&engine(&model, &base).await, &requests).await;
-        for (switch, options) in exact(&base).into_iter().chain(near(&base)) {
+        for (switch, options) in exact(&base).into_iter().chain(near(&device, &base)) {
             assert_eq!(replies(&engine(&model, &options).await, &requests).await, expected, "{switch}");
         }
     });
@@ -254,7 +254,7 @@ fn device_sampling_equals_host_sampling() {
         let (mut told, mut all) = (0, 0);
         for (model, kernels) in [
             (tiny(&device, "moe-q4_k-q6_k").await, KernelSelection::GPU),
-            (tiny(&device, "llama-q4_0-q5_1-freqs").await, KernelSelection::SOFTWARE),
+            (tiny(&device, "llama-q4_0-q5_1-freqs").await, software(&device)),
         ] {
             let base = options(8, 64, kernels);
             let host = base.clone().host_sampling(true);
