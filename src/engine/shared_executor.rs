@@ -357,6 +357,22 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_poll_takes_no_wake_of_the_next() {
+        for (first_pends, next_pends) in [(false, true), (true, true), (false, false)] {
+            let (wakers, woken) = (Arc::new(Wakers::default()), Arc::new(Woken::default()));
+            wakers.register(session(1), Waker::noop());
+            wakers.begin_poll(session(1));
+            // The first waiter's thread rests between the unlocked executor and the end of its poll.
+            wakers.register(session(2), &Waker::from(Arc::clone(&woken)));
+            wakers.begin_poll(session(2));
+            wakers.wake_by_ref();
+            wakers.end_poll(session(1), first_pends);
+            wakers.end_poll(session(2), next_pends);
+            assert_eq!(woken.count(), u32::from(next_pends), "{first_pends}");
+        }
+    }
+
+    #[test]
     fn the_executor_is_lent_to_one() {
         let shared = shared(7);
         let mut lent = pollster::block_on(shared.lend());

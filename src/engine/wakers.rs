@@ -240,36 +240,3 @@ impl DerefMut for NotifyingGuard<'_> {
         &mut self.scheduler
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn the_end_of_a_poll_takes_no_wake_of_the_next() {
-        let [first, second] = [1, 2].map(|number| WaiterId::Session(SequenceId::of(number)));
-        for (first_pends, next_pends) in [(false, true), (true, true), (false, false)] {
-            let (wakers, woken) = (Arc::new(Wakers::default()), Arc::new(Woken::default()));
-            wakers.register(first, Waker::noop());
-            wakers.begin_poll(first);
-            // The first waiter's thread rests between the unlocked executor and the end of its poll.
-            wakers.register(second, &Waker::from(Arc::clone(&woken)));
-            wakers.begin_poll(second);
-            wakers.wake_by_ref();
-            wakers.end_poll(first, first_pends);
-            wakers.end_poll(second, next_pends);
-            assert_eq!(woken.0.load(Ordering::SeqCst), next_pends, "{first_pends}");
-        }
-    }
-}
