@@ -41,59 +41,55 @@ async fn alone(model: &Model, kernels: KernelSelection, prompt: &[u32], limit: u
     reply(&mut engine(model, &options).await.session(), prompt, limit).await.0
 }
 
-async fn check_requests(device: &Device, kernels: KernelSelection) {
-    let model = tiny(device, MODEL).await;
-    let engine = engine(&model, &sharing(kernels)).await;
-    let shared = prompt(&model, 200, 0);
-    let with = |rest: &[u32]| [&shared, rest].concat();
-    let first = with(&prompt(&model, 20, 1));
-    let (said, cached) = reply(&mut engine.session(), &first, 6).await;
-    assert_eq!((&said, cached), (&alone(&model, kernels, &first, 6).await, 0));
-    assert_eq!(prompt_rows(&engine).await, 220);
-    // Six whole blocks of the 200 tokens; all but the last token of one that is there; none for one that begins otherwise.
-    let mut otherwise = with(&prompt(&model, 9, 2));
-    otherwise[3] = (otherwise[3] + 1) % model.config().vocab;
-    let second = with(&prompt(&model, 9, 2));
-    for (i, (prompt, found)) in [
-        (second.clone(), 192),
-        (first.clone(), 192),
-        (shared[..192].to_vec(), 160),
-        (shared[..193].to_vec(), 192),
-        (shared[..20].to_vec(), 0),
-        (otherwise, 0),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let before = prompt_rows(&engine).await;
-        let (said, cached) = reply(&mut engine.session(), &prompt, 5).await;
-        assert_eq!(cached, found, "prompt {i}");
-        assert_eq!(prompt_rows(&engine).await - before, prompt.len() as u64 - u64::from(found), "prompt {i}");
-        assert_eq!(said, alone(&model, kernels, &prompt, 5).await, "prompt {i}");
-    }
-    // While another holds them, and from a prompt whose logits are wanted.
-    let mut session = engine.session();
-    let before = prompt_rows(&engine).await;
-    let logits = session.forward(&second).await.expect("a prompt");
-    assert_eq!(prompt_rows(&engine).await - before, 209 - 192);
-    let mut other = engine.session();
-    assert_eq!(bits(&other.forward(&second).await.expect("a prompt")), bits(&logits));
-    let unshared = options(1, CONTEXT, kernels).prefix_sharing(false);
-    let mut unshared = crate::common::engines::engine(&model, &unshared).await.session();
-    assert_eq!(bits(&unshared.forward(&second).await.expect("a prompt")), bits(&logits));
-    // All rows are wanted: none of them is taken from the cache.
-    let before = prompt_rows(&engine).await;
-    let mut rows = 0;
-    engine.session().forward_each(&second, |_| rows += 1).await.expect("a prompt");
-    assert_eq!((rows, prompt_rows(&engine).await - before), (209, 209));
-}
-
 #[test]
 fn a_second_request_computes_only_what_is_not_shared() {
     pollster::block_on(async {
         let device = shared_gpu();
-        check_requests(&device, KernelSelection::GPU).await;
-        check_requests(&device, software(&device)).await;
+        let kernels = software(&device);
+        let model = tiny(&device, MODEL).await;
+        let engine = engine(&model, &sharing(kernels)).await;
+        let shared = prompt(&model, 200, 0);
+        let with = |rest: &[u32]| [&shared, rest].concat();
+        let first = with(&prompt(&model, 20, 1));
+        let (said, cached) = reply(&mut engine.session(), &first, 6).await;
+        assert_eq!((&said, cached), (&alone(&model, kernels, &first, 6).await, 0));
+        assert_eq!(prompt_rows(&engine).await, 220);
+        // Six whole blocks of the 200 tokens; all but the last token of one that is there; none for one that begins otherwise.
+        let mut otherwise = with(&prompt(&model, 9, 2));
+        otherwise[3] = (otherwise[3] + 1) % model.config().vocab;
+        let second = with(&prompt(&model, 9, 2));
+        for (i, (prompt, found)) in [
+            (second.clone(), 192),
+            (first.clone(), 192),
+            (shared[..192].to_vec(), 160),
+            (shared[..193].to_vec(), 192),
+            (shared[..20].to_vec(), 0),
+            (otherwise, 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let before = prompt_rows(&engine).await;
+            let (said, cached) = reply(&mut engine.session(), &prompt, 5).await;
+            assert_eq!(cached, found, "prompt {i}");
+            assert_eq!(prompt_rows(&engine).await - before, prompt.len() as u64 - u64::from(found), "prompt {i}");
+            assert_eq!(said, alone(&model, kernels, &prompt, 5).await, "prompt {i}");
+        }
+        // While another holds them, and from a prompt whose logits are wanted.
+        let mut session = engine.session();
+        let before = prompt_rows(&engine).await;
+        let logits = session.forward(&second).await.expect("a prompt");
+        assert_eq!(prompt_rows(&engine).await - before, 209 - 192);
+        let mut other = engine.session();
+        assert_eq!(bits(&other.forward(&second).await.expect("a prompt")), bits(&logits));
+        let unshared = options(1, CONTEXT, kernels).prefix_sharing(false);
+        let mut unshared = crate::common::engines::engine(&model, &unshared).await.session();
+        assert_eq!(bits(&unshared.forward(&second).await.expect("a prompt")), bits(&logits));
+        // All rows are wanted: none of them is taken from the cache.
+        let before = prompt_rows(&engine).await;
+        let mut rows = 0;
+        engine.session().forward_each(&second, |_| rows += 1).await.expect("a prompt");
+        assert_eq!((rows, prompt_rows(&engine).await - before), (209, 209));
     });
 }
 

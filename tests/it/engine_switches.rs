@@ -14,7 +14,7 @@ use ferrum_wgpu::{
     low_level::{
         engine::{KvLayout, Sampler},
         kernels::sample::{draw, penalties},
-        model::{ExpertGrids, KernelSelection, PlanOptions, PrefillMatmul},
+        model::{ExpertGrids, FeedForward, KernelSelection, PlanOptions, PrefillMatmul},
     },
 };
 
@@ -96,23 +96,24 @@ fn exact(base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
     ]
 }
 
-/// Switches that round otherwise.
-fn near(device: &Device, base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
+/// Switches that round otherwise. Dense models have no routing.
+fn near(device: &Device, model: &Model, base: &EngineOptions) -> Vec<(&'static str, EngineOptions)> {
     let other = match base.plan.kernels.map(|kernels| kernels.prefill) {
         Some(PrefillMatmul::Gemm) => software(device),
         _ => KernelSelection::GPU,
     };
-    vec![
+    let mut switches = vec![
         ("unfused", planned(base, |plan| plan.fused = false)),
-        ("host routing", planned(base, |plan| plan.host_routing = true)),
-        (
-            "all of these",
-            planned(base, |plan| {
-                (plan.fused, plan.host_routing, plan.kernels) = (false, true, plan.kernels.map(direct));
-            }),
-        ),
         ("the other kernels", planned(base, |plan| plan.kernels = Some(other))),
-    ]
+    ];
+    if matches!(model.config().feed_forward, FeedForward::Experts { .. }) {
+        let all = planned(base, |plan| {
+            (plan.fused, plan.host_routing, plan.kernels) = (false, true, plan.kernels.map(direct));
+        });
+        switches.push(("host routing", planned(base, |plan| plan.host_routing = true)));
+        switches.push(("host routing, unfused, direct grids", all));
+    }
+    switches
 }
 
 async fn check(device: &Device, name: &str, kernels: KernelSelection, exactly: bool) {
@@ -130,7 +131,7 @@ async fn check(device: &Device, name: &str, kernels: KernelSelection, exactly: b
             assert!(other.bits() == seen.bits(), "{name}, {kernels:?}: {switch}");
         }
     }
-    for (switch, options) in near(device, &base) {
+    for (switch, options) in near(device, &model, &base) {
         let other = see(&model, golden, &options).await;
         let share = golden.f32.check(&other.logits, Tolerance::F32);
         let share = share.unwrap_or_else(|error| panic!("{name}, {kernels:?}, {switch}: {error}"));
@@ -191,7 +192,7 @@ fn demo_model_replies_do_not_depend_on_switches() {
         let requests: Vec<_> = [5, 40].map(|len| (prompt(&model, len, len.into()), greedy(6))).into();
         let base = options(2, 64, KernelSelection::GPU);
         let expected = replies(&engine(&model, &base).await, &requests).await;
-        for (switch, options) in exact(&base).into_iter().chain(near(&device, &base)) {
+        for (switch, options) in exact(&base).into_iter().chain(near(&device, &model, &base)) {
             assert_eq!(replies(&engine(&model, &options).await, &requests).await, expected, "{switch}");
         }
     });

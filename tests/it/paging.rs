@@ -1,6 +1,6 @@
 //! Expert offloading: experts loaded on demand change no bit of the output.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use crate::common::{
     device::shared_gpu,
@@ -10,7 +10,7 @@ use crate::common::{
 use ferrum_wgpu::{
     Device, Engine, EngineError, EngineOptions, Gguf, GpuError, Model, ModelError,
     low_level::{
-        model::{DeviceProfile, ExpertCacheStats, ExpertGrids, KernelSelection, PlanOptions},
+        model::{DeviceProfile, ExpertCacheStats, ExpertGrids, KernelSelection},
         quant::WeightType,
     },
 };
@@ -22,7 +22,7 @@ const USED: u32 = 4;
 fn bytes() -> Vec<u8> {
     let tiny = TinyModel {
         arch: Arch::Qwen3Moe,
-        layers: 3,
+        layers: 2,
         experts: EXPERTS,
         top_k: USED,
         main: WeightType::Q4K,
@@ -37,8 +37,10 @@ fn file() -> Gguf {
     Gguf::from_bytes(bytes()).expect("a GGUF")
 }
 
-/// Returns the replies to three concurrent prompts, and the logits of a prompt and of a token after it.
-async fn seen(model: &Model, options: &EngineOptions) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+/// The replies to three concurrent prompts, and the bits of the logits of a prompt and of a token after it.
+type Seen = (Vec<Vec<u32>>, Vec<Vec<u32>>);
+
+async fn seen(model: &Model, options: &EngineOptions) -> Seen {
     let engine = engine(model, options).await;
     let requests: Vec<_> = (0..3).map(|i| (prompt(model, 5 + 9 * i, i.into()), greedy(6))).collect();
     let replies = replies(&engine, &requests).await;
@@ -59,33 +61,40 @@ fn with(kernels: KernelSelection, change: impl FnOnce(&mut EngineOptions)) -> En
     options
 }
 
-/// Compares an offloaded model with a fully resident one, and returns the expert cache's statistics.
-async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCacheStats {
-    let whole = Model::load(device, &file(), |_, _| ()).await.expect("a model");
-    assert!(whole.expert_cache().is_none());
-    let expected = seen(&whole, options).await;
+/// Returns what is seen of the model with all experts resident.
+async fn resident(device: &Device, options: &EngineOptions) -> Seen {
+    let model = Model::load(device, &file(), |_, _| ()).await.expect("a model");
+    assert!(model.expert_cache().is_none());
+    seen(&model, options).await
+}
+
+/// Checks that the same is seen of an offloaded model, and returns the expert cache's statistics.
+async fn check(device: &Device, slots: u32, options: &EngineOptions, expected: &Seen) -> ExpertCacheStats {
     let model = paged(device, slots).await;
     assert_eq!(model.expert_cache().map(|paging| (paging.slots, paging.misses)), Some((slots, 0)));
-    assert!(seen(&model, options).await == expected, "{slots} slots, {:?}", options.plan);
+    assert!(seen(&model, options).await == *expected, "{slots} slots, {:?}", options.plan);
     model.expert_cache().expect("an offloaded model")
+}
+
+/// Compares an offloaded model with a fully resident one.
+async fn same(device: &Device, slots: u32, options: &EngineOptions) -> ExpertCacheStats {
+    check(device, slots, options, &resident(device, options).await).await
 }
 
 #[test]
 fn offloading_changes_no_bit() {
     pollster::block_on(async {
         let device = shared_gpu();
-        for kernels in [KernelSelection::GPU, KernelSelection::select(&DeviceProfile::new(&device), Default::default())]
-        {
-            let mut misses = BTreeSet::new();
-            for slots in [USED, 7, 11, EXPERTS - 1] {
-                let paging = same(&device, slots, &with(kernels, |_| ())).await;
-                assert!(paging.hits > 0 && paging.misses > 0 && paging.bytes > 0, "{paging:?}");
-                misses.insert(std::cmp::Reverse(paging.misses));
-            }
-            // More slots mean fewer misses.
-            let fewer: Vec<_> = misses.into_iter().map(|misses| misses.0).collect();
-            assert!(fewer.len() == 4 && fewer.is_sorted_by(|a, b| a > b), "{fewer:?}");
+        let options = with(KernelSelection::select(&DeviceProfile::new(&device), Default::default()), |_| ());
+        let expected = resident(&device, &options).await;
+        let mut misses = Vec::new();
+        for slots in [USED, 7, 11, EXPERTS - 1] {
+            let paging = check(&device, slots, &options, &expected).await;
+            assert!(paging.hits > 0 && paging.misses > 0 && paging.bytes > 0, "{paging:?}");
+            misses.push(paging.misses);
         }
+        // More slots mean fewer misses.
+        assert!(misses.is_sorted_by(|a, b| a > b), "{misses:?}");
     });
 }
 
@@ -93,23 +102,25 @@ fn offloading_changes_no_bit() {
 fn options_change_no_bit_with_offloading() {
     pollster::block_on(async {
         let device = shared_gpu();
-        let base = PlanOptions::default();
+        let gpu = with(KernelSelection::GPU, |_| ());
+        let direct = |kernels| KernelSelection { expert_grids: ExpertGrids::Direct, ..kernels };
         let one_by_one =
             KernelSelection { batched_from: u32::MAX, expert_batched_from: u32::MAX, ..KernelSelection::SOFTWARE };
-        let plans = [
-            (KernelSelection { expert_grids: ExpertGrids::Direct, ..KernelSelection::GPU }, base),
-            (KernelSelection::GPU, PlanOptions { host_routing: true, ..base }),
-            (KernelSelection::GPU, PlanOptions { fused: false, ..base }),
-            (KernelSelection { expert_grids: ExpertGrids::Direct, ..KernelSelection::SOFTWARE }, base),
-            (one_by_one, base),
+        // Options that give the same bits are together.
+        let mut all = [
+            vec![gpu.clone(), with(direct(KernelSelection::GPU), |_| ()), gpu.clone().max_submit(Duration::ZERO)],
+            vec![with(KernelSelection::GPU, |options| options.plan.host_routing = true)],
+            vec![with(KernelSelection::GPU, |options| options.plan.fused = false)],
+            vec![with(direct(KernelSelection::SOFTWARE), |_| ()), with(one_by_one, |_| ())],
         ];
-        for (kernels, plan) in plans {
-            let plan = PlanOptions { kernels: Some(kernels), ..plan };
-            same(&device, 6, &with(kernels, |options| options.plan = plan)).await;
-        }
-        same(&device, 5, &with(KernelSelection::GPU, |options| options.max_submit = Duration::ZERO)).await;
         if device.caps().timestamps {
-            same(&device, 5, &with(KernelSelection::GPU, |options| options.profile = true)).await;
+            all[0].push(gpu.profile(true));
+        }
+        for options in all {
+            let expected = resident(&device, &options[0]).await;
+            for options in options {
+                check(&device, 6, &options, &expected).await;
+            }
         }
     });
 }

@@ -169,9 +169,8 @@ impl HostMatmul<'_> {
     /// Computes the outputs, as a CPU kernel does.
     pub(super) fn compute(&self, runs: &[Run], y: &mut [f32]) {
         self.each(runs, |at, weights, _, x| {
-            let value = |value: &f32| self.tile.value(*value);
-            let product = |w: &[f32]| w.iter().zip(x).map(|(w, x)| value(w) * value(x)).sum::<f64>();
-            y[at] = self.shape.epilogue().apply(f64::from(y[at]), weights.map(product)) as f32;
+            let products = weights.map(|w| self.tile.product(w, x));
+            y[at] = self.shape.epilogue().apply(f64::from(y[at]), products) as f32;
         });
     }
 

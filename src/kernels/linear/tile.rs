@@ -1,5 +1,7 @@
 //! The element type of a GEMM's tiles in workgroup memory.
 
+use std::array;
+
 use crate::gpu::{Caps, Expect, Source, wgsl};
 
 /// The slot `tile` of [`Gemm`](super::gemm::Gemm): the type of weights and activations in workgroup memory. Sums are always
@@ -41,6 +43,14 @@ impl TileType {
         }
     }
 
+    /// Returns `Σ w·x` of factors of this type, as a CPU kernel computes it.
+    pub(super) fn product(self, weights: &[f32], x: &[f32]) -> f64 {
+        match self {
+            Self::F32 => sum_of_products(weights, x),
+            Self::F16 => weights.iter().zip(x).map(|(w, x)| self.value(*w) * self.value(*x)).sum(),
+        }
+    }
+
     /// Returns [`dot`](super::dot) for tiles of this type. For f16 the bound is `Σ e·|w·x|`: `e = 1e-3` covers rounding both
     /// factors to the nearest f16, and `e = 1` holds where a factor is a subnormal f16, which a device may flush to zero.
     pub(super) fn dot(self, weights: &[f32], x: &[f32]) -> (f64, f64) {
@@ -66,6 +76,18 @@ impl TileType {
     }
 }
 
+/// Returns `Σ w·x`, as eight sums: in one, each addition would wait for the last.
+fn sum_of_products(weights: &[f32], x: &[f32]) -> f64 {
+    let ((w_chunks, w_rest), (x_chunks, x_rest)) = (weights.as_chunks::<8>(), x.as_chunks::<8>());
+    let product = |w: f32, x: f32| f64::from(w) * f64::from(x);
+    let mut sums = [0.0; 8];
+    for (w, x) in w_chunks.iter().zip(x_chunks) {
+        sums = array::from_fn(|i| sums[i] + product(w[i], x[i]));
+    }
+    let rest = w_rest.iter().zip(x_rest).map(|(w, x)| product(*w, *x));
+    sums.into_iter().chain(rest).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +103,17 @@ mod tests {
         for tiny in [6e-5, 1e-9] {
             let (exact, bound) = near(tiny, 3.0);
             assert!(bound >= exact && bound < 1.001 * exact, "{exact} {bound}");
+        }
+    }
+
+    #[test]
+    fn products_take_every_element_once() {
+        for len in [0u32, 1, 7, 8, 9, 40] {
+            let values: Vec<f32> = (1..=len).map(|i| i as f32).collect();
+            let squares = f64::from(len * (len + 1) * (2 * len + 1) / 6);
+            for tile in [TileType::F32, TileType::F16] {
+                assert_eq!(tile.product(&values, &values), squares, "{len}");
+            }
         }
     }
 }
