@@ -143,15 +143,15 @@ pub(super) struct HostMatmul<'a> {
 }
 
 impl HostMatmul<'_> {
-    /// Calls `see` for each output with its index in `y`, the decoded weights of its one or two rows, the index of its
-    /// activations in `x`, and the activations.
+    /// Calls `see` for each output with its index in `y`, the decoded weights of its one or two rows (of one, the second is
+    /// empty), the index of its activations in `x`, and the activations.
     fn each(&self, runs: &[Run], mut see: impl FnMut(usize, [&[f32]; 2], usize, &[f32])) {
         let p = &self.shape;
         let rows = u64::from(p.local_experts) * u64::from(p.weight_rows);
         let Some(planes) = Planes::new(self.ty, rows, u64::from(p.k)) else { return };
         let (k, epilogue) = (p.k as usize, p.epilogue());
         let x: &[f32] = bytemuck::cast_slice(self.x);
-        let mut weights = [vec![0.0; k], vec![0.0; k]];
+        let mut weights = [vec![0.0; k], vec![0.0; if epilogue.is_gated() { k } else { 0 }]];
         for (matrix, rows) in runs {
             for j in 0..p.n {
                 // A row of weights is decoded once for all rows of a run.
